@@ -1,0 +1,272 @@
+"""Every setting there is: frozen dataclasses whose defaults are the paper's, YAML, dotted overrides, validation.
+
+The order is: defaults below < the YAML file < ``key=value`` on the command line. What a run used in the end
+stands in its ``config.yaml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from dataclasses import field as plain_field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from distvae.errors import UserError
+
+RULES = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+
+CAPTIONS = "captions"
+SNLI = "stanfordnlp/snli"
+
+
+@dataclass(frozen=True, config=RULES)
+class DataConfig:
+    """Which sentences, and how they become ids."""
+
+    # `captions` (built in), `stanfordnlp/snli` (the hub's), a file (text, jsonl, csv, parquet; .gz too),
+    # or a folder that holds train.*, valid.* and test.*
+    path: str = CAPTIONS
+    # Columns that hold sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
+    columns: tuple[str, ...] | None = None
+    # Sentences of more whitespace-separated words are left out (and counted). Null: no limit.
+    max_words: Positive | None = None
+    # Seeded down-sample per split; for captions, how many to draw. Null: all there are.
+    train_size: Positive | None = None
+    valid_size: Positive | None = None
+    test_size: Positive | None = None
+    # Keep each sentence once within its split.
+    distinct: bool = False
+    # Words seen fewer times in train are unknown …
+    min_count: Positive = 2
+    # … and fall into classes by their shape, or into one `<unk>`.
+    unk: Literal["classes", "single"] = "classes"
+    # Chooses the down-sample and draws the captions; apart from the run's seed, so that runs share their data.
+    seed: Count = 0
+    # Processes that tokenise. Null: one per CPU core.
+    workers: Positive | None = None
+    # Where tokenised corpora are kept.
+    cache: str = "~/.cache/distvae"
+
+    @model_validator(mode="after")
+    def _captions_are_independent_draws(self):
+        if self.path == CAPTIONS and (self.distinct or self.max_words or self.columns):
+            raise ValueError(
+                "the captions are independent draws whose log p(x) is exact: distinct, max_words and columns do not"
+                " apply to data.path=captions"
+            )
+        return self
+
+
+@dataclass(frozen=True, config=RULES)
+class ModelConfig:
+    """Sizes of the LSTM-VAE (paper, section 6.2)."""
+
+    embedding_size: Positive = 128
+    hidden_size: Positive = 512
+    latent_size: Positive = 32
+    # On the decoder's input embeddings and on its LSTM's output.
+    dropout: Probability = 0.5
+    # Share of the decoder's input words replaced by the unknown word.
+    word_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+@dataclass(frozen=True, config=RULES)
+class OptimizerConfig:
+    """SGD without momentum, as the paper and Li et al. (2019) train."""
+
+    # Sentences of one optimizer step, over all ranks and accumulation steps.
+    batch_size: Positive = 32
+    # Micro-batches into which each rank cuts its share of a batch.
+    accumulation_steps: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 0.5
+    # Bound on the global norm of the gradient of the mean loss per sentence. Null: none.
+    clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+    # `no` or `bf16`. Null: what the launcher says (`--mixed_precision`).
+    mixed_precision: Literal["no", "bf16"] | None = None
+
+
+@dataclass(frozen=True, config=RULES)
+class StageConfig:
+    # 0: no such stage.
+    max_epochs: Count = 0
+
+
+@dataclass(frozen=True, config=RULES)
+class KLConfig:
+    """Who sets γ, the weight of the KL term, and what replaces the KL term (paper, section 6.1, Algorithm 1)."""
+
+    policy: Literal["constant", "linear", "soft_free_bits"] = "soft_free_bits"
+    # γ of `constant`, and where `linear` ends.
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    # `linear` and `soft_free_bits` raise γ by 1/n of its end in each of the first n epochs.
+    anneal_epochs: Count = 10
+    # λ in nats a sentence, of soft free bits and of free bits.
+    target_rate: Annotated[float, Field(ge=0)] = 4.0
+    # β: soft free bits leave γ alone while the KL is within (1 ± β)λ.
+    threshold: Probability = 0.05
+    # χ: γ is multiplied by 1 + χ or 1 − χ.
+    multiplier: OpenUnit = 0.1
+    # Soft free bits act every so many steps, over the KL since the last time. Null: once an epoch.
+    every_steps: Positive | None = None
+    free_bits: Literal["none", "dimension", "sentence_dimension", "sentence", "batch"] = "none"
+
+    @model_validator(mode="after")
+    def _every_option_is_read(self):
+        if self.every_steps is not None and self.policy != "soft_free_bits":
+            raise ValueError(f"every_steps belongs to policy soft_free_bits, not to {self.policy}")
+        return self
+
+
+@dataclass(frozen=True, config=RULES)
+class PlateauConfig:
+    """When the validation loss stops improving (paper, section 6.2)."""
+
+    # Epochs in a row without improvement that end in a decay.
+    patience: Positive = 2
+    # What a decay multiplies the learning rate by.
+    decay: OpenUnit = 0.5
+    # The stage ends at this decay.
+    max_decays: Positive = 5
+
+
+@dataclass(frozen=True, config=RULES)
+class EvaluationConfig:
+    # Sentences evaluated at once on a rank.
+    batch_size: Positive = 128
+    # K of the importance-weighted NLL.
+    importance_samples: Positive = 500
+    # Bound on what a chunk of importance samples may take, in MiB.
+    memory_mb: Positive = 512
+    # Seeds the draws of z, in validation too.
+    seed: Count = 0
+    # Sentences shown in TensorBoard after each validation.
+    samples: Count = 8
+
+
+@dataclass(frozen=True, config=RULES)
+class Config:
+    # The run's folder. Null: runs/ and the config file's path below configs/.
+    run: str | None = None
+    seed: Count = 0
+    # What to do when the run's folder holds a checkpoint: `never` is an error, `auto` goes on from it.
+    resume: Literal["never", "auto"] = "never"
+    # A run whose finished pretraining (its folder `pretrained/`) takes the place of this run's.
+    pretrained: str | None = None
+    data: DataConfig = plain_field(default_factory=DataConfig)
+    model: ModelConfig = plain_field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = plain_field(default_factory=OptimizerConfig)
+    # Stage 1: an autoencoder (γ = 0), whose encoder the next stage keeps and whose decoder it resets.
+    pretrain: StageConfig = plain_field(default_factory=lambda: StageConfig(max_epochs=100))
+    # Stage 2: the VAE, annealing included.
+    train: StageConfig = plain_field(default_factory=lambda: StageConfig(max_epochs=100))
+    kl: KLConfig = plain_field(default_factory=KLConfig)
+    plateau: PlateauConfig = plain_field(default_factory=PlateauConfig)
+    evaluation: EvaluationConfig = plain_field(default_factory=EvaluationConfig)
+
+    @model_validator(mode="after")
+    def _something_to_do(self):
+        if self.pretrain.max_epochs == 0 and self.train.max_epochs == 0:
+            raise ValueError("pretrain.max_epochs and train.max_epochs are both 0: there is nothing to train")
+        if self.pretrained is not None and self.train.max_epochs == 0:
+            raise ValueError("pretrained is given and train.max_epochs is 0: there is nothing to train")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``key=value`` overrides, validate.
+
+    Args:
+        path: the YAML file.
+        overrides: as ``kl.target_rate=6``; the value is YAML.
+
+    Raises:
+        UserError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: should hold keys and values, such as `seed: 1`")
+    for override in overrides:
+        _override(tree, override)
+    if tree.get("run") is None:
+        tree["run"] = str(Path("runs", *_below_configs(path)))
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str) -> Config:
+    """Validate a tree of plain values. ``source`` says in errors where it came from.
+
+    Raises:
+        UserError: a key is unknown or a value out of range.
+    """
+    try:
+        return TypeAdapter(Config).validate_python(tree)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise UserError(f"{source}: " + "; ".join(lines)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The whole config as YAML, which ``load_config`` reads back."""
+    return yaml.safe_dump(TypeAdapter(Config).dump_python(config, mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs of dotted key and value."""
+    for key, value in asdict(config).items() if is_dataclass(config) else config.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _below_configs(path: Path) -> tuple[str, ...]:
+    parts = path.with_suffix("").parts
+    below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else ()
+    return below or parts[-1:]
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r} is not an override; write key=value, such as kl.target_rate=6")
+    *parents, last = key.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise UserError(f"{override!r}: {parent} is a single value and has no key {last}")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{override!r}: the value is not YAML; quote it") from None
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = [name for name, _ in flatten(Config())] + [section.name for section in fields(Config)]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    return f"{key} = {problem['input']!r}: {message[0].lower() + message[1:]}"
