@@ -183,6 +183,14 @@ class Config:
         return self
 
 
+class ConfigError(UserError):
+    """A config that cannot be used; ``run`` is the folder it names, if it gets that far."""
+
+    def __init__(self, message: str, run: str | None = None):
+        super().__init__(message)
+        self.run = run
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply ``key=value`` overrides, validate.
 
@@ -191,18 +199,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         overrides: as ``kl.target_rate=6``; the value is YAML.
 
     Raises:
-        UserError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
+        ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
     """
     path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a config: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(f"{path}: cannot be read as a config: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: should hold keys and values, such as `seed: 1`")
+        raise ConfigError(f"{path}: should hold keys and values, such as `seed: 1`")
     for override in overrides:
         _override(tree, override)
     if tree.get("run") is None:
@@ -214,13 +222,13 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
     """Validate a tree of plain values. ``source`` says in errors where it came from.
 
     Raises:
-        UserError: a key is unknown or a value out of range.
+        ConfigError: a key is unknown or a value out of range.
     """
     try:
         return TypeAdapter(Config).validate_python(tree)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
-        raise UserError(f"{source}: " + "; ".join(lines)) from None
+        raise ConfigError(f"{source}: " + "; ".join(lines), str(tree["run"]) if tree.get("run") else None) from None
 
 
 def dump_config(config: Config) -> str:
@@ -246,18 +254,18 @@ def _below_configs(path: Path) -> tuple[str, ...]:
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is not an override; write key=value, such as kl.target_rate=6")
+        raise ConfigError(f"{override!r} is not an override; write key=value, such as kl.target_rate=6")
     *parents, last = key.split(".")
     for parent in parents:
         if tree.get(parent) is None:
             tree[parent] = {}
         tree = tree[parent]
         if not isinstance(tree, dict):
-            raise UserError(f"{override!r}: {parent} is a single value and has no key {last}")
+            raise ConfigError(f"{override!r}: {parent} is a single value and has no key {last}")
     try:
         tree[last] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UserError(f"{override!r}: the value is not YAML; quote it") from None
+        raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
 
 
 def _explain(problem: dict[str, Any]) -> str:

@@ -1,0 +1,282 @@
+"""Scores of a model on a split: −ELBO, importance-weighted NLL, perplexity, active units, mutual information.
+
+Every rank scores its share of each batch and writes it into its rows of a table; one sum over ranks completes the
+table, and all statistics come from the whole of it. So each sentence counts exactly once whatever the number of ranks,
+and what is drawn for a sentence depends on the seed and the sentence's number alone. All is in nats and float32 or
+better, whatever precision training used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distvae import captions
+from distvae.batches import Batch, collate, evaluation_plan, share
+from distvae.config import EvaluationConfig
+from distvae.corpus import Sentences
+from distvae.draws import sentence_noise
+from distvae.model import Decoder, Posterior, TextVAE
+from distvae.objective import kl_per_dimension
+from distvae.runtime import Runtime
+from distvae.vocabulary import Vocabulary
+
+# A dimension is active when its posterior mean varies by more than this over the data (Burda et al., 2016).
+ACTIVE_VARIANCE = 0.01
+
+# Draws of z set against the whole mixture at once.
+_MIXTURE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean per sentence, or a perplexity, and its standard error over sentences."""
+
+    mean: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a split scores. RE, KL, −ELBO, NLL and MI in nats a sentence; tokens are words and ``</s>``."""
+
+    sentences: int
+    tokens: int
+    re: Estimate  # −log p(x|z), one draw of z
+    kl: Estimate  # KL(q(z|x) ‖ p(z)), analytic
+    neg_elbo: Estimate
+    elbo_ppl: Estimate
+    active_units: int
+    mutual_information: Estimate  # under the posterior mixture of these sentences: at most ln(sentences)
+    kl_per_dimension: tuple[float, ...]
+    seed: int
+    importance_samples: int = 0  # K; 0 where no NLL was asked for
+    nll: Estimate | None = None
+    ppl: Estimate | None = None
+    effective_samples: float | None = None  # mean over sentences of 1 / Σ w̃², w̃ the normalised importance weights
+    nll_excess: Estimate | None = None  # NLL − (−ELBO), sentence by sentence; at most 0 in expectation
+
+    @property
+    def bound_holds(self) -> bool:
+        """NLL ≤ −ELBO in expectation: False when the paired difference stands 3 standard errors above 0."""
+        return self.nll_excess is None or self.nll_excess.mean <= 3 * self.nll_excess.standard_error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"bound_holds": self.bound_holds}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What no model can beat on these sentences in expectation: −log p*(x) of the grammar they were drawn from."""
+
+    nll: Estimate
+    ppl: Estimate
+
+
+def evaluate(
+    model: TextVAE,
+    sentences: Sentences,
+    settings: EvaluationConfig,
+    runtime: Runtime,
+    importance_samples: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Scores:
+    """Score every sentence once, on all ranks together.
+
+    Args:
+        model: not wrapped for training.
+        importance_samples: K of the NLL; 0 leaves NLL and PPL out.
+        on_progress: told how many sentences of the split have been scored since the last call.
+
+    Returns:
+        The same Scores on every rank.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            table = _score(model, sentences, settings, runtime, importance_samples, on_progress)
+            information = mutual_information(table.posterior, table.z, runtime)
+    finally:
+        model.train(training)
+    return _summary(table, information, settings.seed, importance_samples)
+
+
+def floor(sentences: Sentences, vocabulary: Vocabulary) -> Floor:
+    """The exact floor under NLL and PPL of sentences of the built-in captions."""
+    nll = -np.array([captions.log_probability(vocabulary.decode(ids)) for ids in sentences])
+    return Floor(mean_estimate(nll), perplexity(nll, sentences.lengths - 1))
+
+
+def importance_log_weights(
+    decoder: Decoder, tokens: Tensor, posterior: Posterior, noise: Tensor, memory_mb: int
+) -> Tensor:
+    """log p(x|z) p(z) / q(z|x) of each draw, z = μ + σ ⊙ ε.
+
+    Args:
+        tokens: [b, L].
+        posterior: of these sentences, each [b, m].
+        noise: ε, [b, K, m].
+        memory_mb: bound on a chunk's logits and hidden states, in MiB; it changes no value.
+
+    Returns:
+        [b, K], float64.
+    """
+    sentences, samples, _ = noise.shape
+    steps, values = tokens.shape[1] - 1, 3 * decoder.output.out_features + 12 * decoder.output.in_features
+    chunk = max(1, memory_mb * 2**20 // (4 * steps * values))
+    z = posterior.mean[:, None] + torch.exp(0.5 * posterior.log_variance)[:, None] * noise
+    prior_to_posterior = 0.5 * (noise.double().square() - z.double().square()).sum(dim=2)
+    prior_to_posterior += 0.5 * posterior.log_variance.double().sum(dim=1, keepdim=True)
+    z = z.flatten(0, 1)
+    sentence = torch.arange(sentences, device=z.device).repeat_interleave(samples)
+    log_likelihood = [
+        -decoder.reconstruction(tokens[sentence[i : i + chunk]], z[i : i + chunk]).double()
+        for i in range(0, len(z), chunk)
+    ]
+    return torch.cat(log_likelihood).view(sentences, samples) + prior_to_posterior
+
+
+def importance_weighted_nll(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """−log of the mean weight, and the effective number of draws 1 / Σ w̃²: [b, K] → [b], [b]."""
+    log_sum = torch.logsumexp(log_weights, dim=1)
+    effective = torch.exp(2 * log_sum - torch.logsumexp(2 * log_weights, dim=1))
+    return math.log(log_weights.shape[1]) - log_sum, effective
+
+
+def mutual_information(posterior: Posterior, z: Tensor, runtime: Runtime) -> np.ndarray:
+    """log q(zᵢ|xᵢ) − log q(zᵢ) of each sentence in nats, q(z) the mixture of all N posteriors.
+
+    Its mean estimates I(x; z) = mean KL(q(z|x) ‖ p) − KL(q(z) ‖ p) (Hoffman and Johnson, 2016). Both terms use the same
+    draw, so that each value, and with it the mean, is at most ln N.
+
+    Args:
+        posterior: [N, m] each, the same on every rank; float64, for the squares are expanded.
+        z: one draw of each posterior, [N, m].
+
+    Returns:
+        [N], the same on every rank; each rank computes its share: one collective.
+    """
+    n = len(z)
+    mine = share(n, runtime.rank, runtime.world_size)
+    mean, log_variance, z = (x.to(runtime.device) for x in (posterior.mean, posterior.log_variance, z))
+    precision = torch.exp(-log_variance)
+    constant = (precision * mean.square() + log_variance).sum(dim=1)
+    values = torch.zeros(n, dtype=torch.float64, device=runtime.device)
+    for start in range(mine.start, mine.stop, _MIXTURE_ROWS):
+        rows = slice(start, min(start + _MIXTURE_ROWS, mine.stop))
+        log_density = -0.5 * (z[rows].square() @ precision.T - 2 * z[rows] @ (precision * mean).T + constant)
+        own = log_density.gather(1, torch.arange(n, device=z.device)[rows, None]).squeeze(1)
+        values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)
+    return runtime.sum(values).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A row per sentence, whole on every rank, float64."""
+
+    tokens: np.ndarray  # [N]
+    re: np.ndarray  # [N]
+    nll: np.ndarray  # [N]
+    effective: np.ndarray  # [N]
+    posterior: Posterior  # [N, m] each
+    z: Tensor  # [N, m]
+
+
+def _score(
+    model: TextVAE,
+    sentences: Sentences,
+    settings: EvaluationConfig,
+    runtime: Runtime,
+    importance_samples: int,
+    on_progress: Callable[[int], None],
+) -> _Table:
+    latent_size = model.decoder.latent_to_cell.in_features
+    rows = torch.zeros(len(sentences), 5 + 3 * latent_size, dtype=torch.float64)
+    for numbers in evaluation_plan(sentences.lengths, settings.batch_size * runtime.world_size):
+        mine = share(len(numbers), runtime.rank, runtime.world_size)
+        if mine.stop > mine.start:
+            batch = collate(sentences, numbers, mine, model.decoder.pad)
+            rows[numbers[mine]] = _score_batch(model, batch, numbers[mine], settings, importance_samples, runtime.device)
+        on_progress(len(numbers))
+    rows = runtime.sum(rows.to(runtime.device)).cpu()
+    seen, tokens, re, nll, effective = rows[:, :5].numpy().T
+    assert (seen == 1).all(), "a sentence was scored twice or not at all"
+    mean, log_variance, z = rows[:, 5:].split(latent_size, dim=1)
+    return _Table(tokens, re, nll, effective, Posterior(mean, log_variance), z)
+
+
+def _score_batch(
+    model: TextVAE,
+    batch: Batch,
+    numbers: np.ndarray,
+    settings: EvaluationConfig,
+    importance_samples: int,
+    device: torch.device,
+) -> Tensor:
+    """Rows of the table: seen, tokens, RE, NLL, effective samples, μ, log σ², z: [b, 5 + 3m], float64."""
+    tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
+    posterior = model.encoder(tokens, lengths)
+    shape = tuple(posterior.mean.shape[1:])
+    z = posterior.sample(sentence_noise(numbers, shape, device, settings.seed, "elbo"))
+    re = model.decoder.reconstruction(tokens, z)
+    nll = effective = torch.zeros_like(re)
+    if importance_samples:
+        noise = sentence_noise(numbers, (importance_samples, *shape), device, settings.seed, "nll")
+        weights = importance_log_weights(model.decoder, tokens, posterior, noise, settings.memory_mb)
+        nll, effective = importance_weighted_nll(weights)
+    columns = [torch.ones_like(re), lengths - 1, re, nll, effective]
+    return torch.cat([torch.stack([c.double() for c in columns], 1), *(x.double() for x in (*posterior, z))], 1).cpu()
+
+
+def _summary(table: _Table, information: np.ndarray, seed: int, importance_samples: int) -> Scores:
+    kl_dimensions = kl_per_dimension(*table.posterior).numpy()
+    kl = kl_dimensions.sum(axis=1)
+    neg_elbo = table.re + kl
+    weighted = importance_samples > 0
+    return Scores(
+        sentences=len(table.re),
+        tokens=int(table.tokens.sum()),
+        re=mean_estimate(table.re),
+        kl=mean_estimate(kl),
+        neg_elbo=mean_estimate(neg_elbo),
+        elbo_ppl=perplexity(neg_elbo, table.tokens),
+        active_units=active_units(table.posterior.mean.numpy()),
+        mutual_information=mean_estimate(information),
+        kl_per_dimension=tuple(kl_dimensions.mean(axis=0).tolist()),
+        seed=seed,
+        importance_samples=importance_samples,
+        nll=mean_estimate(table.nll) if weighted else None,
+        ppl=perplexity(table.nll, table.tokens) if weighted else None,
+        effective_samples=float(table.effective.mean()) if weighted else None,
+        nll_excess=mean_estimate(table.nll - neg_elbo) if weighted else None,
+    )
+
+
+def mean_estimate(values: np.ndarray) -> Estimate:
+    """Mean and its standard error, which one value alone leaves infinite."""
+    n = len(values)
+    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Estimate(float(np.mean(values)), error)
+
+
+def perplexity(nats: np.ndarray, tokens: np.ndarray) -> Estimate:
+    """exp(Σ nats / Σ tokens), with its standard error by the delta method for a ratio of sums: [N], [N]."""
+    n, rate = len(nats), float(nats.sum() / tokens.sum())
+    error = float(np.std(nats - rate * tokens, ddof=1)) / math.sqrt(n) / float(tokens.mean()) if n > 1 else math.inf
+    return Estimate(math.exp(rate), math.exp(rate) * error)
+
+
+def active_units(means: np.ndarray) -> int:
+    """Dimensions whose posterior mean has a variance over the data above 0.01: [N, m] → count."""
+    return int((means.var(axis=0) > ACTIVE_VARIANCE).sum())

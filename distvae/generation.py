@@ -1,0 +1,154 @@
+"""Sentences from a model: prior samples, reconstruction, interpolation; greedy, sampled or by beam search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distvae.draws import generator, sentence_noise
+from distvae.errors import UserError
+from distvae.model import TextVAE
+from distvae.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a sentence is read off p(x|z).
+
+    Raises:
+        UserError: a value is out of range, or belongs to another method.
+    """
+
+    method: Literal["greedy", "sample", "beam"] = "greedy"
+    temperature: float = 1.0  # of `sample`
+    top_k: int | None = None  # `sample` from the k likeliest tokens
+    top_p: float | None = None  # `sample` from the likeliest tokens that together have probability p
+    beam_size: int = 5  # of `beam`
+    max_tokens: int = 40  # where a sentence without `</s>` ends
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.method not in ("greedy", "sample", "beam"):
+            raise UserError(f"method {self.method!r}: should be greedy, sample or beam")
+        for name in ("temperature", "top_k", "top_p"):
+            if self.method != "sample" and getattr(self, name) != type(self).__dict__[name]:
+                raise UserError(f"{name} belongs to method sample, not to {self.method}")
+        if self.temperature <= 0:
+            raise UserError(f"temperature {self.temperature}: should be above 0 (for the likeliest token, use greedy)")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p {self.top_p}: should be above 0 and at most 1")
+        for name in ("top_k", "beam_size", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} {value}: should be at least 1")
+
+
+def prior_draws(model: TextVAE, count: int, seed: int) -> Tensor:
+    """z ~ N(0, I): [count, m]. The first draws of a larger count are those of a smaller one."""
+    return sentence_noise(range(count), (_latent_size(model),), _device(model), seed, "prior")
+
+
+def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Points on the line from z to z', both included: [m], [m] → [steps, m] (paper, Table 2)."""
+    share = torch.linspace(0, 1, steps, device=start.device).unsqueeze(1)
+    return torch.lerp(start.expand(steps, -1), end.expand(steps, -1), share)
+
+
+@torch.inference_mode()
+def posterior_means(model: TextVAE, ids: list[list[int]], pad: int) -> Tensor:
+    """μ of each sentence of ids: [b, m]."""
+    lengths = torch.tensor([len(row) for row in ids], device=_device(model))
+    tokens = torch.full((len(ids), int(lengths.max())), pad, device=_device(model))
+    for padded, row in zip(tokens, ids, strict=True):
+        padded[: len(row)] = torch.tensor(row)
+    return model.encoder(tokens, lengths).mean
+
+
+@torch.inference_mode()
+def decode(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[str]:
+    """A sentence for each z: [b, m] → b texts. The model must be in evaluation mode."""
+    if decoding.method == "beam":
+        ids = _beam(model, z, vocabulary, decoding)
+    else:
+        ids = _stepwise(model, z, vocabulary, decoding)
+    return [vocabulary.text(row) for row in ids]
+
+
+def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[list[int]]:
+    """One token at a time, each step from the state that the last one left: the prefix is read once."""
+    draws = generator(z.device, decoding.seed, "decode")
+    state = model.decoder.initial_state(z)
+    tokens = torch.full((len(z), 1), vocabulary.bos, device=z.device)
+    ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    sentences = []
+    for _ in range(decoding.max_tokens):
+        logits, state = model.decoder(tokens, z, state)
+        scores = _allowed(logits[:, -1], vocabulary)
+        if decoding.method == "greedy":
+            tokens = scores.argmax(dim=-1, keepdim=True)
+        else:
+            tokens = torch.multinomial(_truncated(scores / decoding.temperature, decoding), 1, generator=draws)
+        sentences.append(tokens)
+        ended |= tokens.squeeze(1) == vocabulary.eos
+        if ended.all():
+            break
+    return torch.cat(sentences, dim=1).tolist()
+
+
+def _truncated(scores: Tensor, decoding: Decoding) -> Tensor:
+    """Probabilities [b, V] with what top-k and top-p leave out at 0 (Holtzman et al., 2020, for top-p)."""
+    probabilities, order = scores.float().softmax(dim=-1).sort(dim=-1, descending=True)
+    if decoding.top_k is not None:
+        probabilities[:, decoding.top_k :] = 0
+    if decoding.top_p is not None:
+        total = probabilities.sum(dim=-1, keepdim=True)
+        before = (probabilities / total).cumsum(dim=-1) - probabilities / total
+        probabilities[before >= decoding.top_p] = 0
+    return torch.zeros_like(probabilities).scatter(1, order, probabilities)
+
+
+def _beam(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[list[int]]:
+    """The likeliest sentence that a beam of partial sentences finds, by log p(x|z) without length normalisation."""
+    size, count = decoding.beam_size, len(z)
+    z = z.repeat_interleave(size, dim=0)
+    state = model.decoder.initial_state(z)
+    tokens = torch.full((count * size, 1), vocabulary.bos, device=z.device)
+    # Beams start alike: only the first of each sentence counts, or all would go the same way.
+    scores = torch.full((count, size), -torch.inf, device=z.device)
+    scores[:, 0] = 0
+    ended = torch.zeros(count, size, dtype=torch.bool, device=z.device)
+    first = torch.arange(count, device=z.device).unsqueeze(1) * size
+    for _ in range(decoding.max_tokens):
+        logits, state = model.decoder(tokens[:, -1:], z, state)
+        steps = _allowed(logits[:, -1].float(), vocabulary).log_softmax(dim=-1).view(count, size, -1)
+        # A sentence that has ended stays as it is: `</s>` again, at no cost.
+        steps[ended] = -torch.inf
+        steps[..., vocabulary.eos].masked_fill_(ended, 0)
+        scores, choice = (scores.unsqueeze(2) + steps).flatten(1).topk(size, dim=1)
+        parent = (first + choice // steps.shape[2]).flatten()
+        token = choice % steps.shape[2]
+        tokens = torch.cat([tokens[parent], token.view(-1, 1)], dim=1)
+        state = tuple(part[:, parent] for part in state)
+        ended = ended.flatten()[parent].view(count, size) | (token == vocabulary.eos)
+        # The best beam can only be overtaken by one that scores higher, and scores never rise.
+        if ended[:, 0].all():
+            break
+    return tokens.view(count, size, -1)[:, 0, 1:].tolist()
+
+
+def _allowed(scores: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Scores with padding and `<s>`, which no sentence holds, ruled out."""
+    scores = scores.clone()
+    scores[:, [vocabulary.pad, vocabulary.bos]] = -torch.inf
+    return scores
+
+
+def _latent_size(model: TextVAE) -> int:
+    return model.decoder.latent_to_cell.in_features
+
+
+def _device(model: TextVAE) -> torch.device:
+    return model.decoder.output.weight.device

@@ -1,0 +1,141 @@
+"""The LSTM variational autoencoder of sentences (paper, sections 4 and 6.2; Li et al., 2019).
+
+Sentences are ids [b, L] of ``<s> w₁ … wₙ </s>``, padded on the right. It knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distvae.config import ModelConfig
+
+State = tuple[Tensor, Tensor]  # h and c of an LSTM, each [1, b, H]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The draws of one training forward. A mask is True where a value is kept; None drops nothing."""
+
+    latent: Tensor  # [b, m], standard normal
+    keep_words: Tensor | None = None  # [b, T]
+    keep_embeddings: Tensor | None = None  # [b, T, E]
+    keep_outputs: Tensor | None = None  # [b, T, H]
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, diag exp log_variance), each [b, m], float32 or better."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z = μ + σ ⊙ ε."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * noise
+
+
+class Encoder(nn.Module):
+    """LSTM over ``<s> w₁ … wₙ </s>``; its last hidden state gives q(z|x)."""
+
+    def __init__(self, sizes: ModelConfig, vocabulary_size: int):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, sizes.embedding_size)
+        self.lstm = nn.LSTM(sizes.embedding_size, sizes.hidden_size, batch_first=True)
+        self.posterior = nn.Linear(sizes.hidden_size, 2 * sizes.latent_size)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
+        """tokens [b, L], lengths [b] → q(z|x)."""
+        hidden, _ = self.lstm(self.embedding(tokens))
+        # Padding stands on the right, so it reaches no state before a sentence's end.
+        last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+        with torch.autocast(tokens.device.type, enabled=False):
+            mean, log_variance = self.posterior(last.to(self.posterior.weight.dtype)).chunk(2, dim=-1)
+        return Posterior(mean, log_variance)
+
+
+class Decoder(nn.Module):
+    """p(x|z): an LSTM with c₀ = W z and h₀ = tanh c₀, z beside every input embedding, and an output without bias."""
+
+    def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int):
+        super().__init__()
+        self.pad, self.unknown = pad, unknown
+        self.dropout = sizes.dropout
+        self.embedding = nn.Embedding(vocabulary_size, sizes.embedding_size)
+        self.latent_to_cell = nn.Linear(sizes.latent_size, sizes.hidden_size, bias=False)
+        self.lstm = nn.LSTM(sizes.embedding_size + sizes.latent_size, sizes.hidden_size, batch_first=True)
+        self.output = nn.Linear(sizes.hidden_size, vocabulary_size, bias=False)
+
+    def initial_state(self, z: Tensor) -> State:
+        """z [b, m] → the LSTM's first state."""
+        cell = self.latent_to_cell(z).unsqueeze(0)
+        return torch.tanh(cell), cell
+
+    def forward(self, inputs: Tensor, z: Tensor, state: State, noise: Noise | None = None) -> tuple[Tensor, State]:
+        """Logits of each next token.
+
+        Args:
+            inputs: [b, T], the tokens so far (from ``state`` on).
+            z: [b, m].
+            state: ``initial_state(z)``, or what an earlier call returned.
+            noise: dropout masks of a training step; None in evaluation.
+
+        Returns:
+            logits [b, T, V] and the state after the last input.
+        """
+        steps = inputs.shape[1]
+        if noise is not None and noise.keep_words is not None:
+            keep = noise.keep_words[:, :steps].clone()
+            keep[:, 0] = True  # `<s>` is no word
+            inputs = torch.where(keep, inputs, self.unknown)
+        embedded = self._dropped(self.embedding(inputs), None if noise is None else noise.keep_embeddings)
+        hidden, state = self.lstm(torch.cat([embedded, z.unsqueeze(1).expand(-1, steps, -1)], dim=-1), state)
+        return self.output(self._dropped(hidden, None if noise is None else noise.keep_outputs)), state
+
+    def reconstruction(self, tokens: Tensor, z: Tensor, noise: Noise | None = None) -> Tensor:
+        """−log p(x|z) of each sentence in nats, ``</s>`` counted and ``<s>`` not: tokens [b, L], z [b, m] → [b]."""
+        logits, _ = self(tokens[:, :-1], z, self.initial_state(z), noise)
+        targets = tokens[:, 1:]
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad, reduction="none"
+        )
+        return losses.view(targets.shape).sum(dim=1)
+
+    def _dropped(self, values: Tensor, keep: Tensor | None) -> Tensor:
+        if keep is None:
+            return values
+        return values * (keep[:, : values.shape[1]].to(values.dtype) / (1 - self.dropout))
+
+
+class TextVAE(nn.Module):
+    """Encoder and decoder of one sentence variational autoencoder.
+
+    Args:
+        sizes: E, H, m and the dropout rate.
+        vocabulary_size: V.
+        pad: id whose positions count nothing.
+        unknown: id that stands in for words that word dropout takes away.
+    """
+
+    def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int):
+        super().__init__()
+        self.encoder = Encoder(sizes, vocabulary_size)
+        self.decoder = Decoder(sizes, vocabulary_size, pad, unknown)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """One training forward: tokens [b, L], lengths [b] → RE [b] in nats, posterior mean and log σ² [b, m]."""
+        posterior = self.encoder(tokens, lengths)
+        reconstruction = self.decoder.reconstruction(tokens, posterior.sample(noise.latent), noise)
+        return reconstruction, posterior.mean, posterior.log_variance
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Uniform draws: U(−0.1, 0.1) for embeddings, U(−0.01, 0.01) for all else (paper, section 6.2)."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            bound = 0.1 if "embedding" in name else 0.01
+            draws = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+            parameter.copy_(draws)

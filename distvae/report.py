@@ -1,0 +1,125 @@
+"""Results of runs, and the table that sets them side by side."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from distvae.checkpoint import read_json, write_json
+from distvae.errors import UserError
+from distvae.evaluation import Floor, Scores
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """How a stage ended."""
+
+    stage: str
+    epochs: int
+    converged: bool  # False: at its epoch limit
+    best_epoch: int | None  # None: no epoch could be taken as the best, and its last weights stand
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run's ``results.json`` holds."""
+
+    scores: Scores  # of the test split
+    floor: Floor | None
+    stages: tuple[StageEnd, ...]
+    vocabulary: str  # fingerprint: numbers under different vocabularies are not comparable
+    vocabulary_size: int
+    data: str  # fingerprint
+    world_size: int
+
+
+def save_results(run: Path, results: Results) -> None:
+    write_json(run / "results.json", asdict(results) | {"scores": results.scores.as_dict()})
+
+
+def load_results(run: str | Path) -> Results:
+    """Read a run's results.
+
+    Raises:
+        UserError: it has none, or they are not in this form.
+    """
+    path = Path(run) / "results.json"
+    if not path.is_file():
+        raise UserError(f"{run}: has no results.json; has the run finished?")
+    content = read_json(path)
+    try:
+        del content["scores"]["bound_holds"]
+        return TypeAdapter(Results).validate_python(content)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: is not a run's results: {' '.join(str(error).split())}") from None
+
+
+def table(results: dict[str, Results]) -> Table:
+    """Scores as rows, runs as columns."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    shown.add_column("test split, nats a sentence")
+    for name in results:
+        shown.add_column(name, justify="right")
+
+    def row(title: str, value) -> None:
+        cells = [value(r) for r in results.values()]
+        if any(cell is not None for cell in cells):
+            shown.add_row(title, *("–" if cell is None else str(cell) for cell in cells))
+
+    row("RE", lambda r: r.scores.re)
+    row("KL", lambda r: r.scores.kl)
+    row("−ELBO", lambda r: r.scores.neg_elbo)
+    row("NLL", lambda r: r.scores.nll)
+    row("floor under NLL, −log p*(x)", lambda r: r.floor and r.floor.nll)
+    row("PPL", lambda r: r.scores.ppl)
+    row("ELBO PPL", lambda r: r.scores.elbo_ppl)
+    row("floor under PPL", lambda r: r.floor and r.floor.ppl)
+    row("AU, active units", lambda r: f"{r.scores.active_units} of {len(r.scores.kl_per_dimension)}")
+    row("MI, mutual information", lambda r: r.scores.mutual_information)
+    return shown
+
+
+def remarks(results: dict[str, Results]) -> list[str]:
+    """What a reader of the table has to know beside it."""
+    first = next(iter(results.values()))
+    lines = [
+        f"{name}: {scores.sentences:,} sentences, {scores.tokens:,} tokens; NLL from K = {scores.importance_samples}"
+        f" importance samples, {scores.effective_samples:.0f} of them effective; draws by seed {scores.seed}; MI is at"
+        f" most ln {scores.sentences:,}; vocabulary {r.vocabulary} of {r.vocabulary_size:,}"
+        for name, r in results.items()
+        for scores in [r.scores]
+    ]
+    if len({line.partition(": ")[2] for line in lines}) == 1:
+        lines = [lines[0].partition(": ")[2]]
+    for name, r in results.items():
+        for end in r.stages:
+            if end.best_epoch is None:
+                lines.append(
+                    f"WARNING {name}: no epoch of {end.stage} could be taken as the best (annealing had not ended, or the"
+                    f" KL never came into its band): its last weights, of epoch {end.epochs}, were scored"
+                )
+            elif not end.converged:
+                lines.append(f"{name}: {end.stage} ended at its limit of {end.epochs} epochs, not converged")
+        if not r.scores.bound_holds:
+            lines.append(
+                f"WARNING {name}: NLL stands above −ELBO by {r.scores.nll_excess}, which no right estimate does:"
+                " more importance samples are needed, or something is wrong"
+            )
+    if any(r.vocabulary != first.vocabulary or r.data != first.data for r in results.values()):
+        lines.append("WARNING these runs have different data or vocabularies: their numbers are not comparable")
+    return lines
+
+
+def show(results: dict[str, Results]) -> None:
+    """Print the table and its remarks."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    console.print()
+    console.print(table(results))
+    for line in remarks(results):
+        console.print(line, markup=False)
