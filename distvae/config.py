@@ -75,6 +75,9 @@ class ModelConfig:
     embedding_size: Positive = 128
     hidden_size: Positive = 512
     latent_size: Positive = 32
+    # All weights start as U(−r, r); embeddings as U(−r', r').
+    init_range: Annotated[float, Field(gt=0)] = 0.01
+    embedding_init_range: Annotated[float, Field(gt=0)] = 0.1
     # On the decoder's input embeddings and on its LSTM's output.
     dropout: Probability = 0.5
     # Share of the decoder's input words replaced by the unknown word.

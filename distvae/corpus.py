@@ -30,7 +30,9 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 from huggingface_hub import HfApi, is_offline_mode
 
@@ -44,6 +46,7 @@ FORMAT = 1
 
 SPLITS = ("train", "valid", "test")
 HUB_SPLITS = ("train", "validation", "test")
+# Words in names of files, and the names of the hub.
 SPLIT_OF_NAME = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 # How the fingerprint and the notes call the sentences of a single file that is still to be split.
 WHOLE_FILE = "file"
@@ -311,8 +314,10 @@ def _load_hub() -> datasets.DatasetDict:
 def _load_file(path: Path, work: Path) -> Dataset:
     builder = _builder(path)
     options = {}
-    if builder != "parquet":
-        _check_utf8(path)
+    if builder == "parquet":
+        _check_parquet(path)
+    else:
+        _check_lines(path)
     if builder == "text":
         options = {"encoding": "utf-8-sig"}
     if builder == "csv":
@@ -343,14 +348,24 @@ def _lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: cannot be unzipped: {error}") from None
 
 
-def _check_utf8(path: Path) -> None:
+def _check_lines(path: Path) -> None:
     if sum(bool(line.strip()) for line in _lines(path)) == 0:
+        raise UserError(f"{path}: holds no sentence")
+
+
+def _check_parquet(path: Path) -> None:
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: is not Parquet: {_reason(error)}") from None
+    if rows == 0:
         raise UserError(f"{path}: holds no sentence")
 
 
 def _csv_header(path: Path) -> list[str]:
     """The columns, once it is known that every row has as many: pandas would shift or cut the others."""
     reader = csv.reader(_lines(path), strict=True)
+    row = None
     try:
         header = next(reader)
         for row in reader:
@@ -361,6 +376,8 @@ def _csv_header(path: Path) -> list[str]:
                 )
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: is not CSV: {error}") from None
+    if row is None:
+        raise UserError(f"{path}: holds no sentence")
     return header
 
 

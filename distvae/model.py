@@ -132,10 +132,10 @@ class TextVAE(nn.Module):
         return reconstruction, posterior.mean, posterior.log_variance
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Uniform draws: U(−0.1, 0.1) for embeddings, U(−0.01, 0.01) for all else (paper, section 6.2)."""
+def initialise(module: nn.Module, sizes: ModelConfig, generator: torch.Generator) -> None:
+    """Draw every weight uniformly, embeddings in a range of their own (paper, section 6.2)."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            bound = 0.1 if "embedding" in name else 0.01
+            bound = sizes.embedding_init_range if "embedding" in name else sizes.init_range
             draws = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
             parameter.copy_(draws)

@@ -185,7 +185,7 @@ class Trainer:
         self.ended: list[StageEnd] = []
 
         self.model = TextVAE(config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
-        initialise(self.model, draws.generator("cpu", config.seed, "initial weights"))
+        initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         if config.pretrained is not None:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
@@ -249,7 +249,9 @@ class Trainer:
             if any(end.stage == stage.name for end in self.ended) and resumed is None:
                 continue
             if resumed is None and keep_encoder:
-                initialise(self.model.decoder, draws.generator("cpu", self.config.seed, "decoder reset"))
+                initialise(
+                    self.model.decoder, self.config.model, draws.generator("cpu", self.config.seed, "decoder reset")
+                )
             self._run_stage(stage, resumed)
             keep_encoder = True
 

@@ -141,7 +141,10 @@ def test_missing_file(tmp_path):
     [
         ("A man isn't here.", ["A", "man", "is", "n't", "here", "."]),
         ('"Stop," she said.', ["``", "Stop", ",", "''", "she", "said", "."]),
-        ("The girls' 3/4 (old) bike costs $5!", "The girls ' 3/4 ( old ) bike costs $ 5 !".split()),
+        (
+            "The girls' 3/4 (old) bikes cost $5",
+            ["The", "girls", "'", "3/4", "(", "old", ")", "bikes", "cost", "$", "5"],
+        ),
     ],
 )
 def test_tokenize_and_join(sentence, tokens):
@@ -157,7 +160,13 @@ def test_join_keeps_unknown_words():
     assert join(["The", "<unk-initCap>", "dog", "is", "n't", "<unk>", "."]) == "The <unk-initCap> dog isn't <unk>."
 
 
-@given(st.lists(st.sampled_from("a man dog isn't Anna's runs 12 red-haired U.S.".split()), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(["a", "man", "dog", "isn't", "Anna's", "runs", "12", "red-haired", "U.S."]),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_join_undoes_tokenize(words):
     sentence = " ".join(words) + " ."
     assert tokenize(join(tokenize(sentence))) == tokenize(sentence)
