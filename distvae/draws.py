@@ -43,9 +43,7 @@ def training_noise(
         draws = torch.rand(global_batch, steps, *shape, generator=generator(device, *key, purpose), device=device)
         return draws[rows] >= probability
 
-    latent = torch.randn(
-        global_batch, model.latent_size, generator=generator(device, *key, "latent"), device=device
-    )
+    latent = torch.randn(global_batch, model.latent_size, generator=generator(device, *key, "latent"), device=device)
     return Noise(
         latent=latent[rows],
         keep_words=keep("word dropout", model.word_dropout),

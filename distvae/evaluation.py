@@ -207,7 +207,9 @@ def _score(
         mine = share(len(numbers), runtime.rank, runtime.world_size)
         if mine.stop > mine.start:
             batch = collate(sentences, numbers, mine, model.decoder.pad)
-            rows[numbers[mine]] = _score_batch(model, batch, numbers[mine], settings, importance_samples, runtime.device)
+            rows[numbers[mine]] = _score_batch(
+                model, batch, numbers[mine], settings, importance_samples, runtime.device
+            )
         on_progress(len(numbers))
     rows = runtime.sum(rows.to(runtime.device)).cpu()
     seen, tokens, re, nll, effective = rows[:, :5].numpy().T

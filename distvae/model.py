@@ -99,9 +99,7 @@ class Decoder(nn.Module):
         """−log p(x|z) of each sentence in nats, ``</s>`` counted and ``<s>`` not: tokens [b, L], z [b, m] → [b]."""
         logits, _ = self(tokens[:, :-1], z, self.initial_state(z), noise)
         targets = tokens[:, 1:]
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad, reduction="none"
-        )
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad, reduction="none")
         return losses.view(targets.shape).sum(dim=1)
 
     def _dropped(self, values: Tensor, keep: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rich.box import SIMPLE_HEAD
@@ -30,7 +31,8 @@ class StageEnd:
 class Results:
     """What a run's ``results.json`` holds."""
 
-    scores: Scores  # of the test split
+    split: str  # the sentences that were scored
+    scores: Scores
     floor: Floor | None
     stages: tuple[StageEnd, ...]
     vocabulary: str  # fingerprint: numbers under different vocabularies are not comparable
@@ -39,8 +41,14 @@ class Results:
     world_size: int
 
 
+def as_dict(results: Results) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return asdict(results) | {"scores": results.scores.as_dict()}
+
+
 def save_results(run: Path, results: Results) -> None:
-    write_json(run / "results.json", asdict(results) | {"scores": results.scores.as_dict()})
+    """Write a run's ``results.json``."""
+    write_json(run / "results.json", as_dict(results))
 
 
 def load_results(run: str | Path) -> Results:
@@ -63,7 +71,8 @@ def load_results(run: str | Path) -> Results:
 def table(results: dict[str, Results]) -> Table:
     """Scores as rows, runs as columns."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    shown.add_column("test split, nats a sentence")
+    splits = "/".join(dict.fromkeys(r.split for r in results.values()))
+    shown.add_column(f"{splits} sentences, in nats")
     for name in results:
         shown.add_column(name, justify="right")
 

@@ -120,7 +120,9 @@ def open_run(config: Config, run: Path) -> Results | None:
             if started[key] != value and key not in MAY_CHANGE
         ]
         if differing:
-            raise UserError(f"{run}: cannot go on under another config: {', '.join(differing)}; name another run=FOLDER")
+            raise UserError(
+                f"{run}: cannot go on under another config: {', '.join(differing)}; name another run=FOLDER"
+            )
         if (run / "results.json").exists():
             return report.load_results(run)
     run.mkdir(parents=True, exist_ok=True)
@@ -341,7 +343,9 @@ class Trainer:
         steps = int(self.corpus.train.lengths[sentences].max()) - 1
         batches = [
             collate(
-                self.corpus.train, sentences, share(len(sentences), runtime.rank * micros + micro, parts),
+                self.corpus.train,
+                sentences,
+                share(len(sentences), runtime.rank * micros + micro, parts),
                 self.vocabulary.pad,
             )  # fmt: skip
             for micro in range(micros)
@@ -422,10 +426,9 @@ class Trainer:
             self._export("best", self._weights())
             self.tracker.close()
         with Progress("evaluate", len(test), self.runtime.is_main) as progress:
-            scores = evaluate(
-                self.model, test, settings, self.runtime, settings.importance_samples, progress.advance
-            )
+            scores = evaluate(self.model, test, settings, self.runtime, settings.importance_samples, progress.advance)
         results = Results(
+            split="test",
             scores=scores,
             floor=floor(test, self.vocabulary) if self.config.data.path == CAPTIONS else None,
             stages=tuple(self.ended),

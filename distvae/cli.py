@@ -1,0 +1,234 @@
+"""``distvae evaluate | sample | interpolate | reconstruct | compare``: what is done with trained models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distvae import corpus, report
+from distvae.checkpoint import Export, load_export
+from distvae.config import CAPTIONS
+from distvae.errors import PeerError, UserError
+from distvae.evaluation import evaluate, floor
+from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
+from distvae.model import TextVAE
+from distvae.runtime import Runtime
+from distvae.tracking import Progress
+from distvae.vocabulary import tokenize
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: 0 when all went well, 2 on bad input, which gets one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except PeerError:
+        return 2
+    except UserError as error:
+        print(f"distvae: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="distvae", description="Use trained sentence VAEs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(action, *, run: bool = True) -> argparse.ArgumentParser:
+        summary = action.__doc__.splitlines()[0]
+        added = commands.add_parser(action.__name__.strip("_"), help=summary, description=summary)
+        added.set_defaults(command=action)
+        if run:
+            added.add_argument("run", metavar="RUN", help="a run's folder, or an exported best/ folder")
+        added.add_argument("--json", action="store_true", help="print JSON")
+        return added
+
+    added = command(_evaluate)
+    added.add_argument("--split", choices=("train", "valid", "test"), default="test")
+    added.add_argument("--data", metavar="PATH", help="other sentences than the run's, as data.path in a config")
+    added.add_argument("--importance-samples", type=int, metavar="K", help="default: as the run's config says")
+    added.add_argument("--seed", type=int, help="of the draws; default: as the run's config says")
+
+    added = command(_sample)
+    added.add_argument("--count", "-n", type=int, default=10, help="sentences (default 10)")
+    _add_decoding(added)
+
+    added = command(_interpolate)
+    added.add_argument("--steps", type=int, default=11, help="sentences, both ends included (default 11)")
+    added.add_argument("--start", metavar="SENTENCE", help="default: a draw from the prior")
+    added.add_argument("--end", metavar="SENTENCE", help="default: a draw from the prior")
+    _add_decoding(added)
+
+    added = command(_reconstruct)
+    added.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: a line each from standard input")
+    _add_decoding(added)
+
+    added = command(_compare, run=False)
+    added.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
+    return parser
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("decoding")
+    default = Decoding()
+    group.add_argument("--method", choices=("greedy", "sample", "beam"), default=default.method)
+    group.add_argument("--temperature", type=float, default=default.temperature, help="of sample")
+    group.add_argument("--top-k", type=int, help="of sample: only the k likeliest tokens")
+    group.add_argument("--top-p", type=float, help="of sample: only the likeliest tokens of total probability p")
+    group.add_argument("--beam-size", type=int, default=default.beam_size, help="of beam")
+    group.add_argument("--max-tokens", type=int, default=default.max_tokens)
+    group.add_argument("--seed", type=int, default=default.seed, help="of the draws from prior and decoder")
+
+
+# -- Commands ----------------------------------------------------------------------------------------------------------
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
+    if options.importance_samples is not None and options.importance_samples < 1:
+        raise UserError(f"--importance-samples {options.importance_samples}: should be at least 1")
+    if options.seed is not None and options.seed < 0:
+        raise UserError(f"--seed {options.seed}: should be at least 0")
+    found = load_export(options.run)
+    data, settings = found.config.data, found.config.evaluation
+    if options.data is not None:
+        data = replace(data, path=options.data)
+    if options.importance_samples is not None:
+        settings = replace(settings, importance_samples=options.importance_samples)
+    if options.seed is not None:
+        settings = replace(settings, seed=options.seed)
+    runtime = Runtime(mixed_precision="no")
+    try:
+        folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))
+        prepared = corpus.load(folder)
+        if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:
+            raise UserError(
+                f"{options.run}: its vocabulary ({found.vocabulary.fingerprint}) is not that of {data.path}"
+                f" ({prepared.vocabulary.fingerprint}): these are not the sentences, or not the settings, it learnt from"
+            )
+        sentences = getattr(prepared, options.split)
+        with Progress("evaluate", len(sentences), runtime.is_main) as progress:
+            scores = evaluate(
+                found.model(runtime.device), sentences, settings, runtime, settings.importance_samples, progress.advance
+            )
+        results = report.Results(
+            split=options.split,
+            scores=scores,
+            floor=floor(sentences, prepared.vocabulary) if data.path == CAPTIONS else None,
+            stages=(),
+            vocabulary=found.vocabulary.fingerprint,
+            vocabulary_size=len(found.vocabulary),
+            data=prepared.fingerprint,
+            world_size=runtime.world_size,
+        )
+        if runtime.is_main:
+            if options.json:
+                _print_json(report.as_dict(results))
+            else:
+                report.show({_name(options.run): results})
+    finally:
+        runtime.close()
+
+
+def _sample(options: argparse.Namespace) -> None:
+    """Decode draws from the prior."""
+    _at_least("--count", options.count, 1)
+    model, found = _load(options.run)
+    z = prior_draws(model, options.count, options.seed)
+    sentences = decode(model, z, found.vocabulary, _decoding(options))
+    _print(options, sentences, {"sentences": sentences})
+
+
+def _interpolate(options: argparse.Namespace) -> None:
+    """Decode points on a line in latent space, between prior draws or sentences of your own."""
+    _at_least("--steps", options.steps, 2)
+    model, found = _load(options.run)
+    start, end = prior_draws(model, 2, options.seed)
+    if options.start is not None:
+        start = _encode(model, found, [options.start])[0]
+    if options.end is not None:
+        end = _encode(model, found, [options.end])[0]
+    sentences = decode(model, interpolation(start, end, options.steps), found.vocabulary, _decoding(options))
+    _print(options, sentences, {"sentences": sentences})
+
+
+def _reconstruct(options: argparse.Namespace) -> None:
+    """Encode sentences to their posterior means, and decode those."""
+    sentences = options.sentences or [line.strip() for line in sys.stdin if line.strip()]
+    if not sentences:
+        raise UserError("no sentences to reconstruct; give them as arguments, or a line each on standard input")
+    model, found = _load(options.run)
+    rebuilt = decode(model, _encode(model, found, sentences), found.vocabulary, _decoding(options))
+    pairs = list(zip(sentences, rebuilt, strict=True))
+    lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
+    _print(options, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Set the results of runs side by side."""
+    results = {_name(run): report.load_results(run) for run in options.runs}
+    if len(results) < len(options.runs):  # two folders of one name
+        results = {run: report.load_results(run) for run in options.runs}
+    if options.json:
+        _print_json({name: report.as_dict(result) for name, result in results.items()})
+    else:
+        report.show(results)
+
+
+# -- Parts -------------------------------------------------------------------------------------------------------------
+
+
+def _load(run: str) -> tuple[TextVAE, Export]:
+    found = load_export(run)
+    return found.model("cuda" if torch.cuda.is_available() else "cpu"), found
+
+
+def _encode(model: TextVAE, found: Export, sentences: list[str]) -> Tensor:
+    ids = [found.vocabulary.encode(tokenize(sentence)) for sentence in sentences]
+    return posterior_means(model, ids, found.vocabulary.pad)
+
+
+def _decoding(options: argparse.Namespace) -> Decoding:
+    return Decoding(
+        method=options.method,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        beam_size=options.beam_size,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+    )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{name} {value}: should be at least {least}")
+
+
+def _name(run: str) -> str:
+    folder = Path(run).resolve()
+    return folder.parent.name if folder.name in ("best", "pretrained") else folder.name
+
+
+def _print(options: argparse.Namespace, lines: list[str], content: dict) -> None:
+    if options.json:
+        _print_json(content | {"decoding": asdict(_decoding(options))})
+    else:
+        print("\n".join(lines))
+
+
+def _print_json(content: dict) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
