@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(_evaluate)
     added.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    added.add_argument("--data", metavar="PATH", help="other sentences than the run's, as data.path in a config")
+    added.add_argument("--data", metavar="PATH", help="where the run's sentences lie now, if elsewhere")
     added.add_argument("--importance-samples", type=int, metavar="K", help="default: as the run's config says")
     added.add_argument("--seed", type=int, help="of the draws; default: as the run's config says")
 
@@ -113,7 +113,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:
             raise UserError(
                 f"{options.run}: its vocabulary ({found.vocabulary.fingerprint}) is not that of {data.path}"
-                f" ({prepared.vocabulary.fingerprint}): these are not the sentences, or not the settings, it learnt from"
+                f" ({prepared.vocabulary.fingerprint}): these are not the sentences that it learnt from"
             )
         sentences = getattr(prepared, options.split)
         with Progress("evaluate", len(sentences), runtime.is_main) as progress:

@@ -110,8 +110,8 @@ def remarks(results: dict[str, Results]) -> list[str]:
         for end in r.stages:
             if end.best_epoch is None:
                 lines.append(
-                    f"WARNING {name}: no epoch of {end.stage} could be taken as the best (annealing had not ended, or the"
-                    f" KL never came into its band): its last weights, of epoch {end.epochs}, were scored"
+                    f"WARNING {name}: no epoch of {end.stage} could be taken as the best (annealing had not ended, or"
+                    f" the KL never came into its band): its last weights, of epoch {end.epochs}, were scored"
                 )
             elif not end.converged:
                 lines.append(f"{name}: {end.stage} ended at its limit of {end.epochs} epochs, not converged")

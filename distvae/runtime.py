@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
 
 from distvae.errors import PeerError, UserError
@@ -44,13 +45,7 @@ class Runtime:
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        if started != self.world_size:
-            raise UserError(
-                f"the launcher started {started} processes, but this one sees {self.world_size}: they would train alone,"
-                " side by side, in one folder. Start with `accelerate launch --multi_gpu --num_processes N` (on CPU"
-                " too) and without --cpu or ACCELERATE_USE_* settings of another way"
-            )
+        self._stop_if_alone()
 
     @property
     def is_main(self) -> bool:
@@ -83,8 +78,21 @@ class Runtime:
             raise PeerError(outcome[1])
         return outcome[0]
 
+    def _stop_if_alone(self) -> None:
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+        if started != self.world_size or tasks > self.world_size:
+            raise UserError(
+                f"the launcher started {max(started, tasks)} processes, but this one sees {self.world_size}: they would"
+                " train alone, side by side, in one folder. Start one `accelerate launch --multi_gpu --num_processes N"
+                " distvae/train.py …` per machine (on CPUs too, without --cpu); it starts the N processes itself"
+            )
+
     def close(self) -> None:
         """Leave the process group. Drop the prepared model first: gloo can abort while it outlives the group."""
         self.accelerator.free_memory()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+        # Accelerate keeps its state for the life of a process: a next run in it would get this one's settings.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()

@@ -34,11 +34,9 @@ from distvae.tracking import EpochRecord, Progress, Tracker, TrainEpoch
 # Files of a run's folder that say what was asked for, not what came of it.
 DESCRIPTIONS = ("config.yaml", "environment.json", "vocabulary.json")
 
-# Keys that may differ when a run goes on.
-MAY_CHANGE = {
-    "run", "resume", "data.cache", "data.workers", "pretrain.max_epochs", "train.max_epochs",
-    "evaluation.batch_size", "evaluation.memory_mb", "evaluation.importance_samples", "evaluation.samples",
-}  # fmt: skip
+# Keys that may differ when a run goes on: the first say where things lie, the others how far and what to look at.
+NO_MATTER = {"run", "resume", "data.cache", "data.workers", "evaluation.batch_size", "evaluation.memory_mb"}
+MAY_CHANGE = {"train.max_epochs", "evaluation.importance_samples", "evaluation.samples"}
 
 # Steps between looks at what the device has found: each look waits for it.
 LOOK_EVERY = 20
@@ -114,16 +112,15 @@ def open_run(config: Config, run: Path) -> Results | None:
                 f"{run}: a run is there already; go on with it by resume=auto, or name another folder by run=FOLDER"
             )
         started = dict(flatten(load_config(run / "config.yaml")))
+        changed = {key: value for key, value in flatten(config) if started[key] != value and key not in NO_MATTER}
         differing = [
-            f"{key} ({started[key]} there, {value} here)"
-            for key, value in flatten(config)
-            if started[key] != value and key not in MAY_CHANGE
+            f"{key} ({started[key]} there, {value} here)" for key, value in changed.items() if key not in MAY_CHANGE
         ]
         if differing:
             raise UserError(
                 f"{run}: cannot go on under another config: {', '.join(differing)}; name another run=FOLDER"
             )
-        if (run / "results.json").exists():
+        if not changed and (run / "results.json").exists():
             return report.load_results(run)
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -195,6 +192,8 @@ class Trainer:
         self.wrapped, self.optimizer = runtime.accelerator.prepare(self.model, optimizer)
 
         self.resumed = self._checkpoint()
+        if runtime.is_main:
+            self._introduce()
         self.tracker = Tracker(run, self.step) if runtime.is_main else None
 
     # -- What a run starts from ----------------------------------------------------------------------------------------
@@ -207,6 +206,15 @@ class Trainer:
             for note in sentences.notes:
                 print(note)
         return sentences
+
+    def _introduce(self) -> None:
+        sizes = "/".join(f"{len(split):,}" for split in (self.corpus.train, self.corpus.valid, self.corpus.test))
+        parameters = sum(p.numel() for p in self.model.parameters())
+        processes = "1 process" if self.runtime.world_size == 1 else f"{self.runtime.world_size} processes"
+        print(
+            f"{self.run}: {self.config.data.path}, {sizes} sentences, {len(self.vocabulary):,} tokens in the"
+            f" vocabulary; {parameters / 1e6:.1f}M parameters; {processes} on {self.runtime.device.type}"
+        )
 
     def _pretrained_encoder(self, source: str) -> Weights:
         pretrained = checkpoint.load_export(source, kind="pretrained")
@@ -382,7 +390,7 @@ class Trainer:
 
     @torch.no_grad()
     def _batch_mean_ahead(self, batches: list[Batch], global_batch: int) -> torch.Tensor:
-        """The global batch's mean KL per dimension, before the first micro-batch's gradient needs it: one collective."""
+        """The global batch's mean KL per dimension, which the first micro-batch's gradient needs: one collective."""
         device = self.runtime.device
         total = torch.zeros(self.config.model.latent_size, device=device)
         for batch in batches:
@@ -481,7 +489,7 @@ class _Interval:
         self._kl, self._seen = kl_sums.sum(), 0
 
     def mean_kl(self, kl_sums: torch.Tensor, seen: int, runtime: Runtime) -> float:
-        """This rank's KL sums so far, and the sentences of all ranks so far → mean KL over all ranks: one collective."""
+        """This rank's KL sums and all ranks' sentences so far → mean KL over all ranks: one collective."""
         kl = kl_sums.sum()
         mean = float(runtime.sum(kl - self._kl)) / (seen - self._seen)
         self._kl, self._seen = kl, seen
