@@ -21,6 +21,11 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(hours=1)
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has bfloat16 instructions; where it has none, bf16 is slower than float32."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class Runtime:
     """One process of a run, started alone or by any launcher that sets torch's environment variables.
 
@@ -46,6 +51,10 @@ class Runtime:
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
         self._stop_if_alone()
+        self._onednn = torch.backends.mkldnn.enabled
+        if self.device.type == "cpu" and self.accelerator.mixed_precision == "bf16" and not cpu_has_bf16():
+            # oneDNN refuses a bfloat16 LSTM on such a CPU; torch's own kernels take it.
+            torch.backends.mkldnn.set_flags(_enabled=False)
 
     @property
     def is_main(self) -> bool:
@@ -93,6 +102,7 @@ class Runtime:
         self.accelerator.free_memory()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+        torch.backends.mkldnn.set_flags(_enabled=self._onednn)
         # Accelerate keeps its state for the life of a process: a next run in it would get this one's settings.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()

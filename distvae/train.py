@@ -28,7 +28,7 @@ from distvae.model import TextVAE, initialise
 from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.plateau import Plateau, Verdict
 from distvae.report import Results, StageEnd
-from distvae.runtime import Runtime
+from distvae.runtime import Runtime, cpu_has_bf16
 from distvae.tracking import EpochRecord, Progress, Tracker, TrainEpoch
 
 # Files of a run's folder that say what was asked for, not what came of it.
@@ -210,6 +210,12 @@ class Trainer:
     def _introduce(self) -> None:
         sizes = "/".join(f"{len(split):,}" for split in (self.corpus.train, self.corpus.valid, self.corpus.test))
         parameters = sum(p.numel() for p in self.model.parameters())
+        if (
+            self.runtime.accelerator.mixed_precision == "bf16"
+            and self.runtime.device.type == "cpu"
+            and not cpu_has_bf16()
+        ):
+            print("this CPU has no bfloat16 instructions: mixed_precision=bf16 is slower here than no")
         processes = "1 process" if self.runtime.world_size == 1 else f"{self.runtime.world_size} processes"
         print(
             f"{self.run}: {self.config.data.path}, {sizes} sentences, {len(self.vocabulary):,} tokens in the"

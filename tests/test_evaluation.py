@@ -158,7 +158,7 @@ def test_importance_weighted_nll_is_the_integral(latent_size, sentence):
 def test_scores_nll_is_the_mean_of_the_integrals():
     model, sentences = tiny_model(1), sentences_of(WORDS)
     scores = evaluate(model, sentences, SETTINGS, ALONE, importance_samples=4000)
-    exact = [nll_by_quadrature(model, torch.tensor(ids)[None], 1) for ids in sentences]
+    exact = [nll_by_quadrature(model, torch.tensor(ids.tolist())[None], 1) for ids in sentences]
     error = math.sqrt(1 / scores.effective_samples / len(exact))
     assert scores.nll.mean == pytest.approx(np.mean(exact), abs=4 * error)
     assert scores.ppl.mean == pytest.approx(math.exp(sum(exact) / scores.tokens), rel=4 * error)

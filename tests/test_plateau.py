@@ -75,16 +75,15 @@ def test_a_first_loss_that_is_not_finite_is_no_best(loss):
 def test_counts_add_up(losses):
     plateau = papers()
     verdicts = [verdict for verdict, _ in followed(plateau, losses)]
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    assert plateau.best == min(finite, default=math.inf)
+    lowest = [
+        min((loss for loss in losses[:i] if not math.isnan(loss)), default=math.inf) for i in range(len(losses) + 1)
+    ]
+    assert plateau.best == lowest[-1]
     assert plateau.decays == verdicts.count(DECAY) + verdicts.count(STOP)
     assert plateau.learning_rate == 0.5 * 0.5**plateau.decays
-    improved = [i for i, loss in enumerate(losses) if loss < min([*losses_before(losses, i), math.inf])]
-    assert [i for i, verdict in enumerate(verdicts) if verdict is IMPROVED] == improved
-
-
-def losses_before(losses: list[float], i: int) -> list[float]:
-    return [loss for loss in losses[:i] if not math.isnan(loss)]
+    assert [verdict is IMPROVED for verdict in verdicts] == [
+        loss < low for loss, low in zip(losses, lowest, strict=False)
+    ]
 
 
 @settings(max_examples=60, deadline=None)

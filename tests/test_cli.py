@@ -1,0 +1,114 @@
+"""`distvae` on a run's folder and on its exported best/ folder."""
+
+import io
+import json
+
+import pytest
+
+from distvae.cli import main
+from distvae.train import main as train
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert train([str(tiny), f"run={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs the program; returns what it printed."""
+
+    def run(*arguments, code=0):
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == code
+        output = capsys.readouterr()
+        return output.err if code else output.out
+
+    return run
+
+
+def test_evaluate_gives_the_scores_that_training_ended_with(run, said):
+    results = json.loads((run / "results.json").read_text())
+    for folder in (run, run / "best"):
+        found = json.loads(said("evaluate", folder, "--json"))
+        assert found["scores"] == results["scores"]
+        assert found["floor"] == results["floor"]
+
+
+def test_evaluate_takes_split_samples_and_seed(run, said):
+    valid = json.loads(said("evaluate", run, "--split", "train", "--importance-samples", "3", "--seed", "5", "--json"))
+    assert valid["split"] == "train"
+    assert valid["scores"]["sentences"] == 81
+    assert valid["scores"]["importance_samples"] == 3
+    assert valid["scores"]["seed"] == 5
+    table = said("evaluate", run, "--importance-samples", "3")
+    assert all(row in table for row in ("RE", "KL", "−ELBO", "NLL", "PPL", "AU", "MI", "floor"))
+
+
+def test_sample(run, said):
+    ten = said("sample", run, "--count", "10").splitlines()
+    assert len(ten) == 10
+    assert said("sample", run, "-n", "4").splitlines() == ten[:4]
+    found = json.loads(said("sample", run, "--method", "sample", "--top-p", "0.9", "--temperature", "0.7", "--json"))
+    assert len(found["sentences"]) == 10
+    assert found["decoding"]["top_p"] == 0.9
+    again = json.loads(said("sample", run / "best", "--method", "sample", "--seed", "1", "--json"))
+    assert again["sentences"] != found["sentences"]
+
+
+def test_interpolate(run, said):
+    assert len(said("interpolate", run).splitlines()) == 11
+    sentence = "A man is building a tower ."
+    ends = said("interpolate", run, "--start", sentence, "--end", sentence, "--steps", "3").splitlines()
+    assert len(ends) == 3
+    assert len(set(ends)) == 1
+    rebuilt = json.loads(said("reconstruct", run, sentence, "--json"))["sentences"][0]
+    assert rebuilt == {"sentence": sentence, "reconstruction": ends[0]}
+
+
+def test_reconstruct_reads_standard_input(run, said, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("A man is building a tower .\n\nTwo men are building a tower .\n"))
+    lines = said("reconstruct", run, "--method", "beam", "--beam-size", "3").splitlines()
+    assert lines[0] == "A man is building a tower ."
+    assert lines[1].startswith("  → ")
+    assert len(lines) == 4
+
+
+def test_compare_sets_runs_side_by_side(run, said):
+    results = json.loads(said("compare", run, "--json"))
+    assert results["one"]["scores"] == json.loads((run / "results.json").read_text())["scores"]
+    assert "one" in said("compare", run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "{run}/nowhere"], ["nowhere", "is it a run's folder?"]),
+        (["compare", "{run}/best"], ["results.json"]),
+        (["evaluate", "{run}", "--data", "nowhere"], ["nowhere"]),
+        (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples 0"]),
+        (["sample", "{run}", "--count", "0"], ["--count 0"]),
+        (["sample", "{run}", "--top-k", "3"], ["top_k belongs to method sample"]),
+        (["sample", "{run}", "--method", "sample", "--temperature", "0"], ["temperature 0"]),
+        (["interpolate", "{run}", "--steps", "1"], ["--steps 1"]),
+        (["reconstruct", "{run}", "An unheard-of word ."], ["'An'", "vocabulary"]),
+    ],
+)
+def test_bad_input_gets_one_line(run, said, arguments, words):
+    line = said(*(argument.format(run=run) for argument in arguments), code=2)
+    assert line.startswith("distvae: ")
+    assert line.count("\n") == 1
+    assert all(word in line for word in words), line
+
+
+def test_the_command_is_installed(run):
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "distvae.cli", "sample", str(run), "-n", "2"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2

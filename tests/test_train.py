@@ -1,0 +1,380 @@
+"""The training program in one process: the whole recipe, going on, and what it says to bad input."""
+
+import gzip
+import json
+import math
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from distvae import train as program
+from distvae.captions import generate
+from distvae.checkpoint import load_export
+from distvae.config import load_config
+from distvae.kl_control import POLICIES
+from distvae.train import main
+from distvae.vocabulary import join
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run, kind="best"):
+    return load_file(run / kind / "model.safetensors")
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A run of the whole recipe."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    assert main([str(tiny), f"run={run}"]) == 0
+    return run
+
+
+@pytest.fixture
+def refused(tiny, tmp_path, capsys):
+    """Runs the program on input that it must refuse; returns the one line that it says."""
+
+    def run(*overrides, config=tiny):
+        folder = tmp_path / "refused"
+        code = main([str(config), f"run={folder}", *overrides])
+        said = capsys.readouterr()
+        assert code == 2
+        assert said.out == ""
+        assert said.err.startswith("distvae: ")
+        assert said.err.count("\n") == 1
+        return said.err
+
+    return run
+
+
+# -- The recipe --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_explains_its_run(finished, tiny):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.yaml", "environment.json", "status.json", "vocabulary.json", "metrics.jsonl", "tensorboard",
+        "checkpoints", "pretrained", "best", "results.json",
+    }  # fmt: skip
+    assert {path.name for path in (finished / "best").iterdir()} == {
+        "model.safetensors", "config.yaml", "vocabulary.json",
+    }  # fmt: skip
+    assert load_config(finished / "config.yaml") == load_config(tiny, [f"run={finished}"])
+    assert json.loads((finished / "status.json").read_text())["state"] == "finished"
+    packages = json.loads((finished / "environment.json").read_text())["packages"]
+    assert packages["torch"] == torch.__version__
+    results = json.loads((finished / "results.json").read_text())
+    assert results["vocabulary"] == load_export(finished).vocabulary.fingerprint
+    assert results["floor"]["nll"]["mean"] < results["scores"]["nll"]["mean"]
+
+
+def test_stages_follow_the_recipe(finished):
+    rows = records(finished)
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        ("pretrain", 1), ("pretrain", 2), ("train", 1), ("train", 2), ("train", 3), ("train", 4),
+    ]  # fmt: skip
+    assert [row["kl_weight"] for row in rows[:4]] == [0.0, 0.0, 0.5, 1.0]
+    assert [row["verdict"] for row in rows[2:4]] == ["not counted"] * 2
+
+
+def test_gamma_follows_the_logged_kl(finished, tiny):
+    rows = [row for row in records(finished) if row["stage"] == "train"]
+    policy = POLICIES["soft_free_bits"](load_config(tiny).kl)
+    for row in rows:
+        assert row["kl_weight"] == policy.weight
+        policy.end_epoch(row["train"]["kl"])
+
+
+def test_pretraining_hands_on_the_encoder_and_not_the_decoder(tiny, tmp_path, monkeypatch):
+    starts = {}
+    train_epoch = program.Trainer._train_epoch
+
+    def spy(self, stage, epoch, learning_rate):
+        starts.setdefault(stage.name, self._weights())
+        return train_epoch(self, stage, epoch, learning_rate)
+
+    monkeypatch.setattr(program.Trainer, "_train_epoch", spy)
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "train.max_epochs=1"]) == 0
+    pretrained = weights(run, "pretrained")
+    for name, start in starts["train"].items():
+        assert torch.equal(start, pretrained[name]) == name.startswith("encoder."), name
+        bound = 1.0 if "embedding" in name else 0.3
+        assert name.startswith("encoder.") or start.abs().max() <= bound
+
+
+def test_the_best_weights_are_scored(tiny, tmp_path):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "kl.policy=linear", "train.max_epochs=12", "optimizer.learning_rate=3"]) == 0
+    rows = [row for row in records(run) if row["stage"] == "train"]
+    counted = [row for row in rows if row["epoch"] > 2]
+    best = min(counted, key=lambda row: row["valid"]["neg_elbo"]["mean"])
+    assert best is not rows[-1]  # or the test would show nothing
+    end = json.loads((run / "results.json").read_text())["stages"][-1]
+    assert end["best_epoch"] == best["epoch"]
+    decays = [row["verdict"] for row in counted].count("decay")
+    assert decays > 0
+    assert rows[-1]["learning_rate"] == 3 * 0.5 ** (decays - (rows[-1]["verdict"] == "decay"))
+
+
+def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "kl.target_rate=50"]) == 0
+    said = capsys.readouterr().out
+    assert "WARNING" in said
+    assert "could be taken as the best" in said
+    assert {row["verdict"] for row in records(run) if row["stage"] == "train"} == {"not counted"}
+    assert json.loads((run / "results.json").read_text())["stages"][-1]["best_epoch"] is None
+    # What lies in best/ are the last weights.
+    last = max((run / "checkpoints").iterdir())
+    assert equal(weights(run), load_file(last / "model.safetensors"))
+
+
+def test_an_autoencoder_ends_after_pretraining(tiny, tmp_path):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "train.max_epochs=0"]) == 0
+    assert {row["stage"] for row in records(run)} == {"pretrain"}
+    assert equal(weights(run), weights(run, "pretrained"))
+
+
+def test_runs_share_a_pretraining(finished, tiny, tmp_path):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", f"pretrained={finished}"]) == 0
+    # The same encoder and the same draws: the same training as in the run that pretrained it.
+    assert records(run)[0]["train"]["re"] == records(finished)[2]["train"]["re"]
+    assert equal(weights(run), weights(finished))
+
+
+@pytest.mark.parametrize("form", ["none", "dimension", "sentence_dimension", "sentence", "batch"])
+def test_accumulation_changes_no_form_of_free_bits(tiny, tmp_path, form):
+    runs = []
+    for steps in (1, 3):
+        run = tmp_path / str(steps)
+        overrides = [f"optimizer.accumulation_steps={steps}", "pretrain.max_epochs=0", "train.max_epochs=2"]
+        method = ["kl.policy=constant", f"kl.free_bits={form}", "kl.target_rate=1"]
+        assert main([str(tiny), f"run={run}", *overrides, *method]) == 0
+        runs.append(run)
+    one, other = map(weights, runs)
+    assert all(torch.allclose(one[name], other[name], atol=2e-6) for name in one)
+    assert records(runs[0])[-1]["train"]["objective"] == pytest.approx(records(runs[1])[-1]["train"]["objective"])
+
+
+def test_bf16_trains_close_to_float32(finished, tiny, tmp_path):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "optimizer.mixed_precision=bf16"]) == 0
+    pairs = list(zip(records(run), records(finished), strict=True))
+    assert all(one["train"]["re"] == pytest.approx(other["train"]["re"], rel=0.01) for one, other in pairs)
+    assert any(one["train"]["re"] != other["train"]["re"] for one, other in pairs)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(run).values())
+
+
+# -- Going on ----------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 1), ("pretrain", 2), ("train", 1), ("train", 3)])
+def test_a_killed_run_goes_on_to_the_same_bits(finished, tiny, tmp_path, monkeypatch, stage, epoch):
+    run = tmp_path / "run"
+    train_epoch = program.Trainer._train_epoch
+
+    def kill(self, at, number, learning_rate):
+        if (at.name, number) == (stage, epoch):
+            raise Killed
+        return train_epoch(self, at, number, learning_rate)
+
+    monkeypatch.setattr(program.Trainer, "_train_epoch", kill)
+    with pytest.raises(Killed):
+        main([str(tiny), f"run={run}"])
+    monkeypatch.undo()
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert main([str(tiny), f"run={run}", "resume=auto"]) == 0
+    assert equal(weights(run), weights(finished))
+    kept = ("stage", "epoch", "step", "kl_weight", "learning_rate", "valid", "verdict")
+    assert [{k: row[k] for k in kept} for row in records(run)] == [
+        {k: row[k] for k in kept} for row in records(finished)
+    ]
+
+
+def test_a_longer_limit_goes_on_where_a_run_ended(tiny, tmp_path):
+    straight, extended = tmp_path / "straight", tmp_path / "extended"
+    assert main([str(tiny), f"run={straight}", "train.max_epochs=6"]) == 0
+    assert main([str(tiny), f"run={extended}", "train.max_epochs=4"]) == 0
+    assert main([str(tiny), f"run={extended}", "train.max_epochs=6", "resume=auto"]) == 0
+    assert equal(weights(straight), weights(extended))
+
+
+def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
+    before = (finished / "metrics.jsonl").read_text()
+    assert main([str(tiny), f"run={finished}", "resume=auto"]) == 0
+    assert "NLL" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+# -- Bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_existing_run_is_left_alone(finished, tiny, capsys):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    for overrides, words in [
+        ([], ("resume=auto", "run=FOLDER")),
+        (["resume=auto", "kl.target_rate=9"], ("kl.target_rate", "0.3 there, 9.0 here")),
+        (["resume=auto", "kl.threshold=7"], ("kl.threshold",)),
+        (["kl.treshold=0.1"], ("did you mean kl.threshold?",)),
+    ]:
+        assert main([str(tiny), f"run={finished}", *overrides]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert all(word in said for word in words), said
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["kl.target_rate=-1"], ["kl.target_rate = -1", "greater than or equal to 0"]),
+        (["kl.threshold=1"], ["kl.threshold = 1", "less than 1"]),
+        (["kl.multiplier=0"], ["kl.multiplier = 0", "greater than 0"]),
+        (["model.dropout=1"], ["model.dropout = 1"]),
+        (["optimizer.batch_sise=1"], ["unknown key optimizer.batch_sise", "did you mean optimizer.batch_size?"]),
+        (["optimizer.batch_size=2", "optimizer.accumulation_steps=3"], ["smaller than 1 processes × 3"]),
+        (["data.path=nowhere"], ["nowhere"]),
+        (["pretrained=nowhere"], ["nowhere"]),
+    ],
+)
+def test_bad_settings_get_one_line_and_a_status(refused, tmp_path, overrides, words):
+    said = refused(*overrides)
+    assert all(word in said for word in words), said
+    status = json.loads((tmp_path / "refused" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert status["reason"] in said
+    # The folder is free for the next try, which needs no clearing up.
+    assert not program.holds_run(tmp_path / "refused")
+
+
+def test_a_start_that_failed_leaves_its_folder_free(refused, tiny, tmp_path):
+    refused("data.path=nowhere")
+    assert main([str(tiny), f"run={tmp_path / 'refused'}"]) == 0
+
+
+def test_a_missing_config_file_is_named(refused, tmp_path):
+    assert "nothing.yaml" in refused(config=tmp_path / "nothing.yaml")
+
+
+def test_a_pretraining_of_another_size_or_vocabulary_is_refused(finished, refused, tmp_path):
+    assert "model.hidden_size is 16 there and 24 here" in refused(f"pretrained={finished}", "model.hidden_size=24")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(join(tokens) for tokens in generate(60, 1)))
+    assert "vocabulary" in refused(f"pretrained={finished}", f"data.path={text}", "data.train_size=null")
+
+
+def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    step = program.Trainer._step
+
+    def poison(self, stage, place, sentences, sums):
+        if self.step == 15:  # in the second epoch of 11 steps
+            with torch.no_grad():
+                self.model.decoder.output.weight[7, 3] = math.inf
+        return step(self, stage, place, sentences, sums)
+
+    monkeypatch.setattr(program.Trainer, "_step", poison)
+    assert main([str(tiny), f"run={run}"]) == 2
+    said = capsys.readouterr().err
+    assert "the gradient of step 15 (pretrain, epoch 2) is not finite" in said
+    checkpoint = run / "checkpoints" / "step-000000011"
+    assert str(checkpoint) in said
+    assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "model.safetensors").values())
+    assert "step 15" in json.loads((run / "status.json").read_text())["reason"]
+
+
+def test_a_step_that_is_not_finite_moves_no_weight(tiny, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    seen = {}
+    train_epoch, clip = program.Trainer._train_epoch, program.Trainer._clip
+
+    def remember(self, *arguments):
+        seen["trainer"] = self
+        return train_epoch(self, *arguments)
+
+    def poison(self):
+        if self.step == 5:
+            next(iter(self.model.parameters())).grad[0, 0] = math.nan
+            seen["before"] = self._weights()
+        if self.step == 6:
+            seen["after"] = self._weights()
+        return clip(self)
+
+    monkeypatch.setattr(program.Trainer, "_train_epoch", remember)
+    monkeypatch.setattr(program.Trainer, "_clip", poison)
+    assert main([str(tiny), f"run={run}"]) == 2
+    assert equal(seen["before"], seen["after"])
+
+
+def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, capsys):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("\n".join(join(tokens) for tokens in generate(60, 1)))
+    overrides = [str(tiny), f"run={run}", f"data.path={text}", "data.train_size=null", "train.max_epochs=0"]
+    assert main(overrides) == 0
+    text.write_text("\n".join(join(tokens) for tokens in generate(60, 2)))
+    (run / "results.json").unlink()
+    capsys.readouterr()
+    assert main([*overrides, "resume=auto"]) == 2
+    assert "its vocabulary" in capsys.readouterr().err
+
+
+# -- Sentences of one's own --------------------------------------------------------------------------------------------
+
+
+def test_sentences_in_the_form_of_snli_train_the_whole_recipe(tiny, tmp_path, capsys):
+    """Split files of jsonl.gz with a premise and a hypothesis each: pooled, counted, trained, scored."""
+    folder = tmp_path / "snli"
+    folder.mkdir()
+    captions = [join(tokens) for tokens in generate(240, 3)]
+    for split, start, stop in (("train", 0, 160), ("dev", 160, 200), ("test", 200, 240)):
+        rows = [
+            {"gold_label": "neutral", "sentence1": one, "sentence2": two}
+            for one, two in zip(captions[start:stop:2], captions[start + 1 : stop : 2], strict=True)
+        ]
+        rows.append({"gold_label": "-", "sentence1": "", "sentence2": "word " * 30})
+        with gzip.open(folder / f"snli_1.0_{split}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    run = tmp_path / "run"
+    data = [f"data.path={folder}", "data.columns=[sentence1,sentence2]", "data.max_words=20", "data.train_size=null"]
+    assert main([str(tiny), f"run={run}", *data, "data.min_count=2"]) == 0
+    said = capsys.readouterr().out
+    assert "empty line" in said
+    assert "more than 20 words" in said
+    results = json.loads((run / "results.json").read_text())
+    assert results["floor"] is None
+    assert results["scores"]["sentences"] == 20
+
+
+def test_the_rows_of_the_papers_table_differ_in_their_method_alone():
+    rows = {}
+    for name in ("ae", "kla", "pt_kla", "pt_kla_fb", "pt_kla_sfb"):
+        with open(program.Path(program.__file__).parents[1] / "configs" / "snli" / f"{name}.yaml") as file:
+            rows[name] = yaml.safe_load(file)
+    assert all(row["data"] == rows["ae"]["data"] for row in rows.values())
+    assert all(set(row) <= {"data", "pretrain", "train", "kl"} for row in rows.values())
+    assert rows["kla"]["pretrain"]["max_epochs"] == 0
+    assert rows["ae"]["train"]["max_epochs"] == 0
+    assert rows["pt_kla_fb"]["kl"]["free_bits"] == "dimension"
+
+
+def test_a_run_folder_can_move(finished, tmp_path):
+    """Nothing in an export points outside it."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(finished / "best", moved)
+    assert equal(load_export(moved).weights, weights(finished))
