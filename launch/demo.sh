@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Collapse beside its cure: KL annealing alone, and pretraining + annealing + soft free bits, on the built-in captions.
+# The two train side by side, a core each. Their folders under runs/demo are made anew.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+runs=runs/demo
+export OMP_NUM_THREADS=1
+
+train() {
+    accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+        distvae/train.py "configs/demo/$1.yaml" "run=$runs/$1" 2>&1 |
+        tee "$runs/$1.log" | sed --unbuffered --quiet "s/^\(pretrain\|train\) .*/$(printf '%-10s' "$1") &/p"
+}
+
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+rm -rf "$runs"
+mkdir -p "$runs"
+echo "training $runs/kla and $runs/pt_kla_sfb, about three minutes; their whole output is in $runs/*.log"
+train kla &
+train pt_kla_sfb || { cat "$runs/pt_kla_sfb.log" >&2; exit 1; }
+wait $! || { cat "$runs/kla.log" >&2; exit 1; }
+
+distvae compare "$runs/kla" "$runs/pt_kla_sfb"
+for name in kla pt_kla_sfb; do
+    printf '\n%s: from one draw of the prior to another\n' "$name"
+    distvae interpolate "$runs/$name" --steps 9 | sed 's/^/  /'
+done

@@ -1,0 +1,380 @@
+import io
+import json
+import os
+import pickle
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from distvae import checkpoint
+from distvae.checkpoint import (
+    KEEP,
+    Weights,
+    export,
+    latest_checkpoint,
+    load_checkpoint,
+    load_export,
+    read_json,
+    save_checkpoint,
+    write_json,
+)
+from distvae.config import Config, DataConfig, ModelConfig
+from distvae.draws import generator
+from distvae.errors import UserError
+from distvae.model import TextVAE, initialise
+from distvae.vocabulary import Vocabulary
+
+CONFIG = Config(
+    run="runs/ä",
+    data=DataConfig(path="ä.csv", columns=("a", "b")),
+    model=ModelConfig(embedding_size=3, hidden_size=4, latent_size=2),
+)
+VOCABULARY = Vocabulary.closed(["a", "naïve", "dog"])
+BEST = {"best", "best/model.safetensors", "best/config.yaml", "best/vocabulary.json"}
+STATE = {"step": 7, "stage": "train", "γ": 0.1 + 0.2, "loss": 1e-300, "best": None, "ended": [{"epochs": 3}]}
+
+
+def tiny_model(seed: int = 1) -> TextVAE:
+    model = TextVAE(CONFIG.model, len(VOCABULARY), VOCABULARY.pad, VOCABULARY.unknown)
+    initialise(model, CONFIG.model, generator("cpu", seed))
+    return model.eval()
+
+
+def weights(seed: int = 1) -> Weights:
+    return tiny_model(seed).state_dict()
+
+
+def assert_same_bits(found: Weights, expected: Weights) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name].view(torch.uint8), value.contiguous().view(torch.uint8)), name
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def save_half(tensors: Weights, path: Path) -> None:
+    Path(path).write_bytes(b"half of it")
+    raise OSError("No space left on device")
+
+
+class Malice:
+    """What creates a file as soon as it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+# -- Checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+    odd = {
+        "float": torch.tensor([0.1, -0.0, float("nan"), float("inf"), 1e-45]),
+        "double": torch.randn(3, 2, generator=generator("cpu", 1), dtype=torch.float64),
+        "bf16": torch.tensor([[1.1, -3.3]], dtype=torch.bfloat16),
+        "empty": torch.empty(0, 4),
+    }
+    save_checkpoint(tmp_path, odd, weights(2), STATE)
+    folder = latest_checkpoint(tmp_path)
+    assert folder == tmp_path / "checkpoints" / "step-000000007"
+    found = load_checkpoint(folder)
+    assert_same_bits(found.weights, odd)
+    assert_same_bits(found.best_weights, weights(2))
+    assert found.state == STATE
+    assert found.folder == folder
+
+
+def test_without_a_best_there_is_none(tmp_path):
+    save_checkpoint(tmp_path, weights(), None, STATE)
+    assert load_checkpoint(latest_checkpoint(tmp_path)).best_weights is None
+
+
+def test_the_latest_is_found_and_older_ones_are_pruned(tmp_path):
+    for step in (2, 9, 10, 99, 100_000_000):
+        save_checkpoint(tmp_path, weights(step), None, {"step": step})
+        assert load_checkpoint(latest_checkpoint(tmp_path)).state == {"step": step}
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert KEEP == 2
+    assert kept == ["step-000000099", "step-100000000"]
+    assert_same_bits(load_checkpoint(tmp_path / "checkpoints" / kept[0]).weights, weights(99))
+
+
+def test_a_folder_without_checkpoints_has_no_latest(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "none") is None
+
+
+def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
+    save_checkpoint(tmp_path, weights(1), weights(1), STATE)
+    save_checkpoint(tmp_path, weights(2), None, STATE | {"stage": "other"})
+    found = load_checkpoint(latest_checkpoint(tmp_path))
+    assert_same_bits(found.weights, weights(2))
+    assert (found.best_weights, found.state["stage"]) == (None, "other")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000007"]
+
+
+@pytest.mark.parametrize("failing", ["model.safetensors", "best.safetensors", "state.json"])
+@pytest.mark.parametrize("step", [7, 8])
+def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, monkeypatch, failing, step):
+    save_checkpoint(tmp_path, weights(1), weights(2), STATE)
+    before = listing(tmp_path)
+    state = {"step": step, "what": object() if failing == "state.json" else None}
+    save_file = checkpoint.save_file
+
+    def save(tensors, path):
+        (save_half if path.name == failing else save_file)(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    with pytest.raises((OSError, TypeError)):
+        save_checkpoint(tmp_path, weights(3), weights(4), state)
+    assert listing(tmp_path) == before
+    found = load_checkpoint(latest_checkpoint(tmp_path))
+    assert_same_bits(found.weights, weights(1))
+    assert_same_bits(found.best_weights, weights(2))
+    assert found.state == STATE
+
+
+def test_a_folder_is_there_only_when_it_is_whole(tmp_path, monkeypatch):
+    save_file = checkpoint.save_file
+
+    def watch(tensors, path):
+        save_file(tensors, path)
+        assert latest_checkpoint(tmp_path) is None
+
+    monkeypatch.setattr(checkpoint, "save_file", watch)
+    save_checkpoint(tmp_path, weights(), weights(), STATE)
+    assert latest_checkpoint(tmp_path) is not None
+
+
+# -- Exports -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_holds_all_that_is_needed(tmp_path):
+    model = tiny_model()
+    export(tmp_path / "run" / "best", model.state_dict(), CONFIG, VOCABULARY)
+    for path in (tmp_path / "run", tmp_path / "run" / "best", str(tmp_path / "run")):
+        found = load_export(path)
+        assert_same_bits(found.weights, model.state_dict())
+        assert found.config == CONFIG
+        assert found.vocabulary == VOCABULARY
+        loaded = found.model()
+        assert not loaded.training
+        assert_same_bits(loaded.state_dict(), model.state_dict())
+        assert (loaded.decoder.pad, loaded.decoder.unknown) == (VOCABULARY.pad, VOCABULARY.unknown)
+    assert listing(tmp_path / "run") == BEST
+
+
+def test_a_run_may_hold_several_kinds_of_export(tmp_path):
+    export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
+    export(tmp_path / "pretrained", weights(2), CONFIG, VOCABULARY)
+    assert_same_bits(load_export(tmp_path).weights, weights(1))
+    assert_same_bits(load_export(tmp_path, kind="pretrained").weights, weights(2))
+    assert_same_bits(load_export(tmp_path / "pretrained").weights, weights(2))
+
+
+def test_a_new_export_takes_the_place_of_the_old_one(tmp_path):
+    export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
+    (tmp_path / "best" / "stray").touch()
+    export(tmp_path / "best", weights(2), CONFIG, VOCABULARY)
+    assert_same_bits(load_export(tmp_path).weights, weights(2))
+    assert listing(tmp_path) == BEST
+
+
+def test_a_failing_export_leaves_the_former_one(tmp_path, monkeypatch):
+    export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
+    before = listing(tmp_path)
+    monkeypatch.setattr(checkpoint, "save_file", save_half)
+    with pytest.raises(OSError, match="No space left"):
+        export(tmp_path / "best", weights(2), CONFIG, VOCABULARY)
+    assert listing(tmp_path) == before
+    assert_same_bits(load_export(tmp_path).weights, weights(1))
+
+
+def test_an_export_interrupted_while_it_is_put_in_place_leaves_one_of_the_two(tmp_path, monkeypatch):
+    export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
+    rename, calls = os.rename, []
+
+    def interrupt_the_second(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "rename", interrupt_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path / "best", weights(2), CONFIG, VOCABULARY)
+    monkeypatch.undo()
+    found = load_export(tmp_path)
+    assert any(torch.equal(found.weights["decoder.output.weight"], weights(s)["decoder.output.weight"]) for s in (1, 2))
+
+
+# -- Damage ------------------------------------------------------------------------------------------------------------
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        path.write_bytes(b"\xff\xfe{[\n\0garbage: @\n" * 40)
+
+
+def assert_one_line_about(error: UserError, *names: object) -> None:
+    assert "\n" not in str(error)
+    for name in names:
+        assert str(name) in str(error)
+
+
+DAMAGES = ["missing", "truncated", "empty", "garbage"]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *product(["model.safetensors", "state.json"], DAMAGES),
+        *product(["best.safetensors"], DAMAGES[1:]),  # without a best it is a whole checkpoint
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line_that_names_the_file(tmp_path, name, how):
+    save_checkpoint(tmp_path, weights(), weights(), STATE)
+    folder = latest_checkpoint(tmp_path)
+    damage(folder / name, how)
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        load_checkpoint(folder)
+    assert_one_line_about(caught.value, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *product(["model.safetensors", "vocabulary.json"], DAMAGES),
+        *product(["config.yaml"], ["missing", "empty", "garbage"]),  # the first half of a YAML is a YAML
+    ],
+)
+def test_a_damaged_export_is_one_line_that_names_the_file(tmp_path, name, how):
+    export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
+    damage(tmp_path / "best" / name, how)
+    with pytest.raises(UserError) as caught:
+        load_export(tmp_path)
+    assert_one_line_about(caught.value, name, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "some words", "model: {hidden_size: 0}", "modell: {}"])
+def test_an_exports_config_that_is_none_is_one_line_that_names_the_file(tmp_path, content):
+    export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
+    (tmp_path / "best" / "config.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_export(tmp_path)
+    assert_one_line_about(caught.value, tmp_path / "best" / "config.yaml")
+
+
+@pytest.mark.parametrize("folder", ["none", "empty"])
+def test_a_folder_without_an_export_is_one_line_that_names_it(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds neither best/model.safetensors nor model.safetensors") as caught:
+        load_export(tmp_path / folder)
+    assert_one_line_about(caught.value, tmp_path / folder)
+
+
+def test_a_vocabulary_of_another_size_than_the_weights_is_refused(tmp_path):
+    export(tmp_path / "best", weights(), CONFIG, Vocabulary.closed(["a", "dog"]))
+    with pytest.raises(UserError, match=r"encoder\.embedding\.weight is \(7, 3\), and should be \(6, 3\)") as caught:
+        load_export(tmp_path).model()
+    assert_one_line_about(caught.value, tmp_path / "best")
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_weights_of_another_kind_of_model_are_refused(tmp_path, change):
+    other = weights()
+    if change == "missing":
+        del other["decoder.output.weight"]
+    else:
+        other["decoder.output.bias"] = torch.zeros(7)
+    export(tmp_path / "best", other, CONFIG, VOCABULARY)
+    with pytest.raises(UserError, match=r"do not belong .* decoder\.output\.(weight|bias) is") as caught:
+        load_export(tmp_path).model()
+    assert_one_line_about(caught.value, tmp_path / "best")
+
+
+# -- Malice ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors"])
+@pytest.mark.parametrize("form", ["pickle", "torch"])
+def test_no_pickle_is_read(tmp_path, form, name):
+    save_checkpoint(tmp_path, weights(), weights(), STATE)
+    export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
+    folder, made = latest_checkpoint(tmp_path), tmp_path / "made by the pickle"
+    bait = folder / name
+    content = {"encoder.embedding.weight": Malice(made)}
+    if form == "pickle":
+        bait.write_bytes(pickle.dumps(content))
+        pickle.loads(bait.read_bytes())
+    else:
+        torch.save(content, bait)
+        torch.load(io.BytesIO(bait.read_bytes()), weights_only=False)
+    made.rmdir()  # so it would work
+    (tmp_path / "best" / "model.safetensors").write_bytes(bait.read_bytes())
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        load_checkpoint(folder)
+    assert_one_line_about(caught.value, bait)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_export(tmp_path)
+    assert not made.exists()
+
+
+def test_no_yaml_tag_is_run(tmp_path):
+    export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
+    made = tmp_path / "made by the tag"
+    (tmp_path / "best" / "config.yaml").write_text(f"run: !!python/object/apply:os.mkdir ['{made}']", encoding="utf-8")
+    with pytest.raises(UserError, match="could not determine a constructor") as caught:
+        load_export(tmp_path)
+    assert_one_line_about(caught.value, tmp_path / "best" / "config.yaml")
+    assert not made.exists()
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def test_json_comes_back(tmp_path):
+    path = tmp_path / "a.json"
+    for content in ({"γ": [0.1, None, "−ELBO"]}, [1e-300]):
+        write_json(path, content)
+        assert read_json(path) == content
+        assert json.loads(path.read_text(encoding="utf-8")) == content
+    assert listing(tmp_path) == {"a.json"}
+
+
+def test_what_is_no_json_leaves_the_former_file(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert listing(tmp_path) == {"a.json"}
+
+
+def test_a_full_disk_leaves_the_former_json_and_nothing_else(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"a": 1})
+    write_text = Path.write_text
+
+    def write_half(path, text, **options):
+        write_text(path, text[: len(text) // 2], **options)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(tmp_path / "a.json", {"a": 2})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert listing(tmp_path) == {"a.json"}
