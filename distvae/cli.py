@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distvae import corpus, report
+from distvae import report
 from distvae.checkpoint import Export, load_export
 from distvae.config import CAPTIONS
 from distvae.errors import PeerError, UserError
@@ -94,6 +94,8 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
+    from distvae import corpus  # late, for `datasets` takes a second to import
+
     if options.importance_samples is not None and options.importance_samples < 1:
         raise UserError(f"--importance-samples {options.importance_samples}: should be at least 1")
     if options.seed is not None and options.seed < 0:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor
 from distvae import captions
 from distvae.batches import Batch, collate, evaluation_plan, share
 from distvae.config import EvaluationConfig
-from distvae.corpus import Sentences
 from distvae.draws import sentence_noise
 from distvae.model import Decoder, Posterior, TextVAE
 from distvae.objective import kl_per_dimension
 from distvae.runtime import Runtime
 from distvae.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # `datasets` takes a second to import, which samples and reports need not wait for
+    from distvae.corpus import Sentences
 
 # A dimension is active when its posterior mean varies by more than this over the data (Burda et al., 2016).
 ACTIVE_VARIANCE = 0.01

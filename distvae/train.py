@@ -97,7 +97,7 @@ def train(config: Config) -> Results:
 
 def holds_run(run: Path) -> bool:
     """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed."""
-    return run.exists() and any(path.name not in ("status.json", *DESCRIPTIONS) for path in run.iterdir())
+    return run.is_dir() and any(path.name not in ("status.json", *DESCRIPTIONS) for path in run.iterdir())
 
 
 def open_run(config: Config, run: Path) -> Results | None:
@@ -122,8 +122,11 @@ def open_run(config: Config, run: Path) -> Results | None:
             )
         if not changed and (run / "results.json").exists():
             return report.load_results(run)
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
     checkpoint.write_json(run / "environment.json", tracking.environment())
     tracking.write_status(run, "running")
     return None
@@ -185,16 +188,16 @@ class Trainer:
 
         self.model = TextVAE(config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
-        if config.pretrained is not None:
+        self.resumed = self._checkpoint()
+        if config.pretrained is not None and self.resumed is None:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
         optimizer = torch.optim.SGD(self.model.parameters(), lr=config.optimizer.learning_rate, fused=True)
         self.wrapped, self.optimizer = runtime.accelerator.prepare(self.model, optimizer)
 
-        self.resumed = self._checkpoint()
+        self.tracker = Tracker(run, self.step) if runtime.is_main else None
         if runtime.is_main:
             self._introduce()
-        self.tracker = Tracker(run, self.step) if runtime.is_main else None
 
     # -- What a run starts from ----------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,15 +40,20 @@ def tiny(cache, tmp_path_factory) -> Path:
     return path
 
 
-def launch(*arguments: str, processes: int = 1, **environment: str) -> subprocess.CompletedProcess:
-    """Run distvae/train.py as its users do: by ``accelerate launch``, in processes of its own."""
+TRAIN = (str(ROOT / "distvae" / "train.py"),)
+
+
+def launch(
+    *arguments: str, processes: int = 1, program: Sequence[str] = TRAIN, **environment: str
+) -> subprocess.CompletedProcess:
+    """Run a program as its users do: by ``accelerate launch``, in processes of its own."""
     several = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--num_processes", "1"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *several]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     if processes > 1:
         command += ["--main_process_port", "0"]
     return subprocess.run(
-        [*command, str(ROOT / "distvae" / "train.py"), *arguments],
+        [*command, *program, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -17,6 +18,7 @@ from distvae.config import load_config
 from distvae.kl_control import POLICIES
 from distvae.train import main
 from distvae.vocabulary import join
+from tests.conftest import ROOT
 
 
 def records(run):
@@ -60,11 +62,8 @@ def refused(tiny, tmp_path, capsys):
 
 
 def test_a_run_folder_explains_its_run(finished, tiny):
-    names = {path.name for path in finished.iterdir()}
-    assert names == {
-        "config.yaml", "environment.json", "status.json", "vocabulary.json", "metrics.jsonl", "tensorboard",
-        "checkpoints", "pretrained", "best", "results.json",
-    }  # fmt: skip
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## A run's folder")[1].split("```")[1]
+    assert {path.name for path in finished.iterdir()} == set(re.findall(r"^  ([\w.]+)", tree, flags=re.MULTILINE))
     assert {path.name for path in (finished / "best").iterdir()} == {
         "model.safetensors", "config.yaml", "vocabulary.json",
     }  # fmt: skip
@@ -334,6 +333,24 @@ def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, c
     assert "its vocabulary" in capsys.readouterr().err
 
 
+def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program.Trainer, "_train_epoch", interrupt)
+    assert main([str(tiny), f"run={run}"]) == 130
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+
+
+def test_a_run_cannot_be_a_file(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main([str(tiny), f"run={tmp_path / 'file'}"]) == 2
+    assert "cannot be a run's folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 # -- Sentences of one's own --------------------------------------------------------------------------------------------
 
 
@@ -364,7 +381,7 @@ def test_sentences_in_the_form_of_snli_train_the_whole_recipe(tiny, tmp_path, ca
 def test_the_rows_of_the_papers_table_differ_in_their_method_alone():
     rows = {}
     for name in ("ae", "kla", "pt_kla", "pt_kla_fb", "pt_kla_sfb"):
-        with open(program.Path(program.__file__).parents[1] / "configs" / "snli" / f"{name}.yaml") as file:
+        with open(ROOT / "configs" / "snli" / f"{name}.yaml") as file:
             rows[name] = yaml.safe_load(file)
     assert all(row["data"] == rows["ae"]["data"] for row in rows.values())
     assert all(set(row) <= {"data", "pretrain", "train", "kl"} for row in rows.values())

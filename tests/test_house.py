@@ -1,0 +1,89 @@
+"""The house holds: imports run downwards, no module shadows another, and the documents name what there is."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# From the ground up: a module imports from floors below its own, and within a floor only as listed.
+FLOORS = [
+    {"errors"},
+    {"config", "captions"},
+    {"model", "vocabulary"},
+    {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},
+    {"runtime", "checkpoint"},
+    {"evaluation", "generation"},
+    {"tracking", "report"},
+    {"train", "cli"},
+]
+MODULES = sorted((ROOT / "distvae").glob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, dotted; `from distvae import x` counts as distvae.x."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_run_downwards(path):
+    if path.stem == "__init__":
+        return
+    floor = next(i for i, floor in enumerate(FLOORS) if path.stem in floor)
+    below = set().union(*FLOORS[:floor])
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("distvae.")}
+    assert ours <= below, f"{path.stem} imports {ours - below}"
+
+
+def test_accelerate_stays_in_the_runtime():
+    users = {path.stem for path in MODULES if any(name.split(".")[0] == "accelerate" for name in imported(path))}
+    assert users == {"runtime"}
+
+
+def test_no_module_shadows_another():
+    """A script in distvae/ has that folder first on its import path."""
+    installed = {
+        name
+        for names in importlib.metadata.packages_distributions().items()
+        for name in [names[0]]
+        if name != "distvae"
+    }
+    taken = set(sys.stdlib_module_names) | installed
+    assert not {path.stem for path in MODULES if path.stem != "__init__"} & taken
+
+
+def section(title: str) -> str:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return readme.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_the_readme_names_every_module_and_no_other():
+    tree = section("The code").split("```")[1]
+    named = set(re.findall(r"^  (\w+)\.py ", tree, flags=re.MULTILINE))
+    assert named == {path.stem for path in MODULES} - {"__init__"}
+    folders = set(re.findall(r"^(\w+)/ ", tree, flags=re.MULTILINE))
+    assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_the_readmes_commands_are_what_ci_runs():
+    commands = section("Two commands").split("```")[1]
+    promised = re.findall(r"^(make \w+)", commands, flags=re.MULTILINE)
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert promised
+    assert set(promised) <= set(run)
+
+
+def test_documents_link_to_what_is_there():
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
