@@ -162,6 +162,9 @@ class Config:
     # The run's folder. Null: runs/ and the config file's path below configs/.
     run: str | None = None
     seed: Count = 0
+    # Threads of each process that trains on a CPU. Null: the machine's cores, shared by its processes; launchers, left
+    # alone, give each process one.
+    cpu_threads: Positive | None = None
     # What to do when the run's folder holds a checkpoint: `never` is an error, `auto` goes on from it.
     resume: Literal["never", "auto"] = "never"
     # A run whose finished pretraining (its folder `pretrained/`) takes the place of this run's.

@@ -32,12 +32,13 @@ class Runtime:
     Args:
         mixed_precision: ``no`` or ``bf16``; None leaves it to the launcher.
         accumulation_steps: micro-batches of one optimizer step.
+        cpu_threads: of this process where there is no GPU; None shares the machine's cores among its processes.
 
     Raises:
         UserError: a launcher started several processes, but they cannot find each other.
     """
 
-    def __init__(self, mixed_precision: str | None = None, accumulation_steps: int = 1):
+    def __init__(self, mixed_precision: str | None = None, accumulation_steps: int = 1, cpu_threads: int | None = None):
         self.accelerator = Accelerator(
             # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are alone.
             cpu=not torch.cuda.is_available(),
@@ -51,6 +52,9 @@ class Runtime:
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
         self._stop_if_alone()
+        if self.device.type == "cpu":
+            cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            torch.set_num_threads(cpu_threads or max(1, cores // processes))
         self._onednn = torch.backends.mkldnn.enabled
         if self.device.type == "cpu" and self.accelerator.mixed_precision == "bf16" and not cpu_has_bf16():
             # oneDNN refuses a bfloat16 LSTM on such a CPU; torch's own kernels take it.

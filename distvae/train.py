@@ -35,7 +35,9 @@ from distvae.tracking import EpochRecord, Progress, Tracker, TrainEpoch
 DESCRIPTIONS = ("config.yaml", "environment.json", "vocabulary.json")
 
 # Keys that may differ when a run goes on: the first say where things lie, the others how far and what to look at.
-NO_MATTER = {"run", "resume", "data.cache", "data.workers", "evaluation.batch_size", "evaluation.memory_mb"}
+NO_MATTER = {
+    "run", "resume", "cpu_threads", "data.cache", "data.workers", "evaluation.batch_size", "evaluation.memory_mb",
+}  # fmt: skip
 MAY_CHANGE = {"train.max_epochs", "evaluation.importance_samples", "evaluation.samples"}
 
 # Steps between looks at what the device has found: each look waits for it.
@@ -70,7 +72,7 @@ def train(config: Config) -> Results:
     Raises:
         UserError: bad input, or numbers that are no longer finite; ``status.json`` says so too.
     """
-    runtime = Runtime(config.optimizer.mixed_precision, config.optimizer.accumulation_steps)
+    runtime = Runtime(config.optimizer.mixed_precision, config.optimizer.accumulation_steps, config.cpu_threads)
     run = Path(config.run)
     trainer = None
     try:
@@ -219,10 +221,13 @@ class Trainer:
             and not cpu_has_bf16()
         ):
             print("this CPU has no bfloat16 instructions: mixed_precision=bf16 is slower here than no")
+        where = self.runtime.device.type
+        if where == "cpu":
+            where = f"CPU, {torch.get_num_threads()} threads each"
         processes = "1 process" if self.runtime.world_size == 1 else f"{self.runtime.world_size} processes"
         print(
             f"{self.run}: {self.config.data.path}, {sizes} sentences, {len(self.vocabulary):,} tokens in the"
-            f" vocabulary; {parameters / 1e6:.1f}M parameters; {processes} on {self.runtime.device.type}"
+            f" vocabulary; {parameters / 1e6:.1f}M parameters; {processes} on {where}"
         )
 
     def _pretrained_encoder(self, source: str) -> Weights:

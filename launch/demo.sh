@@ -5,7 +5,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 runs=runs/demo
-export OMP_NUM_THREADS=1
 
 train() {
     accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \

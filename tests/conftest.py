@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# A model as small as these gains nothing from threads, and several tests run at once.
-os.environ["OMP_NUM_THREADS"] = "1"
+# Models as small as these gain nothing from threads, and several tests run at once.
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +22,7 @@ pretrain: {max_epochs: 2}
 train: {max_epochs: 4}
 kl: {anneal_epochs: 2, target_rate: 0.3}
 evaluation: {importance_samples: 10, samples: 2}
+cpu_threads: 1
 """
 
 

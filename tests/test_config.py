@@ -273,6 +273,10 @@ def test_a_dump_holds_every_key_in_order(load):
     assert [key for key, _ in flatten(yaml.safe_load(dump_config(load())))] == KEYS
 
 
+def test_a_dump_is_readable():
+    assert "run: runs/café\n" in dump_config(Config(run="runs/café"))
+
+
 def test_flatten_gives_dotted_keys():
     assert list(flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": None})) == [
         ("a", 1), ("b.c", 2), ("b.d.e", 3), ("f", None),
