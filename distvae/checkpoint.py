@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distvae.config import Config, dump_config, parse_config
+from distvae.config import Config, dump_config, load_config
 from distvae.errors import UserError
 from distvae.model import TextVAE
 from distvae.vocabulary import Vocabulary
@@ -121,13 +120,9 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
     folder = path / kind if (path / kind).is_dir() else path
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{path}: holds neither {kind}/model.safetensors nor model.safetensors; is it a run's folder?")
-    try:
-        tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / 'config.yaml'}: cannot be read: {' '.join(str(error).split())}") from None
     return Export(
         weights=_load_tensors(folder / "model.safetensors"),
-        config=parse_config(tree, str(folder / "config.yaml")),
+        config=load_config(folder / "config.yaml"),
         vocabulary=Vocabulary.load(folder / "vocabulary.json"),
     )
 

@@ -7,6 +7,8 @@ stands in its ``config.yaml``.
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from dataclasses import field as plain_field
@@ -19,12 +21,35 @@ from pydantic.dataclasses import dataclass
 
 from distvae.errors import UserError
 
-RULES = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core scalars: `no` is a word, `2024-02-03` and `12:30` are texts, `1e-3` is a number."""
+
+    yaml_implicit_resolvers = {}  # without PyYAML's own, which are YAML 1.1's
+
+
+_FLOAT = r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)"
+for _tag, _pattern, _firsts in [
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", "[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+]:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _firsts)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what ``_Loader`` would not read as text."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
 
 CAPTIONS = "captions"
 SNLI = "stanfordnlp/snli"
@@ -209,10 +234,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a config: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
@@ -231,15 +256,19 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
         ConfigError: a key is unknown or a value out of range.
     """
     try:
-        return TypeAdapter(Config).validate_python(tree)
+        # By way of JSON, whose strict rules take a mapping for a data class and a list for a tuple, but no text for a
+        # number and no `true` for 1.
+        return TypeAdapter(Config).validate_json(json.dumps(tree))
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(lines), str(tree["run"]) if tree.get("run") else None) from None
+        run = tree.get("run")
+        raise ConfigError(f"{source}: " + "; ".join(lines), run if isinstance(run, str) else None) from None
 
 
 def dump_config(config: Config) -> str:
     """The whole config as YAML, which ``load_config`` reads back."""
-    return yaml.safe_dump(TypeAdapter(Config).dump_python(config, mode="json"), sort_keys=False, allow_unicode=True)
+    tree = TypeAdapter(Config).dump_python(config, mode="json")
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -269,8 +298,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"{override!r}: {parent} is a single value and has no key {last}")
     try:
-        tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        tree[last] = yaml.load(value, _Loader)
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
 
 

@@ -6,12 +6,13 @@ Config → corpus → model → prepare → resume → stages → evaluate.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.nn.utils import get_total_norm
@@ -296,6 +297,8 @@ class Trainer:
             stage.policy.end_epoch(trained.kl)
             scores = self._validate(stage)
             learning_rate, verdict = plateau.learning_rate, None
+            if not math.isfinite(stage.loss(scores)):
+                self._stop("the validation loss", stage, epoch, learning_rate)
             if stage.policy.may_be_best(scores.kl.mean):
                 verdict = plateau.observe(stage.loss(scores))
             if verdict is Verdict.IMPROVED:
@@ -424,12 +427,14 @@ class Trainer:
 
     def _stop_if_bad(self, step: int, stage: Stage, epoch: int, learning_rate: float) -> None:
         """The gradient is the same on every rank, and so is what this finds."""
-        if step < 0:
-            return
+        if step >= 0:
+            self._stop(f"the gradient of step {step}", stage, epoch, learning_rate)
+
+    def _stop(self, what: str, stage: Stage, epoch: int, learning_rate: float) -> NoReturn:
         last = checkpoint.latest_checkpoint(self.run)
         error = UserError if self.runtime.is_main else PeerError
         raise error(
-            f"{self.run}: the gradient of step {step} ({stage.name}, epoch {epoch}) is not finite, at γ"
+            f"{self.run}: {what} ({stage.name}, epoch {epoch}) is not finite, at γ"
             f" {stage.policy.weight:.4g} and learning rate {learning_rate:.4g}; the last good checkpoint is"
             f" {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend it"
         )

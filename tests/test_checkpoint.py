@@ -143,15 +143,17 @@ def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, 
 
 
 def test_a_folder_is_there_only_when_it_is_whole(tmp_path, monkeypatch):
-    save_file = checkpoint.save_file
+    save_file, folders = checkpoint.save_file, []
 
     def watch(tensors, path):
         save_file(tensors, path)
         assert latest_checkpoint(tmp_path) is None
+        folders.append(path.parent.stat().st_ino)
 
     monkeypatch.setattr(checkpoint, "save_file", watch)
     save_checkpoint(tmp_path, weights(), weights(), STATE)
-    assert latest_checkpoint(tmp_path) is not None
+    # Renamed, not copied.
+    assert folders == [latest_checkpoint(tmp_path).stat().st_ino] * 2
 
 
 # -- Exports -----------------------------------------------------------------------------------------------------------

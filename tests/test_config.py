@@ -206,7 +206,7 @@ def test_an_override_makes_the_section_that_the_file_lacks(load, text):
         ("data.path=a=b", "a=b"),
         ("data.path='no'", "no"),
         ("data.path=stanfordnlp/snli", "stanfordnlp/snli"),
-        ("data.path=5", "5"),
+        ("data.path=007", "007"),
         ("data.train_size=null", None),
         ("data.train_size=", None),
         ("data.distinct=false", False),

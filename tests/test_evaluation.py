@@ -312,6 +312,8 @@ def test_progress_counts_every_sentence():
     done = []
     evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE, on_progress=done.append)
     assert done == [3, 3, 1]
+    on_ranks(2, lambda rank: evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, rank, on_progress=done.append))
+    assert sorted(done[3:]) == [1, 1, 6, 6]  # batch_size sentences on each rank
 
 
 def test_without_importance_samples_there_is_no_nll():

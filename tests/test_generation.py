@@ -106,6 +106,17 @@ def test_greedy_stops_at_the_end_of_each_sentence():
     assert texts == [decode(tiny_model(2), row[None], VOCABULARY, Decoding(max_tokens=12))[0] for row in z]
 
 
+def test_greedy_ends_with_the_longest_sentence():
+    model, steps = tiny_model(2), []
+    by_hand = {row: greedy_by_hand(model, row, 20) for row in latents(20)}
+    ending = [row for row, ids in by_hand.items() if EOS in ids]
+    longest = max(len(by_hand[row]) for row in ending)
+    assert longest > min(len(by_hand[row]) for row in ending)
+    model.decoder.register_forward_pre_hook(lambda _, inputs: steps.append(inputs[0].shape))
+    decode(model, torch.stack(ending), VOCABULARY, Decoding(max_tokens=50))
+    assert steps == [(len(ending), 1)] * longest  # a token at a time
+
+
 @pytest.mark.parametrize("options", [{}, {"method": "sample"}, {"method": "beam", "beam_size": 3}])
 def test_sentences_without_an_end_are_cut_at_the_limit(options):
     model = leaning(tiny_model(), {EOS: -60})
@@ -207,6 +218,16 @@ def test_the_sets_of_top_p_differ():
     assert [len(smallest_set_reaching(probabilities, p)) for p in (0.01, 0.6, 0.95)] == [1, 2, 5]
 
 
+@pytest.mark.parametrize(("top_p", "size"), [(0.125, 1), (0.5, 4), (0.51, 5), (1.0, 8)])
+def test_a_set_that_reaches_p_exactly_is_large_enough(top_p, size):
+    vocabulary = Vocabulary.closed("abcdef")  # with `</s>` and `<unk>`, eight that are all as likely
+    model = TextVAE(ModelConfig(hidden_size=2, latent_size=2), len(vocabulary), PAD, vocabulary.unknown).double()
+    torch.nn.init.zeros_(model.decoder.output.weight)
+    z = torch.zeros(400, 2, dtype=torch.float64)
+    texts = decode(model, z, vocabulary, Decoding(method="sample", top_p=top_p, max_tokens=1))
+    assert len(set(texts)) == size
+
+
 def test_top_k_of_one_and_a_low_temperature_are_greedy():
     model, z = tiny_model(), latents(10)
     greedy = decode(model, z, VOCABULARY, Decoding(max_tokens=6))
@@ -249,6 +270,27 @@ def score_all(model: TextVAE, z: Tensor, tokens: Tensor) -> list[float]:
     targets = tokens[:, 1:]
     steps = logits.log_softmax(-1).gather(2, targets[..., None]).squeeze(2)
     return steps.masked_fill(targets == PAD, 0).sum(dim=1).tolist()
+
+
+def beam_by_hand(model: TextVAE, z: Tensor, size: int, max_tokens: int) -> tuple[int, ...]:
+    beams = [(0.0, ())]
+    for _ in range(max_tokens):
+        further = [beam for beam in beams if EOS in beam[1]]
+        for score, ids in (beam for beam in beams if EOS not in beam[1]):
+            steps = next_scores(model, z, ids).log_softmax(0)
+            further += [(score + float(steps[token]), (*ids, token)) for token in (EOS, *WORDS)]
+        beams = sorted(further, reverse=True)[:size]
+    return beams[0][1]
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_a_narrow_beam_keeps_the_likeliest_of_each_step(size):
+    for seed in (1, 5):
+        model, z = tiny_model(seed), latents(15)
+        with torch.no_grad():
+            model.decoder.output.weight *= 2  # so that beams overtake each other
+        texts = decode(model, z, VOCABULARY, Decoding(method="beam", beam_size=size, max_tokens=5))
+        assert [ended(text, 5) for text in texts] == [beam_by_hand(model, row, size, 5) for row in z]
 
 
 def test_a_beam_of_one_is_greedy():
