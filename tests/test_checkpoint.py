@@ -273,7 +273,7 @@ def test_a_damaged_export_is_one_line_that_names_the_file(tmp_path, name, how):
     assert_one_line_about(caught.value, name, tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", "some words", "model: {hidden_size: 0}", "modell: {}"])
+@pytest.mark.parametrize("content", ["[]", "3", "some words", "model: {hidden_size: 0}", "modell: {}"])
 def test_an_exports_config_that_is_none_is_one_line_that_names_the_file(tmp_path, content):
     export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
     (tmp_path / "best" / "config.yaml").write_text(content, encoding="utf-8")
