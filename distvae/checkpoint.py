@@ -87,6 +87,7 @@ def export(folder: Path, weights: Weights, config: Config, vocabulary: Vocabular
 class Export:
     """A trained model as it lies in ``best/`` or ``pretrained/``."""
 
+    folder: Path
     weights: Weights
     config: Config
     vocabulary: Vocabulary
@@ -103,8 +104,8 @@ class Export:
         if expected != found:
             name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
             raise UserError(
-                f"the weights do not belong to their config and vocabulary: {name} is {found.get(name)}, and should be"
-                f" {expected.get(name)}"
+                f"{self.folder}: the weights do not belong to their config and vocabulary: {name} is {found.get(name)},"
+                f" and should be {expected.get(name)}"
             )
         model.load_state_dict(self.weights)
         return model.to(device).eval()
@@ -121,8 +122,9 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{path}: holds neither {kind}/model.safetensors nor model.safetensors; is it a run's folder?")
     return Export(
+        folder=folder,
         weights=_load_tensors(folder / "model.safetensors"),
-        config=load_config(folder / "config.yaml"),
+        config=load_config(folder / "config.yaml", whole=True),
         vocabulary=Vocabulary.load(folder / "vocabulary.json"),
     )
 
@@ -130,8 +132,13 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -168,5 +175,7 @@ def _whole(target: Path) -> Iterator[Path]:
             os.rename(target, old)
         os.rename(new, target)
     finally:
+        if old.exists() and not target.exists():  # cut short between the two
+            os.rename(old, target)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -222,12 +222,13 @@ class ConfigError(UserError):
         self.run = run
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False) -> Config:
     """Read a YAML file, apply ``key=value`` overrides, validate.
 
     Args:
         path: the YAML file.
         overrides: as ``kl.target_rate=6``; the value is YAML.
+        whole: the file must name every section, as one that a run wrote does.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
@@ -242,6 +243,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: should hold keys and values, such as `seed: 1`")
+    missing = [section.name for section in fields(Config) if section.name not in tree]
+    if whole and missing:
+        raise ConfigError(f"{path}: is not the whole config of a run: it lacks {', '.join(missing)}")
     for override in overrides:
         _override(tree, override)
     if tree.get("run") is None:

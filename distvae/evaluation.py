@@ -41,10 +41,11 @@ class Estimate:
     """A mean per sentence, or a perplexity, and its standard error over sentences."""
 
     mean: float
-    standard_error: float
+    standard_error: float | None  # None: of one sentence alone
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
+        error = "?" if self.standard_error is None else f"{self.standard_error:.2f}"
+        return f"{self.mean + 0.0:.2f} ± {error}".replace("-0.00", "0.00")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Scores:
     @property
     def bound_holds(self) -> bool:
         """NLL ≤ −ELBO in expectation: False when the paired difference stands 3 standard errors above 0."""
-        return self.nll_excess is None or self.nll_excess.mean <= 3 * self.nll_excess.standard_error
+        excess = self.nll_excess
+        return excess is None or excess.standard_error is None or excess.mean <= 3 * excess.standard_error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -268,17 +270,19 @@ def _summary(table: _Table, information: np.ndarray, seed: int, importance_sampl
 
 
 def mean_estimate(values: np.ndarray) -> Estimate:
-    """Mean and its standard error, which one value alone leaves infinite."""
-    n = len(values)
-    error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Estimate(float(np.mean(values)), error)
+    """Mean and its standard error: [N]."""
+    return Estimate(float(np.mean(values)), _standard_error(values))
 
 
 def perplexity(nats: np.ndarray, tokens: np.ndarray) -> Estimate:
     """exp(Σ nats / Σ tokens), with its standard error by the delta method for a ratio of sums: [N], [N]."""
-    n, rate = len(nats), float(nats.sum() / tokens.sum())
-    error = float(np.std(nats - rate * tokens, ddof=1)) / math.sqrt(n) / float(tokens.mean()) if n > 1 else math.inf
-    return Estimate(math.exp(rate), math.exp(rate) * error)
+    rate = float(nats.sum() / tokens.sum())
+    error = _standard_error(nats - rate * tokens)
+    return Estimate(math.exp(rate), None if error is None else math.exp(rate) * error / float(tokens.mean()))
+
+
+def _standard_error(values: np.ndarray) -> float | None:
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def active_units(means: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,11 +34,14 @@ class Decoding:
     def __post_init__(self):
         if self.method not in ("greedy", "sample", "beam"):
             raise UserError(f"method {self.method!r}: should be greedy, sample or beam")
-        for name in ("temperature", "top_k", "top_p"):
-            if self.method != "sample" and getattr(self, name) != type(self).__dict__[name]:
-                raise UserError(f"{name} belongs to method sample, not to {self.method}")
-        if self.temperature <= 0:
-            raise UserError(f"temperature {self.temperature}: should be above 0 (for the likeliest token, use greedy)")
+        owners = {"temperature": "sample", "top_k": "sample", "top_p": "sample", "beam_size": "beam"}
+        for name, owner in owners.items():
+            if self.method != owner and getattr(self, name) != type(self).__dict__[name]:
+                raise UserError(f"{name} belongs to method {owner}, not to {self.method}")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(
+                f"temperature {self.temperature}: should be a number above 0 (for the likeliest token, use greedy)"
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p {self.top_p}: should be above 0 and at most 1")
         for name in ("top_k", "beam_size", "max_tokens"):

@@ -23,7 +23,7 @@ class Plateau:
 
     config: PlateauConfig
     learning_rate: float
-    best: float = math.inf
+    best: float | None = None
     waited: int = 0  # epochs since the best, or since the last decay
     decays: int = 0
 
@@ -33,7 +33,7 @@ class Plateau:
         On DECAY the learning rate has been multiplied, and the caller puts the best weights back; so it does on STOP,
         the last decay.
         """
-        if loss < self.best:
+        if loss < (math.inf if self.best is None else self.best):
             self.best, self.waited = loss, 0
             return Verdict.IMPROVED
         self.waited += 1

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from distvae.checkpoint import read_json, write_json
 from distvae.errors import UserError
@@ -74,7 +75,7 @@ def table(results: dict[str, Results]) -> Table:
     splits = "/".join(dict.fromkeys(r.split for r in results.values()))
     shown.add_column(f"{splits} sentences, in nats")
     for name in results:
-        shown.add_column(name, justify="right")
+        shown.add_column(Text(name), justify="right")
 
     def row(title: str, value) -> None:
         cells = [value(r) for r in results.values()]
@@ -98,11 +99,10 @@ def remarks(results: dict[str, Results]) -> list[str]:
     """What a reader of the table has to know beside it."""
     first = next(iter(results.values()))
     lines = [
-        f"{name}: {scores.sentences:,} sentences, {scores.tokens:,} tokens; NLL from K = {scores.importance_samples}"
-        f" importance samples, {scores.effective_samples:.0f} of them effective; draws by seed {scores.seed}; MI is at"
-        f" most ln {scores.sentences:,}; vocabulary {r.vocabulary} of {r.vocabulary_size:,}"
+        f"{name}: {r.scores.sentences:,} sentences, {r.scores.tokens:,} tokens; {_importance_sampling(r.scores)}draws"
+        f" by seed {r.scores.seed}; MI is at most ln {r.scores.sentences:,}; vocabulary {r.vocabulary} of"
+        f" {r.vocabulary_size:,}"
         for name, r in results.items()
-        for scores in [r.scores]
     ]
     if len({line.partition(": ")[2] for line in lines}) == 1:
         lines = [lines[0].partition(": ")[2]]
@@ -125,9 +125,20 @@ def remarks(results: dict[str, Results]) -> list[str]:
     return lines
 
 
+def _importance_sampling(scores: Scores) -> str:
+    if scores.importance_samples == 0:
+        return ""
+    return (
+        f"NLL from K = {scores.importance_samples} importance samples, {scores.effective_samples:.0f} of them"
+        " effective; "
+    )
+
+
 def show(results: dict[str, Results]) -> None:
     """Print the table and its remarks."""
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    # Where no terminal sets a width, nothing is to be broken.
+    width = None if sys.stdout.isatty() else 1000
+    console = Console(file=sys.stdout, highlight=False, width=width)
     console.print()
     console.print(table(results))
     for line in remarks(results):

@@ -72,15 +72,16 @@ class Tracker:
     def __init__(self, run: Path, step: int = 0):
         self._metrics = run / "metrics.jsonl"
         if self._metrics.exists():
-            lines = [line for line in self._metrics.read_text(encoding="utf-8").splitlines() if line]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            self._metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A line without its end was cut off as it was written, after the step that a run can go on from.
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            self._metrics.write_text("".join(kept), encoding="utf-8")
         self._board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
 
     def epoch(self, record: EpochRecord) -> None:
         """Record an epoch in metrics.jsonl, in TensorBoard and on the terminal."""
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
+            file.write(json.dumps(asdict(record), allow_nan=False) + "\n")
         step, train, valid = record.step, record.train, record.valid
         for name in ("re", "kl", "neg_elbo"):
             self._board.add_scalar(f"{name}/train", getattr(train, name), step)

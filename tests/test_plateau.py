@@ -66,7 +66,7 @@ def test_any_lower_loss_is_an_improvement():
 def test_a_first_loss_that_is_not_finite_is_no_best(loss):
     plateau = papers()
     assert plateau.observe(loss) is WAIT
-    assert plateau.best == math.inf
+    assert plateau.best is None
     assert plateau.observe(1.0) is IMPROVED
 
 
@@ -78,7 +78,7 @@ def test_counts_add_up(losses):
     lowest = [
         min((loss for loss in losses[:i] if not math.isnan(loss)), default=math.inf) for i in range(len(losses) + 1)
     ]
-    assert plateau.best == lowest[-1]
+    assert plateau.best == (None if lowest[-1] == math.inf else lowest[-1])
     assert plateau.decays == verdicts.count(DECAY) + verdicts.count(STOP)
     assert plateau.learning_rate == 0.5 * 0.5**plateau.decays
     assert [verdict is IMPROVED for verdict in verdicts] == [

@@ -1,6 +1,5 @@
 import io
 import json
-import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -122,7 +121,7 @@ def test_metrics_are_json_lines_of_all_fields(tmp_path, capsys):
 
 def test_metrics_of_a_single_sentence_are_json(tmp_path):
     tracker = Tracker(tmp_path)
-    tracker.epoch(record(valid=replace(VALID, sentences=1, re=Estimate(31.25, math.inf))))
+    tracker.epoch(record(valid=replace(VALID, sentences=1, re=Estimate(31.25, None))))
     tracker.close()
     assert rows(tmp_path)[0]["valid"]["re"]["mean"] == 31.25
 
