@@ -52,6 +52,7 @@ class Runtime:
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
         self._stop_if_alone()
+        self._threads = torch.get_num_threads()
         if self.device.type == "cpu":
             cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             torch.set_num_threads(cpu_threads or max(1, cores // processes))
@@ -106,6 +107,7 @@ class Runtime:
         self.accelerator.free_memory()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+        torch.set_num_threads(self._threads)
         torch.backends.mkldnn.set_flags(_enabled=self._onednn)
         # Accelerate keeps its state for the life of a process: a next run in it would get this one's settings.
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -93,7 +93,7 @@ class Tracker:
         self._board.add_scalar("latent/mutual_information", valid.mutual_information.mean, step)
         self._board.add_scalar("throughput/sentences_per_second", train.sentences_per_second, step)
         for d, kl in enumerate(valid.kl_per_dimension):
-            self._board.add_scalar(f"kl_per_dimension/{d:02d}", kl, step)
+            self._board.add_scalar(f"latent_kl/{d:02d}", kl, step)
         self._board.flush()
         tqdm.write(record.line(), file=sys.stdout)
         sys.stdout.flush()

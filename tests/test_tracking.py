@@ -185,8 +185,8 @@ def test_tensorboard_holds_the_curves(tmp_path):
         "latent/active_units": [(10, 7.0), (20, 7.0)],
         "latent/mutual_information": [(10, 3.875), (20, 3.875)],
         "throughput/sentences_per_second": [(10, 2500.0), (20, 2500.0)],
-        "kl_per_dimension/00": [(10, 4.0), (20, 4.0)],
-        "kl_per_dimension/01": [(10, 0.125), (20, 0.125)],
+        "latent_kl/00": [(10, 4.0), (20, 4.0)],
+        "latent_kl/01": [(10, 0.125), (20, 0.125)],
     }
 
 
