@@ -12,11 +12,12 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,24 +34,38 @@ KEEP = 2
 
 
 @dataclass(frozen=True)
+class RunState:
+    """Where a run stands after one of its epochs, beside its weights."""
+
+    stage: str
+    epoch: int  # of the stage
+    step: int  # optimizer steps of the run so far
+    converged: bool  # the stage has ended by its own rule
+    plateau: dict[str, Any]
+    policy: dict[str, Any]
+    best: dict[str, Any] | None  # what is known of the best weights of the stage
+    ended: list[dict[str, Any]]  # the stages before
+    data: str  # fingerprint of the sentences
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A run after one of its epochs."""
 
     weights: Weights
     best_weights: Weights | None  # of this stage so far
-    state: dict[str, Any]  # stage, epoch, step, policies … as train.py writes them
-    folder: Path
+    state: RunState
 
 
-def save_checkpoint(run: Path, weights: Weights, best_weights: Weights | None, state: dict[str, Any]) -> None:
+def save_checkpoint(run: Path, weights: Weights, best_weights: Weights | None, state: RunState) -> None:
     """Write ``run/checkpoints/step-…`` whole or not at all, then prune older ones."""
     checkpoints = run / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with _whole(checkpoints / f"step-{state['step']:09d}") as folder:
+    with _whole(checkpoints / f"step-{state.step:09d}") as folder:
         save_file(weights, folder / "model.safetensors")
         if best_weights is not None:
             save_file(best_weights, folder / "best.safetensors")
-        write_json(folder / "state.json", state)
+        write_json(folder / "state.json", asdict(state))
     for old in _checkpoints(run)[:-KEEP]:
         shutil.rmtree(old)
 
@@ -70,9 +85,23 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         weights=_load_tensors(folder / "model.safetensors"),
         best_weights=_load_tensors(best) if best.exists() else None,
-        state=read_json(folder / "state.json"),
-        folder=folder,
+        state=load_state(folder),
     )
+
+
+def load_state(folder: Path) -> RunState:
+    """Read a checkpoint's state without its weights.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / "state.json"
+    try:
+        return TypeAdapter(RunState).validate_python(read_json(path))
+    except ValidationError:
+        raise UserError(
+            f"{path}: is not the state of a run; delete {folder} to go on from the checkpoint before"
+        ) from None
 
 
 def export(folder: Path, weights: Weights, config: Config, vocabulary: Vocabulary) -> None:
@@ -120,7 +149,10 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
     path = Path(path)
     folder = path / kind if (path / kind).is_dir() else path
     if not (folder / "model.safetensors").is_file():
-        raise UserError(f"{path}: holds neither {kind}/model.safetensors nor model.safetensors; is it a run's folder?")
+        raise UserError(
+            f"{path}: holds neither {kind}/model.safetensors nor model.safetensors; is it a run's folder, and has it"
+            " come that far?"
+        )
     return Export(
         folder=folder,
         weights=_load_tensors(folder / "model.safetensors"),
@@ -131,11 +163,14 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from distvae import report
 from distvae.checkpoint import Export, load_export
 from distvae.config import CAPTIONS
-from distvae.errors import PeerError, UserError
+from distvae.errors import UserError, tell
 from distvae.evaluation import evaluate, floor
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.model import TextVAE
@@ -29,10 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except PeerError:
-        return 2
     except UserError as error:
-        print(f"distvae: {error}", file=sys.stderr)
+        tell(error)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -63,7 +63,7 @@ class DataConfig:
     # or a folder that holds train.*, valid.* and test.*
     path: str = CAPTIONS
     # Columns that hold sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
-    columns: tuple[str, ...] | None = None
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     # Sentences of more whitespace-separated words are left out (and counted). Null: no limit.
     max_words: Positive | None = None
     # Seeded down-sample per split; for captions, how many to draw. Null: all there are.
@@ -145,14 +145,16 @@ class KLConfig:
     threshold: Probability = 0.05
     # χ: γ is multiplied by 1 + χ or 1 − χ.
     multiplier: OpenUnit = 0.1
-    # Soft free bits act every so many steps, over the KL since the last time. Null: once an epoch.
+    # Soft free bits act every so many steps of an epoch, over the KL since the last time. Null: once an epoch.
     every_steps: Positive | None = None
     free_bits: Literal["none", "dimension", "sentence_dimension", "sentence", "batch"] = "none"
 
     @model_validator(mode="after")
-    def _every_option_is_read(self):
+    def _options_belong_to_the_policy(self):
         if self.every_steps is not None and self.policy != "soft_free_bits":
-            raise ValueError(f"every_steps belongs to policy soft_free_bits, not to {self.policy}")
+            raise ValueError(f"kl.every_steps belongs to policy soft_free_bits, not to {self.policy}")
+        if self.weight != 1 and self.policy == "soft_free_bits":
+            raise ValueError("kl.weight belongs to policies constant and linear: soft_free_bits sets the weight itself")
         return self
 
 
@@ -267,6 +269,8 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
         lines = [_explain(problem) for problem in error.errors()]
         run = tree.get("run")
         raise ConfigError(f"{source}: " + "; ".join(lines), run if isinstance(run, str) else None) from None
+    except (TypeError, ValueError) as error:  # such as a YAML anchor within itself
+        raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
 
 
 def dump_config(config: Config) -> str:

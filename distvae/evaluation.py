@@ -32,8 +32,11 @@ if TYPE_CHECKING:  # `datasets` takes a second to import, which samples and repo
 # A dimension is active when its posterior mean varies by more than this over the data (Burda et al., 2016).
 ACTIVE_VARIANCE = 0.01
 
-# Draws of z set against the whole mixture at once.
-_MIXTURE_ROWS = 512
+# Draws of z set against the whole mixture at once: as many as fit into this many values of float64, some 100 MiB.
+_MIXTURE_VALUES = 2**22
+
+# Copies of the draws of importance sampling that its arithmetic holds at a time.
+_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class Scores:
     ppl: Estimate | None = None
     effective_samples: float | None = None  # mean over sentences of 1 / Σ w̃², w̃ the normalised importance weights
     nll_excess: Estimate | None = None  # NLL − (−ELBO), sentence by sentence; at most 0 in expectation
+
+    @property
+    def finite(self) -> bool:
+        """Whether every mean is a number that can be judged and written down."""
+        means = (self.re, self.kl, self.neg_elbo, self.elbo_ppl, self.mutual_information, self.nll, self.ppl)
+        return all(estimate is None or math.isfinite(estimate.mean) for estimate in means)
 
     @property
     def bound_holds(self) -> bool:
@@ -108,7 +117,8 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # Some GPUs would otherwise run an LSTM's float32 with 10 bits of mantissa.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             table = _score(model, sentences, settings, runtime, importance_samples, on_progress)
             information = mutual_information(table.posterior, table.z, runtime)
     finally:
@@ -177,8 +187,9 @@ def mutual_information(posterior: Posterior, z: Tensor, runtime: Runtime) -> np.
     precision = torch.exp(-log_variance)
     constant = (precision * mean.square() + log_variance).sum(dim=1)
     values = torch.zeros(n, dtype=torch.float64, device=runtime.device)
-    for start in range(mine.start, mine.stop, _MIXTURE_ROWS):
-        rows = slice(start, min(start + _MIXTURE_ROWS, mine.stop))
+    chunk = max(1, _MIXTURE_VALUES // n)
+    for start in range(mine.start, mine.stop, chunk):
+        rows = slice(start, min(start + chunk, mine.stop))
         log_density = -0.5 * (z[rows].square() @ precision.T - 2 * z[rows] @ (precision * mean).T + constant)
         own = log_density.gather(1, torch.arange(n, device=z.device)[rows, None]).squeeze(1)
         values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)
@@ -238,9 +249,19 @@ def _score_batch(
     re = model.decoder.reconstruction(tokens, z)
     nll = effective = torch.zeros_like(re)
     if importance_samples:
-        noise = sentence_noise(numbers, (importance_samples, *shape), device, settings.seed, "nll")
-        weights = importance_log_weights(model.decoder, tokens, posterior, noise, settings.memory_mb)
-        nll, effective = importance_weighted_nll(weights)
+        # As many sentences at once as their draws fit into the limit, some copies of them counted.
+        group = max(1, settings.memory_mb * 2**20 // (_COPIES * 8 * importance_samples * shape[0]))
+        weights = [
+            importance_log_weights(
+                model.decoder,
+                tokens[i : i + group],
+                Posterior(posterior.mean[i : i + group], posterior.log_variance[i : i + group]),
+                sentence_noise(numbers[i : i + group], (importance_samples, *shape), device, settings.seed, "nll"),
+                settings.memory_mb,
+            )
+            for i in range(0, len(tokens), group)
+        ]
+        nll, effective = importance_weighted_nll(torch.cat(weights))
     columns = [torch.ones_like(re), lengths - 1, re, nll, effective]
     return torch.cat([torch.stack([c.double() for c in columns], 1), *(x.double() for x in (*posterior, z))], 1).cpu()
 
@@ -278,7 +299,9 @@ def perplexity(nats: np.ndarray, tokens: np.ndarray) -> Estimate:
     """exp(Σ nats / Σ tokens), with its standard error by the delta method for a ratio of sums: [N], [N]."""
     rate = float(nats.sum() / tokens.sum())
     error = _standard_error(nats - rate * tokens)
-    return Estimate(math.exp(rate), None if error is None else math.exp(rate) * error / float(tokens.mean()))
+    with np.errstate(over="ignore"):
+        value = float(np.exp(rate))
+    return Estimate(value, None if error is None else value * error / float(tokens.mean()))
 
 
 def _standard_error(values: np.ndarray) -> float | None:

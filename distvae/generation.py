@@ -83,18 +83,24 @@ def decode(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding
 
 def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[list[int]]:
     """One token at a time, each step from the state that the last one left: the prefix is read once."""
-    draws = generator(z.device, decoding.seed, "decode")
+    # Each sentence has draws of its own, one a token, so that it does not depend on the others decoded with it.
+    draws = torch.stack(
+        [
+            torch.rand(decoding.max_tokens, generator=generator(z.device, decoding.seed, "decode", i), device=z.device)
+            for i in range(len(z))
+        ]
+    )
     state = model.decoder.initial_state(z)
     tokens = torch.full((len(z), 1), vocabulary.bos, device=z.device)
     ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     sentences = []
-    for _ in range(decoding.max_tokens):
+    for step in range(decoding.max_tokens):
         logits, state = model.decoder(tokens, z, state)
         scores = _allowed(logits[:, -1], vocabulary)
         if decoding.method == "greedy":
             tokens = scores.argmax(dim=-1, keepdim=True)
         else:
-            tokens = torch.multinomial(_truncated(scores / decoding.temperature, decoding), 1, generator=draws)
+            tokens = _drawn(_truncated(scores, decoding), draws[:, step])
         sentences.append(tokens)
         ended |= tokens.squeeze(1) == vocabulary.eos
         if ended.all():
@@ -102,9 +108,17 @@ def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decod
     return torch.cat(sentences, dim=1).tolist()
 
 
+def _drawn(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """The token at a uniform draw in [0, 1) along the cumulative probabilities: [b, V], [b] → [b, 1]."""
+    steps = probabilities.double().cumsum(dim=-1)
+    return torch.searchsorted(steps, draws.double().unsqueeze(1) * steps[:, -1:], right=True)
+
+
 def _truncated(scores: Tensor, decoding: Decoding) -> Tensor:
     """Probabilities [b, V] with what top-k and top-p leave out at 0 (Holtzman et al., 2020, for top-p)."""
-    probabilities, order = scores.float().softmax(dim=-1).sort(dim=-1, descending=True)
+    scores = scores.double()
+    tempered = (scores - scores.amax(dim=-1, keepdim=True)) / decoding.temperature
+    probabilities, order = tempered.softmax(dim=-1).sort(dim=-1, descending=True)
     if decoding.top_k is not None:
         probabilities[:, decoding.top_k :] = 0
     if decoding.top_p is not None:

@@ -5,6 +5,7 @@ A new policy is a class with the members of ``KLPolicy`` and a line in ``POLICIE
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ class SoftFreeBits:
 
     Once annealing has ended, KL > (1 + β)λ raises γ to min(γ(1 + χ), 1), KL < (1 − β)λ lowers it to γ(1 − χ), and a KL
     in between leaves it. −ELBO prefers collapse: weights may be the best only once a training KL has come into that
-    band, and never while their own validation KL is under it.
+    band (or stands above it at γ = 1), and never while their own validation KL is under it.
     """
 
     target_rate: float
@@ -103,10 +104,12 @@ class SoftFreeBits:
 
     def _move(self, kl: float) -> None:
         if kl > (1 + self.threshold) * self.target_rate:
+            # At γ = 1 there is nothing left to do against a KL above the band, which is no collapse.
+            self.in_band |= self.weight == 1.0
             self.weight = min(self.weight * (1 + self.multiplier), 1.0)
         elif kl < (1 - self.threshold) * self.target_rate:
             self.weight = self.weight * (1 - self.multiplier)
-        else:
+        elif not math.isnan(kl):
             self.in_band = True
 
 

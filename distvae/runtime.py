@@ -52,6 +52,11 @@ class Runtime:
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
         self._stop_if_alone()
+        if self.accelerator.mixed_precision not in ("no", "bf16"):
+            raise UserError(
+                f"the launcher's mixed_precision is {self.accelerator.mixed_precision}: use no or bf16, there or by"
+                " optimizer.mixed_precision"
+            )
         self._threads = torch.get_num_threads()
         if self.device.type == "cpu":
             cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -94,7 +99,9 @@ class Runtime:
 
     def _stop_if_alone(self) -> None:
         started = int(os.environ.get("WORLD_SIZE", "1"))
-        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+        tasks = max(
+            int(os.environ.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+        )
         if started != self.world_size or tasks > self.world_size:
             raise UserError(
                 f"the launcher started {max(started, tasks)} processes, but this one sees {self.world_size}: they would"

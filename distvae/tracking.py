@@ -101,6 +101,7 @@ class Tracker:
     def sentences(self, name: str, sentences: list[str], step: int) -> None:
         """Show sentences as text in TensorBoard."""
         self._board.add_text(name, "\n".join(f"- {sentence}" for sentence in sentences), step)
+        self._board.flush()
 
     def close(self) -> None:
         self._board.close()

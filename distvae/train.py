@@ -6,23 +6,23 @@ Config → corpus → model → prepare → resume → stages → evaluate.
 from __future__ import annotations
 
 import argparse
-import math
-import os
+import contextlib
+import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch.nn.utils import get_total_norm
 
 from distvae import checkpoint, corpus, draws, generation, report, tracking
 from distvae.batches import Batch, collate, share, training_plan
-from distvae.checkpoint import Checkpoint, Weights
+from distvae.checkpoint import Checkpoint, RunState, Weights
 from distvae.config import CAPTIONS, Config, ConfigError, dump_config, flatten, load_config
 from distvae.corpus import Corpus
-from distvae.errors import PeerError, UserError
+from distvae.errors import PeerError, UserError, tell
 from distvae.evaluation import Scores, evaluate, floor
 from distvae.kl_control import POLICIES, KLPolicy, Linear
 from distvae.model import TextVAE, initialise
@@ -51,16 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, such as configs/demo/pt_kla_sfb.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as kl.target_rate=6 run=runs/six")
     options = parser.parse_args(arguments)
+    # A launcher that is told to end tells its processes so: they end as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         train(load_config(options.config, options.overrides))
-    except PeerError:
-        return 2
     except UserError as error:
-        # What is wrong with a config is wrong on every rank: one of each machine says so.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            if isinstance(error, ConfigError) and error.run is not None and not holds_run(Path(error.run)):
+        if isinstance(error, ConfigError) and error.run is not None and not holds_run(Path(error.run)):
+            with contextlib.suppress(OSError):  # `run` may be what is wrong
                 tracking.write_status(Path(error.run), "failed", str(error))
-            print(f"distvae: {error}", file=sys.stderr)
+        tell(error)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -74,6 +73,9 @@ def train(config: Config) -> Results:
         UserError: bad input, or numbers that are no longer finite; ``status.json`` says so too.
     """
     runtime = Runtime(config.optimizer.mixed_precision, config.optimizer.accumulation_steps, config.cpu_threads)
+    # The launcher may have set the precision; what a run used stands in its config.
+    precision = runtime.accelerator.mixed_precision
+    config = replace(config, optimizer=replace(config.optimizer, mixed_precision=precision))
     run = Path(config.run)
     trainer = None
     try:
@@ -92,10 +94,14 @@ def train(config: Config) -> Results:
                 raise
         if runtime.is_main:
             report.show({run.name: results})
-        return results
-    finally:
+    except UserError:
         trainer = None
         runtime.close()
+        raise
+    # After any other error the peers may be waiting in a collective: only the end of this process tells them.
+    trainer = None
+    runtime.close()
+    return results
 
 
 def holds_run(run: Path) -> bool:
@@ -125,14 +131,35 @@ def open_run(config: Config, run: Path) -> Results | None:
             )
         if not changed and (run / "results.json").exists():
             return report.load_results(run)
+        check_sentences(config, run)
+        # A run that goes on has no results until it ends again.
+        (run / "results.json").unlink(missing_ok=True)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        checkpoint.write_text(run / "config.yaml", dump_config(config))
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
     checkpoint.write_json(run / "environment.json", tracking.environment())
     tracking.write_status(run, "running")
     return None
+
+
+def check_sentences(config: Config, run: Path) -> None:
+    """See that a checkpoint and the sentences that it would go on with belong together, before anything is written.
+
+    Raises:
+        UserError: the sentences, or how they become ids, have changed since.
+    """
+    folder = checkpoint.latest_checkpoint(run)
+    if folder is None:
+        return
+    there = checkpoint.load_state(folder).data
+    here = corpus.prepare(config.data, progress=sys.stderr.isatty()).name
+    if there != here:
+        raise UserError(
+            f"{folder}: was trained on other sentences ({there}) than {config.data.path} holds now ({here}); name"
+            " another run=FOLDER"
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +185,7 @@ def stages_of(config: Config) -> list[Stage]:
         stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Linear(0.0), FREE_BITS["none"], True))
     if config.train.max_epochs:
         kl = config.kl
-        autoencoder = kl.policy == "constant" and kl.weight == 0
+        autoencoder = kl.policy in ("constant", "linear") and kl.weight == 0
         policy, free_bits = POLICIES[kl.policy](kl), FREE_BITS[kl.free_bits]
         stages.append(Stage("train", 1, config.train.max_epochs, policy, free_bits, autoencoder))
     return stages
@@ -249,17 +276,12 @@ class Trainer:
         }
 
     def _checkpoint(self) -> Checkpoint | None:
-        folder = checkpoint.latest_checkpoint(self.run)
+        folder = self.runtime.on_main(lambda: checkpoint.latest_checkpoint(self.run))
         if folder is None:
             return None
         found = checkpoint.load_checkpoint(folder)
-        if found.state["vocabulary"] != self.vocabulary.fingerprint:
-            raise UserError(
-                f"{folder}: its vocabulary ({found.state['vocabulary']}) is not that of the data"
-                f" ({self.vocabulary.fingerprint}): the sentences have changed since; name another run=FOLDER"
-            )
-        self.step = found.state["step"]
-        self.ended = [StageEnd(**end) for end in found.state["ended"]]
+        self.step = found.state.step
+        self.ended = [StageEnd(**end) for end in found.state.ended]
         if self.runtime.is_main:
             print(f"going on from {folder}")
         return found
@@ -270,7 +292,7 @@ class Trainer:
         """Train every stage that has not ended, each from the best weights of the one before."""
         keep_encoder = self.config.pretrained is not None
         for stage in stages_of(self.config):
-            resumed = self.resumed if self.resumed and self.resumed.state["stage"] == stage.name else None
+            resumed = self.resumed if self.resumed and self.resumed.state.stage == stage.name else None
             if any(end.stage == stage.name for end in self.ended) and resumed is None:
                 continue
             if resumed is None and keep_encoder:
@@ -286,19 +308,19 @@ class Trainer:
         if resumed is not None:
             self.model.load_state_dict(resumed.weights)
             state = resumed.state
-            epoch, converged = state["epoch"], state["converged"]
-            plateau.load_state_dict(state["plateau"])
-            stage.policy.load_state_dict(state["policy"])
+            epoch, converged = state.epoch, state.converged
+            plateau.load_state_dict(state.plateau)
+            stage.policy.load_state_dict(state.policy)
             if resumed.best_weights is not None:
-                best = Best(resumed.best_weights, **state["best"])
+                best = Best(resumed.best_weights, **state.best)
         while epoch < stage.max_epochs and not converged:
             epoch += 1
             trained, kl_weight = self._train_epoch(stage, epoch, plateau.learning_rate)
             stage.policy.end_epoch(trained.kl)
             scores = self._validate(stage)
             learning_rate, verdict = plateau.learning_rate, None
-            if not math.isfinite(stage.loss(scores)):
-                self._stop("the validation loss", stage, epoch, learning_rate)
+            if not scores.finite:
+                self._stop("the validation score", stage, epoch, learning_rate)
             if stage.policy.may_be_best(scores.kl.mean):
                 verdict = plateau.observe(stage.loss(scores))
             if verdict is Verdict.IMPROVED:
@@ -331,6 +353,9 @@ class Trainer:
         # RE, objective, and KL of each dimension, summed over this rank's sentences.
         sums = torch.zeros(2 + self.config.model.latent_size, dtype=torch.float64, device=runtime.device)
         interval = _Interval(sums[2:])
+        every = self.config.kl.every_steps if stage.name == "train" else None
+        # The last interval of an epoch takes what is left, so that none is shorter than it should be.
+        interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
         first_bad = torch.full((), -1, device=runtime.device)
         started = looked = time.monotonic()
         seen = shown = 0
@@ -342,8 +367,7 @@ class Trainer:
                 norm = self._step(stage, (epoch, number), sentences, sums)
                 first_bad = torch.where((first_bad < 0) & ~torch.isfinite(norm), self.step, first_bad)
                 seen += len(sentences)
-                every = self.config.kl.every_steps if stage.name == "train" else None
-                if every is not None and (number % every == 0 or number == len(plan)):
+                if number in interval_ends:
                     stage.policy.end_interval(interval.mean_kl(sums[2:], seen, runtime))
                 if number % LOOK_EVERY == 0 or number == len(plan):
                     self._stop_if_bad(int(first_bad), stage, epoch, learning_rate)
@@ -385,9 +409,7 @@ class Trainer:
                     self.config.seed, stage.name, *place,
                 )  # fmt: skip
                 re, mean, log_variance = self.wrapped(
-                    batch.tokens.to(runtime.device, non_blocking=True),
-                    batch.lengths.to(runtime.device, non_blocking=True),
-                    noise,
+                    batch.tokens.to(runtime.device), batch.lengths.to(runtime.device), noise
                 )
                 # A dummy sentence is left out by selection: 0 × its value would carry a NaN.
                 re, kl = re[: batch.count], kl_per_dimension(mean, log_variance)[: batch.count]
@@ -476,17 +498,17 @@ class Trainer:
         checkpoint.export(self.run / name, weights, self.config, self.vocabulary)
 
     def _save(self, stage: Stage, plateau: Plateau, best: Best | None, epoch: int, converged: bool) -> None:
-        state: dict[str, Any] = {
-            "stage": stage.name,
-            "epoch": epoch,
-            "step": self.step,
-            "converged": converged,
-            "plateau": plateau.state_dict(),
-            "policy": stage.policy.state_dict(),
-            "best": None if best is None else {"epoch": best.epoch, "kl_weight": best.kl_weight},
-            "ended": [asdict(end) for end in self.ended],
-            "vocabulary": self.vocabulary.fingerprint,
-        }
+        state = RunState(
+            stage=stage.name,
+            epoch=epoch,
+            step=self.step,
+            converged=converged,
+            plateau=plateau.state_dict(),
+            policy=stage.policy.state_dict(),
+            best=None if best is None else {"epoch": best.epoch, "kl_weight": best.kl_weight},
+            ended=[asdict(end) for end in self.ended],
+            data=self.corpus.fingerprint,
+        )
         checkpoint.save_checkpoint(self.run, self._weights(), None if best is None else best.weights, state)
 
     def _show_sentences(self) -> None:

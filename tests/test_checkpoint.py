@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from distvae import checkpoint
 from distvae.checkpoint import (
     KEEP,
+    RunState,
     Weights,
     export,
     latest_checkpoint,
@@ -33,7 +35,17 @@ CONFIG = Config(
 )
 VOCABULARY = Vocabulary.closed(["a", "naïve", "dog"])
 BEST = {"best", "best/model.safetensors", "best/config.yaml", "best/vocabulary.json"}
-STATE = {"step": 7, "stage": "train", "γ": 0.1 + 0.2, "loss": 1e-300, "best": None, "ended": [{"epochs": 3}]}
+STATE = RunState(
+    stage="train",
+    epoch=2,
+    step=7,
+    converged=False,
+    plateau={"best": 1e-300},
+    policy={"weight": 0.1 + 0.2, "ä": None},
+    best=None,
+    ended=[{"epochs": 3}],
+    data="0123",
+)
 
 
 def tiny_model(seed: int = 1) -> TextVAE:
@@ -89,7 +101,6 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     assert_same_bits(found.weights, odd)
     assert_same_bits(found.best_weights, weights(2))
     assert found.state == STATE
-    assert found.folder == folder
 
 
 def test_without_a_best_there_is_none(tmp_path):
@@ -99,8 +110,8 @@ def test_without_a_best_there_is_none(tmp_path):
 
 def test_the_latest_is_found_and_older_ones_are_pruned(tmp_path):
     for step in (2, 9, 10, 99, 100_000_000):
-        save_checkpoint(tmp_path, weights(step), None, {"step": step})
-        assert load_checkpoint(latest_checkpoint(tmp_path)).state == {"step": step}
+        save_checkpoint(tmp_path, weights(step), None, replace(STATE, step=step))
+        assert load_checkpoint(latest_checkpoint(tmp_path)).state == replace(STATE, step=step)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert KEEP == 2
     assert kept == ["step-000000099", "step-100000000"]
@@ -114,10 +125,10 @@ def test_a_folder_without_checkpoints_has_no_latest(tmp_path):
 
 def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
     save_checkpoint(tmp_path, weights(1), weights(1), STATE)
-    save_checkpoint(tmp_path, weights(2), None, STATE | {"stage": "other"})
+    save_checkpoint(tmp_path, weights(2), None, replace(STATE, stage="other"))
     found = load_checkpoint(latest_checkpoint(tmp_path))
     assert_same_bits(found.weights, weights(2))
-    assert (found.best_weights, found.state["stage"]) == (None, "other")
+    assert (found.best_weights, found.state.stage) == (None, "other")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000007"]
 
 
@@ -126,7 +137,7 @@ def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
 def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, monkeypatch, failing, step):
     save_checkpoint(tmp_path, weights(1), weights(2), STATE)
     before = listing(tmp_path)
-    state = {"step": step, "what": object() if failing == "state.json" else None}
+    state = replace(STATE, step=step, policy={"what": object() if failing == "state.json" else None})
     save_file = checkpoint.save_file
 
     def save(tensors, path):

@@ -85,7 +85,7 @@ def test_compare_sets_runs_side_by_side(run, said):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sample", "{run}/nowhere"], ["nowhere", "is it a run's folder?"]),
+        (["sample", "{run}/nowhere"], ["nowhere", "is it a run's folder"]),
         (["compare", "{run}/best"], ["results.json"]),
         (["evaluate", "{run}", "--data", "nowhere"], ["nowhere"]),
         (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples 0"]),

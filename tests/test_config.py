@@ -240,7 +240,7 @@ ANY_CONFIG = st.builds(
     data=st.builds(
         DataConfig,
         path=TEXT.map("./".__add__),
-        columns=st.none() | st.lists(TEXT, max_size=3).map(tuple),
+        columns=st.none() | st.lists(TEXT, min_size=1, max_size=3).map(tuple),
         max_words=st.none() | POSITIVE,
         distinct=st.booleans(),
         unk=st.sampled_from(["classes", "single"]),
@@ -344,7 +344,6 @@ def test_a_section_must_hold_keys(load, section, value):
     [
         ("kl.target_rate", 0),
         ("kl.threshold", 0),
-        ("kl.weight", 0),
         ("kl.anneal_epochs", 0),
         ("model.dropout", 0),
         ("model.word_dropout", 1),

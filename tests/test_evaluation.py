@@ -430,7 +430,7 @@ def test_mutual_information_is_the_densities():
 def test_mutual_information_does_not_depend_on_its_chunks(rows, monkeypatch):
     mean, z = 2 * normal(20, 3), normal(3, 20).T
     expected = information(mean, 0.4, z)
-    monkeypatch.setattr(evaluation, "_MIXTURE_ROWS", rows)
+    monkeypatch.setattr(evaluation, "_MIXTURE_VALUES", rows * len(z))
     assert information(mean, 0.4, z) == pytest.approx(expected, abs=1e-12)
 
 

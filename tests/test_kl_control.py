@@ -152,7 +152,7 @@ def test_no_weights_of_annealing_are_the_best():
 
 def test_a_kl_in_the_band_during_annealing_does_not_count():
     policy = soft_free_bits(3)
-    for kl in (RATE, RATE, 9.0, 9.0):
+    for kl in (RATE, RATE, 0.0, 0.0):
         policy.end_epoch(kl)
     assert not policy.in_band
     assert not policy.may_be_best(RATE)
@@ -160,7 +160,7 @@ def test_a_kl_in_the_band_during_annealing_does_not_count():
 
 def test_no_weights_are_the_best_before_the_kl_has_been_in_its_band():
     policy = soft_free_bits()
-    for kl in (9.0, 2.0, 9.0, math.nextafter(CEILING, 9), math.nextafter(FLOOR, 0)):
+    for kl in (2.0, 2.0, 9.0, math.nextafter(CEILING, 9), math.nextafter(FLOOR, 0)):
         policy.end_epoch(kl)
         assert not policy.may_be_best(RATE)
     policy.end_epoch(CEILING)
@@ -168,6 +168,24 @@ def test_no_weights_are_the_best_before_the_kl_has_been_in_its_band():
     for kl in (9.0, 2.0):
         policy.end_epoch(kl)
         assert policy.may_be_best(RATE)
+
+
+def test_a_kl_above_the_band_at_full_weight_is_no_collapse():
+    """Nothing more can be done against it, so the run need not wait for the band."""
+    policy = soft_free_bits()
+    policy.end_epoch(9.0)
+    assert policy.weight == 1.0
+    assert policy.may_be_best(9.0)
+    policy = soft_free_bits()
+    policy.weight = 0.5
+    policy.end_epoch(9.0)
+    assert not policy.may_be_best(9.0)
+
+
+def test_a_kl_that_is_no_number_moves_nothing():
+    policy = soft_free_bits()
+    policy.end_epoch(math.nan)
+    assert (policy.weight, policy.in_band) == (1.0, False)
 
 
 def test_an_interval_in_the_band_counts_too():
@@ -235,10 +253,10 @@ def test_the_registry_holds_what_the_config_allows():
 
 
 def test_policies_are_made_from_their_settings():
-    settings = KLConfig(weight=0.7, anneal_epochs=4, target_rate=6, threshold=0.2, multiplier=0.3, every_steps=9)
+    settings = KLConfig(anneal_epochs=4, target_rate=6, threshold=0.2, multiplier=0.3, every_steps=9)
     assert POLICIES["soft_free_bits"](settings) == SoftFreeBits(6.0, 0.2, 0.3, 4, 9)
-    assert POLICIES["linear"](settings) == Linear(0.7, 4)
-    assert POLICIES["constant"](settings) == Linear(0.7, 0)
+    assert POLICIES["linear"](KLConfig(policy="linear", weight=0.7, anneal_epochs=4)) == Linear(0.7, 4)
+    assert POLICIES["constant"](KLConfig(policy="constant", weight=0.7, anneal_epochs=4)) == Linear(0.7, 0)
 
 
 def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]]:

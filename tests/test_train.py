@@ -67,7 +67,9 @@ def test_a_run_folder_explains_its_run(finished, tiny):
     assert {path.name for path in (finished / "best").iterdir()} == {
         "model.safetensors", "config.yaml", "vocabulary.json",
     }  # fmt: skip
-    assert load_config(finished / "config.yaml") == load_config(tiny, [f"run={finished}"])
+    # The precision that the launcher chose is written down with the rest.
+    asked = load_config(tiny, [f"run={finished}", "optimizer.mixed_precision=no"])
+    assert load_config(finished / "config.yaml") == asked
     assert json.loads((finished / "status.json").read_text())["state"] == "finished"
     packages = json.loads((finished / "environment.json").read_text())["packages"]
     assert packages["torch"] == torch.__version__
@@ -214,6 +216,18 @@ def test_a_longer_limit_goes_on_where_a_run_ended(tiny, tmp_path):
     assert equal(weights(straight), weights(extended))
 
 
+def test_a_run_that_goes_on_has_no_results_until_it_ends(tiny, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "train.max_epochs=3"]) == 0
+    monkeypatch.setattr(program.Trainer, "_train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    longer = [str(tiny), f"run={run}", "train.max_epochs=4", "resume=auto"]
+    assert main(longer) == 130
+    assert not (run / "results.json").exists()
+    monkeypatch.undo()
+    assert main(longer) == 0
+    assert json.loads((run / "results.json").read_text())["stages"][-1]["epochs"] == 4
+
+
 def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
     before = (finished / "metrics.jsonl").read_text()
     assert main([str(tiny), f"run={finished}", "resume=auto"]) == 0
@@ -250,6 +264,8 @@ def test_an_existing_run_is_left_alone(finished, tiny, capsys):
         (["optimizer.batch_size=2", "optimizer.accumulation_steps=3"], ["smaller than 1 processes × 3"]),
         (["data.path=nowhere"], ["nowhere"]),
         (["pretrained=nowhere"], ["nowhere"]),
+        (["data.columns=[]"], ["data.columns"]),
+        (["kl.weight=0.5"], ["kl.weight belongs to policies constant and linear"]),
     ],
 )
 def test_bad_settings_get_one_line_and_a_status(refused, tmp_path, overrides, words):
@@ -298,6 +314,14 @@ def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, 
     assert "step 15" in json.loads((run / "status.json").read_text())["reason"]
 
 
+def test_a_score_that_is_not_finite_stops_the_run(tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "optimizer.learning_rate=1e5", "optimizer.clip_norm=1e5"]) == 2
+    said = capsys.readouterr().err
+    assert "is not finite" in said
+    assert said.count("\n") == 1
+
+
 def test_a_step_that_is_not_finite_moves_no_weight(tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     seen = {}
@@ -327,10 +351,11 @@ def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, c
     overrides = [str(tiny), f"run={run}", f"data.path={text}", "data.train_size=null", "train.max_epochs=0"]
     assert main(overrides) == 0
     text.write_text("\n".join(join(tokens) for tokens in generate(60, 2)))
-    (run / "results.json").unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert main([*overrides, "resume=auto"]) == 2
-    assert "its vocabulary" in capsys.readouterr().err
+    assert main([*overrides, "resume=auto", "evaluation.samples=3"]) == 2
+    assert "was trained on other sentences" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
@@ -376,6 +401,17 @@ def test_sentences_in_the_form_of_snli_train_the_whole_recipe(tiny, tmp_path, ca
     results = json.loads((run / "results.json").read_text())
     assert results["floor"] is None
     assert results["scores"]["sentences"] == 20
+
+
+def test_sentences_of_ones_own_need_no_more_than_their_path(tiny, tmp_path):
+    """As the README says, with a small model."""
+    text, run = tmp_path / "mine.txt", tmp_path / "run"
+    text.write_text("\n".join(join(tokens) for tokens in generate(100, 5)))
+    small = ["model.hidden_size=8", "pretrain.max_epochs=1", "train.max_epochs=1", "evaluation.importance_samples=2"]
+    cache = load_config(tiny).data.cache
+    own = str(ROOT / "configs" / "own.yaml")
+    assert main([own, f"data.path={text}", f"run={run}", f"data.cache={cache}", "cpu_threads=1", *small]) == 0
+    assert json.loads((run / "results.json").read_text())["scores"]["sentences"] == 10
 
 
 def test_the_rows_of_the_papers_table_differ_in_their_method_alone():
