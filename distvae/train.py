@@ -76,31 +76,32 @@ def train(config: Config) -> Results:
     # The launcher may have set the precision; what a run used stands in its config.
     precision = runtime.accelerator.mixed_precision
     config = replace(config, optimizer=replace(config.optimizer, mixed_precision=precision))
-    run = Path(config.run)
-    trainer = None
     try:
-        results = runtime.on_main(lambda: open_run(config, run))
-        if results is None:
-            try:
-                trainer = Trainer(config, run, runtime)
-                trainer.run_stages()
-                results = trainer.finish()
-            except BaseException as error:
-                if runtime.is_main:
-                    interrupted = isinstance(error, KeyboardInterrupt)
-                    tracking.write_status(
-                        run, "interrupted" if interrupted else "failed", None if interrupted else str(error)
-                    )
-                raise
-        if runtime.is_main:
-            report.show({run.name: results})
+        results = carry_out(config, Path(config.run), runtime)
     except UserError:
-        trainer = None
         runtime.close()
         raise
     # After any other error the peers may be waiting in a collective: only the end of this process tells them.
-    trainer = None
     runtime.close()
+    return results
+
+
+def carry_out(config: Config, run: Path, runtime: Runtime) -> Results:
+    """Train and score, unless the run has finished already."""
+    results = runtime.on_main(lambda: open_run(config, run))
+    if results is None:
+        try:
+            trainer = Trainer(config, run, runtime)
+            trainer.run_stages()
+            results = trainer.finish()
+        except BaseException as error:
+            if runtime.is_main:
+                interrupted = isinstance(error, KeyboardInterrupt)
+                state, reason = ("interrupted", None) if interrupted else ("failed", str(error))
+                tracking.write_status(run, state, reason)
+            raise
+    if runtime.is_main:
+        report.show({run.name: results})
     return results
 
 
@@ -396,7 +397,7 @@ class Trainer:
                 sentences,
                 share(len(sentences), runtime.rank * micros + micro, parts),
                 self.vocabulary.pad,
-            )  # fmt: skip
+            )
             for micro in range(micros)
         ]
         batch_mean = None
@@ -476,6 +477,10 @@ class Trainer:
             self.tracker.close()
         with Progress("evaluate", len(test), self.runtime.is_main) as progress:
             scores = evaluate(self.model, test, settings, self.runtime, settings.importance_samples, progress.advance)
+        if not scores.finite:
+            raise UserError(
+                f"{self.run}: a score of the test sentences is not finite; see metrics.jsonl for how it came"
+            )
         results = Results(
             split="test",
             scores=scores,
