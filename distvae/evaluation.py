@@ -48,7 +48,7 @@ class Estimate:
 
     def __str__(self) -> str:
         error = "?" if self.standard_error is None else f"{self.standard_error:.2f}"
-        return f"{self.mean + 0.0:.2f} ± {error}".replace("-0.00", "0.00")
+        return f"{round(self.mean, 2) + 0.0:.2f} ± {error}"  # + 0.0 makes −0 a 0
 
 
 @dataclass(frozen=True)

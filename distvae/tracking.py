@@ -56,7 +56,7 @@ class EpochRecord:
             f"{self.stage:<8} {self.epoch:>3}  γ {self.kl_weight:<5.3f} lr {self.learning_rate:<7.3g}"
             f" train RE {self.train.re:6.2f} KL {self.train.kl:5.2f}  valid RE {self.valid.re.mean:6.2f}"
             f" KL {self.valid.kl.mean:5.2f} −ELBO {self.valid.neg_elbo.mean:6.2f}"
-            f" MI {self.valid.mutual_information.mean:4.2f} AU {self.valid.active_units:>2}"
+            f" MI {round(self.valid.mutual_information.mean, 2) + 0.0:4.2f} AU {self.valid.active_units:>2}"
             f"  {self.train.sentences_per_second:6.0f}/s  {mark}"
         ).rstrip()
 
