@@ -245,7 +245,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: should hold keys and values, such as `seed: 1`")
-    missing = [section.name for section in fields(Config) if section.name not in tree]
+    sections = [name for name, value in vars(Config()).items() if is_dataclass(value)]
+    missing = [name for name in sections if name not in tree]
     if whole and missing:
         raise ConfigError(f"{path}: is not the whole config of a run: it lacks {', '.join(missing)}")
     for override in overrides:
