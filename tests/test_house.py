@@ -87,3 +87,8 @@ def test_documents_link_to_what_is_there():
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_no_placeholder_is_left_in_a_document():
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        assert not re.findall(r"^[A-Z_]{5,}$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
