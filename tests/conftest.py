@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from distvae.train import main
+
 # Models as small as these gain nothing from threads, and several tests run at once.
 torch.set_num_threads(1)
 
@@ -38,6 +40,14 @@ def tiny(cache, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny.yaml"
     path.write_text(TINY.replace("test_size: 20}", f"test_size: 20, cache: {cache}}}"), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory) -> Path:
+    """The folder of a finished run of the whole recipe. Tests leave it as it is."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    assert main([str(tiny), f"run={run}"]) == 0
+    return run
 
 
 TRAIN = (str(ROOT / "distvae" / "train.py"),)

@@ -6,14 +6,11 @@ import json
 import pytest
 
 from distvae.cli import main
-from distvae.train import main as train
 
 
-@pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    assert train([str(tiny), f"run={folder}"]) == 0
-    return folder
+@pytest.fixture
+def run(finished):
+    return finished
 
 
 @pytest.fixture
@@ -78,8 +75,8 @@ def test_reconstruct_reads_standard_input(run, said, monkeypatch):
 
 def test_compare_sets_runs_side_by_side(run, said):
     results = json.loads(said("compare", run, "--json"))
-    assert results["one"]["scores"] == json.loads((run / "results.json").read_text())["scores"]
-    assert "one" in said("compare", run)
+    assert results["finished"]["scores"] == json.loads((run / "results.json").read_text())["scores"]
+    assert "finished" in said("compare", run)
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,6 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
-    """A run of the whole recipe."""
-    run = tmp_path_factory.mktemp("runs") / "finished"
-    assert main([str(tiny), f"run={run}"]) == 0
-    return run
-
-
 @pytest.fixture
 def refused(tiny, tmp_path, capsys):
     """Runs the program on input that it must refuse; returns the one line that it says."""
