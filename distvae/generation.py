@@ -83,13 +83,7 @@ def decode(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding
 
 def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[list[int]]:
     """One token at a time, each step from the state that the last one left: the prefix is read once."""
-    # Each sentence has draws of its own, one a token, so that it does not depend on the others decoded with it.
-    draws = torch.stack(
-        [
-            torch.rand(decoding.max_tokens, generator=generator(z.device, decoding.seed, "decode", i), device=z.device)
-            for i in range(len(z))
-        ]
-    )
+    draws = _draws(len(z), decoding, z.device) if decoding.method == "sample" else None
     state = model.decoder.initial_state(z)
     tokens = torch.full((len(z), 1), vocabulary.bos, device=z.device)
     ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
@@ -97,7 +91,7 @@ def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decod
     for step in range(decoding.max_tokens):
         logits, state = model.decoder(tokens, z, state)
         scores = _allowed(logits[:, -1], vocabulary)
-        if decoding.method == "greedy":
+        if draws is None:
             tokens = scores.argmax(dim=-1, keepdim=True)
         else:
             tokens = _drawn(_truncated(scores, decoding), draws[:, step])
@@ -106,6 +100,12 @@ def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decod
         if ended.all():
             break
     return torch.cat(sentences, dim=1).tolist()
+
+
+def _draws(count: int, decoding: Decoding, device: torch.device) -> Tensor:
+    """Uniform draws [count, max_tokens], set by each sentence's number: it depends on no other decoded beside it."""
+    rows = [generator(device, decoding.seed, "decode", i) for i in range(count)]
+    return torch.stack([torch.rand(decoding.max_tokens, generator=row, device=device) for row in rows])
 
 
 def _drawn(probabilities: Tensor, draws: Tensor) -> Tensor:

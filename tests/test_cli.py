@@ -51,6 +51,8 @@ def test_sample(run, said):
     found = json.loads(said("sample", run, "--method", "sample", "--top-p", "0.9", "--temperature", "0.7", "--json"))
     assert len(found["sentences"]) == 10
     assert found["decoding"]["top_p"] == 0.9
+    fewer = said("sample", run, "-n", "3", "--method", "sample", "--top-p", "0.9", "--temperature", "0.7").splitlines()
+    assert fewer == found["sentences"][:3]
     again = json.loads(said("sample", run / "best", "--method", "sample", "--seed", "1", "--json"))
     assert again["sentences"] != found["sentences"]
 
