@@ -28,17 +28,20 @@ def training_plan(lengths: np.ndarray, batch_size: int, key: Sequence[int]) -> l
     """
     rng = np.random.Generator(np.random.PCG64(list(key)))
     order = rng.permutation(len(lengths))
-    size = WINDOW * batch_size
-    windows = [order[start : start + size] for start in range(0, len(order), size)]
+    windows = _cut(order, WINDOW * batch_size)
     order = np.concatenate([window[np.argsort(lengths[window], kind="stable")] for window in windows])
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = _cut(order, batch_size)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches of similar length that hold each sentence once."""
-    order = np.argsort(lengths, kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return _cut(np.argsort(lengths, kind="stable"), batch_size)
+
+
+def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Pieces of ``size``, and what is left."""
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def share(size: int, part: int, parts: int) -> slice:
@@ -56,7 +59,7 @@ class Batch:
     count: int  # sentences that count: the first ones
 
 
-def collate(sentences: Sequence[np.ndarray], global_batch: np.ndarray, rows: slice, pad: int) -> Batch:
+def collate(sentences: Sequence[Sequence[int] | np.ndarray], global_batch: np.ndarray, rows: slice, pad: int) -> Batch:
     """The given rows of a global batch as tensors. No rows: the batch's first sentence, as a dummy."""
     count = rows.stop - rows.start
     if count == 0:

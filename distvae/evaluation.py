@@ -149,7 +149,7 @@ def importance_log_weights(
     sentences, samples, _ = noise.shape
     steps, values = tokens.shape[1] - 1, 3 * decoder.output.out_features + 12 * decoder.output.in_features
     chunk = max(1, memory_mb * 2**20 // (4 * steps * values))
-    z = posterior.mean[:, None] + torch.exp(0.5 * posterior.log_variance)[:, None] * noise
+    z = Posterior(posterior.mean[:, None], posterior.log_variance[:, None]).sample(noise)
     prior_to_posterior = 0.5 * (noise.double().square() - z.double().square()).sum(dim=2)
     prior_to_posterior += 0.5 * posterior.log_variance.double().sum(dim=1, keepdim=True)
     z = z.flatten(0, 1)
@@ -216,8 +216,7 @@ def _score(
     importance_samples: int,
     on_progress: Callable[[int], None],
 ) -> _Table:
-    latent_size = model.decoder.latent_to_cell.in_features
-    rows = torch.zeros(len(sentences), 5 + 3 * latent_size, dtype=torch.float64)
+    rows = torch.zeros(len(sentences), 5 + 3 * model.latent_size, dtype=torch.float64)
     for numbers in evaluation_plan(sentences.lengths, settings.batch_size * runtime.world_size):
         mine = share(len(numbers), runtime.rank, runtime.world_size)
         if mine.stop > mine.start:
@@ -229,7 +228,7 @@ def _score(
     rows = runtime.sum(rows.to(runtime.device)).cpu()
     seen, tokens, re, nll, effective = rows[:, :5].numpy().T
     assert (seen == 1).all(), "a sentence was scored twice or not at all"
-    mean, log_variance, z = rows[:, 5:].split(latent_size, dim=1)
+    mean, log_variance, z = rows[:, 5:].split(model.latent_size, dim=1)
     return _Table(tokens, re, nll, effective, Posterior(mean, log_variance), z)
 
 

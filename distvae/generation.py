@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from distvae.batches import collate
 from distvae.draws import generator, sentence_noise
 from distvae.errors import UserError
 from distvae.model import TextVAE
@@ -52,7 +54,7 @@ class Decoding:
 
 def prior_draws(model: TextVAE, count: int, seed: int) -> Tensor:
     """z ~ N(0, I): [count, m]. The first draws of a larger count are those of a smaller one."""
-    return sentence_noise(range(count), (_latent_size(model),), _device(model), seed, "prior")
+    return sentence_noise(range(count), (model.latent_size,), _device(model), seed, "prior")
 
 
 def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -64,11 +66,8 @@ def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
 @torch.inference_mode()
 def posterior_means(model: TextVAE, ids: list[list[int]], pad: int) -> Tensor:
     """μ of each sentence of ids: [b, m]."""
-    lengths = torch.tensor([len(row) for row in ids], device=_device(model))
-    tokens = torch.full((len(ids), int(lengths.max())), pad, device=_device(model))
-    for padded, row in zip(tokens, ids, strict=True):
-        padded[: len(row)] = torch.tensor(row)
-    return model.encoder(tokens, lengths).mean
+    batch = collate(ids, np.arange(len(ids)), slice(0, len(ids)), pad)
+    return model.encoder(batch.tokens.to(_device(model)), batch.lengths.to(_device(model))).mean
 
 
 @torch.inference_mode()
@@ -162,10 +161,6 @@ def _allowed(scores: Tensor, vocabulary: Vocabulary) -> Tensor:
     scores = scores.clone()
     scores[:, [vocabulary.pad, vocabulary.bos]] = -torch.inf
     return scores
-
-
-def _latent_size(model: TextVAE) -> int:
-    return model.decoder.latent_to_cell.in_features
 
 
 def _device(model: TextVAE) -> torch.device:

@@ -120,6 +120,7 @@ class TextVAE(nn.Module):
 
     def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int):
         super().__init__()
+        self.latent_size = sizes.latent_size
         self.encoder = Encoder(sizes, vocabulary_size)
         self.decoder = Decoder(sizes, vocabulary_size, pad, unknown)
 

@@ -21,11 +21,6 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(hours=1)
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this CPU has bfloat16 instructions; where it has none, bf16 is slower than float32."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 class Runtime:
     """One process of a run, started alone or by any launcher that sets torch's environment variables.
 
@@ -62,13 +57,19 @@ class Runtime:
             cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             torch.set_num_threads(cpu_threads or max(1, cores // processes))
         self._onednn = torch.backends.mkldnn.enabled
-        if self.device.type == "cpu" and self.accelerator.mixed_precision == "bf16" and not cpu_has_bf16():
+        if self.emulates_bf16:
             # oneDNN refuses a bfloat16 LSTM on such a CPU; torch's own kernels take it.
             torch.backends.mkldnn.set_flags(_enabled=False)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def emulates_bf16(self) -> bool:
+        """Whether bf16 was asked of a CPU without bfloat16 instructions, on which it is slower than float32."""
+        asked = self.device.type == "cpu" and self.accelerator.mixed_precision == "bf16"
+        return asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place: one collective."""

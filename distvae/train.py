@@ -29,7 +29,7 @@ from distvae.model import TextVAE, initialise
 from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.plateau import Plateau, Verdict
 from distvae.report import Results, StageEnd
-from distvae.runtime import Runtime, cpu_has_bf16
+from distvae.runtime import Runtime
 from distvae.tracking import EpochRecord, Progress, Tracker, TrainEpoch
 
 # Files of a run's folder that say what was asked for, not what came of it.
@@ -244,11 +244,7 @@ class Trainer:
     def _introduce(self) -> None:
         sizes = "/".join(f"{len(split):,}" for split in (self.corpus.train, self.corpus.valid, self.corpus.test))
         parameters = sum(p.numel() for p in self.model.parameters())
-        if (
-            self.runtime.accelerator.mixed_precision == "bf16"
-            and self.runtime.device.type == "cpu"
-            and not cpu_has_bf16()
-        ):
+        if self.runtime.emulates_bf16:
             print("this CPU has no bfloat16 instructions: mixed_precision=bf16 is slower here than no")
         where = self.runtime.device.type
         if where == "cpu":
@@ -497,6 +493,7 @@ class Trainer:
         return results
 
     def _weights(self) -> Weights:
+        # Copies: training goes on, and on a GPU an LSTM's weights may share one buffer, which safetensors refuses.
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def _export(self, name: str, weights: Weights) -> None:
