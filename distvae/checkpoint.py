@@ -54,18 +54,21 @@ class Checkpoint:
 
     weights: Weights
     best_weights: Weights | None  # of this stage so far
+    optimizer: Weights  # what the optimizer knows: nothing under SGD
     state: RunState
 
 
-def save_checkpoint(run: Path, weights: Weights, best_weights: Weights | None, state: RunState) -> None:
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Write ``run/checkpoints/step-…`` whole or not at all, then prune older ones."""
     checkpoints = run / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with _whole(checkpoints / f"step-{state.step:09d}") as folder:
-        save_file(weights, folder / "model.safetensors")
-        if best_weights is not None:
-            save_file(best_weights, folder / "best.safetensors")
-        write_json(folder / "state.json", asdict(state))
+    with _whole(checkpoints / f"step-{checkpoint.state.step:09d}") as folder:
+        save_file(checkpoint.weights, folder / "model.safetensors")
+        if checkpoint.best_weights is not None:
+            save_file(checkpoint.best_weights, folder / "best.safetensors")
+        if checkpoint.optimizer:
+            save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
+        write_json(folder / "state.json", asdict(checkpoint.state))
     for old in _checkpoints(run)[:-KEEP]:
         shutil.rmtree(old)
 
@@ -81,10 +84,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: a file of it is missing or damaged.
     """
-    best = folder / "best.safetensors"
+    best, optimizer = folder / "best.safetensors", folder / "optimizer.safetensors"
     return Checkpoint(
         weights=_load_tensors(folder / "model.safetensors"),
         best_weights=_load_tensors(best) if best.exists() else None,
+        optimizer=_load_tensors(optimizer) if optimizer.exists() else {},
         state=load_state(folder),
     )
 

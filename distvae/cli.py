@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distvae import report
 from distvae.checkpoint import Export, load_export
-from distvae.config import CAPTIONS
+from distvae.config import CAPTIONS, OptimizerConfig
 from distvae.errors import UserError, tell
 from distvae.evaluation import evaluate, floor
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
@@ -106,7 +106,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         settings = replace(settings, importance_samples=options.importance_samples)
     if options.seed is not None:
         settings = replace(settings, seed=options.seed)
-    runtime = Runtime(mixed_precision="no")
+    runtime = Runtime(OptimizerConfig(mixed_precision="no"))
     try:
         folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))
         prepared = corpus.load(folder)

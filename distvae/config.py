@@ -111,8 +111,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=RULES)
 class OptimizerConfig:
-    """SGD without momentum, as the paper and Li et al. (2019) train."""
+    """The optimizer and its steps."""
 
+    # `sgd`, without momentum, as the paper and Li et al. (2019) train; or `adamw`, which wants a lower learning rate.
+    name: Literal["sgd", "adamw"] = "sgd"
+    # Of adamw, decoupled from the gradient.
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     # Sentences of one optimizer step, over all ranks and accumulation steps.
     batch_size: Positive = 32
     # Micro-batches into which each rank cuts its share of a batch.
@@ -122,6 +126,36 @@ class OptimizerConfig:
     clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
     # `no` or `bf16`. Null: what the launcher says (`--mixed_precision`).
     mixed_precision: Literal["no", "bf16"] | None = None
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_optimizer(self):
+        if self.weight_decay and self.name != "adamw":
+            raise ValueError(f"optimizer.weight_decay belongs to adamw, not to {self.name}")
+        return self
+
+
+@dataclass(frozen=True, config=RULES)
+class CommunicationConfig:
+    """What several processes send one another under data parallelism (DDP); ZeRO and FSDP have their own ways."""
+
+    # How gradients travel: in float32, rounded to bf16, or as PowerSGD's low-rank factors (Vogels et al., 2019).
+    compression: Literal["none", "bf16", "powersgd"] = "none"
+    # Rank of the factors: higher is more exact, and more to send.
+    powersgd_rank: Positive = 4
+    # Steps that send whole gradients before PowerSGD sets in.
+    powersgd_start: Annotated[int, Field(ge=2)] = 1000
+    # Local SGD (Stich, 2019): every process steps by its own share of each batch, clipped on its own, and all take the
+    # mean of their weights every so many steps. Null: gradients are reduced in every step.
+    local_sgd_steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _options_belong_together(self):
+        if self.compression != "none" and self.local_sgd_steps is not None:
+            raise ValueError(
+                f"communication.compression={self.compression} has nothing to compress under local_sgd_steps, which"
+                " sends weights and no gradients"
+            )
+        return self
 
 
 @dataclass(frozen=True, config=RULES)
@@ -205,6 +239,7 @@ class Config:
     train: StageConfig = plain_field(default_factory=lambda: StageConfig(max_epochs=100))
     kl: KLConfig = plain_field(default_factory=KLConfig)
     plateau: PlateauConfig = plain_field(default_factory=PlateauConfig)
+    communication: CommunicationConfig = plain_field(default_factory=CommunicationConfig)
     evaluation: EvaluationConfig = plain_field(default_factory=EvaluationConfig)
 
     @model_validator(mode="after")

@@ -124,10 +124,17 @@ class TextVAE(nn.Module):
         self.encoder = Encoder(sizes, vocabulary_size)
         self.decoder = Decoder(sizes, vocabulary_size, pad, unknown)
 
-    def forward(self, tokens: Tensor, lengths: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """One training forward: tokens [b, L], lengths [b] → RE [b] in nats, posterior mean and log σ² [b, m]."""
+    def forward(
+        self, tokens: Tensor, lengths: Tensor, noise: Noise | None = None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """One training forward: tokens [b, L], lengths [b] → RE [b] in nats, posterior mean and log σ² [b, m].
+
+        Without noise there is no z, and RE is None.
+        """
         posterior = self.encoder(tokens, lengths)
-        reconstruction = self.decoder.reconstruction(tokens, posterior.sample(noise.latent), noise)
+        reconstruction = None
+        if noise is not None:
+            reconstruction = self.decoder.reconstruction(tokens, posterior.sample(noise.latent), noise)
         return reconstruction, posterior.mean, posterior.log_variance
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -11,8 +15,14 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 
+from distvae.config import CommunicationConfig, Config, OptimizerConfig
 from distvae.errors import PeerError, UserError
 
 Result = TypeVar("Result")
@@ -20,38 +30,68 @@ Result = TypeVar("Result")
 # The main process may tokenise a large corpus while the others wait; a dead process is noticed by the launcher.
 PATIENCE = timedelta(hours=1)
 
+DEFAULTS = Config()
+
 
 class Runtime:
     """One process of a run, started alone or by any launcher that sets torch's environment variables.
 
     Args:
-        mixed_precision: ``no`` or ``bf16``; None leaves it to the launcher.
-        accumulation_steps: micro-batches of one optimizer step.
+        optimizer: its precision (None leaves it to the launcher), its micro-batches, and its clip, which is DeepSpeed's
+            business under ZeRO.
+        communication: between the processes.
         cpu_threads: of this process where there is no GPU; None shares the machine's cores among its processes.
 
     Raises:
-        UserError: a launcher started several processes, but they cannot find each other.
+        UserError: a launcher started several processes, but they cannot find each other; the launcher asks for what
+            this trainer cannot do.
     """
 
-    def __init__(self, mixed_precision: str | None = None, accumulation_steps: int = 1, cpu_threads: int | None = None):
+    def __init__(
+        self,
+        optimizer: OptimizerConfig = DEFAULTS.optimizer,
+        communication: CommunicationConfig = DEFAULTS.communication,
+        cpu_threads: int | None = None,
+    ):
+        self.communication = communication
+        self.mixed_precision = optimizer.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if self.mixed_precision not in ("no", "bf16"):
+            raise UserError(
+                f"the launcher's mixed_precision is {self.mixed_precision}: use no or bf16, there or by"
+                " optimizer.mixed_precision"
+            )
+        on_cpu = not torch.cuda.is_available()
+        by_deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")
+        # FSDP2 is the business of engine.py: Accelerate carries it on GPUs alone, and must not take it for its own.
+        self.fsdp = _flag("ACCELERATE_USE_FSDP")
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
+        if self.fsdp and (os.environ.get("FSDP_VERSION") != "2" or _flag("FSDP_OFFLOAD_PARAMS")):
+            raise UserError("the launcher's fsdp_config needs fsdp_version: 2, and no fsdp_offload_params")
+        self.fsdp_reshards = _flag("FSDP_RESHARD_AFTER_FORWARD", "true")
+        if (by_deepspeed or self.fsdp) and communication != DEFAULTS.communication:
+            raise UserError(
+                "communication.compression and communication.local_sgd_steps belong to plain data parallelism, not to"
+                f" {'DeepSpeed' if by_deepspeed else 'FSDP'}, which the launcher asks for"
+            )
         self.accelerator = Accelerator(
-            # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are alone.
-            cpu=not torch.cuda.is_available(),
-            mixed_precision=mixed_precision,
+            # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are alone;
+            # with it, DeepSpeed is dropped without a word.
+            cpu=on_cpu and not by_deepspeed,
+            # Under DeepSpeed bf16 is its autocast of float32 weights, which is what it is elsewhere.
+            mixed_precision="no" if by_deepspeed else self.mixed_precision,
+            deepspeed_plugin=_deepspeed(optimizer, self.mixed_precision) if by_deepspeed else None,
             gradient_accumulation_plugin=GradientAccumulationPlugin(
-                num_steps=accumulation_steps, sync_with_dataloader=False
+                num_steps=optimizer.accumulation_steps, sync_with_dataloader=False
             ),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=PATIENCE, backend="gloo" if by_deepspeed and on_cpu else None)
+            ],
         )
+        self.zero_stage = self.accelerator.deepspeed_plugin.zero_stage if by_deepspeed else None
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
         self._stop_if_alone()
-        if self.accelerator.mixed_precision not in ("no", "bf16"):
-            raise UserError(
-                f"the launcher's mixed_precision is {self.accelerator.mixed_precision}: use no or bf16, there or by"
-                " optimizer.mixed_precision"
-            )
         self._threads = torch.get_num_threads()
         if self.device.type == "cpu":
             cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -62,19 +102,39 @@ class Runtime:
             torch.backends.mkldnn.set_flags(_enabled=False)
 
     @property
+    def engine(self) -> str:
+        """What carries a step, in a word."""
+        if self.zero_stage is not None:
+            return f"ZeRO-{self.zero_stage}"
+        if self.fsdp:
+            return "FSDP2"
+        if self.world_size == 1:
+            return "alone"
+        if self.communication.local_sgd_steps is not None:
+            return f"local SGD, {self.communication.local_sgd_steps} steps"
+        compression = self.communication.compression
+        return "DDP" if compression == "none" else f"DDP, {compression}"
+
+    @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     @property
     def emulates_bf16(self) -> bool:
         """Whether bf16 was asked of a CPU without bfloat16 instructions, on which it is slower than float32."""
-        asked = self.device.type == "cpu" and self.accelerator.mixed_precision == "bf16"
+        asked = self.device.type == "cpu" and self.mixed_precision == "bf16"
         return asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place: one collective."""
         if self.world_size > 1:
             dist.all_reduce(values)
+        return values
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        """Maximum over ranks, in place: one collective."""
+        if self.world_size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def on_main(self, action: Callable[[], Result]) -> Result:
@@ -113,6 +173,7 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group. Drop the prepared model first: gloo can abort while it outlives the group."""
         self.accelerator.free_memory()
+        gc.collect()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
         torch.set_num_threads(self._threads)
@@ -120,3 +181,49 @@ class Runtime:
         # Accelerate keeps its state for the life of a process: a next run in it would get this one's settings.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+def _flag(name: str, default: str = "false") -> bool:
+    return os.environ.get(name, default).lower() == "true"
+
+
+def _deepspeed(optimizer: OptimizerConfig, mixed_precision: str) -> DeepSpeedPlugin:
+    """What the launcher asks of DeepSpeed, with what the run's config says of the optimizer.
+
+    Raises:
+        UserError: DeepSpeed is not installed, or it is asked for what is set elsewhere or cannot be done.
+    """
+    for package in ("deepspeed", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"the launcher asks for DeepSpeed, and {package} is missing: pip install distvae[deepspeed]"
+            )
+    # What DeepSpeed says of its own insides, and of the optimizers that it has not tried, at every step or start.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    plugin = DeepSpeedPlugin()
+    settings = plugin.deepspeed_config
+    zero = settings["zero_optimization"]
+    ours = {
+        "optimizer": "optimizer.name",
+        "scheduler": "plateau",
+        "fp16": "optimizer.mixed_precision",
+        "bf16": "optimizer.mixed_precision",
+    }
+    for section, key in ours.items():
+        if section in settings:
+            raise UserError(f"the DeepSpeed config has a section {section}: leave it out; the run's {key} rules")
+    if settings.get("gradient_clipping", "auto") != "auto":
+        raise UserError("the DeepSpeed config sets gradient_clipping: leave it out, optimizer.clip_norm rules")
+    if plugin.zero_stage not in (1, 2, 3):
+        raise UserError(f"zero_stage is {plugin.zero_stage}: use 1, 2 or 3, or DDP by `accelerate launch --multi_gpu`")
+    for part in ("optimizer", "param"):
+        if zero.get(f"offload_{part}", {}).get("device", "none") != "none":
+            raise UserError(f"the DeepSpeed config offloads ({part}): the fused optimizers here step on the device")
+    settings["gradient_accumulation_steps"] = optimizer.accumulation_steps
+    settings["gradient_clipping"] = optimizer.clip_norm or 0.0
+    # DeepSpeed wants to know it, and does nothing with it: the loss is scaled here, by the sentences there are.
+    settings["train_micro_batch_size_per_gpu"] = 1
+    if mixed_precision == "bf16":
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return plugin

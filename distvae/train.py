@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch.nn.utils import get_total_norm
 
 from distvae import checkpoint, corpus, draws, generation, report, tracking
 from distvae.batches import Batch, collate, share, training_plan
 from distvae.checkpoint import Checkpoint, RunState, Weights
 from distvae.config import CAPTIONS, Config, ConfigError, dump_config, flatten, load_config
 from distvae.corpus import Corpus
+from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, tell
 from distvae.evaluation import Scores, evaluate, floor
 from distvae.kl_control import POLICIES, KLPolicy, Linear
@@ -72,10 +72,9 @@ def train(config: Config) -> Results:
     Raises:
         UserError: bad input, or numbers that are no longer finite; ``status.json`` says so too.
     """
-    runtime = Runtime(config.optimizer.mixed_precision, config.optimizer.accumulation_steps, config.cpu_threads)
+    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads)
     # The launcher may have set the precision; what a run used stands in its config.
-    precision = runtime.accelerator.mixed_precision
-    config = replace(config, optimizer=replace(config.optimizer, mixed_precision=precision))
+    config = replace(config, optimizer=replace(config.optimizer, mixed_precision=runtime.mixed_precision))
     try:
         results = carry_out(config, Path(config.run), runtime)
     except UserError:
@@ -223,8 +222,7 @@ class Trainer:
         if config.pretrained is not None and self.resumed is None:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=config.optimizer.learning_rate, fused=True)
-        self.wrapped, self.optimizer = runtime.accelerator.prepare(self.model, optimizer)
+        self.engine = make_engine(runtime, self.model, config.optimizer)
 
         self.tracker = Tracker(run, self.step) if runtime.is_main else None
         if runtime.is_main:
@@ -248,8 +246,11 @@ class Trainer:
             print("this CPU has no bfloat16 instructions: mixed_precision=bf16 is slower here than no")
         where = self.runtime.device.type
         if where == "cpu":
-            where = f"CPU, {torch.get_num_threads()} threads each"
+            threads = torch.get_num_threads()
+            where = f"CPU, {threads} thread{'s' if threads > 1 else ''} each"
         processes = "1 process" if self.runtime.world_size == 1 else f"{self.runtime.world_size} processes"
+        if self.runtime.engine != "alone":
+            processes += f" by {self.runtime.engine}"
         print(
             f"{self.run}: {self.config.data.path}, {sizes} sentences, {len(self.vocabulary):,} tokens in the"
             f" vocabulary; {parameters / 1e6:.1f}M parameters; {processes} on {where}"
@@ -296,14 +297,16 @@ class Trainer:
                 initialise(
                     self.model.decoder, self.config.model, draws.generator("cpu", self.config.seed, "decoder reset")
                 )
+                self.engine.scatter()
             self._run_stage(stage, resumed)
             keep_encoder = True
 
     def _run_stage(self, stage: Stage, resumed: Checkpoint | None) -> None:
         plateau = Plateau(self.config.plateau, self.config.optimizer.learning_rate)
         best, epoch, converged = None, 0, False
+        load_optimizer_state(self.engine, {} if resumed is None else resumed.optimizer)
         if resumed is not None:
-            self.model.load_state_dict(resumed.weights)
+            self._load(resumed.weights)
             state = resumed.state
             epoch, converged = state.epoch, state.converged
             plateau.load_state_dict(state.plateau)
@@ -325,17 +328,19 @@ class Trainer:
                 if stage.name == "train" and self.runtime.is_main:
                     self._export("best", best.weights)
             elif verdict in (Verdict.DECAY, Verdict.STOP):
-                self.model.load_state_dict(best.weights)
+                self._load(best.weights)
+                load_optimizer_state(self.engine, {})
                 stage.policy.weight = best.kl_weight
                 converged = verdict is Verdict.STOP
+            known = optimizer_state(self.engine, dict(self.model.named_parameters()))
             if self.runtime.is_main:
                 said = "not counted" if verdict is None else verdict.value
                 record = EpochRecord(stage.name, epoch, self.step, kl_weight, learning_rate, trained, scores, said)
                 self.tracker.epoch(record)
                 self._show_sentences()
-                self._save(stage, plateau, best, epoch, converged)
+                self._save(stage, plateau, best, known, epoch, converged)
         if best is not None:
-            self.model.load_state_dict(best.weights)
+            self._load(best.weights)
         self.ended.append(StageEnd(stage.name, epoch, converged, None if best is None else best.epoch))
         if stage.name == "pretrain" and self.runtime.is_main:
             self._export("pretrained", self._weights())
@@ -345,8 +350,7 @@ class Trainer:
         settings, runtime = self.config.optimizer, self.runtime
         lengths = self.corpus.train.lengths
         plan = training_plan(lengths, settings.batch_size, (self.config.seed, stage.number, epoch))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.engine, learning_rate)
         # RE, objective, and KL of each dimension, summed over this rank's sentences.
         sums = torch.zeros(2 + self.config.model.latent_size, dtype=torch.float64, device=runtime.device)
         interval = _Interval(sums[2:])
@@ -356,7 +360,7 @@ class Trainer:
         first_bad = torch.full((), -1, device=runtime.device)
         started = looked = time.monotonic()
         seen = shown = 0
-        self.wrapped.train()
+        self.engine.module.train()
         title = f"{stage.name} {epoch}"
         with Progress(title, len(lengths), runtime.is_main) as progress:
             for number, sentences in enumerate(plan, start=1):
@@ -367,13 +371,14 @@ class Trainer:
                 if number in interval_ends:
                     stage.policy.end_interval(interval.mean_kl(sums[2:], seen, runtime))
                 if number % LOOK_EVERY == 0 or number == len(plan):
-                    self._stop_if_bad(int(first_bad), stage, epoch, learning_rate)
+                    self._stop_if_bad(first_bad, stage, epoch, learning_rate)
                     if progress.shown and time.monotonic() - looked > 0.2:
                         looked = time.monotonic()
                         re, kl = float(sums[0]), float(sums[2:].sum())
                         share_seen = seen / runtime.world_size
                         progress.advance(seen - shown, RE=re / share_seen, KL=kl / share_seen, γ=stage.policy.weight)
                         shown = seen
+        self.engine.gather()
         weight = stage.policy.weight
         re, objective, *kl = (runtime.sum(sums) / seen).tolist()
         seconds = time.monotonic() - started
@@ -400,12 +405,12 @@ class Trainer:
         if stage.free_bits.needs_batch_mean and micros > 1:
             batch_mean = self._batch_mean_ahead(batches, len(sentences))
         for batch in batches:
-            with accelerator.accumulate(self.wrapped):
+            with accelerator.accumulate(self.engine.module):
                 noise = draws.training_noise(
                     self.config.model, batch.rows, len(sentences), steps, runtime.device,
                     self.config.seed, stage.name, *place,
                 )  # fmt: skip
-                re, mean, log_variance = self.wrapped(
+                re, mean, log_variance = self.engine.module(
                     batch.tokens.to(runtime.device), batch.lengths.to(runtime.device), noise
                 )
                 # A dummy sentence is left out by selection: 0 × its value would carry a NaN.
@@ -418,11 +423,7 @@ class Trainer:
                 accelerator.backward(loss * (parts / len(sentences)))
                 with torch.no_grad():
                     sums += torch.cat([torch.stack([re.sum(), loss]), kl.sum(dim=0)])
-                if accelerator.sync_gradients:
-                    norm = self._clip()
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-        return norm
+        return self.engine.step()
 
     @torch.no_grad()
     def _batch_mean_ahead(self, batches: list[Batch], global_batch: int) -> torch.Tensor:
@@ -430,22 +431,15 @@ class Trainer:
         device = self.runtime.device
         total = torch.zeros(self.config.model.latent_size, device=device)
         for batch in batches:
-            with self.runtime.accelerator.autocast():
-                posterior = self.model.encoder(batch.tokens.to(device), batch.lengths.to(device))
+            _, *posterior = self.engine.module(batch.tokens.to(device), batch.lengths.to(device))
             total += kl_per_dimension(*posterior)[: batch.count].sum(dim=0)
         return self.runtime.sum(total) / global_batch
 
-    def _clip(self) -> torch.Tensor:
-        """Have the fused optimizer step clip the gradient by its global norm, and skip it when that is not finite."""
-        norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        fused = self.optimizer.optimizer
-        fused.found_inf = (~torch.isfinite(norm)).float()
-        if self.config.optimizer.clip_norm is not None:
-            fused.grad_scale = (norm / self.config.optimizer.clip_norm).clamp(min=1.0)
-        return norm
-
-    def _stop_if_bad(self, step: int, stage: Stage, epoch: int, learning_rate: float) -> None:
-        """The gradient is the same on every rank, and so is what this finds."""
+    def _stop_if_bad(self, first_bad: torch.Tensor, stage: Stage, epoch: int, learning_rate: float) -> None:
+        """A reduced gradient is the same on every rank, and so is what this finds; local SGD's has to be agreed on."""
+        if self.config.communication.local_sgd_steps is not None:
+            self.runtime.max(first_bad)
+        step = int(first_bad)
         if step >= 0:
             self._stop(f"the gradient of step {step}", stage, epoch, learning_rate)
 
@@ -492,6 +486,10 @@ class Trainer:
             tracking.write_status(self.run, "finished")
         return results
 
+    def _load(self, weights: Weights) -> None:
+        self.model.load_state_dict(weights)
+        self.engine.scatter()
+
     def _weights(self) -> Weights:
         # Copies: training goes on, and on a GPU an LSTM's weights may share one buffer, which safetensors refuses.
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -499,7 +497,9 @@ class Trainer:
     def _export(self, name: str, weights: Weights) -> None:
         checkpoint.export(self.run / name, weights, self.config, self.vocabulary)
 
-    def _save(self, stage: Stage, plateau: Plateau, best: Best | None, epoch: int, converged: bool) -> None:
+    def _save(
+        self, stage: Stage, plateau: Plateau, best: Best | None, optimizer: Weights, epoch: int, converged: bool
+    ) -> None:
         state = RunState(
             stage=stage.name,
             epoch=epoch,
@@ -511,7 +511,8 @@ class Trainer:
             ended=[asdict(end) for end in self.ended],
             data=self.corpus.fingerprint,
         )
-        checkpoint.save_checkpoint(self.run, self._weights(), None if best is None else best.weights, state)
+        best_weights = None if best is None else best.weights
+        checkpoint.save_checkpoint(self.run, Checkpoint(self._weights(), best_weights, optimizer, state))
 
     def _show_sentences(self) -> None:
         count = self.config.evaluation.samples

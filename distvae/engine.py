@@ -1,0 +1,278 @@
+"""Who carries a training step: data parallelism, local SGD, DeepSpeed's ZeRO, FSDP2. The trainer sees one ``Engine``.
+
+All train one objective in one precision: weights, sums of gradients and updates are float32, and bf16 is autocast in
+the forward. So an engine changes where tensors lie and what is sent, and not what is computed. Where it spreads the
+weights over the ranks, the trainer's model is a replica beside them, which ``gather`` and ``scatter`` keep in step.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.algorithms.model_averaging.utils import average_parameters
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
+
+from distvae.config import CommunicationConfig, OptimizerConfig
+from distvae.model import TextVAE
+from distvae.runtime import Runtime
+
+# What AdamW keeps: two tensors for each weight, and the number of steps it has made.
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = "step"
+
+
+class Engine(Protocol):
+    """A model and its optimizer in the hands of one way to train them. Every rank calls the same methods in step."""
+
+    module: nn.Module  # what a training forward calls: ``TextVAE.forward`` in the run's precision
+    optimizer: torch.optim.Optimizer
+
+    def step(self) -> Tensor:
+        """Clip and apply the gradient since the last step, and forget it; leave it out when it is not finite.
+
+        Returns:
+            The gradient's global norm before clipping, on the device; not finite where it was left out.
+        """
+
+    def gather(self) -> None:
+        """Bring the trainer's model up to date with the weights that are trained."""
+
+    def scatter(self) -> None:
+        """Train on from the trainer's model: its weights go wherever weights are kept."""
+
+    def moment(self, key: str, name: str) -> Tensor:
+        """What the optimizer keeps under ``key`` for the weight ``name``, whole."""
+
+    def set_moment(self, key: str, name: str, value: Tensor) -> None: ...
+
+
+def make_engine(runtime: Runtime, model: TextVAE, settings: OptimizerConfig) -> Engine:
+    """The engine that the launcher asked for. The model holds the same weights on every rank."""
+    if runtime.zero_stage is not None:
+        return Zero(runtime, model, settings)
+    if runtime.fsdp:
+        return FullySharded(runtime, model, settings)
+    return Replicated(runtime, model, settings)
+
+
+def set_learning_rate(engine: Engine, learning_rate: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def optimizer_state(engine: Engine, names: Iterable[str]) -> dict[str, Tensor]:
+    """What the optimizer knows of the named weights: the same under every engine and on every rank; of SGD, nothing."""
+    kept = next((kept for kept in engine.optimizer.state.values() if kept), None)
+    if kept is None:
+        return {}
+    return {STEP: kept[STEP].clone()} | {f"{key}.{name}": engine.moment(key, name) for key in MOMENTS for name in names}
+
+
+def load_optimizer_state(engine: Engine, state: dict[str, Tensor]) -> None:
+    """Take an ``optimizer_state``; an empty one makes the optimizer forget what it knows."""
+    for kept in engine.optimizer.state.values():
+        for value in kept.values():
+            value.zero_()
+        if state:
+            kept[STEP].copy_(state[STEP])
+    for entry in state.keys() - {STEP}:
+        key, name = entry.split(".", 1)
+        engine.set_moment(key, name, state[entry])
+
+
+class Replicated:
+    """Every rank holds the whole model: a process alone, DDP with its compressions, local SGD."""
+
+    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
+        self._parameters, self._clip_norm = dict(model.named_parameters()), settings.clip_norm
+        self._average_every = runtime.communication.local_sgd_steps if runtime.world_size > 1 else None
+        self._steps_apart = 0
+        # Under local SGD no gradient is reduced, so the model is not wrapped for that.
+        self.module = runtime.accelerator.prepare_model(model, evaluation_mode=self._average_every is not None)
+        if runtime.world_size > 1:
+            _compress(self.module, runtime.communication)
+        self.optimizer = _optimizer(self._parameters.values(), settings)
+        _begin(self.optimizer, self._parameters.values())
+
+    def step(self) -> Tensor:
+        norm = get_total_norm([p.grad for p in self._parameters.values()])
+        _clipped_step(self.optimizer, norm, self._clip_norm)
+        if self._average_every is not None:
+            self._steps_apart += 1
+            if self._steps_apart == self._average_every:
+                self.gather()
+        return norm
+
+    def gather(self) -> None:
+        """The trainer's model is the one that is trained; under local SGD the ranks' models become their mean."""
+        if self._steps_apart:
+            average_parameters(iter(self._parameters.values()), dist.group.WORLD)  # as one tensor: one collective
+            self._steps_apart = 0
+
+    def scatter(self) -> None:
+        pass
+
+    def moment(self, key: str, name: str) -> Tensor:
+        return self.optimizer.state[self._parameters[name]][key]
+
+    def set_moment(self, key: str, name: str, value: Tensor) -> None:
+        self.moment(key, name).copy_(value)
+
+
+class FullySharded:
+    """FSDP2: weights, gradients and what the optimizer keeps are cut along their first dimension, a slice each rank.
+
+    By torch's ``fully_shard`` itself: Accelerate carries FSDP on GPUs alone, and so there is one way for GPUs and CPUs.
+    The model is one unit, for its decoder is entered by more than one method.
+    """
+
+    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
+        self._model, self._clip_norm = model, settings.clip_norm
+        mesh = init_device_mesh(runtime.device.type, (runtime.world_size,))
+        self.module = runtime.accelerator.prepare_model(copy.deepcopy(model), evaluation_mode=True)
+        fully_shard(self.module, mesh=mesh, reshard_after_forward=runtime.fsdp_reshards)
+        # The posterior's two halves are views, which nothing writes to.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+        self._sharded: dict[str, DTensor] = dict(self.module.named_parameters())
+        # Fused optimizers know no DTensor: they get this rank's slices as plain tensors over the same memory.
+        self._slices = {name: nn.Parameter(p.to_local().detach()) for name, p in self._sharded.items()}
+        self.optimizer = _optimizer(self._slices.values(), settings)
+        _begin(self.optimizer, self._slices.values())
+
+    def step(self) -> Tensor:
+        norm = get_total_norm([p.grad for p in self._sharded.values()]).full_tensor()
+        for name, p in self._sharded.items():
+            self._slices[name].grad, p.grad = p.grad.to_local(), None
+        _clipped_step(self.optimizer, norm, self._clip_norm)
+        return norm
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        for name, p in self._model.named_parameters():
+            p.copy_(self._sharded[name].full_tensor())
+
+    @torch.no_grad()
+    def scatter(self) -> None:
+        for name, p in self._model.named_parameters():
+            self._slices[name].copy_(self._slice_of(name, p))
+
+    def moment(self, key: str, name: str) -> Tensor:
+        like = self._sharded[name]
+        local = self.optimizer.state[self._slices[name]][key]
+        whole = DTensor.from_local(
+            local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
+        return whole.full_tensor()
+
+    def set_moment(self, key: str, name: str, value: Tensor) -> None:
+        self.optimizer.state[self._slices[name]][key].copy_(self._slice_of(name, value))
+
+    def _slice_of(self, name: str, whole: Tensor) -> Tensor:
+        like = self._sharded[name]
+        cut = distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+        return cut.to_local()
+
+
+class Zero:
+    """DeepSpeed's ZeRO: optimizer state (1), gradients too (2), weights too (3) are spread over the ranks.
+
+    DeepSpeed steps on float32 copies of its own, a part on each rank, which are not the module's parameters: weights
+    that were changed from outside reach them by ``scatter`` alone.
+    """
+
+    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
+        from deepspeed import utils, zero
+
+        self._utils, self._gathered = utils, zero.GatheredParameters
+        # Stages 1 and 2 leave the model whole on every rank, as views of one flat tensor.
+        self._model, trained = model, copy.deepcopy(model) if runtime.zero_stage == 3 else model
+        self._parameters = dict(trained.named_parameters())
+        optimizer = _optimizer(trained.parameters(), settings)
+        self.module, prepared = runtime.accelerator.prepare(trained, optimizer)
+        self._zero = prepared.optimizer
+        self.optimizer = self._zero.optimizer
+        by_stage = {3: "fp32_partitioned_groups_flat"}
+        parts = getattr(self._zero, by_stage.get(runtime.zero_stage, "single_partition_of_fp32_groups"))
+        _begin(self.optimizer, parts)
+        if runtime.zero_stage != 3:
+            self._zero._lazy_init_hp_params_optimizer_state()
+        # Stage 3 has made a step already, without a gradient but with weight decay.
+        self.scatter()
+
+    def step(self) -> Tensor:
+        """Accelerate has DeepSpeed clip and step within the last micro-batch's backward."""
+        norm = torch.inf if self._zero.overflow else self.module.get_global_grad_norm()
+        return torch.as_tensor(norm, device=self.module.device)
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        if self._model is not self.module.module:
+            with self._gathered(list(self._parameters.values())):
+                for name, p in self._model.named_parameters():
+                    p.copy_(self._parameters[name])
+
+    @torch.no_grad()
+    def scatter(self) -> None:
+        if self._model is not self.module.module:
+            with self._gathered(list(self._parameters.values()), modifier_rank=0):
+                for name, p in self._model.named_parameters():
+                    self._parameters[name].copy_(p)
+        self._zero.refresh_fp32_params()
+
+    def moment(self, key: str, name: str) -> Tensor:
+        return self._utils.safe_get_full_optimizer_state(self._parameters[name], key)
+
+    def set_moment(self, key: str, name: str, value: Tensor) -> None:
+        self._utils.safe_set_full_optimizer_state(self._parameters[name], value.to(self.module.device), key)
+
+
+def _compress(module: DistributedDataParallel, communication: CommunicationConfig) -> None:
+    """Have DDP send its gradients as the config says. PowerSGD's memory of what it left out is not saved."""
+    if communication.compression == "bf16":
+        module.register_comm_hook(None, _bf16_hook)
+    elif communication.compression == "powersgd":
+        memory = powerSGD_hook.PowerSGDState(
+            None,
+            matrix_approximation_rank=communication.powersgd_rank,
+            start_powerSGD_iter=communication.powersgd_start,
+        )
+        module.register_comm_hook(memory, powerSGD_hook.powerSGD_hook)
+
+
+def _bf16_hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    # By a name of its own: torch knows this hook by name, and refuses it over gloo, which sums bf16 well.
+    return default_hooks.bf16_compress_hook(state, bucket)
+
+
+def _optimizer(parameters: Iterable[Tensor], settings: OptimizerConfig) -> torch.optim.Optimizer:
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, settings.learning_rate, fused=True)
+
+
+def _begin(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Lay out what AdamW keeps, which it would else do at its first step."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        for p in parameters:
+            kept = {key: torch.zeros_like(p, requires_grad=False) for key in MOMENTS}
+            optimizer.state[p] = {STEP: torch.zeros((), device=p.device)} | kept
+
+
+def _clipped_step(optimizer: torch.optim.Optimizer, norm: Tensor, clip_norm: float | None) -> None:
+    """A fused step that clips the gradient by its norm on its way, and leaves it out where the norm is not finite."""
+    optimizer.found_inf = (~torch.isfinite(norm)).float()
+    if clip_norm is not None:
+        optimizer.grad_scale = (norm / clip_norm).clamp(min=1.0)
+    optimizer.step()
+    optimizer.zero_grad()
