@@ -250,8 +250,8 @@ def _compress(module: DistributedDataParallel, communication: CommunicationConfi
         module.register_comm_hook(memory, powerSGD_hook.powerSGD_hook)
 
 
-def _bf16_hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    # By a name of its own: torch knows this hook by name, and refuses it over gloo, which sums bf16 well.
+def _bf16_hook(state, bucket):  # torch reads the annotations, and takes them for texts
+    # By a name of its own: torch knows its hook by name, and refuses it over gloo, which sums bf16 well.
     return default_hooks.bf16_compress_hook(state, bucket)
 
 

@@ -7,7 +7,8 @@ import importlib.util
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -62,9 +63,7 @@ class Runtime:
             )
         on_cpu = not torch.cuda.is_available()
         by_deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")
-        # FSDP2 is the business of engine.py: Accelerate carries it on GPUs alone, and must not take it for its own.
         self.fsdp = _flag("ACCELERATE_USE_FSDP")
-        os.environ.pop("ACCELERATE_USE_FSDP", None)
         if self.fsdp and (os.environ.get("FSDP_VERSION") != "2" or _flag("FSDP_OFFLOAD_PARAMS")):
             raise UserError("the launcher's fsdp_config needs fsdp_version: 2, and no fsdp_offload_params")
         self.fsdp_reshards = _flag("FSDP_RESHARD_AFTER_FORWARD", "true")
@@ -73,20 +72,22 @@ class Runtime:
                 "communication.compression and communication.local_sgd_steps belong to plain data parallelism, not to"
                 f" {'DeepSpeed' if by_deepspeed else 'FSDP'}, which the launcher asks for"
             )
-        self.accelerator = Accelerator(
-            # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are alone;
-            # with it, DeepSpeed is dropped without a word.
-            cpu=on_cpu and not by_deepspeed,
-            # Under DeepSpeed bf16 is its autocast of float32 weights, which is what it is elsewhere.
-            mixed_precision="no" if by_deepspeed else self.mixed_precision,
-            deepspeed_plugin=_deepspeed(optimizer, self.mixed_precision) if by_deepspeed else None,
-            gradient_accumulation_plugin=GradientAccumulationPlugin(
-                num_steps=optimizer.accumulation_steps, sync_with_dataloader=False
-            ),
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=PATIENCE, backend="gloo" if by_deepspeed and on_cpu else None)
-            ],
-        )
+        # FSDP2 is the business of engine.py: Accelerate carries it on GPUs alone, and must not take it for its own.
+        with _hidden("ACCELERATE_USE_FSDP"):
+            self.accelerator = Accelerator(
+                # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are
+                # alone; with it, DeepSpeed is dropped without a word.
+                cpu=on_cpu and not by_deepspeed,
+                # Under DeepSpeed bf16 is its autocast of float32 weights, which is what it is elsewhere.
+                mixed_precision="no" if by_deepspeed else self.mixed_precision,
+                deepspeed_plugin=_deepspeed(optimizer, self.mixed_precision) if by_deepspeed else None,
+                gradient_accumulation_plugin=GradientAccumulationPlugin(
+                    num_steps=optimizer.accumulation_steps, sync_with_dataloader=False
+                ),
+                kwargs_handlers=[
+                    InitProcessGroupKwargs(timeout=PATIENCE, backend="gloo" if by_deepspeed and on_cpu else None)
+                ],
+            )
         self.zero_stage = self.accelerator.deepspeed_plugin.zero_stage if by_deepspeed else None
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
@@ -185,6 +186,17 @@ class Runtime:
 
 def _flag(name: str, default: str = "false") -> bool:
     return os.environ.get(name, default).lower() == "true"
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """The environment without this variable."""
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
 
 
 def _deepspeed(optimizer: OptimizerConfig, mixed_precision: str) -> DeepSpeedPlugin:

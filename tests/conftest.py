@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -54,18 +55,47 @@ TRAIN = (str(ROOT / "distvae" / "train.py"),)
 
 
 def launch(
-    *arguments: str, processes: int = 1, program: Sequence[str] = TRAIN, **environment: str
+    *arguments: str,
+    processes: int = 1,
+    engine: str | None = None,
+    program: Sequence[str | Path] = TRAIN,
+    **environment: str,
 ) -> subprocess.CompletedProcess:
-    """Run a program as its users do: by ``accelerate launch``, in processes of its own."""
-    several = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--num_processes", "1"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *several]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    if processes > 1:
-        command += ["--main_process_port", "0"]
+    """Run a program as its users do: by ``accelerate launch``, in processes of its own.
+
+    ``engine`` is one of launch/accelerate/; without it, as many processes on CPUs by the launcher's own options.
+    """
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    if engine is not None:
+        command += ["--config_file", str(ROOT / "launch" / "accelerate" / f"{engine}.yaml")]
+    else:
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--multi_gpu"] if processes > 1 else []
+    if engine is not None or processes > 1:
+        command += ["--main_process_port", str(free_port())]
     return subprocess.run(
-        [*command, *program, *arguments],
+        [*command, *map(str, program), *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def free_port() -> int:
+    """For tests that run side by side: DeepSpeed's launcher finds none by itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How far each way to train was from one process, in one table."""
+    properties = [report.user_properties for report in terminalreporter.stats.get("passed", [])]
+    rows = sorted(value for pairs in properties for name, value in pairs if name == "engine")
+    if rows:
+        terminalreporter.section("largest difference from one process: nats a sentence in any epoch, and final weights")
+        terminalreporter.write_line(f"{'engine':<8}{'processes':>10}{'RE':>12}{'KL':>12}{'−ELBO':>12}{'weights':>12}")
+        for engine, processes, *differences in rows:
+            cells = "".join(f"{difference:>12.1e}" for difference in differences)
+            terminalreporter.write_line(f"{engine:<8}{processes:>10}{cells}")
