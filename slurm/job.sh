@@ -1,0 +1,110 @@
+# shellcheck shell=bash
+# What the batch scripts here share. Their working directory is the checkout.
+
+fail() { # MESSAGE: bad input
+    echo "distvae: $*" >&2
+    exit 2
+}
+
+names() { # FILE…: their names without folder and ending
+    local file all=()
+    for file; do
+        file=${file##*/}
+        all+=("${file%.*}")
+    done
+    echo "${all[*]}"
+}
+
+# -- The copy ----------------------------------------------------------------------------------------------------------
+
+# A job runs from a copy of the code and of its config, FOLDER/code: what is edited in the checkout does not reach a job
+# that waits, runs or is requeued.
+
+settle() { # ACTION FOLDER CONFIG: see that the copy is there, and stop where that was all
+    case $1 in
+        --copy) take_copy "$2" "$3"; exit ;;
+        --from) return ;;
+    esac
+    [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job for Slurm: submit it by sbatch or slurm/submit.sh"
+    if ((${SLURM_RESTART_COUNT:-0} == 0)) && [[ -e $2 ]]; then
+        fail "$2 is there already, of an earlier job with this number; move it away"
+    fi
+    take_copy "$2" "$3" # which a requeued job has already
+}
+
+take_copy() { # FOLDER CONFIG
+    local code=$1/code new=$1/code.new config commit
+    [[ ! -e $code ]] || return 0
+    [[ -f $2 && -r $2 ]] || fail "$2: cannot be read as a config: no such file"
+    config=$new/$(config_in_copy "$2")
+    rm -rf "$new"
+    mkdir -p "${config%/*}"
+    tar --create --exclude=__pycache__ distvae launch slurm setup.cfg pyproject.toml | tar --extract --directory "$new"
+    cp "$2" "$config"
+    # The copy has no .git beside it; this says which commit it is.
+    if [[ -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
+        echo "$commit" >"$new/COMMIT"
+    fi
+    mv "$new" "$code"
+}
+
+config_in_copy() { # CONFIG: its place in a copy, below configs/ as in the checkout, for that path names the run
+    local path=/$1
+    case $path in
+        */configs/*) echo "configs/${path##*/configs/}" ;;
+        *) echo "configs/${path##*/}" ;;
+    esac
+}
+
+# -- The nodes ---------------------------------------------------------------------------------------------------------
+
+free_port() { # a port of this host that no other job chooses
+    local low high first=10240 last=65535 port try
+    # The kernel hands out ports from `low` to `high` to whoever connects anywhere: keep below them, or else above.
+    read -r low high </proc/sys/net/ipv4/ip_local_port_range
+    if ((low - first >= 1000)); then
+        last=$((low - 1))
+    elif ((last - high >= 1000)); then
+        first=$((high + 1))
+    fi
+    for ((try = 0; try < 100; try++)); do
+        port=$((first + (SLURM_JOB_ID + 499 * try) % (last - first + 1)))
+        (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break # nobody listens there
+    done
+    echo "$port"
+}
+
+on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that the job has there
+    local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} step=() status=0
+    shift
+    mkdir -p "$logs"
+    echo "a log of each node: $logs/"
+    # Left alone, a step of one task a node would have one CPU of each, and one GPU where the job has --gpus-per-task.
+    [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || step=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
+    env -u SLURM_GPUS_PER_TASK srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+        --ntasks-per-node=1 --cpu-bind=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
+        --kill-on-bad-exit=1 "$@" || status=$?
+    ((status == 0)) || show_failure "$logs"
+    return "$status"
+}
+
+show_failure() { # LOGS: the log of the node that failed first, from its first traceback on
+    local log found='' \
+        error='^(\[rank[0-9]+\]: )?([A-Za-z_]+\.)*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)|^distvae: ' \
+        launcher='(ChildFailed|CalledProcess)Error|SignalException' \
+        lost='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe'
+    # A rank that dies takes the others with it. What they say of losing it is not the cause, nor what launchers say.
+    for log in "$1"/*.log; do
+        [[ -e $log ]] || return 0
+        if grep -E "$error" "$log" | grep -qvE "$launcher|$lost"; then
+            found=$log
+            break
+        fi
+        [[ -n $found ]] || grep -qE "$lost" "$log" || found=$log
+    done
+    : "${found:=$log}"
+    {
+        echo "failed; from $found:"
+        awk '/Traceback|^distvae: /{on = 1} on && shown++ < 100' "$found" | grep . || tail -n 100 "$found"
+    } >&2
+}
