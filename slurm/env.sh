@@ -14,6 +14,7 @@ partition=
 
 # The Python that has distvae's packages: the checkout's .venv if there is one, else the one on PATH.
 if [[ -f .venv/bin/activate ]]; then
+    # shellcheck source=/dev/null
     source .venv/bin/activate
 fi
 

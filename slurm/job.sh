@@ -88,19 +88,19 @@ on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that t
     return "$status"
 }
 
-show_failure() { # LOGS: the log of the node that failed first, from its first traceback on
-    local log found='' \
-        error='^(\[rank[0-9]+\]: )?([A-Za-z_]+\.)*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)|^distvae: ' \
-        launcher='(ChildFailed|CalledProcess)Error|SignalException' \
-        lost='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe'
-    # A rank that dies takes the others with it. What they say of losing it is not the cause, nor what launchers say.
+show_failure() { # LOGS: the log that tells the cause, from its first traceback on
+    local log found='' error='^(\[rank[0-9]+\]: )?([A-Za-z_]+\.)*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)|^distvae: ' \
+        launcher='(ChildFailed|CalledProcess)Error' \
+        dragged='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe|SignalException'
+    # A rank that dies takes the others with it; what they and the launchers say of that is not the cause. It is an
+    # error of another kind, or else lies with a node that was not dragged along (a process killed, say, by the kernel).
     for log in "$1"/*.log; do
         [[ -e $log ]] || return 0
-        if grep -E "$error" "$log" | grep -qvE "$launcher|$lost"; then
+        if grep -E "$error" "$log" | grep -qvE "$launcher|$dragged"; then
             found=$log
             break
         fi
-        [[ -n $found ]] || grep -qE "$lost" "$log" || found=$log
+        [[ -n $found ]] || grep -qE "$dragged" "$log" || found=$log
     done
     : "${found:=$log}"
     {

@@ -50,6 +50,12 @@ def finished(tiny, tmp_path_factory) -> Path:
     return run
 
 
+def needs(condition: object, reason: str) -> None:
+    """Skip a test where something that it needs is missing; fail it where all is to be there (CI)."""
+    if not condition:
+        (pytest.fail if os.environ.get("DISTVAE_REQUIRE") == "1" else pytest.skip)(reason)
+
+
 TRAIN = (str(ROOT / "distvae" / "train.py"),)
 
 
