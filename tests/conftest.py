@@ -9,6 +9,8 @@ import torch
 
 from distvae.train import main
 
+pytest.register_assert_rewrite("tests.compare")
+
 # Models as small as these gain nothing from threads, and several tests run at once.
 torch.set_num_threads(1)
 

@@ -43,8 +43,9 @@ class Cluster:
     def __init__(self, lab: Path, share: Sequence[Path]):
         prefix = f"t{os.getpid()}n"
         self.nodes = [f"{prefix}1", f"{prefix}2"]
-        # As many CPUs as a job can be bound to wherever there are two at all.
-        settings = {"CPUS": "2", "EXTRA": "TaskPlugin=task/affinity" if {0, 1} <= os.sched_getaffinity(0) else ""}
+        # Whether Slurm can bind processes to CPUs, as real clusters do: the nodes share the machine's first two.
+        self.binds = {0, 1} <= os.sched_getaffinity(0)
+        settings = {"CPUS": "2", "EXTRA": "TaskPlugin=task/affinity" if self.binds else ""}
         # A user's shell has the Python environment on its path.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         shared = " ".join(map(str, share))
@@ -66,8 +67,9 @@ class Cluster:
         return int(re.search(r"job (\d+)", done.stdout)[1])
 
     def job(self, number: int) -> Job:
-        shown = self.run("scontrol", "--oneliner", "show", "job", str(number)).stdout
-        fields = dict(re.findall(r"(\S+?)=(\S*)", shown))
+        shown = self.run("scontrol", "show", "job", str(number)).stdout
+        # A path has a line to itself, and may hold blanks.
+        fields = dict(re.findall(r"(\S+?)=(\S*)", shown) + re.findall(r"^ *(StdOut)=(.*)", shown, flags=re.MULTILINE))
         return Job(number, fields["JobState"], fields)
 
     def wait(self, number: int, until: Sequence[str] = tuple(ENDED), seconds: float = 180) -> Job:
@@ -80,9 +82,10 @@ class Cluster:
         return job
 
     def processes(self, node: str) -> list[str]:
-        """Command lines of the programs that run on a node, beside Slurm's own."""
+        """Command lines of all that runs on a node, beside what a node is made of."""
         lines = self.script("on", node, "ps", "-e", "-o", "args=").stdout.splitlines()
-        return [line for line in lines if re.search(r"accelerate|train\.py|node\.sh|slurmstepd", line)]
+        own = re.compile(r"/bin/bash .*cluster _init|sleep 3600|munged |slurmd |slurmstepd: |ps -e")
+        return [line for line in lines if not own.match(line)]
 
 
 @pytest.fixture(scope="session")
