@@ -89,7 +89,8 @@ on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that t
 }
 
 show_failure() { # LOGS: the log that tells the cause, from its first traceback on
-    local log found='' error='^(\[rank[0-9]+\]: )?([A-Za-z_]+\.)*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)|^distvae: ' \
+    local log found='' \
+        error='^(\[rank[0-9]+\]: )?([A-Za-z_]+\.)*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)|^distvae: ' \
         launcher='(ChildFailed|CalledProcess)Error' \
         dragged='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe|SignalException'
     # A rank that dies takes the others with it; what they and the launchers say of that is not the cause. It is an
