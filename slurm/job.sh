@@ -59,19 +59,24 @@ config_in_copy() { # CONFIG: its place in a copy, below configs/ as in the check
 # -- The nodes ---------------------------------------------------------------------------------------------------------
 
 free_port() { # a port of this host that no other job chooses
-    local low high first=10240 last=65535 port try
-    # The kernel hands out ports from `low` to `high` to whoever connects anywhere: keep below them, or else above.
+    local low high first last port try
     read -r low high </proc/sys/net/ipv4/ip_local_port_range
-    if ((low - first >= 1000)); then
-        last=$((low - 1))
-    elif ((last - high >= 1000)); then
-        first=$((high + 1))
-    fi
+    read -r first last < <(ports_outside "$low" "$high")
     for ((try = 0; try < 100; try++)); do
         port=$((first + (SLURM_JOB_ID + 499 * try) % (last - first + 1)))
         (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break # nobody listens there
     done
     echo "$port"
+}
+
+ports_outside() { # LOW HIGH: the ports to choose from, when the kernel hands out LOW to HIGH to whoever connects
+    local first=10240 last=65535 enough=1000
+    if (($1 - first >= enough)); then
+        last=$(($1 - 1))
+    elif ((last - $2 >= enough)); then
+        first=$(($2 + 1))
+    fi # else there is no room outside: all of them
+    echo "$first $last"
 }
 
 on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that the job has there
