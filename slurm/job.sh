@@ -84,9 +84,11 @@ on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that t
     shift
     mkdir -p "$logs"
     echo "a log of each node: $logs/"
-    # Left alone, a step of one task a node would have one CPU of each, and one GPU where the job has --gpus-per-task.
+    # Left alone, srun would take what sbatch was told of tasks, their CPUs and GPUs, for its own one task a node. Told
+    # nothing of that, a step has all CPUs and GPUs of the job.
     [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || step=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
-    env -u SLURM_GPUS_PER_TASK srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+    env -u SLURM_CPUS_PER_TASK -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU -u SLURM_TRES_PER_TASK \
+        srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
         --ntasks-per-node=1 --cpu-bind=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
         --kill-on-bad-exit=1 "$@" || status=$?
     ((status == 0)) || show_failure "$logs"

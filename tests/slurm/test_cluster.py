@@ -186,14 +186,16 @@ def test_nodes_with_unequal_gpus_are_refused(cluster, checkout):
     assert "ask for as many on each by --gpus-per-node=N" in job.log
 
 
-def test_gpus_counted_by_the_task_all_serve_the_nodes_one_launcher(cluster, checkout):
+@pytest.mark.parametrize(
+    "options", [["--ntasks-per-node=2", "--gpus-per-task=1"], ["--gpus-per-node=2", "--ntasks-per-gpu=1"]]
+)
+def test_gpus_counted_by_the_task_all_serve_the_nodes_one_launcher(cluster, checkout, options):
     # The checkout's own environment comes before the one on the path; its launcher just says how it was called.
     programs = checkout / ".venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
     (programs / "accelerate").write_text('#!/bin/bash\necho "launcher: $*, GPUs $CUDA_VISIBLE_DEVICES"\n')
     (programs / "accelerate").chmod(0o755)
-    options = ["--ntasks-per-node=2", "--gpus-per-task=1"]
     job = cluster.wait(cluster.submit("sbatch", *options, "slurm/train.sh", CONFIG, cwd=checkout))
     assert job.state == "COMPLETED", job.log
     said = (logs_of(job, checkout) / f"{job.fields['NodeList']}.log").read_text()
