@@ -3,17 +3,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-cluster lint venv clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
 
 test: $(READY) lint
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 -m "not cluster and not long"
+
+# The long tests, and those on a Slurm cluster that they bring up on this machine: as root, with slurm-wlm, munge and
+# iproute2 (Debian).
+test-cluster: $(READY)
+	@$(BIN)/python -m pytest -n 2 -m long
+	@$(BIN)/python -m pytest -m cluster
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+
+venv: $(READY)
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@echo "setting up .venv (a minute or two) …"

@@ -152,10 +152,14 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, `-dirty` when it has changes; None outside a checkout of this project."""
+    """The commit of the source tree, `-dirty` when it has changes; None outside a checkout of this project.
+
+    A cluster job's copy of the tree (slurm/job.sh) has it in a file COMMIT.
+    """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
-        return None
+        noted = root / "COMMIT"
+        return noted.read_text(encoding="utf-8").strip() if noted.exists() else None
     try:
         described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

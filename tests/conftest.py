@@ -10,6 +10,8 @@ import torch
 
 from distvae.train import main
 
+pytest.register_assert_rewrite("tests.compare")
+
 # Models as small as these gain nothing from threads, and several tests run at once.
 torch.set_num_threads(1)
 
@@ -49,6 +51,12 @@ def finished(tiny, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
     assert main([str(tiny), f"run={run}"]) == 0
     return run
+
+
+def needs(condition: object, reason: str) -> None:
+    """Skip a test where something that it needs is missing; fail it where all is to be there (CI)."""
+    if not condition:
+        (pytest.fail if os.environ.get("DISTVAE_REQUIRE") == "1" else pytest.skip)(reason)
 
 
 TRAIN = (str(ROOT / "distvae" / "train.py"),)

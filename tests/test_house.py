@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs
 
 # From the ground up: a module imports from floors below its own, and within a floor only as listed.
 FLOORS = [
@@ -92,3 +92,13 @@ def test_documents_link_to_what_is_there():
 def test_no_placeholder_is_left_in_a_document():
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         assert not re.findall(r"^[A-Z_]{5,}$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_what_a_test_needs_is_there_or_it_skips_or_fails(monkeypatch):
+    needs(True, "is there")
+    monkeypatch.delenv("DISTVAE_REQUIRE", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no Slurm"):
+        needs(False, "no Slurm")
+    monkeypatch.setenv("DISTVAE_REQUIRE", "1")
+    with pytest.raises(pytest.fail.Exception, match="no Slurm"):
+        needs(False, "no Slurm")

@@ -267,3 +267,10 @@ def test_environment_names_versions_and_commit():
     if (root / ".git").exists():
         head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     assert found["commit"] in ((head.strip(), f"{head.strip()}-dirty") if head else (None,))
+
+
+def test_a_copy_of_the_tree_names_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("distvae.tracking.__file__", str(tmp_path / "distvae" / "tracking.py"))
+    assert environment()["commit"] is None
+    (tmp_path / "COMMIT").write_text("0123abc-dirty\n")
+    assert environment()["commit"] == "0123abc-dirty"

@@ -21,7 +21,7 @@ def end(tiny, tmp_path, runs):
     )
 
 
-@pytest.mark.parametrize("runs", [5, pytest.param(50, marks=pytest.mark.cluster)])
+@pytest.mark.parametrize("runs", [5, pytest.param(50, marks=pytest.mark.long)])
 def test_runs_in_a_row_end_well(tiny, tmp_path, runs):
     done = end(tiny, tmp_path, runs)
     assert done.stdout.endswith(f"{runs} runs, not ended with 0: []\n"), done.stdout + done.stderr

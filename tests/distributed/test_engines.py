@@ -108,7 +108,7 @@ WAYS = [("cpu", n) for n in (2, 3, 4)] + [(engine, n) for engine in list(NAMES)[
 # Two processes in `make test`; the whole table in `make test-cluster`.
 @pytest.mark.parametrize(
     ("engine", "processes"),
-    [pytest.param(*way, id="-".join(map(str, way)), marks=[] if way[1] == 2 else pytest.mark.cluster) for way in WAYS],
+    [pytest.param(*way, id="-".join(map(str, way)), marks=[] if way[1] == 2 else pytest.mark.long) for way in WAYS],
 )
 def test_every_engine_computes_what_one_process_does(alone, tiny, tmp_path, record_property, engine, processes):
     words = [word for name in RUNS for word in ("--", *arguments(tiny, tmp_path, name))]

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from safetensors.torch import load_file
 
 from distvae.train import main
+from tests.compare import assert_same_numbers, records
 from tests.conftest import ROOT, launch
 
 # Soft free bits acting inside epochs too, and the one form of each kind: a bound on the global batch's mean, none.
@@ -15,10 +15,6 @@ METHODS = {
     "soft_free_bits": ["kl.every_steps=4"],
     "free_bits": ["kl.policy=linear", "kl.free_bits=dimension", "kl.target_rate=2"],
 }
-
-
-def records(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -41,28 +37,7 @@ def test_ranks_and_accumulation_change_no_number(method, alone, tiny, tmp_path, 
     )
     assert done.returncode == 0, done.stderr
 
-    expected, found = records(alone), records(run)
-    assert len(found) == len(expected)
-    for one, other in zip(expected, found, strict=True):
-        # Decisions are equal exactly …
-        for key in ("stage", "epoch", "step", "kl_weight", "learning_rate", "verdict"):
-            assert other[key] == one[key]
-        assert other["train"]["sentences"] == one["train"]["sentences"] == 81
-        # … and sums to what rounding leaves.
-        for key in ("re", "kl", "neg_elbo", "objective", "kl_per_dimension"):
-            assert other["train"][key] == pytest.approx(one["train"][key], rel=2e-5, abs=1e-6)
-        for key in ("re", "kl", "neg_elbo", "mutual_information"):
-            assert other["valid"][key]["mean"] == pytest.approx(one["valid"][key]["mean"], rel=2e-5, abs=1e-5)
-
-    here, there = load_file(alone / "best" / "model.safetensors"), load_file(run / "best" / "model.safetensors")
-    for name, weights in here.items():
-        assert there[name].sub(weights).abs().max() < 2e-5, name
-
-    one, other = (json.loads((folder / "results.json").read_text()) for folder in (alone, run))
-    assert other["world_size"] == processes
-    assert other["scores"]["nll"]["mean"] == pytest.approx(one["scores"]["nll"]["mean"], rel=2e-5)
-    assert other["scores"]["sentences"] == 20
-    assert other["scores"]["tokens"] == one["scores"]["tokens"]
+    assert_same_numbers(alone, run, world_size=processes)
 
 
 def test_the_compared_runs_move_gamma_and_train(alone, method):

@@ -1,0 +1,118 @@
+# shellcheck shell=bash
+# What the batch scripts here share. Their working directory is the checkout.
+
+fail() { # MESSAGE: bad input
+    echo "distvae: $*" >&2
+    exit 2
+}
+
+names() { # FILE…: their names without folder and ending
+    local file all=()
+    for file; do
+        file=${file##*/}
+        all+=("${file%.*}")
+    done
+    echo "${all[*]}"
+}
+
+# -- The copy ----------------------------------------------------------------------------------------------------------
+
+# A job runs from a copy of the code and of its config, FOLDER/code: what is edited in the checkout does not reach a job
+# that waits, runs or is requeued.
+
+settle() { # ACTION FOLDER CONFIG: see that the copy is there, and stop where that was all
+    case $1 in
+        --copy) take_copy "$2" "$3"; exit ;;
+        --from) return ;;
+    esac
+    [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job for Slurm: submit it by sbatch or slurm/submit.sh"
+    if ((${SLURM_RESTART_COUNT:-0} == 0)) && [[ -e $2 ]]; then
+        fail "$2 is there already, of an earlier job with this number; move it away"
+    fi
+    take_copy "$2" "$3" # which a requeued job has already
+}
+
+take_copy() { # FOLDER CONFIG
+    local code=$1/code new=$1/code.new config commit
+    [[ ! -e $code ]] || return 0
+    [[ -f $2 && -r $2 ]] || fail "$2: cannot be read as a config: no such file"
+    config=$new/$(config_in_copy "$2")
+    rm -rf "$new"
+    mkdir -p "${config%/*}"
+    tar --create --exclude=__pycache__ distvae launch slurm setup.cfg pyproject.toml | tar --extract --directory "$new"
+    cp "$2" "$config"
+    # The copy has no .git beside it; this says which commit it is.
+    if [[ -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
+        echo "$commit" >"$new/COMMIT"
+    fi
+    mv "$new" "$code"
+}
+
+config_in_copy() { # CONFIG: its place in a copy, below configs/ as in the checkout, for that path names the run
+    local path=/$1
+    case $path in
+        */configs/*) echo "configs/${path##*/configs/}" ;;
+        *) echo "configs/${path##*/}" ;;
+    esac
+}
+
+# -- The nodes ---------------------------------------------------------------------------------------------------------
+
+free_port() { # a port of this host that no other job chooses
+    local low high first last port try
+    read -r low high </proc/sys/net/ipv4/ip_local_port_range
+    read -r first last < <(ports_outside "$low" "$high")
+    for ((try = 0; try < 100; try++)); do
+        port=$((first + (SLURM_JOB_ID + 499 * try) % (last - first + 1)))
+        (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break # nobody listens there
+    done
+    echo "$port"
+}
+
+ports_outside() { # LOW HIGH: the ports to choose from, when the kernel hands out LOW to HIGH to whoever connects
+    local first=10240 last=65535 enough=1000
+    if (($1 - first >= enough)); then
+        last=$(($1 - 1))
+    elif ((last - $2 >= enough)); then
+        first=$(($2 + 1))
+    fi # else there is no room outside: all of them
+    echo "$first $last"
+}
+
+on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that the job has there
+    local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} step=() status=0
+    shift
+    mkdir -p "$logs"
+    echo "a log of each node: $logs/"
+    # Left alone, srun would take what sbatch was told of tasks, their CPUs and GPUs, for its own one task a node. Told
+    # nothing of that, a step has all CPUs and GPUs of the job.
+    [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || step=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
+    env -u SLURM_CPUS_PER_TASK -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU -u SLURM_TRES_PER_TASK \
+        srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+        --ntasks-per-node=1 --cpu-bind=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
+        --kill-on-bad-exit=1 "$@" || status=$?
+    ((status == 0)) || show_failure "$logs"
+    return "$status"
+}
+
+show_failure() { # LOGS: the log that tells the cause, from its first traceback on
+    local log found='' \
+        error='^(\[rank[0-9]+\]: )?([A-Za-z_]+\.)*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)|^distvae: ' \
+        launcher='(ChildFailed|CalledProcess)Error' \
+        dragged='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe|SignalException'
+    # A rank that dies takes the others with it; what they and the launchers say of that is not the cause. It is an
+    # error of another kind, or else lies with a node that was not dragged along (a process killed, say, by the kernel).
+    for log in "$1"/*.log; do
+        [[ -e $log ]] || return 0
+        if grep -E "$error" "$log" | grep -qvE "$launcher|$dragged"; then
+            found=$log
+            break
+        fi
+        [[ -n $found ]] || grep -qE "$dragged" "$log" || found=$log
+    done
+    : "${found:=$log}"
+    {
+        echo "failed; from $found:"
+        awk '/Traceback|^distvae: /{on = 1} on && shown++ < 100' "$found" | grep . || tail -n 100 "$found"
+    } >&2
+}

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Submits a job that runs from a copy of the code and its config as they are now, whenever it starts:
+#   bash slurm/submit.sh [sbatch option …] JOB [argument of slurm/JOB.sh …]
+# from the checkout's folder, in the order of `sbatch [sbatch option …] slurm/JOB.sh …`. An sbatch option is one word
+# (--nodes=2 or -N2, not --nodes 2), for the first word that is no option is JOB. See docs/slurm.md.
+set -euo pipefail
+
+if [[ ! -f slurm/job.sh ]]; then
+    echo "distvae: $PWD is not a checkout of distvae; submit from its folder" >&2
+    exit 2
+fi
+. slurm/job.sh
+
+options=()
+while [[ ${1:-} == -* ]]; do
+    options+=("$1")
+    shift
+done
+mapfile -t jobs < <(grep -l '^#SBATCH' slurm/*.sh)
+(($#)) || fail "no job: slurm/submit.sh [sbatch option …] JOB [argument …]; JOB is one of: $(names "${jobs[@]}")"
+name=$1
+shift
+[[ " $(names "${jobs[@]}") " == *" $name "* ]] ||
+    fail "$name is no job; write an sbatch option as one word (--nodes=2), and as JOB one of: $(names "${jobs[@]}")"
+
+set +u
+. slurm/env.sh
+set -u
+site=()
+[[ -z $account ]] || site+=(--account="$account")
+[[ -z $partition ]] || site+=(--partition="$partition")
+
+folder=runs/slurm/$name-$(date +%Y%m%d-%H%M%S)-$$
+bash "slurm/$name.sh" --copy "$folder" "$@"
+status=0
+id=$(sbatch --parsable "${site[@]}" --output="${folder//%/%%}/%j.log" "${options[@]}" \
+    "$folder/code/slurm/$name.sh" --from "$folder" "$@") || status=$?
+if [[ -z $id ]]; then # refused, or only tested
+    rm -rf "$folder"
+    exit "$status"
+fi
+echo "job $id"
+echo "  $folder/code/           what it runs"
+echo "  $folder/${id%%;*}.log   what it says, and where its nodes' logs are"
+exit "$status"

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Trains a config on the nodes of a Slurm job, however many there are and whatever GPUs or CPUs they have:
+#   sbatch [sbatch option …] slurm/train.sh [--engine NAME] [--processes-per-node N] CONFIG [key=value …]
+# from the checkout's folder. Each node gets one launcher, which starts a process for each GPU that Slurm gave there; on
+# a node without one, a process with all CPUs of the job, or N. NAME is a file in launch/accelerate/. See docs/slurm.md.
+#SBATCH --open-mode=append
+set -euo pipefail
+
+# In a job this file is a copy in Slurm's spool. The rest lies in the job's copy of the code, and before there is one in
+# the folder that the job was submitted from. submit.sh calls with `--copy FOLDER` to have that copy made, and submits
+# with `--from FOLDER`.
+case ${1:-} in
+    --copy | --from) action=$1 folder=$2; shift 2 ;;
+    *) action=both folder=runs/slurm/${SLURM_JOB_ID:-} ;;
+esac
+home=.
+[[ ! -d $folder/code ]] || home=$folder/code
+if [[ ! -f $home/slurm/job.sh ]]; then
+    echo "distvae: $PWD is not a checkout of distvae; submit from its folder" >&2
+    exit 2
+fi
+. "$home/slurm/job.sh"
+
+usage="slurm/train.sh [--engine NAME] [--processes-per-node N] CONFIG [key=value …]"
+engine=multi_node
+processes=
+while [[ ${1:-} == -* ]]; do
+    case $1 in
+        --engine) engine=${2:-} ;;
+        --processes-per-node) processes=${2:-} ;;
+        *) fail "$1: no option of $usage" ;;
+    esac
+    (($# > 1)) || fail "$1 needs a value: $usage"
+    shift 2
+done
+[[ -f $home/launch/accelerate/$engine.yaml ]] ||
+    fail "--engine $engine: no such file in launch/accelerate/, which holds $(names "$home"/launch/accelerate/*.yaml)"
+[[ -z $processes || $processes =~ ^[1-9][0-9]*$ ]] || fail "--processes-per-node $processes: should be a number from 1"
+(($#)) || fail "no config: $usage"
+config=$1
+shift
+for override; do
+    [[ $override == [!=]*=* ]] || fail "'$override' is not an override; write key=value, such as kl.target_rate=6"
+done
+settle "$action" "$folder" "$config"
+
+code=$folder/code
+config=$code/$(config_in_copy "$config")
+gpus=${SLURM_GPUS_ON_NODE:-0}
+[[ -n $processes ]] || processes=$((gpus > 0 ? gpus : 1))
+read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+port=$(free_port)
+
+echo "job $SLURM_JOB_ID: nodes $SLURM_JOB_NODELIST, processes on each: $processes; engine $engine;" \
+    "they meet at $head:$port"
+on_every_node "$folder" bash "$code/slurm/node.sh" "$gpus" --config_file "$code/launch/accelerate/$engine.yaml" \
+    --num_machines "$SLURM_JOB_NUM_NODES" --num_processes $((SLURM_JOB_NUM_NODES * processes)) \
+    --main_process_ip "$head" --main_process_port "$port" "$code/distvae/train.py" "$config" "$@"

@@ -1,0 +1,39 @@
+"""When two runs have the same numbers, whatever number of processes each had."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_numbers(alone: Path, run: Path, world_size: int) -> None:
+    """See that a run of ``tiny`` by ``world_size`` processes has the numbers of one by a single process."""
+    expected, found = records(alone), records(run)
+    assert len(found) == len(expected)
+    for one, other in zip(expected, found, strict=True):
+        # Decisions are equal exactly …
+        for key in ("stage", "epoch", "step", "kl_weight", "learning_rate", "verdict"):
+            assert other[key] == one[key]
+        assert other["train"]["sentences"] == one["train"]["sentences"] == 81
+        # … and sums to what rounding leaves.
+        for key in ("re", "kl", "neg_elbo", "objective", "kl_per_dimension"):
+            assert other["train"][key] == pytest.approx(one["train"][key], rel=2e-5, abs=1e-6)
+        for key in ("re", "kl", "neg_elbo", "mutual_information"):
+            assert other["valid"][key]["mean"] == pytest.approx(one["valid"][key]["mean"], rel=2e-5, abs=1e-5)
+
+    here, there = load_file(alone / "best" / "model.safetensors"), load_file(run / "best" / "model.safetensors")
+    for name, weights in here.items():
+        assert there[name].sub(weights).abs().max() < 2e-5, name
+
+    one, other = (json.loads((folder / "results.json").read_text()) for folder in (alone, run))
+    assert other["world_size"] == world_size
+    assert other["scores"]["nll"]["mean"] == pytest.approx(one["scores"]["nll"]["mean"], rel=2e-5)
+    assert other["scores"]["sentences"] == 20
+    assert other["scores"]["tokens"] == one["scores"]["tokens"]

@@ -1,0 +1,122 @@
+"""A real Slurm cluster of two nodes on this machine, and a checkout of the project to submit jobs from."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, needs
+
+SCRIPT = Path(__file__).with_name("cluster")
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as slurmctld tells of it."""
+
+    id: int
+    state: str
+    fields: dict[str, str]
+
+    @property
+    def log(self) -> str:
+        """What its batch script has said."""
+        return Path(self.fields["StdOut"]).read_text(encoding="utf-8")
+
+
+class Cluster:
+    """The nodes, and the commands of a user on the login node.
+
+    Args:
+        lab: the folder of all that the cluster writes.
+        share: folders that the nodes see.
+    """
+
+    def __init__(self, lab: Path, share: Sequence[Path]):
+        prefix = f"t{os.getpid()}n"
+        self.nodes = [f"{prefix}1", f"{prefix}2"]
+        # Whether Slurm can bind processes to CPUs, as real clusters do: the nodes share the machine's first two.
+        self.binds = {0, 1} <= os.sched_getaffinity(0)
+        settings = {"CPUS": "2", "EXTRA": "TaskPlugin=task/affinity" if self.binds else ""}
+        # A user's shell has the Python environment on its path.
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        shared = " ".join(map(str, share))
+        self.environment = {**os.environ, **settings, "LAB": str(lab), "PREFIX": prefix, "SHARE": shared, "PATH": path}
+
+    def script(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [SCRIPT, *arguments], env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=60
+        )
+
+    def run(self, *command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        """Run a command on the login node."""
+        return self.script("exec", *command, cwd=cwd)
+
+    def submit(self, *command: str, cwd: Path) -> int:
+        """Run a command that submits a job; returns the job's number."""
+        done = self.run(*command, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        return int(re.search(r"job (\d+)", done.stdout)[1])
+
+    def job(self, number: int) -> Job:
+        shown = self.run("scontrol", "show", "job", str(number)).stdout
+        # A path has a line to itself, and may hold blanks.
+        fields = dict(re.findall(r"(\S+?)=(\S*)", shown) + re.findall(r"^ *(StdOut)=(.*)", shown, flags=re.MULTILINE))
+        return Job(number, fields["JobState"], fields)
+
+    def wait(self, number: int, until: Sequence[str] = tuple(ENDED), seconds: float = 180) -> Job:
+        """Wait for a job to come to one of the states ``until``."""
+        end = time.monotonic() + seconds
+        while (job := self.job(number)).state not in until:
+            assert job.state not in ENDED, job.log
+            assert time.monotonic() < end, f"job {number} is {job.state} after {seconds} s"
+            time.sleep(0.3)
+        return job
+
+    def processes(self, node: str) -> list[str]:
+        """Command lines of all that runs on a node, beside what a node is made of."""
+        lines = self.script("on", node, "ps", "-e", "-o", "args=").stdout.splitlines()
+        own = re.compile(r"/bin/bash .*cluster _init|sleep 3600|munged |slurmd |slurmstepd: |ps -e")
+        return [line for line in lines if not own.match(line)]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    """Two nodes of 2 CPUs and 2 GPUs each (which torch cannot use); they see what the tests write."""
+    needs(os.geteuid() == 0, "a Slurm cluster needs root, to make its nodes")
+    missing = [name for name in ("slurmctld", "slurmd", "munged", "ip", "nsenter", "unshare") if not found(name)]
+    needs(not missing, f"a Slurm cluster needs {', '.join(missing)} (Debian: slurm-wlm munge iproute2)")
+    spaces = subprocess.run(["unshare", "-m", "-n", "-u", "-i", "-p", "--fork", "true"], capture_output=True, text=True)
+    needs(spaces.returncode == 0, f"this machine makes no namespaces: {spaces.stderr.strip()}")
+    lab = tmp_path_factory.mktemp("slurm") / "lab"
+    cluster = Cluster(lab, share=[tmp_path_factory.getbasetemp(), ROOT, Path(sys.prefix)])
+    up = cluster.script("up", "2")
+    assert up.returncode == 0, up.stderr
+    yield cluster
+    cluster.script("down")
+
+
+def found(program: str) -> str | None:
+    return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
+@pytest.fixture
+def checkout(tiny, tmp_path) -> Path:
+    """A copy of what a user has checked out, with the config configs/tests/tiny.yaml; tests may spoil it."""
+    folder = tmp_path / "check out"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("distvae", "launch", "slurm"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "configs" / "tests").mkdir(parents=True)
+    shutil.copy(tiny, folder / "configs" / "tests" / "tiny.yaml")
+    return folder

@@ -1,0 +1,202 @@
+"""Jobs on a real cluster: what a user's sbatch does, from submission to exit code."""
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.compare import assert_same_numbers
+
+pytestmark = pytest.mark.cluster
+
+CONFIG = "configs/tests/tiny.yaml"
+
+# A command before the program, as a container's is: it notes where it runs, on which CPUs, and what.
+CONTAINER = """\
+#!/bin/bash
+echo "$SLURMD_NODENAME; CPUs $(taskset -cp $$ | sed 's/.*: //'); $*" >>"{marker}"
+exec "$@"
+"""
+
+# A rank that raises amid the training, while another hangs and would not notice.
+BREAK = """
+
+def _break(self, values, whole=Runtime.sum, calls=[]):
+    calls.append(None)
+    if len(calls) == 7:
+        if self.rank == 1:
+            raise RuntimeError("this rank breaks on purpose")
+        __import__("time").sleep(1000)
+    return whole(self, values)
+
+
+Runtime.sum = _break
+"""
+
+
+def contain(checkout: Path, tmp_path: Path) -> Path:
+    """Give the site's env.sh a container; returns the file in which that notes what it ran."""
+    script, marker = tmp_path / "contain er", tmp_path / "contained"
+    script.write_text(CONTAINER.format(marker=marker))
+    script.chmod(0o755)
+    with (checkout / "slurm" / "env.sh").open("a") as env:
+        env.write(f'container=("{script}")\n')
+    return marker
+
+
+def appears(path: Path, seconds: float) -> None:
+    """Wait for a file or folder."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} is not there after {seconds} s"
+        time.sleep(0.05)
+
+
+def logs_of(job, checkout) -> Path:
+    return checkout / re.search(r"a log of each node: (.*)/", job.log)[1]
+
+
+def test_two_jobs_on_the_same_nodes_each_have_the_numbers_of_one_process(cluster, checkout, finished, tmp_path):
+    one = cluster.submit("sbatch", "--nodes=2", "slurm/train.sh", CONFIG, cwd=checkout)
+    appears(checkout / "runs" / "slurm" / str(one) / "code", seconds=30)
+    marker = contain(checkout, tmp_path)
+    submit = ["bash", "slurm/submit.sh", "--nodes=2", "--gpus-per-node=2", "train", CONFIG, "run=runs/four"]
+    other = cluster.submit(*submit, cwd=checkout)
+    cluster.wait(other, until=["RUNNING"])
+    assert cluster.job(one).state == "RUNNING"  # side by side
+
+    jobs = [cluster.wait(number) for number in (one, other)]
+    for job, run, processes in zip(jobs, ("tests/tiny", "four"), (2, 4), strict=True):
+        assert (job.state, job.fields["ExitCode"]) == ("COMPLETED", "0:0"), job.log
+        assert {log.stem for log in logs_of(job, checkout).glob("*.log")} == set(cluster.nodes)
+        assert_same_numbers(finished, checkout / "runs" / run, world_size=processes)
+    assert logs_of(jobs[0], checkout) == checkout / "runs" / "slurm" / str(one) / "logs"
+    # The site's container ran on both nodes, as the machine of that rank.
+    ran = sorted(marker.read_text().splitlines())
+    assert len(ran) == 2
+    for rank, (node, line) in enumerate(zip(cluster.nodes, ran, strict=True)):
+        assert re.match(rf"{node}; .*; accelerate launch --machine_rank {rank} .*/distvae/train\.py ", line)
+
+
+def test_a_waiting_job_runs_what_was_submitted(cluster, checkout, finished, tmp_path):
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "as submitted"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    marker = contain(checkout, tmp_path)
+    with (checkout / "slurm" / "env.sh").open("a") as env:
+        env.write("partition=low\n")
+    submit = [
+        "bash",
+        "slurm/submit.sh",
+        "--hold",
+        "--cpus-per-task=2",
+        "--hint=nomultithread",
+        "--time=9",
+        "--job-name=train",
+    ]
+    number = cluster.submit(*submit, "train", "--processes-per-node", "2", CONFIG, cwd=checkout)
+    held = cluster.job(number)
+    assert held.state == "PENDING"
+    assert held.fields["Partition"] == "low"
+    assert (held.fields["JobName"], held.fields["TimeLimit"], held.fields["NumNodes"]) == ("train", "00:09:00", "1")
+
+    for path in checkout.rglob("*"):  # nothing of the checkout is as it was
+        if path.is_file() and not {"runs", ".git"} & set(path.relative_to(checkout).parts):
+            path.write_text("exit 9 [\n")
+    assert cluster.run("scontrol", "release", str(number)).returncode == 0
+    job = cluster.wait(number)
+    assert job.state == "COMPLETED", job.log
+    run = checkout / "runs" / "tests" / "tiny"
+    assert_same_numbers(finished, run, world_size=2)
+    assert json.loads((run / "environment.json").read_text())["commit"] == f"{commit}-dirty"  # of env.sh
+    if cluster.binds:
+        # Left alone, srun binds a step's one task to one CPU under this hint.
+        assert "; CPUs 0,1; " in marker.read_text()
+
+
+def test_options_given_to_submit_win_and_a_refused_job_leaves_nothing(cluster, checkout):
+    with (checkout / "slurm" / "env.sh").open("a") as env:
+        env.write("partition=low\naccount=payer\n")
+    number = cluster.submit("bash", "slurm/submit.sh", "--hold", "--partition=main", "train", CONFIG, cwd=checkout)
+    job = cluster.job(number)
+    cluster.run("scancel", str(number))
+    assert (job.fields["Partition"], job.fields["Account"]) == ("main", "payer")
+    folders = list((checkout / "runs" / "slurm").iterdir())
+    assert len(folders) == 1
+    assert Path(job.fields["StdOut"]) == folders[0] / f"{number}.log"
+
+    for option, status in (("--partition=nowhere", 1), ("--test-only", 0)):
+        done = cluster.run("bash", "slurm/submit.sh", option, "train", CONFIG, cwd=checkout)
+        assert done.returncode == status
+        assert done.stdout == ""
+        assert list((checkout / "runs" / "slurm").iterdir()) == folders
+
+
+@pytest.mark.parametrize("options", [[], ["--nodes=2", "--gpus-per-node=2", "--time=5", "--open-mode=truncate"]])
+def test_slurm_would_take_the_script(cluster, checkout, options):
+    done = cluster.run("sbatch", "--test-only", *options, "slurm/train.sh", CONFIG, cwd=checkout)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_failing_rank_fails_the_job_with_its_traceback(cluster, checkout):
+    with (checkout / "distvae" / "runtime.py").open("a") as module:
+        module.write(BREAK)
+    number = cluster.submit("sbatch", "--nodes=2", "--cpus-per-task=2", "slurm/train.sh", CONFIG, cwd=checkout)
+    appears(checkout / "runs" / "tests" / "tiny" / "metrics.jsonl", seconds=120)
+    started = time.monotonic()
+    job = cluster.wait(number)
+    assert time.monotonic() - started < 60
+    assert job.state == "FAILED"
+    assert job.fields["ExitCode"] != "0:0"
+    assert f"failed; from {logs_of(job, checkout).relative_to(checkout)}/{cluster.nodes[1]}.log:" in job.log
+    assert "RuntimeError: this rank breaks on purpose" in job.log
+    assert "in _break" in job.log
+    assert [cluster.processes(node) for node in cluster.nodes] == [[], []]
+
+
+def test_a_requeued_job_runs_the_same_copy_and_bad_input_ends_it_with_one_line(cluster, checkout):
+    number = cluster.submit("sbatch", "--cpus-per-task=2", "slurm/train.sh", CONFIG, "kl.rate=1", cwd=checkout)
+    folder = checkout / "runs" / "slurm" / str(number)
+    appears(folder / "logs", seconds=30)
+    (checkout / CONFIG).write_text("seed: [\n")
+    (checkout / "slurm" / "job.sh").write_text("exit 9\n")
+    assert cluster.run("scontrol", "requeue", str(number)).returncode == 0
+    cluster.wait(number, until=["PENDING"])
+    cluster.wait(number, until=["RUNNING"])
+    started = time.monotonic()
+    job = cluster.wait(number)
+    assert time.monotonic() - started < 60
+    assert job.state == "FAILED"
+    code = folder.relative_to(checkout) / "code"
+    line = f"distvae: {code}/{CONFIG}: unknown key kl.rate; did you mean kl.target_rate?"
+    assert job.log.count(line) == 1
+    assert job.log.split("a log of each node: ")[-1].startswith(f"runs/slurm/{number}/logs-1/\n")
+    status = json.loads((checkout / "runs" / "tests" / "tiny" / "status.json").read_text())
+    assert f"distvae: {status['reason']}" == line
+
+
+def test_nodes_with_unequal_gpus_are_refused(cluster, checkout):
+    number = cluster.submit("sbatch", "--nodes=2", "--gpus=3", "slurm/train.sh", CONFIG, cwd=checkout)
+    job = cluster.wait(number)
+    assert job.state == "FAILED"
+    assert "ask for as many on each by --gpus-per-node=N" in job.log
+
+
+@pytest.mark.parametrize(
+    "options", [["--ntasks-per-node=2", "--gpus-per-task=1"], ["--gpus-per-node=2", "--ntasks-per-gpu=1"]]
+)
+def test_gpus_counted_by_the_task_all_serve_the_nodes_one_launcher(cluster, checkout, options):
+    # The checkout's own environment comes before the one on the path; its launcher just says how it was called.
+    programs = checkout / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
+    (programs / "accelerate").write_text('#!/bin/bash\necho "launcher: $*, GPUs $CUDA_VISIBLE_DEVICES"\n')
+    (programs / "accelerate").chmod(0o755)
+    job = cluster.wait(cluster.submit("sbatch", *options, "slurm/train.sh", CONFIG, cwd=checkout))
+    assert job.state == "COMPLETED", job.log
+    said = (logs_of(job, checkout) / f"{job.fields['NodeList']}.log").read_text()
+    assert re.match(r"launcher: launch --machine_rank 0 .* --num_machines 1 --num_processes 2 .*, GPUs 0,1\n", said)

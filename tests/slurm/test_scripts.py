@@ -1,0 +1,181 @@
+"""The shell scripts by themselves, without a cluster."""
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from distvae.config import load_config
+from tests.conftest import ROOT, needs
+
+CONFIG = "configs/tests/tiny.yaml"
+
+
+def bash(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return subprocess.run(
+        ["bash", *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def is_shell(path: Path) -> bool:
+    return path.is_file() and (
+        path.suffix == ".sh" or path.read_bytes()[:32].startswith((b"#!/usr/bin/env bash", b"#!/bin/bash"))
+    )
+
+
+def test_shellcheck_has_nothing_to_say():
+    needs(shutil.which("shellcheck"), "shellcheck is not installed")
+    files = [
+        path for name in (".ci", "launch", "slurm", "tests") for path in (ROOT / name).rglob("*") if is_shell(path)
+    ]
+    assert {"run", "demo.sh", "train.sh", "cluster"} <= {path.name for path in files}
+    done = subprocess.run(["shellcheck", *files], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no config: "),
+        (["--engine"], "--engine needs a value"),
+        (["--engine", "warp", CONFIG], "--engine warp: no such file in launch/accelerate/, which holds "),
+        (["--processes-per-node", "0", CONFIG], "--processes-per-node 0: should be a number from 1"),
+        (["--nodes=2", CONFIG], "--nodes=2: no option of slurm/train.sh"),
+        (["nowhere.yaml"], "nowhere.yaml: "),
+        ([CONFIG, "kl.target_rate", "6"], "'kl.target_rate' is not an override; write key=value"),
+        ([CONFIG, "=6"], "'=6' is not an override"),
+    ],
+)
+@pytest.mark.parametrize("script", ["train.sh", "submit.sh"])
+def test_bad_arguments_get_one_line_at_once(checkout, script, arguments, says):
+    start = {"train.sh": ["slurm/train.sh"], "submit.sh": ["slurm/submit.sh", "--nodes=2", "train"]}[script]
+    done = bash(*start, *arguments, cwd=checkout, SLURM_JOB_ID="7")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distvae: {says}")
+    assert done.stderr.count("\n") == 1
+    assert not (checkout / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no job: slurm/submit.sh"),
+        (["--nodes", "2", "train", CONFIG], "2 is no job; write an sbatch option as one word (--nodes=2)"),
+        (["node", CONFIG], "node is no job; "),
+    ],
+)
+def test_submit_says_what_is_no_job(checkout, arguments, says):
+    done = bash("slurm/submit.sh", *arguments, cwd=checkout)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distvae: {says}")
+    assert done.stderr.rstrip().endswith("one of: train")
+
+
+def test_scripts_want_the_checkouts_folder_and_a_job(checkout, tmp_path):
+    for script in ("train.sh", "submit.sh"):
+        done = bash(str(checkout / "slurm" / script), CONFIG, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == f"distvae: {tmp_path} is not a checkout of distvae; submit from its folder\n"
+    done = bash("slurm/train.sh", CONFIG, cwd=checkout)
+    assert done.returncode == 2
+    assert "submit it by sbatch or slurm/submit.sh" in done.stderr
+
+
+def test_an_earlier_jobs_folder_is_not_taken_over(checkout):
+    (checkout / "runs" / "slurm" / "7").mkdir(parents=True)
+    done = bash("slurm/train.sh", CONFIG, cwd=checkout, SLURM_JOB_ID="7")
+    assert done.returncode == 2
+    assert "runs/slurm/7 is there already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "configs/tests/tiny.yaml",
+        "configs/tiny.yaml",
+        "mine/tiny.yaml",
+        "tiny.v2.yaml",
+        "old/configs/configs/a.yaml",
+        "configs.yaml",
+    ],
+)
+def test_a_copied_config_names_the_same_run(checkout, name):
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+    text = (checkout / CONFIG).read_text()
+    (checkout / name).write_text(text)
+    script = '. slurm/job.sh; take_copy "$1" "$2"; config_in_copy "$2"'
+    for given in (name, str(checkout / name)):
+        folder = f"runs/slurm/{'absolute' if given.startswith('/') else 'relative'}"
+        done = bash("-c", script, "bash", folder, given, cwd=checkout)
+        assert done.returncode == 0, done.stderr
+        kept = Path(folder, "code", done.stdout.strip())
+        assert (checkout / kept).read_text() == text
+        assert load_config(checkout / kept).run == load_config(checkout / name).run
+
+
+def outside(low: int, high: int) -> tuple[int, int]:
+    first, last = bash("-c", f". slurm/job.sh; ports_outside {low} {high}", cwd=ROOT).stdout.split()
+    return int(first), int(last)
+
+
+def test_ports_keep_away_from_those_that_the_kernel_hands_out():
+    assert outside(32768, 60999) == (10240, 32767)
+    assert outside(10240, 50000) == (50001, 65535)
+    assert outside(1024, 65535) == (10240, 65535)
+
+
+def port(job: int) -> int:
+    done = bash("-c", ". slurm/job.sh; free_port", cwd=ROOT, SLURM_JOB_ID=str(job))
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_every_job_meets_at_a_port_of_its_own():
+    first, second = port(4_001_234), port(4_001_235)
+    assert first != second
+    kernel = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    low, high = outside(*map(int, kernel))
+    assert {first, second} <= set(range(low, high + 1))
+    with socket.create_server(("", first)):
+        assert port(4_001_234) not in (first, second)
+    assert port(4_001_234) == first
+
+
+TRACEBACK = """\
+[rank{rank}]: Traceback (most recent call last):
+[rank{rank}]: {error}
+E1122 22:13:20.526000 438 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1) local_rank: 0
+Traceback (most recent call last):
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+"""
+LOST = TRACEBACK.format(
+    rank=0, error="RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]"
+)
+KILLED = (
+    "Traceback (most recent call last):\ntorch.distributed.elastic.multiprocessing.api.SignalException: Process 1\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("logs", "shown"),
+    [
+        ([LOST, TRACEBACK.format(rank=1, error="ValueError: the cause"), KILLED], "ValueError: the cause"),
+        ([KILLED, LOST, "bash: accelerate: command not found\n"], "accelerate: command not found"),
+        ([LOST, LOST + TRACEBACK.format(rank=3, error="KeyError: 'cause'")], "KeyError: 'cause'"),
+        ([KILLED, "note\ndistvae: own.yaml: unknown key\n" + KILLED], "distvae: own.yaml: unknown key"),
+        ([KILLED, "distvae/train.py FAILED: exitcode -9\n"], "exitcode -9"),
+        ([LOST], "Connection closed by peer"),
+        (["out of memory\n"], "out of memory"),
+    ],
+)
+def test_the_log_that_tells_the_cause_is_shown(tmp_path, logs, shown):
+    for i, text in enumerate(logs):
+        (tmp_path / f"n{i}.log").write_text("epochs …\n" + text)
+    done = bash("-c", '. slurm/job.sh; show_failure "$1"', "bash", str(tmp_path), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stderr
+    assert done.stderr.startswith(f"failed; from {tmp_path}/n{[shown in text for text in logs].index(True)}.log:\n")
