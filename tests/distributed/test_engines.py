@@ -5,7 +5,6 @@ processes that have none.
 """
 
 import itertools
-import json
 import math
 from dataclasses import astuple, dataclass
 
@@ -13,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from distvae.train import main
+from tests.compare import records
 from tests.conftest import ROOT, launch
 
 RUNS = {
@@ -44,10 +44,6 @@ def alone(tiny, tmp_path_factory):
     for name in RUNS:
         assert main(arguments(tiny, folder, name)) == 0
     return folder
-
-
-def records(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def score(row, key):
