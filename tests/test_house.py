@@ -16,8 +16,8 @@ FLOORS = [
     {"config", "captions"},
     {"model", "vocabulary"},
     {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},
-    {"runtime", "checkpoint"},
-    {"evaluation", "generation"},
+    {"runtime", "checkpoint", "scaling"},
+    {"evaluation", "generation", "measure"},
     {"tracking", "report"},
     {"train", "cli"},
 ]
