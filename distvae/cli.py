@@ -108,16 +108,18 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     number("--overhead-ms", assumed.step_overhead * 1e3, "of a step beside its sentences")
     number("--gdraws", assumed.draws / 1e9, "10⁹ random numbers a second")
     group.add_argument("--per-node", type=int, default=assumed.per_node, help=f"processes (default {assumed.per_node})")
-    for name, network, what in (
-        ("inside-", assumed.inside, "inside a node"),
-        ("", assumed.across, "of a node's network"),
-    ):
-        number(f"--{name}latency-us", network.latency * 1e6, what)
-        number(f"--{name}bandwidth-gbps", network.bandwidth * 8 / 1e9, f"10⁹ bits a second, {what}")
+    for name, network, where in (("inside-", assumed.inside, "inside a node"), ("", assumed.across, "between nodes")):
+        number(f"--{name}latency-us", network.latency * 1e6, f"of a message {where}")
+        number(f"--{name}bandwidth-gbps", network.bandwidth * 8 / 1e9, f"10⁹ bits a second {where}, each way")
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: should be whole numbers with commas between, such as 8,64"
+        ) from None
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -312,7 +314,7 @@ def _decoding(options: argparse.Namespace) -> Decoding:
 
 
 def _model_config(options: argparse.Namespace) -> Config:
-    _at_least("--vocabulary", options.vocabulary, 2)
+    _at_least("--vocabulary", options.vocabulary, 3)
     _at_least("--tokens", options.tokens, 1)
     return load_config(options.config, options.overrides)
 

@@ -129,7 +129,7 @@ class Collective:
     what: str
     kind: Kind
     bytes: int
-    per_step: float = 1.0
+    per_step: float = 1.0  # how often
     overlaps: bool = False  # travels while the backward goes on
 
 
@@ -227,7 +227,7 @@ def method_collectives(config: Config) -> list[Collective]:
 
 
 def epoch_collectives(sizes: ModelConfig, sentences: int) -> list[Collective]:
-    """What an epoch adds: its sums, and a validation of so many sentences. ``per_step`` says per epoch here."""
+    """What an epoch adds, each once: its sums, and those of a validation of so many sentences."""
     return [
         Collective("sums of the epoch", "all_reduce", 8 * (2 + sizes.latent_size)),
         Collective("scores of the validation", "all_reduce", 8 * (5 + 3 * sizes.latent_size) * sentences),

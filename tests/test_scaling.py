@@ -313,7 +313,7 @@ def test_the_command_takes_the_machine_that_it_is_told(capsys):
     ("arguments", "words"),
     [
         (["nowhere.yaml", "--vocabulary", "300"], "nowhere.yaml"),
-        ([SNLI, "--vocabulary", "1"], "--vocabulary 1"),
+        ([SNLI, "--vocabulary", "2"], "--vocabulary 2"),
         ([SNLI, "--vocabulary", "300", "--tokens", "0"], "--tokens 0"),
         ([SNLI, "--vocabulary", "300", "--processes", "8,0"], "--processes 0"),
         ([SNLI, "--vocabulary", "300", "--processes", "12"], "12 processes fill no whole number of nodes of 8"),
