@@ -79,10 +79,15 @@ def test_draws_are_those_of_a_training_step(sizes):
     assert count_work(sizes, 50, 7).draws == sum(values.numel() for values in drawn if values is not None)
 
 
-def test_counting_leaves_onednn_as_it_was():
+@pytest.mark.parametrize("enabled", [True, False])
+def test_counting_leaves_onednn_as_it_was(enabled):
     before = torch.backends.mkldnn.enabled
-    count_work(SMALL, 50, 2)
-    assert torch.backends.mkldnn.enabled == before
+    torch.backends.mkldnn.set_flags(_enabled=enabled)
+    try:
+        count_work(SMALL, 50, 2)
+        assert torch.backends.mkldnn.enabled == enabled
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before)
 
 
 # -- What is sent ------------------------------------------------------------------------------------------------------
