@@ -1,4 +1,7 @@
-"""``distvae evaluate | sample | interpolate | reconstruct | compare``: what is done with trained models."""
+"""``distvae evaluate | sample | interpolate | reconstruct | compare``: what is done with trained models.
+
+``distvae scaling | measure``: what training over several processes sends and takes.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distvae import report
+from distvae import measure, report, scaling
 from distvae.checkpoint import Export, load_export
-from distvae.config import CAPTIONS, OptimizerConfig
+from distvae.config import CAPTIONS, Config, OptimizerConfig, load_config
 from distvae.errors import UserError, tell
 from distvae.evaluation import evaluate, floor
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
@@ -72,7 +75,49 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(_compare, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
+
+    added = command(_scaling, run=False)
+    _add_model(added)
+    added.add_argument("--processes", type=_integers, default=(8, 64, 512), metavar="N,N,…", help="default 8,64,512")
+    _add_machine(added)
+
+    added = command(_measure, run=False)
+    _add_model(added)
+    added.add_argument("--each", type=_integers, default=(1, 4, 16), metavar="N,N,…", help="sentences of a process")
+    added.add_argument("--rounds", type=int, default=9, help="of which the median is taken (default 9)")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/snli/pt_kla_sfb.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimizer.batch_size=4096")
+    parser.add_argument("--vocabulary", type=int, required=True, metavar="V", help="tokens; a run's first line says it")
+    parser.add_argument("--tokens", type=int, default=9, metavar="T", help="words and </s> of a sentence (default 9)")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("machine", "what `distvae measure` finds; default: assumptions on H100 nodes")
+    assumed = scaling.ASSUMED
+
+    def number(name: str, value: float, meaning: str) -> None:
+        group.add_argument(name, type=float, default=value, help=f"{meaning} (default {value:g})")
+
+    number("--tflops", assumed.flops / 1e12, "10¹² operations a second of a process")
+    number("--overhead-ms", assumed.step_overhead * 1e3, "of a step beside its sentences")
+    number("--gdraws", assumed.draws / 1e9, "10⁹ random numbers a second")
+    group.add_argument("--per-node", type=int, default=assumed.per_node, help=f"processes (default {assumed.per_node})")
+    for name, network, where in (("inside-", assumed.inside, "inside a node"), ("", assumed.across, "between nodes")):
+        number(f"--{name}latency-us", network.latency * 1e6, f"of a message {where}")
+        number(f"--{name}bandwidth-gbps", network.bandwidth * 8 / 1e9, f"10⁹ bits a second {where}, each way")
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: should be whole numbers with commas between, such as 8,64"
+        ) from None
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +229,54 @@ def _compare(options: argparse.Namespace) -> None:
         report.show(results)
 
 
+def _scaling(options: argparse.Namespace) -> None:
+    """Say what a training step sends, and predict what several processes gain."""
+    config = _model_config(options)
+    for processes in options.processes:
+        _at_least("--processes", processes, 1)
+    _at_least("--per-node", options.per_node, 1)
+    for name in ("tflops", "gdraws", "bandwidth_gbps", "inside_bandwidth_gbps"):
+        if not 0 < getattr(options, name) < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: should be above 0")
+    for name in ("overhead_ms", "latency_us", "inside_latency_us"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: should be at least 0")
+    machine = scaling.Machine(
+        flops=options.tflops * 1e12,
+        step_overhead=options.overhead_ms / 1e3,
+        draws=options.gdraws * 1e9,
+        per_node=options.per_node,
+        inside=scaling.Network(options.inside_latency_us / 1e6, options.inside_bandwidth_gbps * 1e9 / 8),
+        across=scaling.Network(options.latency_us / 1e6, options.bandwidth_gbps * 1e9 / 8),
+    )
+    question = scaling.Question(config, options.vocabulary, options.tokens, machine, options.processes)
+    if options.json:
+        _print_json(scaling.as_dict(question))
+    else:
+        report.show_parts(scaling.tables(question))
+
+
+def _measure(options: argparse.Namespace) -> None:
+    """Time this machine's all-reduces and training steps, with as many processes as the launcher starts."""
+    config = _model_config(options)
+    for each in options.each:
+        _at_least("--each", each, 1)
+    if len(set(options.each)) < 2:
+        raise UserError("--each: should name two sizes or more, for a step's time is a constant and a slope")
+    _at_least("--rounds", options.rounds, 1)
+    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads)
+    try:
+        work = scaling.count_work(config.model, options.vocabulary, options.tokens)
+        found = measure.measure(runtime, config, work, options.vocabulary, options.tokens, options.each, options.rounds)
+        if runtime.is_main:
+            if options.json:
+                _print_json(measure.as_dict(found))
+            else:
+                report.show_parts([*measure.tables(found), _machine_options(found)])
+    finally:
+        runtime.close()
+
+
 # -- Parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +300,23 @@ def _decoding(options: argparse.Namespace) -> Decoding:
         max_tokens=options.max_tokens,
         seed=options.seed,
     )
+
+
+def _model_config(options: argparse.Namespace) -> Config:
+    _at_least("--vocabulary", options.vocabulary, 3)
+    _at_least("--tokens", options.tokens, 1)
+    return load_config(options.config, options.overrides)
+
+
+def _machine_options(found: measure.Measurement) -> str:
+    """What was found, in the words of ``distvae scaling``."""
+    machine, network = found.machine, found.machine.across
+    said = f"--tflops {machine.flops / 1e12:.3g} --overhead-ms {machine.step_overhead * 1e3:.3g}"
+    said += f" --gdraws {machine.draws / 1e9:.3g}"
+    if found.processes > 1:
+        said += f" --per-node 1 --latency-us {network.latency * 1e6:.3g}"
+        said += f" --bandwidth-gbps {network.bandwidth * 8 / 1e9:.3g}"
+    return f"to distvae scaling this is {said}"
 
 
 def _at_least(name: str, value: int, least: int) -> None:

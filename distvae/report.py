@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,14 @@ def _importance_sampling(scores: Scores) -> str:
 
 def show(results: dict[str, Results]) -> None:
     """Print the table and its remarks."""
+    print()
+    show_parts([table(results), *remarks(results)])
+
+
+def show_parts(parts: Iterable[Table | str]) -> None:
+    """Print tables and lines."""
     # Where no terminal sets a width, nothing is to be broken.
     width = None if sys.stdout.isatty() else 1000
     console = Console(file=sys.stdout, highlight=False, width=width)
-    console.print()
-    console.print(table(results))
-    for line in remarks(results):
-        console.print(line, markup=False)
+    for part in parts:
+        console.print(part, markup=False)

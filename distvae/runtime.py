@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
     DeepSpeedPlugin,
+    DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
@@ -72,6 +73,11 @@ class Runtime:
                 "communication.compression and communication.local_sgd_steps belong to plain data parallelism, not to"
                 f" {'DeepSpeed' if by_deepspeed else 'FSDP'}, which the launcher asks for"
             )
+        kwargs: list = [InitProcessGroupKwargs(timeout=PATIENCE, backend="gloo" if by_deepspeed and on_cpu else None)]
+        if communication.compression == "powersgd":
+            # Its hook chains collectives in a thread for each bucket, which race over gloo, and what it sends is small:
+            # it gets all gradients in one bucket.
+            kwargs.append(DistributedDataParallelKwargs(bucket_cap_mb=2**20))
         # FSDP2 is the business of engine.py: Accelerate carries it on GPUs alone, and must not take it for its own.
         with _hidden("ACCELERATE_USE_FSDP"):
             self.accelerator = Accelerator(
@@ -84,9 +90,7 @@ class Runtime:
                 gradient_accumulation_plugin=GradientAccumulationPlugin(
                     num_steps=optimizer.accumulation_steps, sync_with_dataloader=False
                 ),
-                kwargs_handlers=[
-                    InitProcessGroupKwargs(timeout=PATIENCE, backend="gloo" if by_deepspeed and on_cpu else None)
-                ],
+                kwargs_handlers=kwargs,
             )
         self.zero_stage = self.accelerator.deepspeed_plugin.zero_stage if by_deepspeed else None
         self.rank = self.accelerator.process_index

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,9 +17,9 @@ FLOORS = [
     {"config", "captions"},
     {"model", "vocabulary"},
     {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},
-    {"runtime", "checkpoint"},
-    {"evaluation", "generation"},
-    {"tracking", "report"},
+    {"runtime", "checkpoint", "scaling"},
+    {"evaluation", "generation", "engine"},
+    {"tracking", "report", "measure"},
     {"train", "cli"},
 ]
 MODULES = sorted((ROOT / "distvae").glob("*.py"))
@@ -48,6 +49,12 @@ def test_imports_run_downwards(path):
 def test_accelerate_stays_in_the_runtime():
     users = {path.stem for path in MODULES if any(name.split(".")[0] == "accelerate" for name in imported(path))}
     assert users == {"runtime"}
+
+
+def test_plain_training_waits_for_no_engine_that_it_does_not_use():
+    look = "import sys, distvae.train, distvae.cli; print({'deepspeed', 'transformers', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_no_module_shadows_another():
