@@ -204,7 +204,7 @@ def step_collectives(
             Collective("norms of the gradients", "all_reduce", 4 * len(work.gradients)),
         ]
     collectives = []
-    # PowerSGD gets one bucket (engine.py).
+    # PowerSGD gets one bucket (runtime.py).
     buckets = [work.gradients] if engine == "powersgd" else ddp_buckets(work.gradients)
     for number, bucket in enumerate(buckets, start=1):
         # The last bucket waits for the end of the backward.
@@ -475,8 +475,7 @@ def _work(question: Question) -> Work:
 
 def _gradient_table(work: Work) -> Table:
     table = plain_table("gradient, as the backward completes it", "shape", "bytes", "share")
-    # PowerSGD gets one bucket (engine.py).
-    buckets = [work.gradients] if engine == "powersgd" else ddp_buckets(work.gradients)
+    buckets = ddp_buckets(work.gradients)
     for bucket in buckets:
         for gradient in bucket:
             shape = " × ".join(f"{n:,}" for n in gradient.shape)
