@@ -121,6 +121,12 @@ class Runtime:
         return "DDP" if compression == "none" else f"DDP, {compression}"
 
     @property
+    def processes(self) -> str:
+        """How many there are, and by what they train."""
+        count = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        return count if self.engine == "alone" else f"{count} by {self.engine}"
+
+    @property
     def is_main(self) -> bool:
         return self.rank == 0
 

@@ -139,13 +139,14 @@ def write_status(run: Path, state: str, reason: str | None = None) -> None:
     write_json(run / "status.json", content)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit that a run was made with."""
+def environment(processes: str) -> dict[str, Any]:
+    """Versions, machine, processes and commit that a run was made with."""
     packages = ("distvae", "torch", "accelerate", "datasets", "numpy", "nltk")
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "machine": platform.platform(),
+        "processes": processes,
         "packages": {name: version(name) for name in packages},
         "commit": _commit(),
     }

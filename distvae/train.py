@@ -87,7 +87,7 @@ def train(config: Config) -> Results:
 
 def carry_out(config: Config, run: Path, runtime: Runtime) -> Results:
     """Train and score, unless the run has finished already."""
-    results = runtime.on_main(lambda: open_run(config, run))
+    results = runtime.on_main(lambda: open_run(config, run, runtime.processes))
     if results is None:
         try:
             trainer = Trainer(config, run, runtime)
@@ -109,7 +109,7 @@ def holds_run(run: Path) -> bool:
     return run.is_dir() and any(path.name not in ("status.json", *DESCRIPTIONS) for path in run.iterdir())
 
 
-def open_run(config: Config, run: Path) -> Results | None:
+def open_run(config: Config, run: Path, processes: str) -> Results | None:
     """Make the run's folder, or see that the run can go on in it. Returns the results of one that has finished.
 
     Raises:
@@ -139,7 +139,7 @@ def open_run(config: Config, run: Path) -> Results | None:
         checkpoint.write_text(run / "config.yaml", dump_config(config))
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
-    checkpoint.write_json(run / "environment.json", tracking.environment())
+    checkpoint.write_json(run / "environment.json", tracking.environment(processes))
     tracking.write_status(run, "running")
     return None
 
@@ -248,12 +248,9 @@ class Trainer:
         if where == "cpu":
             threads = torch.get_num_threads()
             where = f"CPU, {threads} thread{'s' if threads > 1 else ''} each"
-        processes = "1 process" if self.runtime.world_size == 1 else f"{self.runtime.world_size} processes"
-        if self.runtime.engine != "alone":
-            processes += f" by {self.runtime.engine}"
         print(
             f"{self.run}: {self.config.data.path}, {sizes} sentences, {len(self.vocabulary):,} tokens in the"
-            f" vocabulary; {parameters / 1e6:.1f}M parameters; {processes} on {where}"
+            f" vocabulary; {parameters / 1e6:.1f}M parameters; {self.runtime.processes} on {where}"
         )
 
     def _pretrained_encoder(self, source: str) -> Weights:

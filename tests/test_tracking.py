@@ -259,7 +259,7 @@ def test_status_is_whole_at_every_moment(tmp_path, monkeypatch):
 
 
 def test_environment_names_versions_and_commit():
-    found = json.loads(json.dumps(environment()))
+    found = json.loads(json.dumps(environment("1 process")))
     assert found["packages"]["torch"] == torch.__version__
     assert found["python"] == sys.version.split()[0]
     assert found["command"] == sys.argv
@@ -271,6 +271,6 @@ def test_environment_names_versions_and_commit():
 
 def test_a_copy_of_the_tree_names_its_commit(tmp_path, monkeypatch):
     monkeypatch.setattr("distvae.tracking.__file__", str(tmp_path / "distvae" / "tracking.py"))
-    assert environment()["commit"] is None
+    assert environment("1 process")["commit"] is None
     (tmp_path / "COMMIT").write_text("0123abc-dirty\n")
-    assert environment()["commit"] == "0123abc-dirty"
+    assert environment("1 process")["commit"] == "0123abc-dirty"

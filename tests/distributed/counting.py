@@ -1,25 +1,30 @@
-"""A training under torch's profiler: writes what collectives one process took part in, by kind and shape, to a file.
+"""Runs under torch's profiler, the arguments of each after a `--`: writes what collectives this process took part in.
 
-The profiler sees them where they are carried out, DDP's own included.
+The first argument is the file, JSON: of each run a count by kind and shape. The profiler sees collectives where they
+are carried out, DDP's own included.
 """
 
 import collections
+import itertools
 import json
 import os
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 from distvae.train import main
 
-with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-    code = main(sys.argv[2:])
-seen = collections.Counter(
-    f"{event.name.removeprefix('gloo:')} {event.input_shapes[0]}"
-    for event in profiler.events()
-    if event.name.startswith("gloo:")
-)
+leave, dist.destroy_process_group = dist.destroy_process_group, lambda: None
+counts = []
+for dashes, run in itertools.groupby(sys.argv[2:], lambda word: word == "--"):
+    if dashes:
+        continue
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        assert main(list(run)) == 0
+    seen = [event for event in profiler.events() if event.name.startswith("gloo:")]
+    counts.append(collections.Counter(f"{event.name.removeprefix('gloo:')} {event.input_shapes[0]}" for event in seen))
+leave()
 if os.environ["RANK"] == "0":
-    Path(sys.argv[1]).write_text(json.dumps(seen))
-sys.exit(code)
+    Path(sys.argv[1]).write_text(json.dumps(counts))

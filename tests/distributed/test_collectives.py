@@ -1,5 +1,6 @@
 """Few collectives: gradients once a step, sums once an epoch, and what a method needs. No other can creep in."""
 
+import itertools
 import json
 
 import pytest
@@ -36,18 +37,22 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_sends_what_it_has_to(tiny, tmp_path, method):
-    options, expected = METHODS[method]
-    counts = tmp_path / "counts.json"
-    done = launch(
-        str(counts), str(tiny), f"run={tmp_path / 'run'}", "evaluation.samples=0", *options,
-        processes=2, program=[ROOT / "tests" / "distributed" / "counting.py"],
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def seen(tiny, tmp_path_factory):
+    """What two real processes took part in, by method."""
+    folder = tmp_path_factory.mktemp("counting")
+    runs = [["--", str(tiny), f"run={folder / name}", "evaluation.samples=0", *METHODS[name][0]] for name in METHODS]
+    program = [ROOT / "tests" / "distributed" / "counting.py", folder / "counts.json"]
+    done = launch(*itertools.chain(*runs), processes=2, program=program)
     assert done.returncode == 0, done.stderr
-    seen = json.loads(counts.read_text())
-    assert {name: count for name, count in seen.items() if name.startswith("all_reduce")} == EVERY_RUN | expected
+    return dict(zip(METHODS, json.loads((folder / "counts.json").read_text()), strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_sends_what_it_has_to(seen, method):
+    counts, expected = seen[method], METHODS[method][1]
+    assert {name: count for name, count in counts.items() if name.startswith("all_reduce")} == EVERY_RUN | expected
     # What is left is said once, at the start: settings and first weights.
-    rest = {name: count for name, count in seen.items() if not name.startswith("all_reduce")}
+    rest = {name: count for name, count in counts.items() if not name.startswith("all_reduce")}
     assert {name.split()[0] for name in rest} <= {"broadcast", "all_gather"}
     assert sum(rest.values()) <= 12

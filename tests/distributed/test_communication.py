@@ -1,0 +1,117 @@
+"""What DDP's options for slow networks do to a training."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distvae import corpus, draws
+from distvae.batches import collate, share, training_plan
+from distvae.config import load_config
+from distvae.kl_control import POLICIES
+from distvae.model import TextVAE, initialise
+from distvae.objective import kl_per_dimension
+from distvae.train import main
+from tests.compare import records
+from tests.conftest import ROOT, launch
+
+ONE_STAGE = ["pretrain.max_epochs=0", "train.max_epochs=1", "evaluation.samples=0", "evaluation.importance_samples=1"]
+LONGER = ["evaluation.samples=0", "evaluation.importance_samples=1"]
+# Wide enough that DDP would cut its gradients into several buckets.
+WIDE = ["model.hidden_size=256", "model.embedding_size=64", "model.init_range=0.1"]
+RUNS = {
+    "local_1": [*ONE_STAGE, "optimizer.clip_norm=null", "communication.local_sgd_steps=1"],
+    "local_4": [*ONE_STAGE, "optimizer.clip_norm=2.0", "communication.local_sgd_steps=4"],
+    "plain": LONGER,
+    "bf16": [*LONGER, "communication.compression=bf16"],
+    "powersgd": [*LONGER, "communication.compression=powersgd", "communication.powersgd_start=2"],
+    "wide": [*ONE_STAGE, *WIDE],
+    "wide_powersgd": [*ONE_STAGE, *WIDE, "communication.compression=powersgd", "communication.powersgd_start=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory):
+    """The runs by two processes."""
+    folder = tmp_path_factory.mktemp("communication")
+    words = [word for name, options in RUNS.items() for word in ("--", str(tiny), f"run={folder / name}", *options)]
+    done = launch(*words, processes=2, program=[ROOT / "tests" / "distributed" / "several.py"])
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def weights(run):
+    return load_file(run / "best" / "model.safetensors")
+
+
+def distance(here, there):
+    return max(float(there[name].sub(value).abs().max()) for name, value in here.items())
+
+
+def test_local_sgd_of_one_step_without_clipping_is_data_parallelism(runs, tiny, tmp_path):
+    options = [word for word in RUNS["local_1"] if not word.startswith("communication")]
+    assert main([str(tiny), f"run={tmp_path / 'alone'}", *options]) == 0
+    assert distance(weights(tmp_path / "alone"), weights(runs / "local_1")) < 2e-6
+
+
+def test_local_sgd_is_the_textbooks(runs, tiny):
+    """Two models, a share of each batch each, clipped on their own; their mean after steps 4 and 8, and at the end."""
+    config = load_config(tiny, RUNS["local_4"])
+    data = corpus.load(corpus.prepare(config.data, progress=False))
+    model = TextVAE(config.model, len(data.vocabulary), data.vocabulary.pad, data.vocabulary.unknown)
+    initialise(model, config.model, draws.generator("cpu", config.seed, "initial weights"))
+    models, gamma = [model, copy.deepcopy(model)], POLICIES["soft_free_bits"](config.kl).weight
+
+    def average():
+        for pair in zip(*(m.parameters() for m in models), strict=True):
+            mean = sum(p.detach() for p in pair) / 2
+            for p in pair:
+                p.data = mean.clone()
+
+    plan = training_plan(data.train.lengths, 8, (config.seed, 1, 1))
+    for number, sentences in enumerate(plan, start=1):
+        for part, m in enumerate(models):
+            batch = collate(data.train, sentences, share(len(sentences), part, 2), data.vocabulary.pad)
+            if batch.count == 0:
+                continue
+            steps = int(data.train.lengths[sentences].max()) - 1
+            noise = draws.training_noise(
+                config.model, batch.rows, len(sentences), steps, torch.device("cpu"), config.seed, "train", 1, number
+            )
+            re, mean, log_variance = m(batch.tokens, batch.lengths, noise)
+            loss = (re + gamma * kl_per_dimension(mean, log_variance).sum(dim=1)).sum() * 2 / len(sentences)
+            m.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(m.parameters(), 2.0)
+            with torch.no_grad():
+                for p in m.parameters():
+                    p -= config.optimizer.learning_rate * p.grad
+        if number in (4, 8):
+            average()
+    average()
+    assert distance(models[0].state_dict(), weights(runs / "local_4")) < 2e-6
+
+
+def test_bf16_gradients_train_to_nearly_the_same(runs):
+    apart = distance(weights(runs / "plain"), weights(runs / "bf16"))
+    assert 1e-5 < apart < 2e-2  # rounded, and no more than that
+    for here, there in zip(records(runs / "plain"), records(runs / "bf16"), strict=True):
+        assert there["valid"]["re"]["mean"] == pytest.approx(here["valid"]["re"]["mean"], rel=2e-3)
+
+
+@pytest.mark.parametrize(("plain", "compressed"), [("plain", "powersgd"), ("wide", "wide_powersgd")])
+def test_powersgd_trains(runs, plain, compressed):
+    here, there = (records(runs / name) for name in (plain, compressed))
+    assert distance(weights(runs / plain), weights(runs / compressed)) > 1e-5
+    assert there[-1]["train"]["re"] == pytest.approx(here[-1]["train"]["re"], rel=0.03)
+    if len(there) > 1:
+        assert there[-1]["valid"]["re"]["mean"] < there[0]["valid"]["re"]["mean"] - 5
+
+
+def test_a_run_says_by_what_it_trains(runs):
+    told = {name: json.loads((runs / name / "environment.json").read_text())["processes"] for name in RUNS}
+    assert told["plain"] == "2 processes by DDP"
+    assert told["bf16"] == "2 processes by DDP, bf16"
+    assert told["local_4"] == "2 processes by local SGD, 4 steps"

@@ -1,0 +1,70 @@
+"""The ways to launch: files for accelerate's launcher."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from tests.conftest import ROOT, TRAIN, free_port, launch
+
+FILES = {path.stem: path for path in sorted((ROOT / "launch" / "accelerate").glob("*.yaml"))}
+TYPES = {
+    "cpu": "MULTI_GPU",  # MULTI_CPU would start one process
+    "gpu": "NO",
+    "multi_gpu": "MULTI_GPU",
+    "multi_node": "MULTI_GPU",
+    "zero1": "DEEPSPEED",
+    "zero2": "DEEPSPEED",
+    "zero3": "DEEPSPEED",
+    "fsdp2": "FSDP",
+}
+ONE_EPOCH = ["pretrain.max_epochs=0", "train.max_epochs=1", "evaluation.samples=0", "evaluation.importance_samples=1"]
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_file_says_what_it_starts(name):
+    settings = load_config_from_file(str(FILES[name]))
+    assert settings.distributed_type == TYPES[name]
+    assert settings.mixed_precision == "no"
+    assert settings.use_cpu is False
+    text = FILES[name].read_text()
+    assert f"accelerate launch --config_file launch/accelerate/{name}.yaml" in text
+    if name.startswith("zero"):
+        assert settings.deepspeed_config["zero_stage"] == int(name[-1])
+    if name == "fsdp2":
+        assert settings.fsdp_config["fsdp_version"] == 2
+
+
+def test_every_file_is_in_the_documents():
+    assert set(FILES) == set(TYPES)
+    table = (ROOT / "docs" / "launching.md").read_text()
+    assert all(f"| `{name}` |" in table for name in FILES)
+
+
+# The others are started by tests/distributed/test_engines.py.
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU, tests/test_gpu.py starts these on it")
+@pytest.mark.parametrize(("name", "processes"), [("gpu", 1), ("multi_gpu", 2)])
+def test_a_file_for_gpus_starts_where_there_is_none(tiny, tmp_path, name, processes):
+    done = launch(str(tiny), *ONE_EPOCH, f"run={tmp_path / 'run'}", processes=processes, engine=name)
+    assert done.returncode == 0, done.stderr
+    assert ("2 processes by DDP on CPU" if processes == 2 else "1 process on CPU") in done.stdout
+
+
+def test_two_launchers_make_one_run(tiny, tmp_path):
+    """multi_node.yaml, as on two machines: on a real cluster in tests/slurm."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FILES["multi_node"])]
+    command += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
+    command += ["--main_process_port", str(free_port())]
+    machines = [
+        subprocess.Popen(
+            [*command, "--machine_rank", str(rank), *TRAIN, str(tiny), *ONE_EPOCH, f"run={tmp_path / 'run'}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [machine.communicate(timeout=200) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert "2 processes by DDP on CPU" in outputs[0][0]
+    assert outputs[1][0] == ""

@@ -1,0 +1,135 @@
+"""What a launcher asks for, as a process finds it in its environment."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from distvae.config import CommunicationConfig, Config, OptimizerConfig
+from distvae.errors import UserError
+from distvae.runtime import Runtime
+from tests.conftest import launch
+
+DEFAULT = Config()
+
+
+@pytest.fixture
+def deepspeed(monkeypatch, tmp_path):
+    """Ask for DeepSpeed with a config, as `accelerate launch --use_deepspeed --deepspeed_config_file` does."""
+
+    def ask(**settings):
+        path = tmp_path / "deepspeed.json"
+        path.write_text(json.dumps({"zero_optimization": {"stage": 2}} | settings))
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"type": "Adam"}}, "section optimizer: leave it out; the run's optimizer.name rules"),
+        ({"scheduler": {"type": "WarmupLR"}}, "section scheduler: leave it out; the run's plateau rules"),
+        ({"fp16": {"enabled": True}}, "section fp16: leave it out; the run's optimizer.mixed_precision rules"),
+        ({"bf16": {"enabled": True}}, "section bf16"),
+        ({"gradient_clipping": 1.0}, "gradient_clipping: leave it out, optimizer.clip_norm rules"),
+        ({"zero_optimization": {"stage": 0}}, "zero_stage is 0: use 1, 2 or 3"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, r"offloads \(optimizer\)"),
+        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}, r"offloads \(param\)"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:12],
+)
+def test_a_deepspeed_config_that_says_what_the_run_says(deepspeed, settings, message):
+    deepspeed(**settings)
+    with pytest.raises(UserError, match=message):
+        Runtime()
+
+
+def test_deepspeed_that_is_not_installed(deepspeed, monkeypatch):
+    deepspeed()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"deepspeed is missing: pip install 'distvae\[deepspeed\]'"):
+        Runtime()
+
+
+@pytest.mark.parametrize(
+    "environment", [{"FSDP_VERSION": "1"}, {}, {"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}]
+)
+def test_an_fsdp_that_is_not_carried(monkeypatch, environment):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="needs fsdp_version: 2, and no fsdp_offload_params"):
+        Runtime()
+
+
+@pytest.mark.parametrize("engine", ["DeepSpeed", "FSDP"])
+def test_ddp_options_under_another_engine(monkeypatch, engine):
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine.upper()}", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    for options in ({"compression": "bf16"}, {"local_sgd_steps": 4}):
+        with pytest.raises(UserError, match=f"belong to plain data parallelism, not to {engine}"):
+            Runtime(communication=CommunicationConfig(**options))
+
+
+def test_a_precision_that_is_not_carried(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(UserError, match="mixed_precision is fp16: use no or bf16"):
+        Runtime()
+
+
+def test_the_configs_precision_wins_over_the_launchers(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    runtime = Runtime(dataclasses.replace(DEFAULT.optimizer, mixed_precision="no"))
+    assert runtime.mixed_precision == "no"
+    runtime.close()
+    runtime = Runtime()
+    assert runtime.mixed_precision == "bf16"
+    runtime.close()
+
+
+def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch):
+    """The fourth process of the second machine of two with four GPUs each, as far as it can be seen without one."""
+    place = {"RANK": 7, "LOCAL_RANK": 3, "WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    asked, chosen = {}, []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda **options: asked.update(options))
+    monkeypatch.setattr(dist, "get_world_size", lambda *_: 8)
+    monkeypatch.setattr(dist, "get_rank", lambda *_: 7)
+    runtime = Runtime()
+    assert asked["backend"] == "nccl"
+    assert asked["timeout"].total_seconds() == 3600
+    assert runtime.device == torch.device("cuda", 3)
+    assert chosen
+    assert all(torch.device(device) == runtime.device for device in chosen)
+    assert (runtime.rank, runtime.world_size, runtime.engine) == (7, 8, "DDP")
+    runtime.close()
+
+
+def test_deepspeed_is_told_what_the_config_says(deepspeed):
+    deepspeed()
+    optimizer = OptimizerConfig(clip_norm=3.0, accumulation_steps=4, mixed_precision="bf16")
+    from distvae.runtime import _deepspeed
+
+    told = _deepspeed(optimizer, "bf16").deepspeed_config
+    assert told["gradient_clipping"] == 3.0
+    assert told["gradient_accumulation_steps"] == 4
+    assert told["torch_autocast"] == {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert "bf16" not in told
+    assert _deepspeed(dataclasses.replace(optimizer, clip_norm=None), "no").deepspeed_config["gradient_clipping"] == 0
+
+
+def test_what_an_engine_cannot_do_is_one_line_and_leaves_nothing(tiny, tmp_path):
+    run = tmp_path / "run"
+    done = launch(str(tiny), f"run={run}", "communication.compression=bf16", processes=2, engine="zero2")
+    assert done.returncode != 0
+    assert done.stderr.count("distvae: ") == 1
+    assert "communication.compression and communication.local_sgd_steps belong to plain data parallelism" in done.stderr
+    assert not run.exists()
