@@ -12,6 +12,7 @@ import torch
 from distvae import checkpoint
 from distvae.checkpoint import (
     KEEP,
+    Checkpoint,
     RunState,
     Weights,
     export,
@@ -35,6 +36,7 @@ CONFIG = Config(
 )
 VOCABULARY = Vocabulary.closed(["a", "naïve", "dog"])
 BEST = {"best", "best/model.safetensors", "best/config.yaml", "best/vocabulary.json"}
+MOMENTS = {"step": torch.tensor([3.0]), "exp_avg.encoder.embedding.weight": torch.tensor([[0.5, -1e-8]])}
 STATE = RunState(
     stage="train",
     epoch=2,
@@ -94,23 +96,26 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
         "bf16": torch.tensor([[1.1, -3.3]], dtype=torch.bfloat16),
         "empty": torch.empty(0, 4),
     }
-    save_checkpoint(tmp_path, odd, weights(2), STATE)
+    save_checkpoint(tmp_path, Checkpoint(odd, weights(2), MOMENTS, STATE))
     folder = latest_checkpoint(tmp_path)
     assert folder == tmp_path / "checkpoints" / "step-000000007"
     found = load_checkpoint(folder)
     assert_same_bits(found.weights, odd)
     assert_same_bits(found.best_weights, weights(2))
+    assert_same_bits(found.optimizer, MOMENTS)
     assert found.state == STATE
 
 
-def test_without_a_best_there_is_none(tmp_path):
-    save_checkpoint(tmp_path, weights(), None, STATE)
-    assert load_checkpoint(latest_checkpoint(tmp_path)).best_weights is None
+def test_without_a_best_or_an_optimizer_that_knows_there_is_no_file(tmp_path):
+    save_checkpoint(tmp_path, Checkpoint(weights(), None, {}, STATE))
+    found = load_checkpoint(latest_checkpoint(tmp_path))
+    assert (found.best_weights, found.optimizer) == (None, {})
+    assert {path.name for path in latest_checkpoint(tmp_path).iterdir()} == {"model.safetensors", "state.json"}
 
 
 def test_the_latest_is_found_and_older_ones_are_pruned(tmp_path):
     for step in (2, 9, 10, 99, 100_000_000):
-        save_checkpoint(tmp_path, weights(step), None, replace(STATE, step=step))
+        save_checkpoint(tmp_path, Checkpoint(weights(step), None, MOMENTS, replace(STATE, step=step)))
         assert load_checkpoint(latest_checkpoint(tmp_path)).state == replace(STATE, step=step)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert KEEP == 2
@@ -124,18 +129,18 @@ def test_a_folder_without_checkpoints_has_no_latest(tmp_path):
 
 
 def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
-    save_checkpoint(tmp_path, weights(1), weights(1), STATE)
-    save_checkpoint(tmp_path, weights(2), None, replace(STATE, stage="other"))
+    save_checkpoint(tmp_path, Checkpoint(weights(1), weights(1), MOMENTS, STATE))
+    save_checkpoint(tmp_path, Checkpoint(weights(2), None, MOMENTS, replace(STATE, stage="other")))
     found = load_checkpoint(latest_checkpoint(tmp_path))
     assert_same_bits(found.weights, weights(2))
     assert (found.best_weights, found.state.stage) == (None, "other")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000007"]
 
 
-@pytest.mark.parametrize("failing", ["model.safetensors", "best.safetensors", "state.json"])
+@pytest.mark.parametrize("failing", ["model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("step", [7, 8])
 def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, monkeypatch, failing, step):
-    save_checkpoint(tmp_path, weights(1), weights(2), STATE)
+    save_checkpoint(tmp_path, Checkpoint(weights(1), weights(2), MOMENTS, STATE))
     before = listing(tmp_path)
     state = replace(STATE, step=step, policy={"what": object() if failing == "state.json" else None})
     save_file = checkpoint.save_file
@@ -145,7 +150,7 @@ def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, 
 
     monkeypatch.setattr(checkpoint, "save_file", save)
     with pytest.raises((OSError, TypeError)):
-        save_checkpoint(tmp_path, weights(3), weights(4), state)
+        save_checkpoint(tmp_path, Checkpoint(weights(3), weights(4), MOMENTS, state))
     assert listing(tmp_path) == before
     found = load_checkpoint(latest_checkpoint(tmp_path))
     assert_same_bits(found.weights, weights(1))
@@ -162,9 +167,9 @@ def test_a_folder_is_there_only_when_it_is_whole(tmp_path, monkeypatch):
         folders.append(path.parent.stat().st_ino)
 
     monkeypatch.setattr(checkpoint, "save_file", watch)
-    save_checkpoint(tmp_path, weights(), weights(), STATE)
+    save_checkpoint(tmp_path, Checkpoint(weights(), weights(), MOMENTS, STATE))
     # Renamed, not copied.
-    assert folders == [latest_checkpoint(tmp_path).stat().st_ino] * 2
+    assert folders == [latest_checkpoint(tmp_path).stat().st_ino] * 3
 
 
 # -- Exports -----------------------------------------------------------------------------------------------------------
@@ -257,11 +262,12 @@ DAMAGES = ["missing", "truncated", "empty", "garbage"]
     ("name", "how"),
     [
         *product(["model.safetensors", "state.json"], DAMAGES),
-        *product(["best.safetensors"], DAMAGES[1:]),  # without a best it is a whole checkpoint
+        # Without these it is a whole checkpoint.
+        *product(["best.safetensors", "optimizer.safetensors"], DAMAGES[1:]),
     ],
 )
 def test_a_damaged_checkpoint_is_one_line_that_names_the_file(tmp_path, name, how):
-    save_checkpoint(tmp_path, weights(), weights(), STATE)
+    save_checkpoint(tmp_path, Checkpoint(weights(), weights(), MOMENTS, STATE))
     folder = latest_checkpoint(tmp_path)
     damage(folder / name, how)
     with pytest.raises(UserError, match="cannot be read") as caught:
@@ -324,10 +330,10 @@ def test_weights_of_another_kind_of_model_are_refused(tmp_path, change):
 # -- Malice ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors"])
+@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors", "optimizer.safetensors"])
 @pytest.mark.parametrize("form", ["pickle", "torch"])
 def test_no_pickle_is_read(tmp_path, form, name):
-    save_checkpoint(tmp_path, weights(), weights(), STATE)
+    save_checkpoint(tmp_path, Checkpoint(weights(), weights(), MOMENTS, STATE))
     export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
     folder, made = latest_checkpoint(tmp_path), tmp_path / "made by the pickle"
     bait = folder / name

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from distvae import engine
 from distvae import train as program
 from distvae.captions import generate
 from distvae.checkpoint import load_export
@@ -317,22 +318,23 @@ def test_a_score_that_is_not_finite_stops_the_run(tiny, tmp_path, capsys):
 def test_a_step_that_is_not_finite_moves_no_weight(tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     seen = {}
-    train_epoch, clip = program.Trainer._train_epoch, program.Trainer._clip
+    train_epoch, step = program.Trainer._train_epoch, engine.Replicated.step
 
     def remember(self, *arguments):
         seen["trainer"] = self
         return train_epoch(self, *arguments)
 
     def poison(self):
-        if self.step == 5:
-            next(iter(self.model.parameters())).grad[0, 0] = math.nan
-            seen["before"] = self._weights()
-        if self.step == 6:
-            seen["after"] = self._weights()
-        return clip(self)
+        trainer = seen["trainer"]
+        if trainer.step == 5:
+            next(iter(trainer.model.parameters())).grad[0, 0] = math.nan
+            seen["before"] = trainer._weights()
+        if trainer.step == 6:
+            seen["after"] = trainer._weights()
+        return step(self)
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", remember)
-    monkeypatch.setattr(program.Trainer, "_clip", poison)
+    monkeypatch.setattr(engine.Replicated, "step", poison)
     assert main([str(tiny), f"run={run}"]) == 2
     assert equal(seen["before"], seen["after"])
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.compare import assert_same_numbers
+from tests.conftest import needs
 
 pytestmark = pytest.mark.cluster
 
@@ -79,6 +81,15 @@ def test_two_jobs_on_the_same_nodes_each_have_the_numbers_of_one_process(cluster
     assert len(ran) == 2
     for rank, (node, line) in enumerate(zip(cluster.nodes, ran, strict=True)):
         assert re.match(rf"{node}; .*; accelerate launch --machine_rank {rank} .*/distvae/train\.py ", line)
+
+
+def test_an_engine_spans_the_nodes(cluster, checkout, finished):
+    needs(shutil.which("c++"), "DeepSpeed builds its CPU operator: no C++ compiler")
+    number = cluster.submit("sbatch", "--nodes=2", "slurm/train.sh", "--engine", "zero2", CONFIG, cwd=checkout)
+    job = cluster.wait(number)
+    assert (job.state, job.fields["ExitCode"]) == ("COMPLETED", "0:0"), job.log
+    assert "2 processes by ZeRO-2 on CPU" in (logs_of(job, checkout) / f"{cluster.nodes[0]}.log").read_text()
+    assert_same_numbers(finished, checkout / "runs" / "tests" / "tiny", world_size=2)
 
 
 def test_a_waiting_job_runs_what_was_submitted(cluster, checkout, finished, tmp_path):
