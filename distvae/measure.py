@@ -74,7 +74,7 @@ def measure(
         values = {size: torch.zeros(size // 4, device=runtime.device) for size in SIZES}
         all_reduce = _seconds(runtime, {size: lambda v=v: runtime.sum(v) for size, v in values.items()}, rounds)
         network = fit_network(all_reduce, processes)
-    trainer = _Trainer(runtime, config, vocabulary_size, tokens)
+    trainer = Trainer(runtime, config, vocabulary_size, tokens)
     many = 16 * max(each) * processes
     actions: dict[Hashable, Callable[[], object]] = {"draws": lambda: trainer.draw(0, many)}
     actions |= {(n, False): lambda n=n: trainer.step(n, send=False) for n in each}
@@ -134,7 +134,7 @@ def tables(found: Measurement) -> list[Table]:
     return [*shown, steps]
 
 
-class _Trainer:
+class Trainer:
     """A training step as the program makes it, on sentences of one length made up at random."""
 
     def __init__(self, runtime: Runtime, config: Config, vocabulary_size: int, tokens: int):

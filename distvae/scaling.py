@@ -33,8 +33,9 @@ FIRST_BUCKET, BUCKET = MIB, 25 * MIB
 # PowerSGD leaves a matrix whole unless its factors are smaller by more than this.
 MIN_COMPRESSION = 2
 
-# DeepSpeed's ZeRO 3 keeps smaller weights whole on every rank, and gathers each on its own after the step.
-PERSISTENT_BELOW = 100_000
+# DeepSpeed's ZeRO 3 keeps weights of up to so many values whole on every rank, and gathers each on its own after the
+# step.
+PERSISTENT = 100_000
 
 # What a backward takes of a step's arithmetic; gradients can travel meanwhile.
 BACKWARD = 2 / 3
@@ -170,13 +171,13 @@ def powersgd_sizes(gradients: Sequence[Gradient], rank: int) -> tuple[int, int, 
 def step_collectives(
     work: Work, engine: Engine, processes: int, communication: CommunicationConfig = COMMUNICATION
 ) -> list[Collective]:
-    """What an optimizer step sends under an engine, once it runs in its stride.
+    """What an optimizer step of one micro-batch sends under an engine, once it runs in its stride.
 
     ``zero1`` to ``zero3`` are DeepSpeed 0.19 with its defaults, which sends a model this small in one piece; ``fsdp2``
     is torch's ``fully_shard`` of the whole model as one unit. ``powersgd`` is what comes after its first, whole steps.
 
     Args:
-        processes: how many; FSDP2 pads what it cuts to a multiple of them.
+        processes: how many; ZeRO and FSDP2 pad what they cut into equal parts.
         communication: the rank of PowerSGD's factors, and the steps of local SGD between two averages.
     """
     total = work.bytes
@@ -185,22 +186,24 @@ def step_collectives(
         return [Collective("weights", "all_reduce", total, 1 / local_steps(communication))]
     if engine in ("zero1", "zero2"):
         # The gradient is reduced whole on every rank, though each needs a part.
-        return [Collective("gradients", "all_reduce", total), Collective("weights", "all_gather", total), norm]
+        # All weights are one vector, each part of which holds an even number of values.
+        weights = 4 * _padded(total // 4, 2 * processes)
+        return [Collective("gradients", "all_reduce", total), Collective("weights", "all_gather", weights), norm]
     if engine == "zero3":
-        large = sum(g.bytes for g in work.gradients if g.size >= PERSISTENT_BELOW)
-        small = [g for g in work.gradients if g.size < PERSISTENT_BELOW]
+        padded = {gradient: 4 * _padded(gradient.size, processes) for gradient in work.gradients}
+        small = [gradient for gradient in work.gradients if gradient.size <= PERSISTENT]
         return [
-            Collective("weights", "all_gather", large),
-            Collective("gradients", "reduce_scatter", total),
-            *(Collective(f"{g.name} after the step", "all_gather", g.bytes) for g in small),
+            Collective("weights", "all_gather", sum(padded.values()) - sum(padded[g] for g in small)),
+            Collective("gradients", "reduce_scatter", sum(padded.values())),
+            *(Collective(f"{g.name} after the step", "all_gather", padded[g]) for g in small),
             Collective("norm of the gradient", "all_reduce", 8),
         ]
     if engine == "fsdp2":
-        padded = sum(g.bytes // g.shape[0] * processes * math.ceil(g.shape[0] / processes) for g in work.gradients)
+        whole = sum(g.bytes // g.shape[0] * _padded(g.shape[0], processes) for g in work.gradients)
         return [
-            Collective("weights for the forward", "all_gather", padded),
-            Collective("weights for the backward", "all_gather", padded),
-            Collective("gradients", "reduce_scatter", padded),
+            Collective("weights for the forward", "all_gather", whole),
+            Collective("weights for the backward", "all_gather", whole),
+            Collective("gradients", "reduce_scatter", whole),
             Collective("norms of the gradients", "all_reduce", 4 * len(work.gradients)),
         ]
     collectives = []
@@ -222,6 +225,10 @@ def step_collectives(
             size = sum(g.size for g in bucket)
             collectives.append(Collective(name, "all_reduce", (2 if engine == "bf16" else 4) * size, overlaps=overlaps))
     return collectives
+
+
+def _padded(size: int, multiple: int) -> int:
+    return multiple * math.ceil(size / multiple)
 
 
 def local_steps(communication: CommunicationConfig) -> int:

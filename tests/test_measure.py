@@ -6,6 +6,7 @@ import pytest
 
 from distvae.cli import main
 from distvae.measure import SIZES
+from distvae.runtime import Runtime
 from tests.conftest import ROOT, launch
 
 ARGUMENTS = [
@@ -49,6 +50,12 @@ def test_a_process_alone_has_no_network(capsys):
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith("to distvae scaling this is --tflops ")
     assert "--bandwidth-gbps" not in said
+
+
+def test_the_model_is_fitted_to_plain_ddp(monkeypatch, capsys):
+    monkeypatch.setattr(Runtime, "engine", "FSDP2")
+    assert main(ARGUMENTS) == 2
+    assert "and these processes run FSDP2" in capsys.readouterr().err
 
 
 def test_sizes_that_give_no_line_are_refused(capsys):
