@@ -136,7 +136,8 @@ TRAININGS = {
 
 # All of a launch in one test, for starting processes takes longer than training in them.
 @pytest.mark.parametrize(
-    "launch_file", [pytest.param(name, marks=[pytest.mark.long] if name == "zero1" else []) for name in TRAININGS]
+    "launch_file",
+    [pytest.param(name, marks=[pytest.mark.long] if name.startswith("zero") else []) for name in TRAININGS],
 )
 def test_what_is_predicted_is_what_is_sent(tmp_path, launch_file):
     """Each engine of the page's table, byte by byte, in two processes that train by it."""

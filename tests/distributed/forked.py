@@ -1,31 +1,53 @@
-"""N runs one after the other, each by two processes of a gloo group that end as a program's own do.
+"""Many groups of processes, forked one after the other from one that has imported everything.
 
-Forked from a process that has imported everything: a run takes two seconds, and its end is the interpreter's own.
-Prints the exit codes that were not 0.
+Starting a launcher takes longer than most runs here; these processes find what it would tell them in their environment,
+and end as a program's own do, by way of the interpreter. Argument: a JSON file, a list of groups::
+
+    {"processes": 2, "environment": {}, "double": false, "runs": [[argument of the program, …], …]}
+
+Prints, as JSON, what each process exited with.
 """
 
+import json
 import os
 import socket
 import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
 
 from distvae.train import main
 
-runs, arguments = int(sys.argv[1]), sys.argv[2:]
-failed = []
-for number in range(runs):
+
+def take_part(group):
+    """One process's runs; all but the last leave the process group as it is, for the next."""
+    if group.get("double"):
+        torch.set_default_dtype(torch.float64)
+    leave = dist.destroy_process_group
+    *others, last = group["runs"]
+    dist.destroy_process_group = lambda: None
+    for run in others:
+        if code := main(run):
+            return code
+    dist.destroy_process_group = leave
+    return main(last)
+
+
+codes = []
+for group in json.loads(Path(sys.argv[1]).read_text()):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     children = []
-    for rank in range(2):
+    for rank in range(group["processes"]):
         child = os.fork()
         if child == 0:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit(main([*arguments, f"run={sys.argv[2]}.runs/{number}"]))
+            size = str(group["processes"])
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **group.get("environment", {})}
+            os.dup2(2, 1)
+            sys.exit(take_part(group))
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    failed += [(number, codes)] if any(codes) else []
-print(f"{runs} runs, not ended with 0: {failed}")
-sys.exit(bool(failed))
+    codes.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+print(json.dumps(codes))

@@ -3,8 +3,6 @@
 import itertools
 import json
 
-import pytest
-
 from tests.conftest import ROOT, launch
 
 WEIGHTS = 24336  # of the tiny model: one bucket of gradients
@@ -37,22 +35,16 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def seen(tiny, tmp_path_factory):
-    """What two real processes took part in, by method."""
-    folder = tmp_path_factory.mktemp("counting")
-    runs = [["--", str(tiny), f"run={folder / name}", "evaluation.samples=0", *METHODS[name][0]] for name in METHODS]
-    program = [ROOT / "tests" / "distributed" / "counting.py", folder / "counts.json"]
+def test_a_run_sends_what_it_has_to(tiny, tmp_path):
+    runs = [["--", str(tiny), f"run={tmp_path / name}", "evaluation.samples=0", *METHODS[name][0]] for name in METHODS]
+    program = [ROOT / "tests" / "distributed" / "counting.py", tmp_path / "counts.json"]
     done = launch(*itertools.chain(*runs), processes=2, program=program)
     assert done.returncode == 0, done.stderr
-    return dict(zip(METHODS, json.loads((folder / "counts.json").read_text()), strict=True))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_sends_what_it_has_to(seen, method):
-    counts, expected = seen[method], METHODS[method][1]
-    assert {name: count for name, count in counts.items() if name.startswith("all_reduce")} == EVERY_RUN | expected
-    # What is left is said once, at the start: settings and first weights.
-    rest = {name: count for name, count in counts.items() if not name.startswith("all_reduce")}
-    assert {name.split()[0] for name in rest} <= {"broadcast", "all_gather"}
-    assert sum(rest.values()) <= 12
+    counted = json.loads((tmp_path / "counts.json").read_text())
+    for (method, (_, expected)), counts in zip(METHODS.items(), counted, strict=True):
+        sums = {name: count for name, count in counts.items() if name.startswith("all_reduce")}
+        assert sums == EVERY_RUN | expected, method
+        # What is left is said once, at the start: settings and first weights.
+        rest = {name: count for name, count in counts.items() if name not in sums}
+        assert {name.split()[0] for name in rest} <= {"broadcast", "all_gather"}, method
+        assert sum(rest.values()) <= 12, method

@@ -5,8 +5,12 @@ processes that have none.
 """
 
 import itertools
+import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import astuple, dataclass
 
 import pytest
@@ -28,16 +32,11 @@ RUNS = {
     # Moments and steps, forgotten where a stage begins.
     "adamw": ["optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"],
 }  # fmt: skip
+FORKED = ROOT / "tests" / "distributed" / "forked.py"
 BAND = 1.6, 2.4  # (1 ± β)λ of the steering run
 
 # What sums of float32 in another order may come to over such runs, in nats and in weights.
 TOLERANCE = 1e-4
-
-
-def needs_compiler(engine):
-    needs(
-        not engine.startswith("zero") or shutil.which("c++"), "DeepSpeed builds an operator for CPUs: no C++ compiler"
-    )
 
 
 def arguments(tiny, folder, name):
@@ -105,28 +104,70 @@ def margins(run) -> tuple[float, float]:
 
 
 NAMES = {"cpu": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
-WAYS = [("cpu", n) for n in (2, 3, 4)] + [(engine, n) for engine in list(NAMES)[1:] for n in (1, 2, 3)]
+
+# What a launcher tells each process, by its YAML.
+TOLD = {
+    "cpu": {},
+    "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"},
+    **{f"zero{n}": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(n)} for n in (1, 2, 3)},
+}
 
 
-# Two processes in `make test`; the whole table in `make test-cluster`.
-@pytest.mark.parametrize(
-    ("engine", "processes"),
-    [pytest.param(*way, id="-".join(map(str, way)), marks=[] if way[1] == 2 else pytest.mark.long) for way in WAYS],
-)
-def test_every_engine_computes_what_one_process_does(alone, tiny, tmp_path, record_property, engine, processes):
-    needs_compiler(engine)
-    words = [word for name in RUNS for word in ("--", *arguments(tiny, tmp_path, name))]
-    done = launch(*words, processes=processes, engine=engine, program=[ROOT / "tests" / "distributed" / "several.py"])
-    assert done.returncode == 0, done.stdout + done.stderr
+def forked(folder, groups):
+    """Run groups of processes, ``(engine, processes, runs)`` each; see that all end well."""
+    needs(shutil.which("c++"), "DeepSpeed builds its CPU operator: no C++ compiler")
+    plan = [{"processes": n, "environment": TOLD[engine], "runs": runs} for engine, n, runs in groups]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    done = subprocess.run(
+        [sys.executable, FORKED, folder / "plan.json"],
+        capture_output=True, text=True, timeout=550, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    assert json.loads(done.stdout) == [[0] * n for _, n, _ in groups], done.stderr
+    return done.stderr
 
-    differences = {name: compare(alone / name, tmp_path / name) for name in RUNS}
+
+def check(alone, folder, record_property, engine, processes):
+    differences = {name: compare(alone / name, folder / name) for name in RUNS}
     kl, loss = margins(alone / "steering")
     assert kl > 10 * differences["steering"].kl
     assert loss > 10 * differences["steering"].neg_elbo
     worst = Difference(*map(max, zip(*map(astuple, differences.values()), strict=True)))
     record_property("engine", (engine, processes, *astuple(worst)))
     assert max(astuple(worst)) < TOLERANCE, differences
-    assert done.stdout.count(f" by {NAMES[engine]} on CPU") == len(RUNS)
+
+
+# ZeRO-1 and ZeRO-2 are one code: both in `make test-cluster`.
+@pytest.mark.parametrize(
+    "engine", [pytest.param(name, marks=pytest.mark.long if name in ("zero1", "zero2") else []) for name in NAMES]
+)
+def test_every_engine_computes_what_one_process_does(alone, tiny, tmp_path, record_property, engine):
+    needs(not engine.startswith("zero") or shutil.which("c++"), "DeepSpeed builds its CPU operator: no C++ compiler")
+    words = [word for name in RUNS for word in ("--", *arguments(tiny, tmp_path, name))]
+    done = launch(*words, processes=2, engine=engine, program=[ROOT / "tests" / "distributed" / "several.py"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(f" 2 processes by {NAMES[engine]} on CPU") == len(RUNS)
+    check(alone, tmp_path, record_property, engine, 2)
+
+
+OTHERS = [("cpu", 3), ("cpu", 4)] + [(engine, n) for engine in list(NAMES)[1:] for n in (1, 3)]
+
+
+@pytest.fixture(scope="module")
+def others(tiny, tmp_path_factory):
+    """The runs by other numbers of processes."""
+    folder = tmp_path_factory.mktemp("others")
+    runs = {way: [arguments(tiny, folder / f"{way[0]}-{way[1]}", name) for name in RUNS] for way in OTHERS}
+    told = forked(folder, [(*way, runs[way]) for way in OTHERS])
+    for engine, name in NAMES.items():
+        assert told.count(f" by {name} on CPU") == sum(way[0] == engine for way in OTHERS) * len(RUNS)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("engine", "processes"), OTHERS)
+def test_any_number_of_processes_computes_what_one_does(alone, others, record_property, engine, processes):
+    check(alone, others / f"{engine}-{processes}", record_property, engine, processes)
 
 
 def test_the_compared_run_decides_all_there_is_to_decide(alone):
@@ -137,39 +178,35 @@ def test_the_compared_run_decides_all_there_is_to_decide(alone):
     assert {-1, 0, 1} == {(after > before) - (after < before) for before, after in itertools.pairwise(weights)}
 
 
-def continued(tiny, run, method, epochs):
-    return [
-        str(tiny),
-        *RUNS[method],
-        "pretrain.max_epochs=1",
-        f"train.max_epochs={epochs}",
-        "resume=auto",
-        f"run={run}",
-    ]
-
-
-@pytest.mark.parametrize("method", ["steering", "adamw"])
-def test_a_checkpoint_goes_on_under_any_engine(tiny, tmp_path, method):
+def test_a_checkpoint_goes_on_under_any_engine(tiny, tmp_path):
     """An epoch by ZeRO-3, one by DDP, one by ZeRO-1 and one by FSDP2 come to what four by one process do."""
-    unbroken, run = tmp_path / "unbroken", tmp_path / "run"
-    assert main(continued(tiny, unbroken, method, 4)) == 0
-    needs_compiler("zero3")
-    for epochs, (engine, processes) in enumerate([("zero3", 2), ("cpu", 3), ("zero1", 2), ("fsdp2", 2)], start=1):
-        done = launch(*continued(tiny, run, method, epochs), processes=processes, engine=engine)
-        assert done.returncode == 0, done.stderr
-        assert f"by {NAMES[engine]} on CPU" in done.stdout
-        assert ("going on from" in done.stdout) == (epochs > 1)
-    assert max(astuple(compare(unbroken, run))) < TOLERANCE
-    moments = run / "checkpoints" / "step-000000055" / "optimizer.safetensors"
-    assert moments.exists() == (method == "adamw")
+
+    def run(folder, method, epochs):
+        stages = ["pretrain.max_epochs=1", f"train.max_epochs={epochs}"]
+        return [str(tiny), *RUNS[method], *stages, "resume=auto", f"run={tmp_path / folder / method}"]
+
+    methods, ways = ("steering", "adamw"), [("zero3", 2), ("cpu", 3), ("zero1", 2), ("fsdp2", 2)]
+    for method in methods:
+        assert main(run("unbroken", method, 4)) == 0
+    groups = [(*way, [run("by turns", method, number) for method in methods]) for number, way in enumerate(ways, 1)]
+    told = forked(tmp_path, groups)
+    assert told.count("going on from") == 3 * len(methods)
+    for method in methods:
+        assert max(astuple(compare(tmp_path / "unbroken" / method, tmp_path / "by turns" / method))) < TOLERANCE
+        moments = tmp_path / "by turns" / method / "checkpoints" / "step-000000055" / "optimizer.safetensors"
+        assert moments.exists() == (method == "adamw")
 
 
 def test_float64_shows_that_rounding_is_all_there_is(tiny, tmp_path):
-    for processes in (1, 3):
-        done = launch(
-            "--", *arguments(tiny, tmp_path / str(processes), "steering"),
-            processes=processes, program=[ROOT / "tests" / "distributed" / "several.py", "--double"],
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    difference = compare(tmp_path / "1" / "steering", tmp_path / "3" / "steering")
+    plan = [
+        {
+            "processes": n,
+            "double": True,
+            "runs": [[*arguments(tiny, tmp_path / str(n), "free_bits"), "optimizer.clip_norm=null"]],
+        }
+        for n in (1, 3)
+    ]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    subprocess.run([sys.executable, FORKED, tmp_path / "plan.json"], check=True, capture_output=True)
+    difference = compare(tmp_path / "1" / "free_bits", tmp_path / "3" / "free_bits")
     assert max(astuple(difference)) < 1e-11
