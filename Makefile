@@ -14,7 +14,7 @@ test: $(READY) lint
 # The long tests, and those on a Slurm cluster that they bring up on this machine: as root, with slurm-wlm, munge and
 # iproute2 (Debian).
 test-cluster: $(READY)
-	@$(BIN)/python -m pytest -n 2 -m long
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 	@$(BIN)/python -m pytest -m cluster
 
 lint: $(READY)

@@ -15,9 +15,14 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which an optimizer imports when it is made
 import torch.distributed as dist
 
 from distvae.train import main
+
+groups = json.loads(Path(sys.argv[1]).read_text())
+if any("ACCELERATE_USE_DEEPSPEED" in group.get("environment", {}) for group in groups):
+    import deepspeed  # noqa: F401
 
 
 def take_part(group):
@@ -35,7 +40,7 @@ def take_part(group):
 
 
 codes = []
-for group in json.loads(Path(sys.argv[1]).read_text()):
+for group in groups:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

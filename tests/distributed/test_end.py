@@ -8,7 +8,10 @@ import pytest
 
 from tests.conftest import ROOT
 
-OPTIONS = ["pretrain.max_epochs=1", "train.max_epochs=1", "evaluation.samples=0", "evaluation.importance_samples=1"]
+OPTIONS = [
+    "pretrain.max_epochs=0", "train.max_epochs=1", "evaluation.samples=0", "evaluation.importance_samples=1",
+    "data.train_size=17", "data.valid_size=4", "data.test_size=4",
+]  # fmt: skip
 
 
 @pytest.mark.long
