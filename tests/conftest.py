@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -88,6 +89,21 @@ def launch(
         text=True,
         timeout=300,
     )
+
+
+def fork(folder: Path, groups: list[dict]) -> tuple[list[list[int]], str]:
+    """Run groups of processes by tests/distributed/forked.py: what each exited with, and all that they said."""
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps(groups))
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "distributed" / "forked.py", plan],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr  # libraries may speak first
 
 
 def free_port() -> int:

@@ -5,12 +5,8 @@ processes that have none.
 """
 
 import itertools
-import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import astuple, dataclass
 
 import pytest
@@ -18,7 +14,7 @@ from safetensors.torch import load_file
 
 from distvae.train import main
 from tests.compare import records
-from tests.conftest import ROOT, launch, needs
+from tests.conftest import ROOT, fork, launch, needs
 
 RUNS = {
     # γ falls, stays and rises; the learning rate decays, best weights and their γ come back, the second decay ends it.
@@ -32,7 +28,6 @@ RUNS = {
     # Moments and steps, forgotten where a stage begins.
     "adamw": ["optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"],
 }  # fmt: skip
-FORKED = ROOT / "tests" / "distributed" / "forked.py"
 BAND = 1.6, 2.4  # (1 ± β)λ of the steering run
 
 # What sums of float32 in another order may come to over such runs, in nats and in weights.
@@ -114,17 +109,12 @@ TOLD = {
 
 
 def forked(folder, groups):
-    """Run groups of processes, ``(engine, processes, runs)`` each; see that all end well."""
+    """Run groups of processes, ``(engine, processes, runs)`` each, and see that all end well: what they said."""
     needs(shutil.which("c++"), "DeepSpeed builds its CPU operator: no C++ compiler")
     plan = [{"processes": n, "environment": TOLD[engine], "runs": runs} for engine, n, runs in groups]
-    (folder / "plan.json").write_text(json.dumps(plan))
-    done = subprocess.run(
-        [sys.executable, FORKED, folder / "plan.json"],
-        capture_output=True, text=True, timeout=550, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.stdout, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0] * n for _, n, _ in groups], done.stderr
-    return done.stderr
+    codes, told = fork(folder, plan)
+    assert codes == [[0] * n for _, n, _ in groups], told
+    return told
 
 
 def check(alone, folder, record_property, engine, processes):
@@ -218,7 +208,7 @@ def test_float64_shows_that_rounding_is_all_there_is(tiny, tmp_path):
         }
         for n in (1, 3)
     ]
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
-    subprocess.run([sys.executable, FORKED, tmp_path / "plan.json"], check=True, capture_output=True)
+    codes, told = fork(tmp_path, plan)
+    assert codes == [[0], [0, 0, 0]], told
     difference = compare(tmp_path / "1" / "free_bits", tmp_path / "3" / "free_bits")
     assert max(astuple(difference)) < 1e-11
