@@ -84,7 +84,7 @@ def launch(
         command += ["--main_process_port", str(free_port())]
     return subprocess.run(
         [*command, *map(str, program), *arguments],
-        env={**os.environ, **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=300,
