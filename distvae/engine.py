@@ -202,10 +202,10 @@ class Zero:
         self.module, prepared = runtime.accelerator.prepare(trained, optimizer)
         self._zero = prepared.optimizer
         self.optimizer = self._zero.optimizer
-        by_stage = {3: "fp32_partitioned_groups_flat"}
-        parts = getattr(self._zero, by_stage.get(runtime.zero_stage, "single_partition_of_fp32_groups"))
-        _begin(self.optimizer, parts)
-        if runtime.zero_stage != 3:
+        if runtime.zero_stage == 3:
+            _begin(self.optimizer, self._zero.fp32_partitioned_groups_flat)
+        else:
+            _begin(self.optimizer, self._zero.single_partition_of_fp32_groups)
             self._zero._lazy_init_hp_params_optimizer_state()
         # Stage 3 has made a step already, without a gradient but with weight decay.
         self.scatter()
