@@ -1,17 +1,18 @@
 """What a run leaves on disk: checkpoints to go on from, and exports, all that evaluation and generation need.
 
-Tensors are safetensors, the rest is JSON and YAML: no file read here can run code. Each folder is written beside its
-place and renamed into it, so that none is ever half there.
+Tensors are safetensors, the rest is JSON and YAML: no file read here can run code. A checkpoint or export is a folder
+that is whole or not there (``files.py``), and no file of it is read from outside.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,43 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distvae.config import Config, dump_config, load_config
+from distvae.config import Config, Count, dump_config, load_config
 from distvae.errors import UserError
+from distvae.files import (
+    Manifest,
+    as_json,
+    inside,
+    read_json,
+    read_manifest,
+    temporary,
+    verify,
+    whole_folder,
+    writing,
+)
 from distvae.model import TextVAE
 from distvae.vocabulary import Vocabulary
 
 Weights = dict[str, Tensor]
 
-# Checkpoints kept: the last, and the one before in case the last is damaged.
-KEEP = 2
+# The newest checkpoint, for a person and for `resume=`.
+LATEST = "latest"
+
+# What every checkpoint holds, and every export.
+_CHECKPOINT = ("model.safetensors", "config.yaml", "state.json")
+_EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
+
+_NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands after one of its epochs, beside its weights."""
+    """Where a run stands after one of its optimizer steps, beside its weights."""
 
     stage: str
-    epoch: int  # of the stage
-    step: int  # optimizer steps of the run so far
+    epoch: Count  # epochs of the stage that have ended
+    batches: Count  # of the next epoch, that have been trained; when it is all of them, their validation is next
+    seconds: float  # that these took
+    step: Count  # optimizer steps of the run so far
     converged: bool  # the stage has ended by its own rule
     plateau: dict[str, Any]
     policy: dict[str, Any]
@@ -47,49 +67,164 @@ class RunState:
     ended: list[dict[str, Any]]  # the stages before
     data: str  # fingerprint of the sentences
 
+    @property
+    def recorded_step(self) -> int:
+        """Optimizer steps when the last epoch ended: what was recorded up to there stands."""
+        return self.step - self.batches
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after one of its epochs."""
+    """A run after one of its optimizer steps."""
 
     weights: Weights
     best_weights: Weights | None  # of this stage so far
     optimizer: Weights  # what the optimizer knows: nothing under SGD
+    sums: Tensor | None  # [world_size, n], float64: what each rank has added up in an epoch; None between epochs
     state: RunState
+    config: Config
+    world_size: int
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Write ``run/checkpoints/step-…`` whole or not at all, then prune older ones."""
-    checkpoints = run / "checkpoints"
+class Saver:
+    """Writes a run's checkpoints in a thread of its own, one at a time. Only the main process has one.
+
+    Args:
+        start: number of this start of the run.
+        keep: how many checkpoints stay.
+        check: raises an error once another start goes on with the run.
+    """
+
+    def __init__(self, run: Path, start: int, keep: int, check: Callable[[], None]):
+        self._run, self._start, self._keep, self._check = run, start, keep, check
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+        self.write_seconds = 0.0  # so far
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begin to write a checkpoint, whose tensors must no longer change; waits for the one before.
+
+        Raises:
+            UserError: the one before could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._write, checkpoint)
+
+    def wait(self) -> None:
+        """Wait until all is on disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._pending is not None:
+            self._pending.result()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last one is known not to have been written: ``wait`` says why."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def close(self) -> None:
+        """Write what is being written, and end the thread."""
+        self._thread.shutdown()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        began = time.monotonic()
+        with writing(self._run / "checkpoints"):
+            save_checkpoint(self._run, checkpoint, self._start, self._keep, self._check)
+        self.write_seconds += time.monotonic() - began
+
+
+def save_checkpoint(
+    run: Path, checkpoint: Checkpoint, start: int, keep: int, check: Callable[[], None] = lambda: None
+) -> Path:
+    """Write ``run/checkpoints/start-…-step-…-epoch-…`` whole or not at all, then prune older ones.
+
+    Args:
+        start: number of the start of the run that writes it.
+        keep: how many checkpoints stay.
+        check: called before it is put in its place; may raise.
+    """
+    checkpoints, state = run / "checkpoints", checkpoint.state
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with _whole(checkpoints / f"step-{checkpoint.state.step:09d}") as folder:
+    target = checkpoints / f"start-{start:04d}-step-{state.step:09d}-epoch-{state.epoch:04d}"
+    with whole_folder(target, Manifest(start, state.step, checkpoint.world_size, {}), check) as folder:
         save_file(checkpoint.weights, folder / "model.safetensors")
         if checkpoint.best_weights is not None:
             save_file(checkpoint.best_weights, folder / "best.safetensors")
         if checkpoint.optimizer:
             save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
-        write_json(folder / "state.json", asdict(checkpoint.state))
-    for old in _checkpoints(run)[:-KEEP]:
-        shutil.rmtree(old)
+        if checkpoint.sums is not None:
+            save_file({"sums": checkpoint.sums}, folder / "sums.safetensors")
+        (folder / "config.yaml").write_text(dump_config(checkpoint.config), encoding="utf-8")
+        (folder / "state.json").write_text(as_json(asdict(state)), encoding="utf-8")
+    pointer = temporary(checkpoints / LATEST)
+    pointer.symlink_to(target.name)
+    os.replace(pointer, checkpoints / LATEST)
+    # Those of a later start are not this one's to remove.
+    for old in [folder for folder in list_checkpoints(run) if _order(folder)[0] <= start][:-keep]:
+        gone = temporary(old)
+        os.rename(old, gone)  # at once: a reader finds it whole or not at all
+        shutil.rmtree(gone)
+    return target
 
 
-def latest_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint's folder, or None."""
-    return next(reversed(_checkpoints(run)), None)
+def list_checkpoints(run: Path) -> list[Path]:
+    """The folders of a run's checkpoints, oldest first.
+
+    Those of a later start come after all of an earlier one, which may have gone on writing where it was thought dead.
+    """
+    return sorted((path for path in (run / "checkpoints").glob("start-*") if _NAME.fullmatch(path.name)), key=_order)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint that is whole, or None where there is none at all. Says which ones it passes over.
+
+    Raises:
+        UserError: there are some, and none is whole.
+    """
+    found = list_checkpoints(run)
+    for folder in reversed(found):
+        try:
+            verify_checkpoint(folder)
+        except UserError as error:
+            print(f"distvae: WARNING {error}; passed over for the checkpoint before", file=sys.stderr)
+        else:
+            return folder
+    if found:
+        raise UserError(f"{run / 'checkpoints'}: no checkpoint there is whole; name another run=FOLDER, or delete them")
+    return None
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """See that a checkpoint is whole.
+
+    Raises:
+        UserError: a file of it is missing, damaged, or lies elsewhere.
+    """
+    verify(folder, *_CHECKPOINT)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint that was verified.
 
     Raises:
         UserError: a file of it is missing or damaged.
     """
-    best, optimizer = folder / "best.safetensors", folder / "optimizer.safetensors"
+    manifest = read_manifest(folder)
+
+    def tensors(name: str) -> Weights | None:
+        return _load_tensors(folder, name) if name in manifest.files else None
+
+    sums = tensors("sums.safetensors")
     return Checkpoint(
-        weights=_load_tensors(folder / "model.safetensors"),
-        best_weights=_load_tensors(best) if best.exists() else None,
-        optimizer=_load_tensors(optimizer) if optimizer.exists() else {},
+        weights=_load_tensors(folder, "model.safetensors"),
+        best_weights=tensors("best.safetensors"),
+        optimizer=tensors("optimizer.safetensors") or {},
+        sums=None if sums is None else sums["sums"],
         state=load_state(folder),
+        config=load_config(inside(folder, "config.yaml"), whole=True),
+        world_size=manifest.world_size,
     )
 
 
@@ -99,18 +234,23 @@ def load_state(folder: Path) -> RunState:
     Raises:
         UserError: it is missing or damaged.
     """
-    path = folder / "state.json"
+    path = inside(folder, "state.json")
     try:
         return TypeAdapter(RunState).validate_python(read_json(path))
     except ValidationError:
-        raise UserError(
-            f"{path}: is not the state of a run; delete {folder} to go on from the checkpoint before"
-        ) from None
+        raise UserError(f"{path}: is not the state of a run") from None
 
 
-def export(folder: Path, weights: Weights, config: Config, vocabulary: Vocabulary) -> None:
-    """Write ``folder`` with weights, config and vocabulary, in place of what was there."""
-    with _whole(folder) as new:
+def export(
+    folder: Path, weights: Weights, config: Config, vocabulary: Vocabulary, start: int = 1, step: int = 0
+) -> None:
+    """Write ``folder`` with weights, config and vocabulary, in place of what was there.
+
+    Args:
+        start: number of the start of the run that writes it.
+        step: optimizer steps of the run so far.
+    """
+    with whole_folder(folder, Manifest(start, step, 1, {})) as new:
         save_file(weights, new / "model.safetensors")
         (new / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         vocabulary.save(new / "vocabulary.json")
@@ -132,89 +272,57 @@ class Export:
             UserError: weights, config and vocabulary do not belong together.
         """
         model = TextVAE(self.config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
-        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in self.weights.items()}
-        if expected != found:
-            name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
-            raise UserError(
-                f"{self.folder}: the weights do not belong to their config and vocabulary: {name} is {found.get(name)},"
-                f" and should be {expected.get(name)}"
-            )
+        check_weights(model, self.weights, self.folder)
         model.load_state_dict(self.weights)
         return model.to(device).eval()
+
+
+def check_weights(model: TextVAE, weights: Weights, where: Path) -> None:
+    """See that weights are a model's.
+
+    Raises:
+        UserError: one is missing, too many, or of another shape.
+    """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if expected != found:
+        name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
+        raise UserError(
+            f"{where}: the weights do not belong to their config and vocabulary: {name} is {found.get(name)}, and"
+            f" should be {expected.get(name)}"
+        )
 
 
 def load_export(path: str | Path, kind: str = "best") -> Export:
     """Read an export: ``path`` is its folder, or a run's folder that holds it as ``kind``.
 
     Raises:
-        UserError: there is none, or a file of it is missing or damaged.
+        UserError: there is none, or a file of it is missing, damaged, or lies elsewhere.
     """
     path = Path(path)
-    folder = path / kind if (path / kind).is_dir() else path
+    folder = inside(path, kind) if (path / kind).is_dir() else path
     if not (folder / "model.safetensors").is_file():
         raise UserError(
             f"{path}: holds neither {kind}/model.safetensors nor model.safetensors; is it a run's folder, and has it"
             " come that far?"
         )
+    verify(folder, *_EXPORT)
     return Export(
         folder=folder,
-        weights=_load_tensors(folder / "model.safetensors"),
-        config=load_config(folder / "config.yaml", whole=True),
-        vocabulary=Vocabulary.load(folder / "vocabulary.json"),
+        weights=_load_tensors(folder, "model.safetensors"),
+        config=load_config(inside(folder, "config.yaml"), whole=True),
+        vocabulary=Vocabulary.load(inside(folder, "vocabulary.json")),
     )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def _order(folder: Path) -> tuple[int, ...]:
+    """Start, step and epoch of a checkpoint, by its name."""
+    return tuple(int(number) for number in _NAME.fullmatch(folder.name).groups())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        UserError: the file is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-
-
-def _checkpoints(run: Path) -> list[Path]:
-    return sorted((run / "checkpoints").glob("step-*"))
-
-
-def _load_tensors(path: Path) -> Weights:
+def _load_tensors(folder: Path, name: str) -> Weights:
+    path = inside(folder, name)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``target`` when the block ends well, and vanishes when it does not."""
-    new, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex}") for _ in range(2))
-    new.mkdir(parents=True)
-    try:
-        yield new
-        if target.exists():
-            os.rename(target, old)
-        os.rename(new, target)
-    finally:
-        if old.exists() and not target.exists():  # cut short between the two
-            os.rename(old, target)
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

@@ -126,6 +126,9 @@ class OptimizerConfig:
     clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
     # `no` or `bf16`. Null: what the launcher says (`--mixed_precision`).
     mixed_precision: Literal["no", "bf16"] | None = None
+    # A step whose loss or gradient is not finite moves no weight. It stops the run, or (`skip`) is left out of the
+    # epoch's sums and counted, and the run goes on.
+    on_nan: Literal["stop", "skip"] = "stop"
 
     @model_validator(mode="after")
     def _options_belong_to_the_optimizer(self):
@@ -205,6 +208,18 @@ class PlateauConfig:
 
 
 @dataclass(frozen=True, config=RULES)
+class CheckpointConfig:
+    """When a run is saved, beside the end of each epoch."""
+
+    # Every so many steps. Null: not by steps.
+    every_steps: Positive | None = None
+    # Every so many minutes. Null: not by the clock.
+    every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    # How many checkpoints stay. More than one: a damaged one is passed over for the one before.
+    keep: Positive = 2
+
+
+@dataclass(frozen=True, config=RULES)
 class EvaluationConfig:
     # Sentences evaluated at once on a rank.
     batch_size: Positive = 128
@@ -226,8 +241,9 @@ class Config:
     # Threads of each process that trains on a CPU. Null: the machine's cores, shared by its processes; launchers, left
     # alone, give each process one.
     cpu_threads: Positive | None = None
-    # What to do when the run's folder holds a checkpoint: `never` is an error, `auto` goes on from it.
-    resume: Literal["never", "auto"] = "never"
+    # What to do when the run's folder holds a run: `auto` goes on from its newest checkpoint if this config continues
+    # it, `never` is an error. Or a checkpoint's folder, to go on from that one, here or in a new run.
+    resume: str = "auto"
     # A run whose finished pretraining (its folder `pretrained/`) takes the place of this run's.
     pretrained: str | None = None
     data: DataConfig = plain_field(default_factory=DataConfig)
@@ -240,6 +256,7 @@ class Config:
     kl: KLConfig = plain_field(default_factory=KLConfig)
     plateau: PlateauConfig = plain_field(default_factory=PlateauConfig)
     communication: CommunicationConfig = plain_field(default_factory=CommunicationConfig)
+    checkpoint: CheckpointConfig = plain_field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = plain_field(default_factory=EvaluationConfig)
 
     @model_validator(mode="after")

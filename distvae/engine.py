@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from distvae.config import CommunicationConfig, OptimizerConfig
-from distvae.model import TextVAE
+from distvae.model import Noise, TextVAE
 from distvae.runtime import Runtime
 
 # What AdamW keeps: two tensors for each weight, and the number of steps it has made.
@@ -37,6 +37,7 @@ class Engine(Protocol):
 
     module: nn.Module  # what a training forward calls: ``TextVAE.forward`` in the run's precision
     optimizer: torch.optim.Optimizer
+    together: bool  # whether all ranks train one model just now, so that a checkpoint can hold it
 
     def step(self) -> Tensor:
         """Clip and apply the gradient since the last step, and forget it; leave it out when it is not finite.
@@ -104,6 +105,23 @@ class Replicated:
             _compress(self.module, runtime.communication)
         self.optimizer = _optimizer(self._parameters.values(), settings)
         _begin(self.optimizer, self._parameters.values())
+        if runtime.world_size > 1 and self._average_every is None:
+            self._settle_buckets(model)
+
+    def _settle_buckets(self, model: TextVAE) -> None:
+        """Have DDP lay out its buckets before the first step.
+
+        It does so after its first backward, in the order in which gradients came, and three ranks or more add a value
+        in an order that depends on its place in a bucket. With a backward of zeros before, a run that goes on adds like
+        one that was never interrupted.
+        """
+        device = next(model.parameters()).device
+        tokens, lengths = torch.zeros(1, 2, dtype=torch.long, device=device), torch.full((1,), 2, device=device)
+        noise = Noise(torch.zeros(1, model.latent_size, device=device))
+        for _ in range(2):  # the layout takes effect at the next forward
+            re, mean, log_variance = self.module(tokens, lengths, noise)
+            (0 * (re.sum() + mean.sum() + log_variance.sum())).backward()
+            self.optimizer.zero_grad()
 
     def step(self) -> Tensor:
         norm = get_total_norm([p.grad for p in self._parameters.values()])
@@ -119,6 +137,10 @@ class Replicated:
         if self._steps_apart:
             average_parameters(iter(self._parameters.values()), dist.group.WORLD)  # as one tensor: one collective
             self._steps_apart = 0
+
+    @property
+    def together(self) -> bool:
+        return self._steps_apart == 0
 
     def scatter(self) -> None:
         pass
@@ -136,6 +158,8 @@ class FullySharded:
     By torch's ``fully_shard`` itself: Accelerate carries FSDP on GPUs alone, and so there is one way for GPUs and CPUs.
     The model is one unit, for its decoder is entered by more than one method.
     """
+
+    together = True
 
     def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
         self._model, self._clip_norm = model, settings.clip_norm
@@ -190,6 +214,8 @@ class Zero:
     DeepSpeed steps on float32 copies of its own, a part on each rank, which are not the module's parameters: weights
     that were changed from outside reach them by ``scatter`` alone.
     """
+
+    together = True
 
     def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
         from deepspeed import utils, zero

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distvae.checkpoint import read_json, write_json
 from distvae.errors import UserError
 from distvae.evaluation import Floor, Scores
+from distvae.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Results:
     vocabulary_size: int
     data: str  # fingerprint
     world_size: int
+    start: int  # number of the start of the run that ended it
 
 
 def as_dict(results: Results) -> dict[str, Any]:

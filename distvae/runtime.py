@@ -148,6 +148,15 @@ class Runtime:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
+    def gather(self, row: torch.Tensor) -> torch.Tensor:
+        """Every rank's row, [n] → [world_size, n], on every rank: one collective."""
+        rows = [torch.empty_like(row) for _ in range(self.world_size)]
+        if self.world_size > 1:
+            dist.all_gather(rows, row)
+        else:
+            rows = [row.clone()]
+        return torch.stack(rows)
+
     def on_main(self, action: Callable[[], Result]) -> Result:
         """What ``action`` returns on the main process, on every process: one broadcast.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -15,8 +17,9 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from distvae.checkpoint import write_json
+from distvae import starts
 from distvae.evaluation import Scores
+from distvae.files import flush, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,21 @@ class TrainEpoch:
     objective: float  # RE + γ·KL̃
     kl_per_dimension: tuple[float, ...]
     sentences: int
+    skipped: int  # sentences beside these, of steps that were left out because they were not finite
     seconds: float
 
     @property
     def sentences_per_second(self) -> float:
         return self.sentences / self.seconds
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What checkpoints have cost since the record before."""
+
+    count: int
+    stall_seconds: float  # for which training stood still
+    write_seconds: float  # in another thread
 
 
 @dataclass(frozen=True)
@@ -48,10 +61,14 @@ class EpochRecord:
     train: TrainEpoch
     valid: Scores
     verdict: str  # what the plateau rule made of it; "not counted" where it was not asked
+    saving: Saving
+    start: int  # number of the start of the run that trained the end of it
 
     def line(self) -> str:
         """The epoch in one line."""
         mark = {"improved": "best", "not counted": "", "wait": ""}.get(self.verdict, self.verdict)
+        if self.train.skipped:
+            mark = f"{self.train.skipped} sentences skipped, not finite  {mark}"
         return (
             f"{self.stage:<8} {self.epoch:>3}  γ {self.kl_weight:<5.3f} lr {self.learning_rate:<7.3g}"
             f" train RE {self.train.re:6.2f} KL {self.train.kl:5.2f}  valid RE {self.valid.re.mean:6.2f}"
@@ -61,27 +78,43 @@ class EpochRecord:
         ).rstrip()
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records that count, in their order, as plain values.
+
+    A start that was thought dead may have gone on writing: what it wrote beyond the step at which a later one took over
+    is left out, and so is a line whose end was cut off.
+    """
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    begun = starts.read_starts(run)
+    return [row for row in rows if row["start"] >= starts.responsible(begun, row["step"])]
+
+
 class Tracker:
     """Writes a run's records. Only the main process has one.
 
     Args:
         run: the run's folder.
-        step: where the run goes on from; records after it, of a start that did not live to save them, are dropped.
+        step: what was recorded up to this step stands; what comes after it, of a start that did not live to save it, is
+            dropped.
     """
 
     def __init__(self, run: Path, step: int = 0):
         self._metrics = run / "metrics.jsonl"
-        if self._metrics.exists():
-            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            # A line without its end was cut off as it was written, after the step that a run can go on from.
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            self._metrics.write_text("".join(kept), encoding="utf-8")
-        self._board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
+        kept = [row for row in read_metrics(run) if row["step"] <= step]
+        write_text(self._metrics, "".join(_line(row) for row in kept))
+        self._folder = run / "tensorboard"
+        self._await_turn()
+        self._board = SummaryWriter(self._folder, purge_step=step + 1)
 
     def epoch(self, record: EpochRecord) -> None:
         """Record an epoch in metrics.jsonl, in TensorBoard and on the terminal."""
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record), allow_nan=False) + "\n")
+            file.write(_line(asdict(record)))
+        flush(self._metrics)
         step, train, valid = record.step, record.train, record.valid
         for name in ("re", "kl", "neg_elbo"):
             self._board.add_scalar(f"{name}/train", getattr(train, name), step)
@@ -92,28 +125,57 @@ class Tracker:
         self._board.add_scalar("latent/active_units", valid.active_units, step)
         self._board.add_scalar("latent/mutual_information", valid.mutual_information.mean, step)
         self._board.add_scalar("throughput/sentences_per_second", train.sentences_per_second, step)
+        self._board.add_scalar("throughput/checkpoint_stall_seconds", record.saving.stall_seconds, step)
         for d, kl in enumerate(valid.kl_per_dimension):
             self._board.add_scalar(f"latent_kl/{d:02d}", kl, step)
-        self._board.flush()
-        tqdm.write(record.line(), file=sys.stdout)
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody reads along any more: all is on disk
+            tqdm.write(record.line(), file=sys.stdout)
+            sys.stdout.flush()
 
     def sentences(self, name: str, sentences: list[str], step: int) -> None:
         """Show sentences as text in TensorBoard."""
         self._board.add_text(name, "\n".join(f"- {sentence}" for sentence in sentences), step)
+
+    def flush(self) -> None:
+        """See that all is on disk: a checkpoint that follows goes on behind it."""
         self._board.flush()
+        for path in self._events()[-1:]:
+            flush(path)
 
     def close(self) -> None:
         self._board.close()
 
+    def _events(self) -> list[Path]:
+        return sorted(self._folder.glob("events.out.tfevents.*"))
+
+    def _await_turn(self) -> None:
+        """TensorBoard reads files in the order of their names, which begin with a second: never one in that of another.
+
+        A clock that is further behind than this is not waited for.
+        """
+        seconds = [int(word) for path in self._events() if (word := path.name.split(".")[3]).isdecimal()]
+        end = time.monotonic() + 5
+        while seconds and int(time.time()) <= max(seconds) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
 
 class Progress:
-    """A progress bar over sentences; silent where ``shown`` is False or stderr is no terminal."""
+    """A progress bar over sentences, some done already; silent where ``shown`` is False or stderr is no terminal."""
 
-    def __init__(self, description: str, total: int, shown: bool):
+    def __init__(self, description: str, total: int, shown: bool, done: int = 0):
         self.shown = shown and sys.stderr.isatty()
         self._bar = tqdm(
-            desc=description, total=total, unit=" sentences", leave=False, disable=not self.shown, dynamic_ncols=True
+            desc=description,
+            total=total,
+            initial=done,
+            unit=" sentences",
+            leave=False,
+            disable=not self.shown,
+            dynamic_ncols=True,
         )
 
     def advance(self, sentences: int, **values: float) -> None:
@@ -129,13 +191,14 @@ class Progress:
         self._bar.close()
 
 
-def write_status(run: Path, state: str, reason: str | None = None) -> None:
+def write_status(run: Path, state: str, reason: str | None = None, start: int | None = None) -> None:
     """Say in ``run/status.json`` how the run stands: running, finished, interrupted or failed, and why.
 
     Launchers hide a program's exit code; this file does not.
     """
     run.mkdir(parents=True, exist_ok=True)
-    content = {"state": state, "reason": reason, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    content = {"state": state, "reason": reason, "time": now, "start": start}
     write_json(run / "status.json", content)
 
 

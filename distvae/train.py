@@ -7,77 +7,94 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
+import math
+import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
 
 from distvae import checkpoint, corpus, draws, generation, report, tracking
 from distvae.batches import Batch, collate, share, training_plan
-from distvae.checkpoint import Checkpoint, RunState, Weights
-from distvae.config import CAPTIONS, Config, ConfigError, dump_config, flatten, load_config
-from distvae.corpus import Corpus
+from distvae.checkpoint import Checkpoint, RunState, Saver, Weights
+from distvae.config import CAPTIONS, Config, ConfigError, load_config
+from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, tell
 from distvae.evaluation import Scores, evaluate, floor
+from distvae.files import write_json, writing
+from distvae.interruption import INTERRUPTED, InterruptedRun, Look, Looks, Signals
 from distvae.kl_control import POLICIES, KLPolicy, Linear
 from distvae.model import TextVAE, initialise
 from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.plateau import Plateau, Verdict
 from distvae.report import Results, StageEnd
+from distvae.resume import Opening, holds_run, open_run
 from distvae.runtime import Runtime
-from distvae.tracking import EpochRecord, Progress, Tracker, TrainEpoch
-
-# Files of a run's folder that say what was asked for, not what came of it.
-DESCRIPTIONS = ("config.yaml", "environment.json", "vocabulary.json")
-
-# Keys that may differ when a run goes on: the first say where things lie, the others how far and what to look at.
-NO_MATTER = {
-    "run", "resume", "cpu_threads", "data.cache", "data.workers", "evaluation.batch_size", "evaluation.memory_mb",
-}  # fmt: skip
-MAY_CHANGE = {"train.max_epochs", "evaluation.importance_samples", "evaluation.samples"}
-
-# Steps between looks at what the device has found: each look waits for it.
-LOOK_EVERY = 20
+from distvae.starts import Hold, OvertakenError
+from distvae.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 when the run has finished, 2 on bad input, which gets one line."""
+    """The program: 0 when the run has finished, 2 on bad input, which gets one line, 75 when it was interrupted and can
+    go on, 130 when it was told to end at once."""
     parser = argparse.ArgumentParser(prog="distvae/train.py", description="Train an LSTM-VAE of sentences.")
     parser.add_argument("config", help="a YAML file, such as configs/demo/pt_kla_sfb.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as kl.target_rate=6 run=runs/six")
     options = parser.parse_args(arguments)
-    # A launcher that is told to end tells its processes so: they end as on Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals = Signals()
     try:
-        train(load_config(options.config, options.overrides))
+        signals.install()
+        code = _attempt(options, signals)
+    except KeyboardInterrupt:
+        # Asked twice, it is not to go on; asked once, there was nothing to save yet.
+        code = 130 if signals.asked == "SIGINT" else INTERRUPTED
+    finally:
+        signals.restore()
+    # Launchers hide a program's exit code; who started them may ask for it in a file.
+    if "DISTVAE_EXIT_FILE" in os.environ and os.environ.get("RANK", "0") == "0":
+        Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
+    return code
+
+
+def _attempt(options: argparse.Namespace, signals: Signals) -> int:
+    try:
+        train(load_config(options.config, options.overrides), signals)
+    except InterruptedRun as interrupted:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{interrupted}; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     except UserError as error:
         if isinstance(error, ConfigError) and error.run is not None and not holds_run(Path(error.run)):
             with contextlib.suppress(OSError):  # `run` may be what is wrong
                 tracking.write_status(Path(error.run), "failed", str(error))
         tell(error)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
-def train(config: Config) -> Results:
+def train(config: Config, signals: Signals | None = None) -> Results:
     """Run a config to its end: every process of the run calls this.
+
+    Args:
+        signals: what may ask the run to stop; None: nothing.
 
     Raises:
         UserError: bad input, or numbers that are no longer finite; ``status.json`` says so too.
+        InterruptedRun: a signal asked to stop; all is saved.
     """
+    signals = signals or Signals()
     runtime = Runtime(config.optimizer, config.communication, config.cpu_threads)
     # The launcher may have set the precision; what a run used stands in its config.
     config = replace(config, optimizer=replace(config.optimizer, mixed_precision=runtime.mixed_precision))
     try:
-        results = carry_out(config, Path(config.run), runtime)
-    except UserError:
+        results = carry_out(config, Path(config.run), runtime, signals)
+    except (UserError, InterruptedRun):
         runtime.close()
         raise
     # After any other error the peers may be waiting in a collective: only the end of this process tells them.
@@ -85,81 +102,35 @@ def train(config: Config) -> Results:
     return results
 
 
-def carry_out(config: Config, run: Path, runtime: Runtime) -> Results:
+def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals) -> Results:
     """Train and score, unless the run has finished already."""
-    results = runtime.on_main(lambda: open_run(config, run, runtime.processes))
+    opening = runtime.on_main(lambda: open_run(config, run, runtime.processes))
+    results = opening.results
     if results is None:
+        hold = Hold(run, opening.start) if runtime.is_main else None
         try:
-            trainer = Trainer(config, run, runtime)
-            trainer.run_stages()
-            results = trainer.finish()
+            trainer = Trainer(config, run, runtime, opening, signals, hold)
+            with signals.deferred():
+                trainer.run_stages()
+                results = trainer.finish()
         except BaseException as error:
             if runtime.is_main:
-                interrupted = isinstance(error, KeyboardInterrupt)
-                state, reason = ("interrupted", None) if interrupted else ("failed", str(error))
-                tracking.write_status(run, state, reason)
+                _tell_status(run, hold, opening.start.number, error)
             raise
+        finally:
+            if runtime.is_main:
+                hold.release()
     if runtime.is_main:
         report.show({run.name: results})
     return results
 
 
-def holds_run(run: Path) -> bool:
-    """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed."""
-    return run.is_dir() and any(path.name not in ("status.json", *DESCRIPTIONS) for path in run.iterdir())
-
-
-def open_run(config: Config, run: Path, processes: str) -> Results | None:
-    """Make the run's folder, or see that the run can go on in it. Returns the results of one that has finished.
-
-    Raises:
-        UserError: it holds a run that this config does not continue.
-    """
-    if holds_run(run):
-        if config.resume == "never":
-            raise UserError(
-                f"{run}: a run is there already; go on with it by resume=auto, or name another folder by run=FOLDER"
-            )
-        started = dict(flatten(load_config(run / "config.yaml")))
-        changed = {key: value for key, value in flatten(config) if started[key] != value and key not in NO_MATTER}
-        differing = [
-            f"{key} ({started[key]} there, {value} here)" for key, value in changed.items() if key not in MAY_CHANGE
-        ]
-        if differing:
-            raise UserError(
-                f"{run}: cannot go on under another config: {', '.join(differing)}; name another run=FOLDER"
-            )
-        if not changed and (run / "results.json").exists():
-            return report.load_results(run)
-        check_sentences(config, run)
-        # A run that goes on has no results until it ends again.
-        (run / "results.json").unlink(missing_ok=True)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(run / "config.yaml", dump_config(config))
-    except OSError as error:
-        raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
-    checkpoint.write_json(run / "environment.json", tracking.environment(processes))
-    tracking.write_status(run, "running")
-    return None
-
-
-def check_sentences(config: Config, run: Path) -> None:
-    """See that a checkpoint and the sentences that it would go on with belong together, before anything is written.
-
-    Raises:
-        UserError: the sentences, or how they become ids, have changed since.
-    """
-    folder = checkpoint.latest_checkpoint(run)
-    if folder is None:
-        return
-    there = checkpoint.load_state(folder).data
-    here = corpus.prepare(config.data, progress=sys.stderr.isatty()).name
-    if there != here:
-        raise UserError(
-            f"{folder}: was trained on other sentences ({there}) than {config.data.path} holds now ({here}); name"
-            " another run=FOLDER"
-        )
+def _tell_status(run: Path, hold: Hold, start: int, error: BaseException) -> None:
+    """Say how a run ended before its end, unless that is no longer this start's to say."""
+    interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
+    with contextlib.suppress(OSError, OvertakenError):  # the error that led here is what counts
+        hold.check()
+        tracking.write_status(run, "interrupted" if interrupted else "failed", str(error) or None, start)
 
 
 @dataclass(frozen=True)
@@ -200,11 +171,41 @@ class Best:
     kl_weight: float
 
 
-class Trainer:
-    """A run between its opening and its results."""
+@dataclass
+class StageProgress:
+    """How far a stage has come."""
 
-    def __init__(self, config: Config, run: Path, runtime: Runtime):
+    plateau: Plateau
+    epoch: int = 0  # that have ended
+    converged: bool = False
+    best: Best | None = None
+
+
+@dataclass
+class EpochProgress:
+    """How far an epoch has come."""
+
+    sums: _Sums
+    batches: int = 0  # that are trained
+    seconds: float = 0.0  # that these took
+    save: bool = False  # as soon as may be
+    stop: bool = False  # as soon as may be
+
+
+class Trainer:
+    """A run between its opening and its results.
+
+    Args:
+        opening: the number of this start, and the checkpoint to go on from.
+        signals: what may ask to stop.
+        hold: of the main process, on the run's folder; None on the others.
+    """
+
+    def __init__(
+        self, config: Config, run: Path, runtime: Runtime, opening: Opening, signals: Signals, hold: Hold | None
+    ):
         self.config, self.run, self.runtime = config, run, runtime
+        self.start, self.hold, self.signals = opening.start.number, hold, signals
         parts = runtime.world_size * config.optimizer.accumulation_steps
         if config.optimizer.batch_size < parts:
             raise UserError(
@@ -218,26 +219,48 @@ class Trainer:
 
         self.model = TextVAE(config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
-        self.resumed = self._checkpoint()
+        self.resumed = None if opening.checkpoint is None else self._resume(opening.checkpoint)
         if config.pretrained is not None and self.resumed is None:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
         self.engine = make_engine(runtime, self.model, config.optimizer)
 
-        self.tracker = Tracker(run, self.step) if runtime.is_main else None
+        self.looks = Looks(runtime, signals)
+        self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
+        self.failure: UserError | None = None  # of a write, until all ranks know
+        self.saves, self.stall, self.saved = 0, 0.0, time.monotonic()  # since the last record; the last save
+        self.saver, self.tracker = None, None
         if runtime.is_main:
-            self._introduce()
+            self.saver = Saver(run, self.start, config.checkpoint.keep, hold.check)
+        self.runtime.on_main(self._begin)
+
+    def _begin(self) -> None:
+        """Take over what the run has recorded and saved; from here on it is this start's."""
+        recorded = 0
+        if self.resumed is not None:
+            recorded = self.resumed.state.recorded_step
+            self.saver.save(self.resumed)
+            self.saver.wait()
+        with writing(self.run):
+            self.hold.begin(recorded)
+            self.tracker = Tracker(self.run, recorded)
+            if self.resumed is not None and self.resumed.state.stage == "train" and self.resumed.best_weights:
+                self._export("best", self.resumed.best_weights)
+        self._introduce()
 
     # -- What a run starts from ----------------------------------------------------------------------------------------
 
     def _corpus(self) -> Corpus:
         folder = self.runtime.on_main(lambda: corpus.prepare(self.config.data, progress=sys.stderr.isatty()))
         sentences = corpus.load(folder)
-        if self.runtime.is_main:
-            sentences.vocabulary.save(self.run / "vocabulary.json")
-            for note in sentences.notes:
-                print(note)
+        self.runtime.on_main(lambda: self._note(sentences))
         return sentences
+
+    def _note(self, sentences: Corpus) -> None:
+        with writing(self.run):
+            sentences.vocabulary.save(self.run / "vocabulary.json")
+        for note in sentences.notes:
+            print(note)
 
     def _introduce(self) -> None:
         sizes = "/".join(f"{len(split):,}" for split in (self.corpus.train, self.corpus.valid, self.corpus.test))
@@ -270,15 +293,18 @@ class Trainer:
             if name.startswith("encoder.")
         }
 
-    def _checkpoint(self) -> Checkpoint | None:
-        folder = self.runtime.on_main(lambda: checkpoint.latest_checkpoint(self.run))
-        if folder is None:
-            return None
+    def _resume(self, folder: Path) -> Checkpoint:
         found = checkpoint.load_checkpoint(folder)
+        checkpoint.check_weights(self.model, found.weights, folder)
         self.step = found.state.step
-        self.ended = [StageEnd(**end) for end in found.state.ended]
+        try:
+            self.ended = [StageEnd(**end) for end in found.state.ended]
+        except TypeError:
+            raise UserError(f"{folder / 'state.json'}: is not the state of a run") from None
         if self.runtime.is_main:
-            print(f"going on from {folder}")
+            state = found.state
+            at = f"epoch {state.epoch}" + (f" and {state.batches:,} batches" if state.batches else "")
+            print(f"going on from {folder}: step {state.step:,}, {state.stage} {at}")
         return found
 
     # -- Stages --------------------------------------------------------------------------------------------------------
@@ -299,90 +325,165 @@ class Trainer:
             keep_encoder = True
 
     def _run_stage(self, stage: Stage, resumed: Checkpoint | None) -> None:
-        plateau = Plateau(self.config.plateau, self.config.optimizer.learning_rate)
-        best, epoch, converged = None, 0, False
+        progress = StageProgress(Plateau(self.config.plateau, self.config.optimizer.learning_rate))
         load_optimizer_state(self.engine, {} if resumed is None else resumed.optimizer)
+        epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
         if resumed is not None:
             self._load(resumed.weights)
-            state = resumed.state
-            epoch, converged = state.epoch, state.converged
-            plateau.load_state_dict(state.plateau)
+            epoch = self._take_up(stage, progress, resumed)
+        while progress.epoch < stage.max_epochs and not progress.converged:
+            trained, kl_weight = self._train_epoch(stage, progress, epoch)
+            scores = self._validate(stage, progress, epoch)
+            stage.policy.end_epoch(trained.kl)
+            learning_rate, verdict = progress.plateau.learning_rate, None
+            if not scores.finite:
+                self._stop("the validation score", stage, progress)
+            progress.epoch += 1
+            if stage.policy.may_be_best(scores.kl.mean):
+                verdict = progress.plateau.observe(stage.loss(scores))
+            if verdict is Verdict.IMPROVED:
+                progress.best = Best(self._weights(), progress.epoch, kl_weight)
+                if stage.name == "train":
+                    self._write(lambda: self._export("best", progress.best.weights))
+            elif verdict in (Verdict.DECAY, Verdict.STOP):
+                self._load(progress.best.weights)
+                load_optimizer_state(self.engine, {})
+                stage.policy.weight = progress.best.kl_weight
+                progress.converged = verdict is Verdict.STOP
+            said = "not counted" if verdict is None else verdict.value
+            self._write(lambda: self._record(stage, progress, kl_weight, learning_rate, trained, scores, said))  # noqa: B023
+            epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
+            self._save(stage, progress, epoch)
+        if progress.best is not None:
+            self._load(progress.best.weights)
+        best_epoch = None if progress.best is None else progress.best.epoch
+        self.ended.append(StageEnd(stage.name, progress.epoch, progress.converged, best_epoch))
+        if stage.name == "pretrain":
+            self._write(lambda: self._export("pretrained", self._weights()))
+
+    def _take_up(self, stage: Stage, progress: StageProgress, resumed: Checkpoint) -> EpochProgress:
+        """Put a stage where a checkpoint left it. Returns the epoch under way."""
+        state = resumed.state
+        progress.epoch, progress.converged = state.epoch, state.converged
+        try:
+            progress.plateau.load_state_dict(state.plateau)
             stage.policy.load_state_dict(state.policy)
             if resumed.best_weights is not None:
-                best = Best(resumed.best_weights, **state.best)
-        while epoch < stage.max_epochs and not converged:
-            epoch += 1
-            trained, kl_weight = self._train_epoch(stage, epoch, plateau.learning_rate)
-            stage.policy.end_epoch(trained.kl)
-            scores = self._validate(stage)
-            learning_rate, verdict = plateau.learning_rate, None
-            if not scores.finite:
-                self._stop("the validation score", stage, epoch, learning_rate)
-            if stage.policy.may_be_best(scores.kl.mean):
-                verdict = plateau.observe(stage.loss(scores))
-            if verdict is Verdict.IMPROVED:
-                best = Best(self._weights(), epoch, kl_weight)
-                if stage.name == "train" and self.runtime.is_main:
-                    self._export("best", best.weights)
-            elif verdict in (Verdict.DECAY, Verdict.STOP):
-                self._load(best.weights)
-                load_optimizer_state(self.engine, {})
-                stage.policy.weight = best.kl_weight
-                converged = verdict is Verdict.STOP
-            known = optimizer_state(self.engine, dict(self.model.named_parameters()))
-            if self.runtime.is_main:
-                said = "not counted" if verdict is None else verdict.value
-                record = EpochRecord(stage.name, epoch, self.step, kl_weight, learning_rate, trained, scores, said)
-                self.tracker.epoch(record)
-                self._show_sentences()
-                self._save(stage, plateau, best, known, epoch, converged)
-        if best is not None:
-            self._load(best.weights)
-        self.ended.append(StageEnd(stage.name, epoch, converged, None if best is None else best.epoch))
-        if stage.name == "pretrain" and self.runtime.is_main:
-            self._export("pretrained", self._weights())
+                progress.best = Best(resumed.best_weights, **state.best)
+        except (KeyError, TypeError):
+            raise UserError(f"{self.run}: a checkpoint's state.json is not the state of a run") from None
+        sums = _Sums(self.config.model.latent_size, self.runtime.device)
+        if resumed.sums is not None:
+            sums.load(resumed.sums, self.runtime)
+        return EpochProgress(sums, state.batches, state.seconds)
 
-    def _train_epoch(self, stage: Stage, epoch: int, learning_rate: float) -> tuple[TrainEpoch, float]:
-        """One pass over the training sentences. Returns its sums, over all ranks, and γ at its end."""
-        settings, runtime = self.config.optimizer, self.runtime
+    def _train_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> tuple[TrainEpoch, float]:
+        """One pass over the training sentences, or what is left of it. Returns its means over all ranks, and γ at its
+        end."""
+        settings, number = self.config.optimizer, progress.epoch + 1
         lengths = self.corpus.train.lengths
-        plan = training_plan(lengths, settings.batch_size, (self.config.seed, stage.number, epoch))
+        plan = training_plan(lengths, settings.batch_size, (self.config.seed, stage.number, number))
+        learning_rate = progress.plateau.learning_rate
         set_learning_rate(self.engine, learning_rate)
-        # RE, objective, and KL of each dimension, summed over this rank's sentences.
-        sums = torch.zeros(2 + self.config.model.latent_size, dtype=torch.float64, device=runtime.device)
-        interval = _Interval(sums[2:])
         every = self.config.kl.every_steps if stage.name == "train" else None
         # The last interval of an epoch takes what is left, so that none is shorter than it should be.
         interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
-        first_bad = torch.full((), -1, device=runtime.device)
-        started = looked = time.monotonic()
-        seen = shown = 0
+        bad_step = self.no_bad_step
+        began = time.monotonic() - epoch.seconds
+        shown_at = began
+        shown = sum(len(sentences) for sentences in plan[: epoch.batches])
+        seen = shown
         self.engine.module.train()
-        title = f"{stage.name} {epoch}"
-        with Progress(title, len(lengths), runtime.is_main) as progress:
-            for number, sentences in enumerate(plan, start=1):
+        self.looks.pace()
+        with Progress(f"{stage.name} {number}", len(lengths), self.runtime.is_main, shown) as bar:
+            for sentences in plan[epoch.batches :]:
                 self.step += 1
-                norm = self._step(stage, (epoch, number), sentences, sums)
-                first_bad = torch.where((first_bad < 0) & ~torch.isfinite(norm), self.step, first_bad)
+                epoch.batches += 1
+                norm = self._step(stage, (number, epoch.batches), sentences, epoch.sums)
+                if settings.on_nan == "stop":
+                    bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
                 seen += len(sentences)
-                if number in interval_ends:
-                    stage.policy.end_interval(interval.mean_kl(sums[2:], seen, runtime))
-                if number % LOOK_EVERY == 0 or number == len(plan):
-                    self._stop_if_bad(first_bad, stage, epoch, learning_rate)
-                    if progress.shown and time.monotonic() - looked > 0.2:
-                        looked = time.monotonic()
-                        re, kl = float(sums[0]), float(sums[2:].sum())
-                        share_seen = seen / runtime.world_size
-                        progress.advance(seen - shown, RE=re / share_seen, KL=kl / share_seen, γ=stage.policy.weight)
-                        shown = seen
+                last, interval_end = epoch.batches == len(plan), epoch.batches in interval_ends
+                due = self.looks.due()
+                wanted = (epoch.save or epoch.stop) and self.engine.together
+                if due or last or interval_end or wanted or self._scheduled():
+                    look = self._look(bad_step)
+                    if look.bad_step is not None:
+                        batch = plan[epoch.batches - 1 - (self.step - look.bad_step)]
+                        self._stop_at(look.bad_step, batch, stage, progress)
+                    if interval_end:
+                        stage.policy.end_interval(epoch.sums.end_interval(self.runtime))
+                    epoch.seconds = time.monotonic() - began
+                    # Once the last batch is trained, its validation and a checkpoint of both follow.
+                    self._act(look, stage, progress, epoch, save=not last)
+                if bar.shown and time.monotonic() - shown_at > 0.2:
+                    shown_at = time.monotonic()
+                    bar.advance(seen - shown, γ=stage.policy.weight, **epoch.sums.running())
+                    shown = seen
         self.engine.gather()
-        weight = stage.policy.weight
-        re, objective, *kl = (runtime.sum(sums) / seen).tolist()
-        seconds = time.monotonic() - started
-        total = sum(kl)
-        return TrainEpoch(re, total, re + total, objective, tuple(kl), seen, seconds), weight
+        epoch.seconds = time.monotonic() - began
+        sentences, re, objective, *kl = self.runtime.sum(epoch.sums.totals.clone()).tolist()
+        if sentences == 0:
+            self._stop("every step", stage, progress)
+        sentences, total = round(sentences), sum(kl) / sentences
+        means = TrainEpoch(
+            re=re / sentences,
+            kl=total,
+            neg_elbo=re / sentences + total,
+            objective=objective / sentences,
+            kl_per_dimension=tuple(value / sentences for value in kl),
+            sentences=sentences,
+            skipped=len(lengths) - sentences,
+            seconds=epoch.seconds,
+        )
+        return means, stage.policy.weight
 
-    def _step(self, stage: Stage, place: tuple[int, int], sentences, sums: torch.Tensor) -> torch.Tensor:
+    def _scheduled(self) -> bool:
+        """Whether this step is one of those to be saved."""
+        every = self.config.checkpoint.every_steps
+        return every is not None and self.step % every == 0
+
+    def _look(self, bad_step: torch.Tensor) -> Look:
+        """Look up with the other ranks.
+
+        Raises:
+            UserError: something could not be written; another start goes on with the run.
+        """
+        if not self.runtime.is_main:
+            look = self.looks.look(bad_step)
+        else:
+            minutes = self.config.checkpoint.every_minutes
+            due = minutes is not None and time.monotonic() - self.saved > 60 * minutes
+            failed = self.failure is not None or self.saver.failed
+            look = self.looks.look(bad_step, self.hold.lost, failed, due)
+        if look.overtaken or look.failed:
+            if not self.runtime.is_main:
+                raise PeerError("the main process tells why")
+            self.hold.check()
+            self.saver.wait()
+            raise self.failure
+        return look
+
+    def _act(self, look: Look, stage: Stage, progress: StageProgress, epoch: EpochProgress, save: bool) -> None:
+        """Save and stop, as a look or the schedule wants it; later, where the ranks' models are apart just now.
+
+        Raises:
+            InterruptedRun: a signal asked to stop.
+        """
+        epoch.save |= look.save or self._scheduled()
+        epoch.stop |= look.stop
+        if self.engine.together and (epoch.stop or (epoch.save and save)):
+            self._save(stage, progress, epoch)
+            epoch.save = False
+        if epoch.stop and self.engine.together:
+            self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        if self.runtime.is_main:
+            self.saver.wait()
+        raise InterruptedRun(f"{self.run}: interrupted at step {self.step:,} by {self.signals.asked or 'another rank'}")
+
+    def _step(self, stage: Stage, place: tuple[int, int], sentences: np.ndarray, sums: _Sums) -> torch.Tensor:
         """One optimizer step on a global batch. Adds to ``sums``; returns the gradient's norm, still on the device."""
         settings, runtime = self.config.optimizer, self.runtime
         accelerator, micros = runtime.accelerator, settings.accumulation_steps
@@ -401,6 +502,7 @@ class Trainer:
         batch_mean = None
         if stage.free_bits.needs_batch_mean and micros > 1:
             batch_mean = self._batch_mean_ahead(batches, len(sentences))
+        step_sums = []
         for batch in batches:
             with accelerator.accumulate(self.engine.module):
                 noise = draws.training_noise(
@@ -416,11 +518,15 @@ class Trainer:
                     batch_mean = runtime.sum(kl.detach().sum(dim=0)) / len(sentences)
                 kl_term = stage.free_bits.shares(kl, batch_mean, self.config.kl.target_rate)
                 loss = (re + stage.policy.weight * kl_term).sum()
-                # Engines average over ranks, and over micro-batches: this leaves the mean over the global batch.
-                accelerator.backward(loss * (parts / len(sentences)))
+                # Engines average over ranks, and over micro-batches: this leaves the mean over the global batch. A loss
+                # that is not finite makes every gradient so, and with it the norm that all ranks see.
+                accelerator.backward(loss * torch.where(loss.detach().isfinite(), parts / len(sentences), math.nan))
                 with torch.no_grad():
-                    sums += torch.cat([torch.stack([re.sum(), loss]), kl.sum(dim=0)])
-        return self.engine.step()
+                    count = torch.full_like(loss, batch.count)
+                    step_sums.append(torch.cat([torch.stack([count, re.sum(), loss]), kl.sum(dim=0)]))
+        norm = self.engine.step()
+        sums.add(step_sums, torch.isfinite(norm))
+        return norm
 
     @torch.no_grad()
     def _batch_mean_ahead(self, batches: list[Batch], global_batch: int) -> torch.Tensor:
@@ -432,38 +538,76 @@ class Trainer:
             total += kl_per_dimension(*posterior)[: batch.count].sum(dim=0)
         return self.runtime.sum(total) / global_batch
 
-    def _stop_if_bad(self, first_bad: torch.Tensor, stage: Stage, epoch: int, learning_rate: float) -> None:
-        """A reduced gradient is the same on every rank, and so is what this finds; local SGD's has to be agreed on."""
-        if self.config.communication.local_sgd_steps is not None:
-            self.runtime.max(first_bad)
-        step = int(first_bad)
-        if step >= 0:
-            self._stop(f"the gradient of step {step}", stage, epoch, learning_rate)
-
-    def _stop(self, what: str, stage: Stage, epoch: int, learning_rate: float) -> NoReturn:
-        last = checkpoint.latest_checkpoint(self.run)
-        error = UserError if self.runtime.is_main else PeerError
-        raise error(
-            f"{self.run}: {what} ({stage.name}, epoch {epoch}) is not finite, at γ"
-            f" {stage.policy.weight:.4g} and learning rate {learning_rate:.4g}; the last good checkpoint is"
-            f" {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend it"
+    def _stop_at(self, step: int, batch: np.ndarray, stage: Stage, progress: StageProgress) -> NoReturn:
+        """Stop for a step that was not finite, and say what was in its batch."""
+        lengths = self.corpus.train.lengths[batch]
+        shown = ", ".join(map(str, batch[:8].tolist())) + (" …" if len(batch) > 8 else "")
+        content = {
+            "step": step,
+            "stage": stage.name,
+            "epoch": progress.epoch + 1,
+            "kl_weight": stage.policy.weight,
+            "learning_rate": progress.plateau.learning_rate,
+            "sentences": batch.tolist(),
+            "lengths": lengths.tolist(),
+        }
+        self._write(lambda: write_json(self.run / "not_finite.json", content))
+        self._stop(
+            f"the loss or gradient of step {step}, on sentences {shown} of {lengths.min()} to {lengths.max()} tokens"
+            " (not_finite.json has all),",
+            stage,
+            progress,
         )
 
-    def _validate(self, stage: Stage) -> Scores:
-        valid = self.corpus.valid
-        with Progress("validate", len(valid), self.runtime.is_main) as progress:
-            return evaluate(self.model, valid, self.config.evaluation, self.runtime, on_progress=progress.advance)
+    def _stop(self, what: str, stage: Stage, progress: StageProgress) -> NoReturn:
+        if not self.runtime.is_main:
+            raise PeerError("the main process tells why")
+        with contextlib.suppress(UserError):
+            self.saver.wait()
+        last = next(reversed(checkpoint.list_checkpoints(self.run)), None)
+        raise UserError(
+            f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
+            f" {stage.policy.weight:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
+            f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend it,"
+            " optimizer.on_nan=skip goes on without such steps"
+        )
+
+    def _validate(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> Scores:
+        try:
+            return self._evaluate("validate", self.corpus.valid, epoch)
+        except InterruptedRun:
+            self._save(stage, progress, epoch)
+            self._interrupt()
+
+    def _evaluate(
+        self, title: str, sentences: Sentences, epoch: EpochProgress | None = None, importance_samples: int = 0
+    ) -> Scores:
+        """Score sentences, looking up with the other ranks between batches.
+
+        Raises:
+            InterruptedRun: a signal asked to stop.
+        """
+
+        def between_batches(done: int) -> None:
+            bar.advance(done)
+            if self.looks.due() and (self._look(self.no_bad_step).stop or (epoch is not None and epoch.stop)):
+                raise InterruptedRun
+
+        self.looks.pace()
+        with Progress(title, len(sentences), self.runtime.is_main) as bar:
+            settings = self.config.evaluation
+            return evaluate(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
 
     # -- What a run leaves ---------------------------------------------------------------------------------------------
 
     def finish(self) -> Results:
         """Score the test sentences with the weights that the last stage ended with, and close the run's folder."""
-        settings, test = self.config.evaluation, self.corpus.test
-        if self.runtime.is_main:
-            self._export("best", self._weights())
-            self.tracker.close()
-        with Progress("evaluate", len(test), self.runtime.is_main) as progress:
-            scores = evaluate(self.model, test, settings, self.runtime, settings.importance_samples, progress.advance)
+        test = self.corpus.test
+        self._write(lambda: self._export("best", self._weights()))
+        try:
+            scores = self._evaluate("evaluate", test, importance_samples=self.config.evaluation.importance_samples)
+        except InterruptedRun:
+            self._interrupt()  # the end of the last stage is saved
         if not scores.finite:
             raise UserError(
                 f"{self.run}: a score of the test sentences is not finite; see metrics.jsonl for how it came"
@@ -477,39 +621,94 @@ class Trainer:
             vocabulary_size=len(self.vocabulary),
             data=self.corpus.fingerprint,
             world_size=self.runtime.world_size,
+            start=self.start,
         )
-        if self.runtime.is_main:
-            report.save_results(self.run, results)
-            tracking.write_status(self.run, "finished")
+        self._write(lambda: self._conclude(results))
+        self._look(self.no_bad_step)
         return results
+
+    def _conclude(self, results: Results) -> None:
+        self.saver.wait()
+        self.saver.close()
+        self.tracker.close()
+        self.hold.check()
+        report.save_results(self.run, results)
+        tracking.write_status(self.run, "finished", start=self.start)
+
+    def _write(self, action: Callable[[], None]) -> None:
+        """Write to the run's folder, on the main process. Of a failure all ranks learn when they next look up."""
+        if self.runtime.is_main:
+            try:
+                with writing(self.run):
+                    action()
+            except UserError as error:
+                self.failure = self.failure or error
 
     def _load(self, weights: Weights) -> None:
         self.model.load_state_dict(weights)
         self.engine.scatter()
 
     def _weights(self) -> Weights:
-        # Copies: training goes on, and on a GPU an LSTM's weights may share one buffer, which safetensors refuses.
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        """Copies in the CPU's memory: training goes on, and these are kept and written."""
+        return _copies(self.model.state_dict())
 
     def _export(self, name: str, weights: Weights) -> None:
-        checkpoint.export(self.run / name, weights, self.config, self.vocabulary)
+        self.hold.check()
+        checkpoint.export(self.run / name, weights, self.config, self.vocabulary, self.start, self.step)
 
-    def _save(
-        self, stage: Stage, plateau: Plateau, best: Best | None, optimizer: Weights, epoch: int, converged: bool
-    ) -> None:
+    def _save(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> None:
+        """Save the run as it stands: every rank takes part, the main process writes, in a thread of its own."""
+        began = time.monotonic()
+        self.engine.gather()
+        optimizer = optimizer_state(self.engine, dict(self.model.named_parameters()))
+        # The ranks' rows carry the step: all save the same one.
+        rows = self.runtime.gather(torch.cat([epoch.sums.row, epoch.sums.row.new_tensor([self.step])]))
+        assert (rows[:, -1] == self.step).all(), "ranks save different steps"
+        self.saved = time.monotonic()
+        if not self.runtime.is_main:
+            return
         state = RunState(
             stage=stage.name,
-            epoch=epoch,
+            epoch=progress.epoch,
+            batches=epoch.batches,
+            seconds=epoch.seconds,
             step=self.step,
-            converged=converged,
-            plateau=plateau.state_dict(),
+            converged=progress.converged,
+            plateau=progress.plateau.state_dict(),
             policy=stage.policy.state_dict(),
-            best=None if best is None else {"epoch": best.epoch, "kl_weight": best.kl_weight},
+            best=None
+            if progress.best is None
+            else {"epoch": progress.best.epoch, "kl_weight": progress.best.kl_weight},
             ended=[asdict(end) for end in self.ended],
             data=self.corpus.fingerprint,
         )
-        best_weights = None if best is None else best.weights
-        checkpoint.save_checkpoint(self.run, Checkpoint(self._weights(), best_weights, optimizer, state))
+        best = None if progress.best is None else progress.best.weights
+        sums = rows[:, :-1].cpu().contiguous() if epoch.batches else None
+        saved = Checkpoint(self._weights(), best, _copies(optimizer), sums, state, self.config, self.runtime.world_size)
+        self._write(lambda: self.saver.save(saved))
+        self.saves += 1
+        self.stall += time.monotonic() - began
+
+    def _record(
+        self,
+        stage: Stage,
+        progress: StageProgress,
+        kl_weight: float,
+        learning_rate: float,
+        trained: TrainEpoch,
+        scores: Scores,
+        verdict: str,
+    ) -> None:
+        saving = Saving(self.saves, self.stall, self.saver.write_seconds)
+        self.saves, self.stall, self.saver.write_seconds = 0, 0.0, 0.0
+        self.tracker.epoch(
+            EpochRecord(
+                stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, verdict, saving,
+                self.start,
+            )
+        )  # fmt: skip
+        self._show_sentences()
+        self.tracker.flush()
 
     def _show_sentences(self) -> None:
         count = self.config.evaluation.samples
@@ -523,18 +722,43 @@ class Trainer:
         self.tracker.sentences("interpolation", generation.decode(self.model, line, self.vocabulary, greedy), self.step)
 
 
-class _Interval:
-    """The mean KL since the last call."""
+def _copies(tensors: Weights) -> Weights:
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
 
-    def __init__(self, kl_sums: torch.Tensor):
-        self._kl, self._seen = kl_sums.sum(), 0
 
-    def mean_kl(self, kl_sums: torch.Tensor, seen: int, runtime: Runtime) -> float:
-        """This rank's KL sums and all ranks' sentences so far → mean KL over all ranks: one collective."""
-        kl = kl_sums.sum()
-        mean = float(runtime.sum(kl - self._kl)) / (seen - self._seen)
-        self._kl, self._seen = kl, seen
-        return mean
+class _Sums:
+    """What an epoch adds up over this rank's sentences, in float64 on the device, as one row: sentences, RE, objective
+    and KL of each dimension; then sentences and KL as they stood when the last interval of the γ controller ended."""
+
+    def __init__(self, latent_size: int, device: torch.device):
+        self.row = torch.zeros(3 + latent_size + 2, dtype=torch.float64, device=device)
+        self.totals, self._mark = self.row[:-2], self.row[-2:]
+
+    def add(self, parts: list[torch.Tensor], finite: torch.Tensor) -> None:
+        """Add a step's micro-batches, or leave all of them out."""
+        for part in parts:
+            self.totals += torch.where(finite, part, 0)
+
+    def end_interval(self, runtime: Runtime) -> float:
+        """Mean KL over all ranks since the last call: one collective."""
+        now = torch.stack([self.totals[0], self.totals[3:].sum()])
+        sentences, kl = runtime.sum(now - self._mark).tolist()
+        self._mark.copy_(now)
+        return kl / sentences if sentences else math.nan
+
+    def running(self) -> dict[str, float]:
+        """RE and KL so far, of this rank."""
+        sentences, re, _, *kl = self.totals.tolist()
+        return {"RE": re / max(sentences, 1), "KL": sum(kl) / max(sentences, 1)}
+
+    def load(self, rows: torch.Tensor, runtime: Runtime) -> None:
+        """Take up what the ranks of a run had added up: each its own, or the first all, where they are others now."""
+        if rows.shape[1:] != self.row.shape:
+            raise UserError("a checkpoint's sums.safetensors is of another model")
+        if len(rows) == runtime.world_size:
+            self.row.copy_(rows[runtime.rank])
+        elif runtime.is_main:
+            self.row.copy_(rows.sum(dim=0))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""Whether a run may go on in its folder, and from where."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from distvae import checkpoint, corpus, report, starts, tracking
+from distvae.config import Config, dump_config, flatten, load_config
+from distvae.errors import UserError
+from distvae.files import inside, sweep, write_json, write_text, writing
+from distvae.report import Results
+from distvae.starts import Start
+
+# Files of a run's folder that say what was asked for, not what came of it.
+DESCRIPTIONS = ("config.yaml", "environment.json", "vocabulary.json", "status.json", starts.FOLDER)
+
+# Keys that may differ when a run goes on: the first say where things lie and who does the work (the sentences are known
+# by their fingerprint), the others how far it goes and what is looked at.
+NO_MATTER = {
+    "run", "resume", "cpu_threads", "data.path", "data.cache", "data.workers", "optimizer.accumulation_steps",
+    "evaluation.batch_size", "evaluation.memory_mb", "checkpoint.every_steps", "checkpoint.every_minutes",
+    "checkpoint.keep",
+}  # fmt: skip
+MAY_CHANGE = {
+    "pretrain.max_epochs", "train.max_epochs", "optimizer.on_nan", "evaluation.importance_samples",
+    "evaluation.samples",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a run begins."""
+
+    start: Start | None  # None: it has finished, and these are its results
+    checkpoint: Path | None = None  # to go on from
+    results: Results | None = None
+
+
+def holds_run(run: Path) -> bool:
+    """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed."""
+    return run.is_dir() and any(path.name not in DESCRIPTIONS for path in run.iterdir())
+
+
+def open_run(config: Config, run: Path, processes: str) -> Opening:
+    """Make the run's folder, or see that the run can go on in it, and become the one that writes it.
+
+    Raises:
+        UserError: it holds a run that this config does not continue, or that another start is training.
+    """
+    found = None
+    if holds_run(run):
+        if config.resume == "never":
+            raise UserError(
+                f"{run}: a run is there already; go on with it by resume=auto, or name another folder by run=FOLDER"
+            )
+        for path in run.iterdir():
+            inside(run, path.name)
+        changed = _changed(load_config(run / "config.yaml"), config, run)
+        if config.resume == "auto" and not changed and (run / "results.json").exists():
+            return Opening(None, results=report.load_results(run))
+        if config.resume == "auto":
+            found = checkpoint.newest_checkpoint(run)
+    if config.resume not in ("never", "auto"):
+        found = _named(config, run)
+    if found is not None:
+        _check_state(config, found)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        start = starts.claim(run)
+    except OSError as error:
+        raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
+    with writing(run):
+        for folder in (run, run / "checkpoints"):
+            sweep(folder)
+        # A run that goes on has no results until it ends again.
+        (run / "results.json").unlink(missing_ok=True)
+        write_text(run / "config.yaml", dump_config(config))
+        write_json(run / "environment.json", tracking.environment(processes))
+        tracking.write_status(run, "running", start=start.number)
+    return Opening(start, found)
+
+
+def _named(config: Config, run: Path) -> Path:
+    """The checkpoint that `resume` names.
+
+    Raises:
+        UserError: it is none that this config can go on from in this folder.
+    """
+    folder = Path(config.resume).resolve()  # which may have been named by way of `latest`
+    if not folder.is_dir():
+        raise UserError(f"resume={config.resume}: is neither auto nor never, nor the folder of a checkpoint")
+    checkpoint.verify_checkpoint(folder)
+    _changed(load_config(folder / "config.yaml", whole=True), config, folder)
+    if holds_run(run) and not folder.is_relative_to(run.resolve()):
+        raise UserError(f"resume={config.resume}: is of another run than the one in {run}; name a new run=FOLDER")
+    return folder
+
+
+def _changed(there: Config, here: Config, where: Path) -> set[str]:
+    """The keys in which a config that goes on with a run asks for more, or less, of the same.
+
+    Raises:
+        UserError: it asks for something else.
+    """
+    started = dict(flatten(there))
+    changed = {key: value for key, value in flatten(here) if started[key] != value and key not in NO_MATTER}
+    differing = [
+        f"{key} ({started[key]} there, {value} here)" for key, value in changed.items() if key not in MAY_CHANGE
+    ]
+    if differing:
+        raise UserError(f"{where}: cannot go on under another config: {', '.join(differing)}; name another run=FOLDER")
+    return set(changed)
+
+
+def _check_state(config: Config, folder: Path) -> None:
+    """See that a checkpoint belongs to what it would go on with, before anything is written.
+
+    Raises:
+        UserError: the sentences, or how they become ids, have changed since; the pretraining that would have another
+            length has ended.
+    """
+    state, there = checkpoint.load_state(folder), load_config(folder / "config.yaml", whole=True)
+    if state.stage != "pretrain" and there.pretrain != config.pretrain:
+        raise UserError(
+            f"{folder}: its pretraining has ended, at pretrain.max_epochs={there.pretrain.max_epochs}, not"
+            f" {config.pretrain.max_epochs}; name another run=FOLDER"
+        )
+    fingerprint = corpus.prepare(config.data, progress=sys.stderr.isatty()).name
+    if state.data != fingerprint:
+        raise UserError(
+            f"{folder}: was trained on other sentences ({state.data}) than {config.data.path} holds now"
+            f" ({fingerprint}); name another run=FOLDER"
+        )
