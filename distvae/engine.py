@@ -112,16 +112,15 @@ class Replicated:
         """Have DDP lay out its buckets before the first step.
 
         It does so after its first backward, in the order in which gradients came, and three ranks or more add a value
-        in an order that depends on its place in a bucket. With a backward of zeros before, a run that goes on adds like
-        one that was never interrupted.
+        in an order that depends on its place in a bucket. With a backward of zeros before, a run that goes on adds as
+        one does that was never interrupted.
         """
         device = next(model.parameters()).device
         tokens, lengths = torch.zeros(1, 2, dtype=torch.long, device=device), torch.full((1,), 2, device=device)
         noise = Noise(torch.zeros(1, model.latent_size, device=device))
-        for _ in range(2):  # the layout takes effect at the next forward
-            re, mean, log_variance = self.module(tokens, lengths, noise)
-            (0 * (re.sum() + mean.sum() + log_variance.sum())).backward()
-            self.optimizer.zero_grad()
+        re, mean, log_variance = self.module(tokens, lengths, noise)
+        (0 * (re.sum() + mean.sum() + log_variance.sum())).backward()
+        self.optimizer.zero_grad()
 
     def step(self) -> Tensor:
         norm = get_total_norm([p.grad for p in self._parameters.values()])

@@ -11,8 +11,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from distvae import engine
+from distvae import corpus, engine
 from distvae import train as program
+from distvae.batches import training_plan
 from distvae.captions import generate
 from distvae.checkpoint import load_export
 from distvae.config import load_config
@@ -58,7 +59,7 @@ def test_a_run_folder_explains_its_run(finished, tiny):
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## A run's folder")[1].split("```")[1]
     assert {path.name for path in finished.iterdir()} == set(re.findall(r"^  ([\w.]+)", tree, flags=re.MULTILINE))
     assert {path.name for path in (finished / "best").iterdir()} == {
-        "model.safetensors", "config.yaml", "vocabulary.json",
+        "model.safetensors", "config.yaml", "vocabulary.json", "manifest.json",
     }  # fmt: skip
     # The precision that the launcher chose is written down with the rest.
     asked = load_config(tiny, [f"run={finished}", "optimizer.mixed_precision=no"])
@@ -92,9 +93,9 @@ def test_pretraining_hands_on_the_encoder_and_not_the_decoder(tiny, tmp_path, mo
     starts = {}
     train_epoch = program.Trainer._train_epoch
 
-    def spy(self, stage, epoch, learning_rate):
+    def spy(self, stage, *others):
         starts.setdefault(stage.name, self._weights())
-        return train_epoch(self, stage, epoch, learning_rate)
+        return train_epoch(self, stage, *others)
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", spy)
     run = tmp_path / "run"
@@ -129,7 +130,7 @@ def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
     assert {row["verdict"] for row in records(run) if row["stage"] == "train"} == {"not counted"}
     assert json.loads((run / "results.json").read_text())["stages"][-1]["best_epoch"] is None
     # What lies in best/ are the last weights.
-    last = max((run / "checkpoints").iterdir())
+    last = run / "checkpoints" / "latest"
     assert equal(weights(run), load_file(last / "model.safetensors"))
 
 
@@ -183,17 +184,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tiny, tmp_path, monkeyp
     run = tmp_path / "run"
     train_epoch = program.Trainer._train_epoch
 
-    def kill(self, at, number, learning_rate):
-        if (at.name, number) == (stage, epoch):
+    def kill(self, at, progress, under_way):
+        if (at.name, progress.epoch + 1) == (stage, epoch):
             raise Killed
-        return train_epoch(self, at, number, learning_rate)
+        return train_epoch(self, at, progress, under_way)
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", kill)
     with pytest.raises(Killed):
         main([str(tiny), f"run={run}"])
     monkeypatch.undo()
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
-    assert main([str(tiny), f"run={run}", "resume=auto"]) == 0
+    assert main([str(tiny), f"run={run}"]) == 0
     assert equal(weights(run), weights(finished))
     kept = ("stage", "epoch", "step", "kl_weight", "learning_rate", "valid", "verdict")
     assert [{k: row[k] for k in kept} for row in records(run)] == [
@@ -205,7 +206,7 @@ def test_a_longer_limit_goes_on_where_a_run_ended(tiny, tmp_path):
     straight, extended = tmp_path / "straight", tmp_path / "extended"
     assert main([str(tiny), f"run={straight}", "train.max_epochs=6"]) == 0
     assert main([str(tiny), f"run={extended}", "train.max_epochs=4"]) == 0
-    assert main([str(tiny), f"run={extended}", "train.max_epochs=6", "resume=auto"]) == 0
+    assert main([str(tiny), f"run={extended}", "train.max_epochs=6"]) == 0
     assert equal(weights(straight), weights(extended))
 
 
@@ -213,8 +214,8 @@ def test_a_run_that_goes_on_has_no_results_until_it_ends(tiny, tmp_path, monkeyp
     run = tmp_path / "run"
     assert main([str(tiny), f"run={run}", "train.max_epochs=3"]) == 0
     monkeypatch.setattr(program.Trainer, "_train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    longer = [str(tiny), f"run={run}", "train.max_epochs=4", "resume=auto"]
-    assert main(longer) == 130
+    longer = [str(tiny), f"run={run}", "train.max_epochs=4"]
+    assert main(longer) == 75
     assert not (run / "results.json").exists()
     monkeypatch.undo()
     assert main(longer) == 0
@@ -223,7 +224,7 @@ def test_a_run_that_goes_on_has_no_results_until_it_ends(tiny, tmp_path, monkeyp
 
 def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
     before = (finished / "metrics.jsonl").read_text()
-    assert main([str(tiny), f"run={finished}", "resume=auto"]) == 0
+    assert main([str(tiny), f"run={finished}"]) == 0
     assert "NLL" in capsys.readouterr().out
     assert (finished / "metrics.jsonl").read_text() == before
 
@@ -234,9 +235,10 @@ def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
 def test_an_existing_run_is_left_alone(finished, tiny, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     for overrides, words in [
-        ([], ("resume=auto", "run=FOLDER")),
-        (["resume=auto", "kl.target_rate=9"], ("kl.target_rate", "0.3 there, 9.0 here")),
-        (["resume=auto", "kl.threshold=7"], ("kl.threshold",)),
+        (["resume=never"], ("resume=auto", "run=FOLDER")),
+        (["resume=nowhere"], ("resume=nowhere", "neither auto nor never")),
+        (["kl.target_rate=9"], ("kl.target_rate", "0.3 there, 9.0 here")),
+        (["kl.threshold=7"], ("kl.threshold",)),
         (["kl.treshold=0.1"], ("did you mean kl.threshold?",)),
     ]:
         assert main([str(tiny), f"run={finished}", *overrides]) == 2
@@ -300,9 +302,17 @@ def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, 
     monkeypatch.setattr(program.Trainer, "_step", poison)
     assert main([str(tiny), f"run={run}"]) == 2
     said = capsys.readouterr().err
-    assert "the gradient of step 15 (pretrain, epoch 2) is not finite" in said
-    checkpoint = run / "checkpoints" / "step-000000011"
+    assert "the loss or gradient of step 15, on sentences" in said
+    assert "is not finite (pretrain, epoch 2)" in said
+    checkpoint = run / "checkpoints" / "start-0001-step-000000011-epoch-0001"
     assert str(checkpoint) in said
+    batch = json.loads((run / "not_finite.json").read_text())
+    assert (batch["step"], batch["stage"], batch["epoch"], batch["kl_weight"]) == (15, "pretrain", 2, 0.0)
+    config = load_config(tiny)
+    sentences = corpus.load(corpus.prepare(config.data, progress=False)).train
+    plan = training_plan(sentences.lengths, 8, (config.seed, 0, 2))
+    assert batch["sentences"] == plan[3].tolist()
+    assert batch["lengths"] == sentences.lengths[plan[3]].tolist()
     assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "model.safetensors").values())
     assert "step 15" in json.loads((run / "status.json").read_text())["reason"]
 
@@ -347,7 +357,7 @@ def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, c
     text.write_text("\n".join(join(tokens) for tokens in generate(60, 2)))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert main([*overrides, "resume=auto", "evaluation.samples=3"]) == 2
+    assert main([*overrides, "evaluation.samples=3"]) == 2
     assert "was trained on other sentences" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -359,7 +369,7 @@ def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", interrupt)
-    assert main([str(tiny), f"run={run}"]) == 130
+    assert main([str(tiny), f"run={run}"]) == 75
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
 
 
