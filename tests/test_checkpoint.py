@@ -68,7 +68,7 @@ def weights(seed: int = 1) -> Weights:
 def save(
     run: Path, now: Weights, best: Weights | None, optimizer: Weights, state: RunState, start: int = 1, keep: int = 2
 ) -> Path:
-    whole = Checkpoint(now, best, optimizer, SUMS if state.batches else None, state, CONFIG, world_size=2)
+    whole = Checkpoint(now, best, optimizer, {"sums": SUMS}, state, CONFIG, world_size=2)
     return save_checkpoint(run, whole, start, keep)
 
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     assert_same_bits(found.weights, odd)
     assert_same_bits(found.best_weights, weights(2))
     assert_same_bits(found.optimizer, MOMENTS)
-    assert_same_bits({"sums": found.sums}, {"sums": SUMS})
+    assert_same_bits(found.ranks, {"sums": SUMS})
     assert (found.state, found.config, found.world_size) == (STATE, CONFIG, 2)
     assert found.state.recorded_step == 4
 
@@ -135,9 +135,9 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
 def test_without_a_best_or_an_optimizer_that_knows_there_is_no_file(tmp_path):
     save(tmp_path, weights(), None, {}, replace(STATE, batches=0))
     found = load_checkpoint(newest_checkpoint(tmp_path))
-    assert (found.best_weights, found.optimizer, found.sums) == (None, {}, None)
+    assert (found.best_weights, found.optimizer) == (None, {})
     assert {path.name for path in newest_checkpoint(tmp_path).iterdir()} == {
-        "model.safetensors", "config.yaml", "state.json", MANIFEST,
+        "model.safetensors", "ranks.safetensors", "config.yaml", "state.json", MANIFEST,
     }  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def test_a_start_that_is_overtaken_puts_nothing_in_place(tmp_path):
     def overtaken() -> None:
         raise UserError("start 2 goes on")
 
-    whole = Checkpoint(weights(), None, {}, None, replace(STATE, batches=0), CONFIG, world_size=1)
+    whole = Checkpoint(weights(), None, {}, {"sums": SUMS}, replace(STATE, batches=0), CONFIG, world_size=1)
     with pytest.raises(UserError, match="start 2 goes on"):
         save_checkpoint(tmp_path, whole, 1, 2, overtaken)
     assert listing(tmp_path) == {"checkpoints"}
@@ -347,7 +347,7 @@ def assert_one_line_about(error: UserError, *names: object) -> None:
 DAMAGES = ["missing", "truncated", "empty", "garbage"]
 
 
-CHECKPOINT_FILES = ["model.safetensors", "best.safetensors", "optimizer.safetensors", "sums.safetensors", "state.json"]
+CHECKPOINT_FILES = ["model.safetensors", "best.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
 
 
 @pytest.mark.parametrize(
