@@ -194,8 +194,8 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group. Drop the prepared model first: gloo can abort while it outlives the group."""
         self.accelerator.free_memory()
-        gc.collect()
         if dist.is_available() and dist.is_initialized():
+            gc.collect()
             dist.destroy_process_group()
         torch.set_num_threads(self._threads)
         torch.backends.mkldnn.set_flags(_enabled=self._onednn)
