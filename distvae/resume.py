@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def open_run(config: Config, run: Path, processes: str) -> Opening:
             inside(run, path.name)
         changed = _changed(load_config(run / "config.yaml"), config, run)
         if config.resume == "auto" and not changed and (run / "results.json").exists():
-            return Opening(None, results=report.load_results(run))
+            with contextlib.suppress(UserError):  # they are of a start that another has overtaken
+                return Opening(None, results=report.load_results(run))
         if config.resume == "auto":
             found = checkpoint.newest_checkpoint(run)
     if config.resume not in ("never", "auto"):

@@ -19,9 +19,11 @@ from distvae.batches import training_plan
 from distvae.captions import generate
 from distvae.checkpoint import load_export, load_state
 from distvae.config import load_config
+from distvae.errors import UserError
 from distvae.files import sha256
 from distvae.interruption import INTERRUPTED, Looks
 from distvae.kl_control import POLICIES
+from distvae.report import load_results
 from distvae.train import main
 from distvae.vocabulary import join
 from tests.compare import numbers, records
@@ -392,6 +394,26 @@ def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
     assert main([str(tiny), f"run={finished}"]) == 0
     assert "NLL" in capsys.readouterr().out
     assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_what_an_overtaken_start_has_written_last_is_not_taken_for_the_runs(finished, tiny, tmp_path):
+    """It may have been held up between its look at who goes on and its write."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    again = [str(tiny), f"run={run}", f"resume={run / 'checkpoints' / 'latest'}"]
+    assert main(again) == 0
+    assert load_results(run).start == 2
+    load_export(run)
+    shutil.rmtree(run / "best")
+    shutil.copytree(finished / "best", run / "best")
+    with pytest.raises(UserError, match="best: was written by start 1 of the run"):
+        load_export(run)
+    shutil.copy(finished / "results.json", run)
+    with pytest.raises(UserError, match="results.json: was written by start 1"):
+        load_results(run)
+    assert main(again) == 0
+    assert load_results(run).start == 3
+    load_export(run)
 
 
 # -- What a launcher is told -------------------------------------------------------------------------------------------
