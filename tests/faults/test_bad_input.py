@@ -201,12 +201,13 @@ def test_changed_texts(content):
 @settings(max_examples=80, **BY_THE_HUNDRED)
 @given(overrides=OVERRIDES)
 @example(overrides=["run=caf\udce9", "seed=-1"])
+@example(overrides=["a" + ".a" * 3000 + "=1"])
 def test_overrides(overrides):
     check_config(b"run: mine", *overrides)
 
 
 BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
-    b"%c: &%c [%s]\n" % (name, name, b", ".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefghijk"
+    b"%c: &%c [%s]\n" % (name, name, b", ".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefgh"
 )
 
 
@@ -273,7 +274,7 @@ def test_a_good_config_is_not_refused():
 def test_a_config_that_is_no_file(kind):
     with inside_a_new_folder() as folder, socket.socket(socket.AF_UNIX) as connection:
         make(folder / "some.yaml", kind, connection)
-        message = refused_by_the_program({"device": "/dev/zero", "long name": "x" * 5000}.get(kind, "some.yaml"))
+        message = refused_by_the_program({"device": "/dev/null", "long name": "x" * 5000}.get(kind, "some.yaml"))
         assert ": cannot be read as a config: " in message
 
 
@@ -480,6 +481,7 @@ REFUSED = [
     ("a.txt.gz", TEXT, "cannot be unzipped"),
     ("a.txt.gz", GOOD["a.txt.gz"][:-9], "cannot be unzipped"),
     ("a.txt.gz", GOOD["a.txt.gz"][:20], "cannot be unzipped"),
+    ("a.txt.gz", GOOD["a.txt.gz"][:30] + b"\xff" * 9 + GOOD["a.txt.gz"][39:], "cannot be unzipped"),
     ("a.txt.gz", GOOD["a.txt.gz"] + b"junk", "cannot be unzipped"),
     ("a.parquet.gz", gzip.compress(PARQUET), "is of no kind that can be read"),
     ("a.doc", TEXT, "is of no kind that can be read"),
@@ -593,7 +595,7 @@ def test_a_cache_that_is_no_folder(refused, cache):
         assert message.startswith(f"data.cache={cache[:900]}")
 
 
-@pytest.mark.parametrize("limit", [100, 50_000, 160_000, 200_000, 250_000])
+@pytest.mark.parametrize("limit", [100, 50_000, 160_000, 200_000])
 def test_a_full_disk(limit):
     """Wherever on the way no more can be written."""
     rows = "\n".join(f"A dog runs {i * i} times round a tree." for i in range(4000))
