@@ -207,7 +207,7 @@ def test_overrides(overrides):
 
 
 BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
-    b"%c: &%c [%s]\n" % (name, name, b", ".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefgh"
+    b"%c: &%c [%s]\n" % (name, name, b", ".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefg"
 )
 
 
@@ -224,7 +224,6 @@ BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
         b"&x\ndata: *x",
         b"data: &x {path: *x}",
         b"kl: &x {target_rate: 1}\nplateau: *x",
-        BOMB,
         b"a: " + b"[" * 2000,
         b"a: " + b"[" * 300 + b"]" * 300,
         b"seed: " + b"[" * 210 + b"]" * 210,
@@ -263,6 +262,12 @@ BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
 )
 def test_a_config_is_refused(content):
     assert check_config(content)
+
+
+def test_aliases_do_not_unfold():
+    with inside_a_new_folder() as folder:
+        (folder / "some.yaml").write_bytes(BOMB)
+        assert "an alias can only stand for a single value" in refused_by_the_program("some.yaml")
 
 
 def test_a_good_config_is_not_refused():
