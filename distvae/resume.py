@@ -40,8 +40,15 @@ class Opening:
 
 
 def holds_run(run: Path) -> bool:
-    """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed."""
-    return run.is_dir() and any(path.name not in DESCRIPTIONS for path in run.iterdir())
+    """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed.
+
+    Raises:
+        UserError: it can be no run's folder.
+    """
+    try:
+        return run.is_dir() and any(path.name not in DESCRIPTIONS for path in run.iterdir())
+    except OSError as error:
+        raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
 
 
 def open_run(config: Config, run: Path, processes: str) -> Opening:

@@ -204,6 +204,11 @@ class Runtime:
         GradientState._reset_state()
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch had no memory left, on the GPU or (of which it has no class) on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def _flag(name: str, default: str = "false") -> bool:
     return os.environ.get(name, default).lower() == "true"
 

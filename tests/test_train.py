@@ -479,6 +479,16 @@ def test_a_start_that_failed_leaves_its_folder_free(refused, tiny, tmp_path):
     assert main([str(tiny), f"run={tmp_path / 'refused'}"]) == 0
 
 
+def test_sizes_beyond_memory_are_one_line(refused):
+    assert "out of memory: " in refused("model.hidden_size=1000000")
+
+
+def test_a_run_whose_name_is_too_long_is_one_line(tiny, capsys):
+    for overrides in (["seed=-1"], []):
+        assert main([str(tiny), f"run=runs/{'x' * 300}", *overrides]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_missing_config_file_is_named(refused, tmp_path):
     assert "nothing.yaml" in refused(config=tmp_path / "nothing.yaml")
 
