@@ -18,6 +18,10 @@ if [[ -f .venv/bin/activate ]]; then
     source .venv/bin/activate
 fi
 
+# How often a job may be requeued, whether by itself after an interruption or by Slurm, before it ends for good: a bound on
+# what a job costs that only ever starts, say one whose time limit is too short to get anywhere.
+max_requeues=100
+
 # The network interface by which the nodes' processes find each other, where the one that the host's name stands for is
 # wrong or slow: `ip -brief address` on a node lists them. Gloo is what CPUs use, NCCL what GPUs use.
 # export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0
