@@ -103,25 +103,16 @@ on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that t
     ((status)) || return 0
     [[ ! -e $DISTVAE_EXIT_FILE ]] || said=$(<"$DISTVAE_EXIT_FILE")
     if [[ $said == "$interrupted" ]]; then
-        come_back "$folder" "the run was interrupted, and is saved"
+        come_back "$folder"
     fi
     show_failure "$logs"
-    if [[ -z $said ]] && lost_a_node; then
-        come_back "$folder" "a node of the job does not answer"
-    fi
     return "$status"
-}
-
-lost_a_node() { # which Slurm may notice only minutes after the run has failed for it
-    ((SLURM_JOB_NUM_NODES > 1)) || return 1
-    ! timeout 60 srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-        --export=ALL --input=none --output=none true
 }
 
 # The exit code of a run that can go on (INTERRUPTED in distvae/interruption.py).
 interrupted=75
 
-come_back() { # FOLDER WHY: have Slurm start this job again; ends the script in any case
+come_back() { # FOLDER: have Slurm start this job again, whose run was interrupted; ends the script in any case
     local id=$SLURM_JOB_ID starts=${SLURM_RESTART_COUNT:-0} most job try
     [[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     # shellcheck source=slurm/env.sh
@@ -129,17 +120,17 @@ come_back() { # FOLDER WHY: have Slurm start this job again; ends the script in 
     trap - TERM # now it should end this script
     for ((try = 0; try < 60; try++)); do # while Slurm's controller may be down
         if job=$(scontrol --oneliner show job "$id"); then
-            # Slurm would start a cancelled job again too, if asked. And a node that Slurm took for dead may run this script
-            # on while the job has started elsewhere.
+            # Slurm, if asked, would start a cancelled job again too. And a node that Slurm took for dead may run this
+            # script on while the job has started elsewhere.
             if [[ $job != *" JobState=RUNNING "* || $job != *" Restarts=$starts "* ]]; then
-                echo "$2; the job was cancelled, or Slurm starts it again by itself"
+                echo "the run was interrupted; the job was cancelled, or Slurm starts it again by itself"
             elif [[ $job != *" Requeue=1 "* ]]; then
-                echo "$2; the job may not be requeued (--no-requeue), but the same command goes on" >&2
+                echo "the run was interrupted; the job may not be requeued (--no-requeue), but the same command goes on" >&2
             elif ((starts >= most)); then
-                echo "distvae: $2; the job has been requeued $starts times, no more are allowed (max_requeues in" \
+                echo "distvae: the run was interrupted; the job has been requeued $starts times, no more are allowed (max_requeues in" \
                     "slurm/env.sh); the same command goes on" >&2
             else
-                echo "$2; the job is requeued, time $((starts + 1)) of at most $most"
+                echo "the run was interrupted; the job is requeued, time $((starts + 1)) of at most $most"
                 scontrol requeue "$id" && sleep 600 # until Slurm ends this script, for an end of its own would count
             fi
             break

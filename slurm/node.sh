@@ -4,6 +4,12 @@
 # shellcheck disable=SC2317  # what a trap calls is reached
 set -euo pipefail
 
+# Slurm tells a job by signals that its end is near. Usually they reach only the first process of the job on each node,
+# this one, which passes them on as soon as there is somebody to pass them on to.
+asked=
+trap 'asked=USR1' USR1
+trap 'asked=TERM' TERM
+
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 set +u # what a site calls in env.sh was seldom written for it
 . "$code/slurm/env.sh"
@@ -21,10 +27,9 @@ export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}
 # What a process said before it was killed stands in the log.
 export PYTHONUNBUFFERED=1
 
-# Slurm tells a job by signals that its end is near. Usually they reach only the first process of the job on each node,
-# this one, which passes them on; where a site has all processes told, they reach the launchers too, which would die of
-# them, or give the training 30 s. So a launcher starts with them blocked. What it starts inherits that, and each training
-# process unblocks them once it can save, and gets then what has come before.
+# Where a site has all processes told, launchers are too, which would die of it, or give the training 30 s. So a launcher
+# starts with these signals blocked. What it starts inherits that, and each training process unblocks them once it can
+# save, and gets then what has come before.
 blocked='
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
@@ -79,6 +84,7 @@ pass_on() { # SIGNAL: to each process that takes it, once, also to those that st
 launcher=$!
 trap 'pass_on USR1' USR1
 trap 'pass_on TERM' TERM
+[[ -z $asked ]] || pass_on "$asked"
 status=0
 outwait "$launcher" || status=$?
 
