@@ -32,8 +32,8 @@ def collate(*arguments, whole=collate, calls=[]):
     return whole(*arguments)
 """
 
-# What a job that is cancelled or pushed aside has left, as on most clusters; and partitions that `main` pushes aside, with
-# a grace time before that and with none.
+# What a job that is cancelled or pushed aside has left, as on most clusters; and partitions that `main` pushes aside,
+# with a grace time before that and with none.
 SETTINGS = ["KillWait=30"] + [
     f"PartitionName={name} Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime={seconds}"
     for name, seconds in (("graceful", 90), ("graceless", 0))
