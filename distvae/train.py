@@ -49,16 +49,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signals = Signals()
     try:
-        signals.install()
-        code = _attempt(options, signals)
-    except KeyboardInterrupt:
-        # Asked twice, it is not to go on; asked once, there was nothing to save yet.
-        code = 130 if signals.asked == "SIGINT" else INTERRUPTED
+        try:
+            signals.install()
+            code = _attempt(options, signals)
+        except KeyboardInterrupt:
+            # Asked twice, it is not to go on; asked once, there was nothing to save yet.
+            code = 130 if signals.asked == "SIGINT" else INTERRUPTED
+        # Launchers hide a program's exit code; who started them may ask for it in a file. They end the processes that
+        # are left once one has ended, by a signal that must not hit between the two.
+        if "DISTVAE_EXIT_FILE" in os.environ and os.environ.get("RANK", "0") == "0":
+            Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
     finally:
         signals.restore()
-    # Launchers hide a program's exit code; who started them may ask for it in a file.
-    if "DISTVAE_EXIT_FILE" in os.environ and os.environ.get("RANK", "0") == "0":
-        Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
     return code
 
 
@@ -490,8 +492,8 @@ class Trainer:
             self._interrupt()
 
     def _interrupt(self) -> NoReturn:
-        if self.runtime.is_main:
-            self.saver.wait()
+        # All wait: launchers end the processes that are left once one has ended.
+        self.runtime.on_main(lambda: self.saver.wait())
         raise InterruptedRun(f"{self.run}: interrupted at step {self.step:,} by {self.signals.asked or 'another rank'}")
 
     def _step(self, stage: Stage, place: tuple[int, int], sentences: np.ndarray, sums: _Sums) -> torch.Tensor:
