@@ -118,16 +118,16 @@ def places(change: float) -> dict[str, Place]:
     return {
         AT_RANDOM: Place(1, every_rank=True),
         "step": Place(1, every_rank=True),
-        "save": Place(40),
-        "validation": Place(6, last=0.9, every_rank=True),
-        "record": Place(5, last=0.9),
-        "start-up": Place(15),
-        "take-over": Place(60),
-        "export pretrained": Place(18, change, change),
+        "save": Place(25),
+        "validation": Place(3, last=0.9, every_rank=True),
+        "record": Place(4, last=0.9),
+        "start-up": Place(19),
+        "take-over": Place(50),
+        "export pretrained": Place(13, change, change),
         "stage change": Place(2, change, change),
-        "export best": Place(18, 0.7, 1.0),
+        "export best": Place(13, 0.7, 1.0),
         "evaluation": Place(3, 1.0, every_rank=True),
-        "end": Place(9, 1.0),
+        "end": Place(14, 1.0),
     }
 
 
@@ -510,7 +510,9 @@ class Campaign:
         at_random = kill.place == AT_RANDOM
         position = place.at(kill.position)
         after = 0 if kill.place in EARLY else round(position * reference.steps)
-        orders = {"place": kill.place, "rank": kill.rank, "after": after, "skip": int(kill.visit * place.visits)}
+        # A run that has saved nothing yet takes over little.
+        visits = 9 if kill.place == "take-over" and not checkpoint.list_checkpoints(run) else place.visits
+        orders = {"place": kill.place, "rank": kill.rank, "after": after, "skip": int(kill.visit * visits)}
         if at_random:
             orders |= {"place": "step", "skip": 0}
         job = self.job(chain.way, chain.variant, run, chain.launched, orders=orders)

@@ -123,7 +123,7 @@ class Places:
         def begin(trainer):
             self.beginning = True
             function(trainer)
-            self.beginning = False
+            self.beginning, self.step = False, trainer.step
 
         return begin
 
