@@ -45,7 +45,7 @@ Weights = dict[str, Tensor]
 LATEST = "latest"
 
 # What every checkpoint holds, and every export.
-_CHECKPOINT = ("model.safetensors", "config.yaml", "state.json")
+_CHECKPOINT = ("model.safetensors", "ranks.safetensors", "config.yaml", "state.json")
 _EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
 
 _NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
@@ -80,7 +80,7 @@ class Checkpoint:
     weights: Weights
     best_weights: Weights | None  # of this stage so far
     optimizer: Weights  # what the optimizer knows: nothing under SGD
-    sums: Tensor | None  # [world_size, n], float64: what each rank has added up in an epoch; None between epochs
+    ranks: Weights  # what each rank alone keeps, such as what it has added up in the epoch: each [world_size, …]
     state: RunState
     config: Config
     world_size: int
@@ -154,8 +154,7 @@ def save_checkpoint(
             save_file(checkpoint.best_weights, folder / "best.safetensors")
         if checkpoint.optimizer:
             save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
-        if checkpoint.sums is not None:
-            save_file({"sums": checkpoint.sums}, folder / "sums.safetensors")
+        save_file(checkpoint.ranks, folder / "ranks.safetensors")
         (folder / "config.yaml").write_text(dump_config(checkpoint.config), encoding="utf-8")
         (folder / "state.json").write_text(as_json(asdict(state)), encoding="utf-8")
     pointer = temporary(checkpoints / LATEST)
@@ -216,12 +215,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     def tensors(name: str) -> Weights | None:
         return _load_tensors(folder, name) if name in manifest.files else None
 
-    sums = tensors("sums.safetensors")
     return Checkpoint(
         weights=_load_tensors(folder, "model.safetensors"),
         best_weights=tensors("best.safetensors"),
         optimizer=tensors("optimizer.safetensors") or {},
-        sums=None if sums is None else sums["sums"],
+        ranks=_load_tensors(folder, "ranks.safetensors"),
         state=load_state(folder),
         config=load_config(inside(folder, "config.yaml"), whole=True),
         world_size=manifest.world_size,

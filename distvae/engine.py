@@ -57,6 +57,12 @@ class Engine(Protocol):
 
     def set_moment(self, key: str, name: str, value: Tensor) -> None: ...
 
+    def own_state(self) -> dict[str, Tensor]:
+        """What this rank alone keeps from step to step, beside what all do: the same names on every rank."""
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Take an ``own_state``; an empty one leaves things as they began."""
+
 
 def make_engine(runtime: Runtime, model: TextVAE, settings: OptimizerConfig) -> Engine:
     """The engine that the launcher asked for. The model holds the same weights on every rank."""
@@ -101,8 +107,9 @@ class Replicated:
         self._steps_apart = 0
         # Under local SGD no gradient is reduced, so the model is not wrapped for that.
         self.module = runtime.accelerator.prepare_model(model, evaluation_mode=self._average_every is not None)
+        self._power: powerSGD_hook.PowerSGDState | None = None
         if runtime.world_size > 1:
-            _compress(self.module, runtime.communication)
+            self._power = _compress(self.module, runtime.communication)
         self.optimizer = _optimizer(self._parameters.values(), settings)
         _begin(self.optimizer, self._parameters.values())
         if runtime.world_size > 1 and self._average_every is None:
@@ -112,16 +119,17 @@ class Replicated:
         """Have DDP lay out its buckets before the first step.
 
         It does so after its first backward, in the order in which gradients came, and three ranks or more add a value
-        in an order that depends on its place in a bucket. With a backward of zeros before, a run that goes on adds like
-        one that was never interrupted.
+        in an order that depends on its place in a bucket. With a backward of zeros before, a run that goes on adds as
+        one does that was never interrupted.
         """
         device = next(model.parameters()).device
         tokens, lengths = torch.zeros(1, 2, dtype=torch.long, device=device), torch.full((1,), 2, device=device)
         noise = Noise(torch.zeros(1, model.latent_size, device=device))
-        for _ in range(2):  # the layout takes effect at the next forward
-            re, mean, log_variance = self.module(tokens, lengths, noise)
-            (0 * (re.sum() + mean.sum() + log_variance.sum())).backward()
-            self.optimizer.zero_grad()
+        re, mean, log_variance = self.module(tokens, lengths, noise)
+        (0 * (re.sum() + mean.sum() + log_variance.sum())).backward()
+        self.optimizer.zero_grad()
+        if self._power is not None:
+            self._power.iter = 0  # this was no step
 
     def step(self) -> Tensor:
         norm = get_total_norm([p.grad for p in self._parameters.values()])
@@ -150,6 +158,38 @@ class Replicated:
 
     def set_moment(self, key: str, name: str, value: Tensor) -> None:
         self.moment(key, name).copy_(value)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """PowerSGD's count of steps, what its factors left out, and the factors; local SGD's moments."""
+        state = {}
+        if self._power is not None:
+            state["powersgd.iter"] = torch.tensor(self._power.iter, device=self.module.device)
+            for name, kept in self._power_memory().items():
+                if kept:
+                    state[f"powersgd.{name}"] = kept[0]  # there is one bucket
+        if self._average_every is not None:
+            state |= {f"{key}.{name}": p for name in self._parameters for key, p in self._kept(name).items()}
+        return state
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        if self._power is not None and "powersgd.iter" in state:
+            self._power.iter = int(state["powersgd.iter"])
+            for name, kept in self._power_memory().items():
+                if f"powersgd.{name}" in state:
+                    kept[0] = state[f"powersgd.{name}"].to(self.module.device, copy=True)
+        if self._average_every is not None:
+            for name in self._parameters:
+                for key, value in self._kept(name).items():
+                    if f"{key}.{name}" in state:
+                        value.copy_(state[f"{key}.{name}"])
+
+    def _power_memory(self) -> dict[str, dict[int, Tensor]]:
+        return {
+            "error": self._power.error_dict, "p": self._power.p_memory_dict, "q": self._power.q_memory_dict,
+        }  # fmt: skip
+
+    def _kept(self, name: str) -> dict[str, Tensor]:
+        return {key: value for key, value in self.optimizer.state[self._parameters[name]].items() if key in MOMENTS}
 
 
 class FullySharded:
@@ -201,6 +241,12 @@ class FullySharded:
 
     def set_moment(self, key: str, name: str, value: Tensor) -> None:
         self.optimizer.state[self._slices[name]][key].copy_(self._slice_of(name, value))
+
+    def own_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        pass
 
     def _slice_of(self, name: str, whole: Tensor) -> Tensor:
         like = self._sharded[name]
@@ -262,9 +308,17 @@ class Zero:
     def set_moment(self, key: str, name: str, value: Tensor) -> None:
         self._utils.safe_set_full_optimizer_state(self._parameters[name], value.to(self.module.device), key)
 
+    def own_state(self) -> dict[str, Tensor]:
+        return {}
 
-def _compress(module: DistributedDataParallel, communication: CommunicationConfig) -> None:
-    """Have DDP send its gradients as the config says. PowerSGD's memory of what it left out is not saved."""
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        pass
+
+
+def _compress(
+    module: DistributedDataParallel, communication: CommunicationConfig
+) -> powerSGD_hook.PowerSGDState | None:
+    """Have DDP send its gradients as the config says. Returns what PowerSGD keeps from step to step."""
     if communication.compression == "bf16":
         module.register_comm_hook(None, _bf16_hook)
     elif communication.compression == "powersgd":
@@ -274,6 +328,8 @@ def _compress(module: DistributedDataParallel, communication: CommunicationConfi
             start_powerSGD_iter=communication.powersgd_start,
         )
         module.register_comm_hook(memory, powerSGD_hook.powerSGD_hook)
+        return memory
+    return None
 
 
 def _bf16_hook(state, bucket):  # torch reads the annotations, and takes them for texts

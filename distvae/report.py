@@ -41,7 +41,7 @@ class Results:
     vocabulary_size: int
     data: str  # fingerprint
     world_size: int
-    start: int  # number of the start of the run that ended it
+    start: int | None = None  # number of the start of the run that ended it; None: not a run's own
 
 
 def as_dict(results: Results) -> dict[str, Any]:

@@ -93,6 +93,8 @@ class Runtime:
                 kwargs_handlers=kwargs,
             )
         self.zero_stage = self.accelerator.deepspeed_plugin.zero_stage if by_deepspeed else None
+        # With it cuBLAS, and LSTMs by cuDNN, add up in the same order every time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
@@ -148,14 +150,13 @@ class Runtime:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
-    def gather(self, row: torch.Tensor) -> torch.Tensor:
-        """Every rank's row, [n] → [world_size, n], on every rank: one collective."""
-        rows = [torch.empty_like(row) for _ in range(self.world_size)]
-        if self.world_size > 1:
-            dist.all_gather(rows, row)
-        else:
-            rows = [row.clone()]
-        return torch.stack(rows)
+    def gather(self, value: torch.Tensor) -> torch.Tensor | None:
+        """Every rank's value, […] → [world_size, …], on the main process; None on the others: one collective."""
+        if self.world_size == 1:
+            return value[None].clone()
+        rows = [torch.empty_like(value) for _ in range(self.world_size)] if self.is_main else None
+        dist.gather(value.contiguous(), rows)
+        return torch.stack(rows) if self.is_main else None
 
     def on_main(self, action: Callable[[], Result]) -> Result:
         """What ``action`` returns on the main process, on every process: one broadcast.

@@ -243,14 +243,14 @@ def method_collectives(config: Config) -> list[Collective]:
         size = 4 * config.model.latent_size
         collectives.append(Collective("batch mean of the KL, for free bits", "all_reduce", size))
     if config.kl.every_steps is not None:
-        collectives.append(Collective("KL, for soft free bits", "all_reduce", 8, 1 / config.kl.every_steps))
+        collectives.append(Collective("KL, for soft free bits", "all_reduce", 16, 1 / config.kl.every_steps))
     return collectives
 
 
 def epoch_collectives(sizes: ModelConfig, sentences: int) -> list[Collective]:
     """What an epoch adds, each once: its sums, and those of a validation of so many sentences."""
     return [
-        Collective("sums of the epoch", "all_reduce", 8 * (2 + sizes.latent_size)),
+        Collective("sums of the epoch", "all_reduce", 8 * (3 + sizes.latent_size)),
         Collective("scores of the validation", "all_reduce", 8 * (5 + 3 * sizes.latent_size) * sentences),
         Collective("mutual information", "all_reduce", 8 * sentences),
     ]
@@ -522,7 +522,10 @@ def _passes(collective: Collective) -> float:
 def _epoch_remarks(config: Config) -> list[str]:
     sums, *validation = epoch_collectives(config.model, 1)
     a_sentence = " + ".join(f"{c.bytes:,}" for c in validation)
-    return [f"an epoch: {sums.bytes:,} bytes of sums, {a_sentence} bytes a sentence of the validation; 3 all-reduces"]
+    return [
+        f"an epoch: {sums.bytes:,} bytes of sums, {a_sentence} bytes a sentence of the validation; 3 all-reduces;"
+        " about once a second 48 bytes of flags"
+    ]
 
 
 def _prediction_table(question: Question, work: Work) -> Table:

@@ -372,9 +372,14 @@ class Trainer:
                 progress.best = Best(resumed.best_weights, **state.best)
         except (KeyError, TypeError):
             raise UserError(f"{self.run}: a checkpoint's state.json is not the state of a run") from None
-        sums = _Sums(self.config.model.latent_size, self.runtime.device)
-        if resumed.sums is not None:
-            sums.load(resumed.sums, self.runtime)
+        sums, rank = _Sums(self.config.model.latent_size, self.runtime.device), self.runtime.rank
+        if resumed.ranks.get("sums", sums.row).shape[1:] != sums.row.shape:
+            raise UserError(f"{self.run}: a checkpoint's ranks.safetensors is of another model")
+        if resumed.world_size == self.runtime.world_size:
+            sums.row.copy_(resumed.ranks["sums"][rank])
+            self.engine.load_own_state({name: rows[rank] for name, rows in resumed.ranks.items()})
+        elif rank == 0:
+            sums.row.copy_(resumed.ranks["sums"].sum(dim=0))
         return EpochProgress(sums, state.batches, state.seconds)
 
     def _train_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> tuple[TrainEpoch, float]:
@@ -661,12 +666,12 @@ class Trainer:
         began = time.monotonic()
         self.engine.gather()
         optimizer = optimizer_state(self.engine, dict(self.model.named_parameters()))
-        # The ranks' rows carry the step: all save the same one.
-        rows = self.runtime.gather(torch.cat([epoch.sums.row, epoch.sums.row.new_tensor([self.step])]))
-        assert (rows[:, -1] == self.step).all(), "ranks save different steps"
+        own = {"sums": epoch.sums.row, "step": torch.tensor(self.step, device=self.runtime.device)}
+        ranks = {name: self.runtime.gather(value) for name, value in (own | self.engine.own_state()).items()}
         self.saved = time.monotonic()
         if not self.runtime.is_main:
             return
+        assert (ranks["step"] == self.step).all(), "ranks save different steps"
         state = RunState(
             stage=stage.name,
             epoch=progress.epoch,
@@ -683,8 +688,9 @@ class Trainer:
             data=self.corpus.fingerprint,
         )
         best = None if progress.best is None else progress.best.weights
-        sums = rows[:, :-1].cpu().contiguous() if epoch.batches else None
-        saved = Checkpoint(self._weights(), best, _copies(optimizer), sums, state, self.config, self.runtime.world_size)
+        saved = Checkpoint(
+            self._weights(), best, _copies(optimizer), _copies(ranks), state, self.config, self.runtime.world_size
+        )
         self._write(lambda: self.saver.save(saved))
         self.saves += 1
         self.stall += time.monotonic() - began
@@ -750,15 +756,6 @@ class _Sums:
         """RE and KL so far, of this rank."""
         sentences, re, _, *kl = self.totals.tolist()
         return {"RE": re / max(sentences, 1), "KL": sum(kl) / max(sentences, 1)}
-
-    def load(self, rows: torch.Tensor, runtime: Runtime) -> None:
-        """Take up what the ranks of a run had added up: each its own, or the first all, where they are others now."""
-        if rows.shape[1:] != self.row.shape:
-            raise UserError("a checkpoint's sums.safetensors is of another model")
-        if len(rows) == runtime.world_size:
-            self.row.copy_(rows[runtime.rank])
-        elif runtime.is_main:
-            self.row.copy_(rows.sum(dim=0))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,14 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def numbers(run: Path) -> list[dict[str, Any]]:
+    """``records`` without times, and without which start of the run wrote them."""
+    rows = records(run)
+    for row in rows:
+        del row["saving"], row["start"], row["train"]["seconds"]
+    return rows
+
+
 def assert_same_numbers(alone: Path, run: Path, world_size: int) -> None:
     """See that a run of ``tiny`` by ``world_size`` processes has the numbers of one by a single process."""
     expected, found = records(alone), records(run)

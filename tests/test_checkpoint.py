@@ -11,21 +11,21 @@ import torch
 
 from distvae import checkpoint
 from distvae.checkpoint import (
-    KEEP,
     Checkpoint,
     RunState,
     Weights,
     export,
-    latest_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     load_export,
-    read_json,
+    newest_checkpoint,
     save_checkpoint,
-    write_json,
+    verify_checkpoint,
 )
 from distvae.config import Config, DataConfig, ModelConfig
 from distvae.draws import generator
 from distvae.errors import UserError
+from distvae.files import MANIFEST, inside, read_json, sha256, sweep, write_json
 from distvae.model import TextVAE, initialise
 from distvae.vocabulary import Vocabulary
 
@@ -35,11 +35,13 @@ CONFIG = Config(
     model=ModelConfig(embedding_size=3, hidden_size=4, latent_size=2),
 )
 VOCABULARY = Vocabulary.closed(["a", "naïve", "dog"])
-BEST = {"best", "best/model.safetensors", "best/config.yaml", "best/vocabulary.json"}
+BEST = {"best", *(f"best/{name}" for name in ("model.safetensors", "config.yaml", "vocabulary.json", MANIFEST))}
 MOMENTS = {"step": torch.tensor([3.0]), "exp_avg.encoder.embedding.weight": torch.tensor([[0.5, -1e-8]])}
 STATE = RunState(
     stage="train",
     epoch=2,
+    batches=3,
+    seconds=0.125,
     step=7,
     converged=False,
     plateau={"best": 1e-300},
@@ -50,6 +52,9 @@ STATE = RunState(
 )
 
 
+SUMS = torch.tensor([[0.1 + 0.2, 1e-300], [3.0, -0.0]], dtype=torch.float64)
+
+
 def tiny_model(seed: int = 1) -> TextVAE:
     model = TextVAE(CONFIG.model, len(VOCABULARY), VOCABULARY.pad, VOCABULARY.unknown)
     initialise(model, CONFIG.model, generator("cpu", seed))
@@ -58,6 +63,24 @@ def tiny_model(seed: int = 1) -> TextVAE:
 
 def weights(seed: int = 1) -> Weights:
     return tiny_model(seed).state_dict()
+
+
+def save(
+    run: Path, now: Weights, best: Weights | None, optimizer: Weights, state: RunState, start: int = 1, keep: int = 2
+) -> Path:
+    whole = Checkpoint(now, best, optimizer, {"sums": SUMS}, state, CONFIG, world_size=2)
+    return save_checkpoint(run, whole, start, keep)
+
+
+def forge(folder: Path) -> None:
+    """Give a folder the manifest of what it holds now, as an attacker would."""
+    path = folder / MANIFEST
+    content = json.loads(path.read_text())
+    names = [each.name for each in folder.iterdir() if each.is_file() and each != path]
+    content["files"] = {
+        name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names
+    }
+    path.write_text(json.dumps(content))
 
 
 def assert_same_bits(found: Weights, expected: Weights) -> None:
@@ -96,63 +119,127 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
         "bf16": torch.tensor([[1.1, -3.3]], dtype=torch.bfloat16),
         "empty": torch.empty(0, 4),
     }
-    save_checkpoint(tmp_path, Checkpoint(odd, weights(2), MOMENTS, STATE))
-    folder = latest_checkpoint(tmp_path)
-    assert folder == tmp_path / "checkpoints" / "step-000000007"
+    save(tmp_path, odd, weights(2), MOMENTS, STATE)
+    folder = newest_checkpoint(tmp_path)
+    assert folder == tmp_path / "checkpoints" / "start-0001-step-000000007-epoch-0002"
+    assert (tmp_path / "checkpoints" / "latest").resolve() == folder
     found = load_checkpoint(folder)
     assert_same_bits(found.weights, odd)
     assert_same_bits(found.best_weights, weights(2))
     assert_same_bits(found.optimizer, MOMENTS)
-    assert found.state == STATE
+    assert_same_bits(found.ranks, {"sums": SUMS})
+    assert (found.state, found.config, found.world_size) == (STATE, CONFIG, 2)
+    assert found.state.recorded_step == 4
 
 
 def test_without_a_best_or_an_optimizer_that_knows_there_is_no_file(tmp_path):
-    save_checkpoint(tmp_path, Checkpoint(weights(), None, {}, STATE))
-    found = load_checkpoint(latest_checkpoint(tmp_path))
+    save(tmp_path, weights(), None, {}, replace(STATE, batches=0))
+    found = load_checkpoint(newest_checkpoint(tmp_path))
     assert (found.best_weights, found.optimizer) == (None, {})
-    assert {path.name for path in latest_checkpoint(tmp_path).iterdir()} == {"model.safetensors", "state.json"}
+    assert {path.name for path in newest_checkpoint(tmp_path).iterdir()} == {
+        "model.safetensors", "ranks.safetensors", "config.yaml", "state.json", MANIFEST,
+    }  # fmt: skip
 
 
 def test_the_latest_is_found_and_older_ones_are_pruned(tmp_path):
     for step in (2, 9, 10, 99, 100_000_000):
-        save_checkpoint(tmp_path, Checkpoint(weights(step), None, MOMENTS, replace(STATE, step=step)))
-        assert load_checkpoint(latest_checkpoint(tmp_path)).state == replace(STATE, step=step)
+        save(tmp_path, weights(step), None, MOMENTS, replace(STATE, step=step))
+        assert load_checkpoint(newest_checkpoint(tmp_path)).state == replace(STATE, step=step)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert KEEP == 2
-    assert kept == ["step-000000099", "step-100000000"]
-    assert_same_bits(load_checkpoint(tmp_path / "checkpoints" / kept[0]).weights, weights(99))
+    assert kept == ["latest", "start-0001-step-000000099-epoch-0002", "start-0001-step-100000000-epoch-0002"]
+    assert_same_bits(load_checkpoint(tmp_path / "checkpoints" / kept[1]).weights, weights(99))
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_are_kept_as_are_asked_for(tmp_path, keep):
+    for step in range(5):
+        save(tmp_path, weights(step), None, MOMENTS, replace(STATE, step=step), keep=keep)
+    assert [load_checkpoint(folder).state.step for folder in list_checkpoints(tmp_path)] == [*range(5 - keep, 5)]
+
+
+def test_a_later_start_goes_before_a_later_step(tmp_path):
+    """A process that was thought dead writes on: that counts less, and it prunes nothing of its successor's."""
+    save(tmp_path, weights(1), None, MOMENTS, replace(STATE, step=5), start=1)
+    save(tmp_path, weights(2), None, MOMENTS, replace(STATE, step=6), start=2)
+    for step in (7, 8, 9):
+        save(tmp_path, weights(3), None, MOMENTS, replace(STATE, step=step), start=1)
+    assert newest_checkpoint(tmp_path).name == "start-0002-step-000000006-epoch-0002"
+    assert [folder.name[:25] for folder in list_checkpoints(tmp_path)] == [
+        "start-0001-step-000000008", "start-0001-step-000000009", "start-0002-step-000000006",
+    ]  # fmt: skip
+
+
+def test_the_end_of_an_epoch_is_newer_than_its_last_step(tmp_path):
+    save(tmp_path, weights(1), None, {}, replace(STATE, epoch=2, batches=7))
+    save(tmp_path, weights(2), None, {}, replace(STATE, epoch=3, batches=0))
+    assert load_checkpoint(newest_checkpoint(tmp_path)).state.epoch == 3
+
+
+def test_a_start_that_is_overtaken_puts_nothing_in_place(tmp_path):
+    def overtaken() -> None:
+        raise UserError("start 2 goes on")
+
+    whole = Checkpoint(weights(), None, {}, {"sums": SUMS}, replace(STATE, batches=0), CONFIG, world_size=1)
+    with pytest.raises(UserError, match="start 2 goes on"):
+        save_checkpoint(tmp_path, whole, 1, 2, overtaken)
+    assert listing(tmp_path) == {"checkpoints"}
+
+
+def test_what_killed_processes_had_begun_is_swept_away(tmp_path, monkeypatch):
+    save(tmp_path, weights(), None, {}, STATE)
+    before = listing(tmp_path)
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(*_):
+        raise KilledError
+
+    for name in ("rename", "replace", "fsync"):
+        monkeypatch.setattr(os, name, kill)
+        monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # no time left to clear up
+        with pytest.raises(KilledError):
+            save(tmp_path, weights(), None, {}, replace(STATE, step=8))
+        monkeypatch.undo()
+    assert len(listing(tmp_path)) > len(before)
+    assert newest_checkpoint(tmp_path) is not None
+    sweep(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / ".mine").touch()
+    found = {name for name in listing(tmp_path) if "step-000000008" not in name}
+    assert found == before | {"checkpoints/.mine"}
+    sweep(tmp_path / "none")
 
 
 def test_a_folder_without_checkpoints_has_no_latest(tmp_path):
-    assert latest_checkpoint(tmp_path) is None
-    assert latest_checkpoint(tmp_path / "none") is None
+    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path / "none") is None
 
 
 def test_a_step_saved_again_takes_the_place_of_the_first(tmp_path):
-    save_checkpoint(tmp_path, Checkpoint(weights(1), weights(1), MOMENTS, STATE))
-    save_checkpoint(tmp_path, Checkpoint(weights(2), None, MOMENTS, replace(STATE, stage="other")))
-    found = load_checkpoint(latest_checkpoint(tmp_path))
+    save(tmp_path, weights(1), weights(1), MOMENTS, STATE)
+    save(tmp_path, weights(2), None, MOMENTS, replace(STATE, stage="other"))
+    found = load_checkpoint(newest_checkpoint(tmp_path))
     assert_same_bits(found.weights, weights(2))
     assert (found.best_weights, found.state.stage) == (None, "other")
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000007"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["start-0001-step-000000007-epoch-0002"]
 
 
 @pytest.mark.parametrize("failing", ["model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("step", [7, 8])
 def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, monkeypatch, failing, step):
-    save_checkpoint(tmp_path, Checkpoint(weights(1), weights(2), MOMENTS, STATE))
+    save(tmp_path, weights(1), weights(2), MOMENTS, STATE)
     before = listing(tmp_path)
     state = replace(STATE, step=step, policy={"what": object() if failing == "state.json" else None})
     save_file = checkpoint.save_file
 
-    def save(tensors, path):
+    def fail(tensors, path):
         (save_half if path.name == failing else save_file)(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", save)
+    monkeypatch.setattr(checkpoint, "save_file", fail)
     with pytest.raises((OSError, TypeError)):
-        save_checkpoint(tmp_path, Checkpoint(weights(3), weights(4), MOMENTS, state))
+        save(tmp_path, weights(3), weights(4), MOMENTS, state)
     assert listing(tmp_path) == before
-    found = load_checkpoint(latest_checkpoint(tmp_path))
+    found = load_checkpoint(newest_checkpoint(tmp_path))
     assert_same_bits(found.weights, weights(1))
     assert_same_bits(found.best_weights, weights(2))
     assert found.state == STATE
@@ -163,13 +250,13 @@ def test_a_folder_is_there_only_when_it_is_whole(tmp_path, monkeypatch):
 
     def watch(tensors, path):
         save_file(tensors, path)
-        assert latest_checkpoint(tmp_path) is None
+        assert newest_checkpoint(tmp_path) is None
         folders.append(path.parent.stat().st_ino)
 
     monkeypatch.setattr(checkpoint, "save_file", watch)
-    save_checkpoint(tmp_path, Checkpoint(weights(), weights(), MOMENTS, STATE))
+    save(tmp_path, weights(), weights(), MOMENTS, STATE)
     # Renamed, not copied.
-    assert folders == [latest_checkpoint(tmp_path).stat().st_ino] * 3
+    assert folders == [newest_checkpoint(tmp_path).stat().st_ino] * 4
 
 
 # -- Exports -----------------------------------------------------------------------------------------------------------
@@ -245,6 +332,8 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(content[: len(content) // 2])
     elif how == "empty":
         path.write_bytes(b"")
+    elif how == "flipped":
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     else:
         path.write_bytes(b"\xff\xfe{[\n\0garbage: @\n" * 40)
 
@@ -258,28 +347,66 @@ def assert_one_line_about(error: UserError, *names: object) -> None:
 DAMAGES = ["missing", "truncated", "empty", "garbage"]
 
 
+CHECKPOINT_FILES = ["model.safetensors", "best.safetensors", "optimizer.safetensors", "ranks.safetensors", "state.json"]
+
+
 @pytest.mark.parametrize(
-    ("name", "how"),
-    [
-        *product(["model.safetensors", "state.json"], DAMAGES),
-        # Without these it is a whole checkpoint.
-        *product(["best.safetensors", "optimizer.safetensors"], DAMAGES[1:]),
-    ],
+    ("name", "how"), [*product([*CHECKPOINT_FILES, "config.yaml", MANIFEST], [*DAMAGES, "flipped"])]
 )
-def test_a_damaged_checkpoint_is_one_line_that_names_the_file(tmp_path, name, how):
-    save_checkpoint(tmp_path, Checkpoint(weights(), weights(), MOMENTS, STATE))
-    folder = latest_checkpoint(tmp_path)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_file(tmp_path, capsys, name, how):
+    before = save(tmp_path, weights(), weights(), MOMENTS, STATE)
+    folder = save(tmp_path, weights(), weights(), MOMENTS, replace(STATE, step=8))
     damage(folder / name, how)
+    with pytest.raises(UserError) as caught:
+        verify_checkpoint(folder)
+    assert_one_line_about(caught.value, folder / name)
+    assert newest_checkpoint(tmp_path) == before
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"distvae: WARNING {folder / name}: ")
+    assert "passed over for the checkpoint before" in warning
+    damage(before / name, how)
+    with pytest.raises(UserError, match="no checkpoint there is whole") as caught:
+        newest_checkpoint(tmp_path)
+    assert_one_line_about(caught.value, tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(("name", "how"), [*product(CHECKPOINT_FILES, ["truncated", "empty", "garbage"])])
+def test_a_damage_that_the_manifest_vouches_for_is_one_line_all_the_same(tmp_path, name, how):
+    folder = save(tmp_path, weights(), weights(), MOMENTS, STATE)
+    damage(folder / name, how)
+    forge(folder)
     with pytest.raises(UserError, match="cannot be read") as caught:
         load_checkpoint(folder)
     assert_one_line_about(caught.value, folder / name)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "state.json"])
+def test_a_manifest_that_leaves_a_file_out_is_refused(tmp_path, name):
+    folder = save(tmp_path, weights(), None, {}, STATE)
+    (folder / name).unlink()
+    forge(folder)
+    with pytest.raises(UserError, match=f"does not name {name}") as caught:
+        verify_checkpoint(folder)
+    assert_one_line_about(caught.value, folder / MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": -1}, {"batches": -3}, {"step": "seven"}, {"plateau": 3}, {"converged": None}, {"stage": 5}]
+)
+def test_a_state_that_is_none_is_refused(tmp_path, change):
+    folder = save(tmp_path, weights(), None, {}, STATE)
+    content = json.loads((folder / "state.json").read_text()) | change
+    (folder / "state.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is not the state of a run") as caught:
+        load_checkpoint(folder)
+    assert_one_line_about(caught.value, folder / "state.json")
 
 
 @pytest.mark.parametrize(
     ("name", "how"),
     [
         *product(["model.safetensors", "vocabulary.json"], DAMAGES),
-        *product(["config.yaml"], ["missing", "empty", "garbage"]),  # the first half of a YAML is a YAML
+        *product(["config.yaml", MANIFEST], DAMAGES),
     ],
 )
 def test_a_damaged_export_is_one_line_that_names_the_file(tmp_path, name, how):
@@ -294,9 +421,19 @@ def test_a_damaged_export_is_one_line_that_names_the_file(tmp_path, name, how):
 def test_an_exports_config_that_is_none_is_one_line_that_names_the_file(tmp_path, content):
     export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
     (tmp_path / "best" / "config.yaml").write_text(content, encoding="utf-8")
+    forge(tmp_path / "best")
     with pytest.raises(UserError) as caught:
         load_export(tmp_path)
     assert_one_line_about(caught.value, tmp_path / "best" / "config.yaml")
+
+
+def test_a_swapped_vocabulary_is_refused(tmp_path):
+    """Of the same size, so that nothing but its hash tells."""
+    export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
+    Vocabulary.closed(["a", "dog", "naïve"]).save(tmp_path / "best" / "vocabulary.json")
+    with pytest.raises(UserError, match="is not what was written: its SHA-256 is another") as caught:
+        load_export(tmp_path)
+    assert_one_line_about(caught.value, tmp_path / "best" / "vocabulary.json")
 
 
 @pytest.mark.parametrize("folder", ["none", "empty"])
@@ -330,12 +467,12 @@ def test_weights_of_another_kind_of_model_are_refused(tmp_path, change):
 # -- Malice ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "best.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("name", CHECKPOINT_FILES[:4])
 @pytest.mark.parametrize("form", ["pickle", "torch"])
 def test_no_pickle_is_read(tmp_path, form, name):
-    save_checkpoint(tmp_path, Checkpoint(weights(), weights(), MOMENTS, STATE))
+    save(tmp_path, weights(), weights(), MOMENTS, STATE)
     export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
-    folder, made = latest_checkpoint(tmp_path), tmp_path / "made by the pickle"
+    folder, made = newest_checkpoint(tmp_path), tmp_path / "made by the pickle"
     bait = folder / name
     content = {"encoder.embedding.weight": Malice(made)}
     if form == "pickle":
@@ -346,6 +483,8 @@ def test_no_pickle_is_read(tmp_path, form, name):
         torch.load(io.BytesIO(bait.read_bytes()), weights_only=False)
     made.rmdir()  # so it would work
     (tmp_path / "best" / "model.safetensors").write_bytes(bait.read_bytes())
+    forge(folder)
+    forge(tmp_path / "best")
     with pytest.raises(UserError, match="cannot be read") as caught:
         load_checkpoint(folder)
     assert_one_line_about(caught.value, bait)
@@ -358,10 +497,49 @@ def test_no_yaml_tag_is_run(tmp_path):
     export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
     made = tmp_path / "made by the tag"
     (tmp_path / "best" / "config.yaml").write_text(f"run: !!python/object/apply:os.mkdir ['{made}']", encoding="utf-8")
+    forge(tmp_path / "best")
     with pytest.raises(UserError, match="could not determine a constructor") as caught:
         load_export(tmp_path)
     assert_one_line_about(caught.value, tmp_path / "best" / "config.yaml")
     assert not made.exists()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "model.safetensors", "config.yaml", "vocabulary.json"])
+def test_a_link_out_of_an_export_is_not_followed(tmp_path, name):
+    export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
+    secret = tmp_path / "secret"
+    (tmp_path / "best" / name).rename(secret)
+    (tmp_path / "best" / name).symlink_to(secret)
+    with pytest.raises(UserError, match=f"{name}: leads out of") as caught:
+        load_export(tmp_path)
+    assert_one_line_about(caught.value, tmp_path / "best" / name)
+
+
+def test_an_export_that_is_a_link_out_of_the_run_is_not_followed(tmp_path):
+    export(tmp_path / "elsewhere", weights(), CONFIG, VOCABULARY)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="best: leads out of"):
+        load_export(tmp_path / "run")
+    assert load_export(tmp_path / "elsewhere").config == CONFIG
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", ".."])
+def test_a_manifest_names_no_file_elsewhere(tmp_path, name):
+    folder = save(tmp_path / "run", weights(), None, {}, STATE)
+    (tmp_path / "secret").write_text("mine")
+    content = json.loads((folder / MANIFEST).read_text())
+    content["files"][name] = {"size": 4, "sha256": sha256(tmp_path / "secret")}
+    (folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="leads out of") as caught:
+        verify_checkpoint(folder)
+    assert_one_line_about(caught.value, folder)
+
+
+def test_a_link_within_a_folder_is_followed(tmp_path):
+    (tmp_path / "there").touch()
+    (tmp_path / "here").symlink_to("there")
+    assert inside(tmp_path, "here") == tmp_path / "here"
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ OUT_OF_RANGE = [
     ("seed", -1),
     ("seed", 1.5),
     ("seed", "many"),
-    ("resume", "always"),
+    ("resume", 1),
     ("data.max_words", 0),
     ("data.train_size", 0),
     ("data.valid_size", -5),

@@ -3,27 +3,29 @@
 import gzip
 import json
 import math
+import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from distvae import engine
+from distvae import corpus, engine, evaluation
 from distvae import train as program
+from distvae.batches import training_plan
 from distvae.captions import generate
-from distvae.checkpoint import load_export
+from distvae.checkpoint import load_export, load_state
 from distvae.config import load_config
+from distvae.files import sha256
+from distvae.interruption import INTERRUPTED, Looks
 from distvae.kl_control import POLICIES
 from distvae.train import main
 from distvae.vocabulary import join
+from tests.compare import numbers, records
 from tests.conftest import ROOT
-
-
-def records(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(run, kind="best"):
@@ -32,6 +34,14 @@ def weights(run, kind="best"):
 
 def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="session")
+def pretrained_only(tiny, tmp_path_factory):
+    """The folder of an autoencoder's run. Tests leave it as it is."""
+    run = tmp_path_factory.mktemp("runs") / "pretrained only"
+    assert main([str(tiny), f"run={run}", "train.max_epochs=0"]) == 0
+    return run
 
 
 @pytest.fixture
@@ -58,7 +68,7 @@ def test_a_run_folder_explains_its_run(finished, tiny):
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## A run's folder")[1].split("```")[1]
     assert {path.name for path in finished.iterdir()} == set(re.findall(r"^  ([\w.]+)", tree, flags=re.MULTILINE))
     assert {path.name for path in (finished / "best").iterdir()} == {
-        "model.safetensors", "config.yaml", "vocabulary.json",
+        "model.safetensors", "config.yaml", "vocabulary.json", "manifest.json",
     }  # fmt: skip
     # The precision that the launcher chose is written down with the rest.
     asked = load_config(tiny, [f"run={finished}", "optimizer.mixed_precision=no"])
@@ -92,9 +102,9 @@ def test_pretraining_hands_on_the_encoder_and_not_the_decoder(tiny, tmp_path, mo
     starts = {}
     train_epoch = program.Trainer._train_epoch
 
-    def spy(self, stage, epoch, learning_rate):
+    def spy(self, stage, *others):
         starts.setdefault(stage.name, self._weights())
-        return train_epoch(self, stage, epoch, learning_rate)
+        return train_epoch(self, stage, *others)
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", spy)
     run = tmp_path / "run"
@@ -129,7 +139,7 @@ def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
     assert {row["verdict"] for row in records(run) if row["stage"] == "train"} == {"not counted"}
     assert json.loads((run / "results.json").read_text())["stages"][-1]["best_epoch"] is None
     # What lies in best/ are the last weights.
-    last = max((run / "checkpoints").iterdir())
+    last = run / "checkpoints" / "latest"
     assert equal(weights(run), load_file(last / "model.safetensors"))
 
 
@@ -183,29 +193,185 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tiny, tmp_path, monkeyp
     run = tmp_path / "run"
     train_epoch = program.Trainer._train_epoch
 
-    def kill(self, at, number, learning_rate):
-        if (at.name, number) == (stage, epoch):
+    def kill(self, at, progress, under_way):
+        if (at.name, progress.epoch + 1) == (stage, epoch):
             raise Killed
-        return train_epoch(self, at, number, learning_rate)
+        return train_epoch(self, at, progress, under_way)
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", kill)
     with pytest.raises(Killed):
         main([str(tiny), f"run={run}"])
     monkeypatch.undo()
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
-    assert main([str(tiny), f"run={run}", "resume=auto"]) == 0
+    assert main([str(tiny), f"run={run}"]) == 0
     assert equal(weights(run), weights(finished))
-    kept = ("stage", "epoch", "step", "kl_weight", "learning_rate", "valid", "verdict")
-    assert [{k: row[k] for k in kept} for row in records(run)] == [
-        {k: row[k] for k in kept} for row in records(finished)
-    ]
+    assert numbers(run) == numbers(finished)
+
+
+PLACES = {
+    "within the first epoch": ("_step", 3),
+    "at the end of an epoch": ("_step", 11),
+    "within annealing": ("_step", 31),
+    "within the last epoch": ("_step", 63),
+    "in the first validation": ("_score_batch", 1),
+    "in a validation": ("_score_batch", 4),
+    "in the test": ("_score_batch", 7),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "number"), [*((place, signal.SIGTERM) for place in PLACES), ("within annealing", signal.SIGINT)]
+)
+def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
+    finished, tiny, tmp_path, monkeypatch, capsys, place, number
+):
+    run = tmp_path / "run"
+    name, count = PLACES[place]
+    owner = program.Trainer if name == "_step" else evaluation
+    real, calls = getattr(owner, name), []
+
+    def interrupt(*arguments):
+        calls.append(None)
+        if len(calls) == count:
+            os.kill(os.getpid(), number)
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, name, interrupt)
+    assert main([str(tiny), f"run={run}"]) == INTERRUPTED
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"by {signal.Signals(number).name}; the same command goes on" in said
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["start"]) == ("interrupted", 1)
+    state = load_state((run / "checkpoints" / "latest").resolve())
+    if name == "_step":  # at this pace nobody looks up before 50 steps, or the end of the epoch
+        assert state.step == (count + 10) // 11 * 11
+    assert main([str(tiny), f"run={run}"]) == 0
+    assert f"going on from {run}/checkpoints/start-0001-step-{state.step:09d}" in capsys.readouterr().out
+    assert equal(weights(run), weights(finished))
+    assert numbers(run) == numbers(finished)
+    before, after = (json.loads((folder / "results.json").read_text()) for folder in (finished, run))
+    assert after == before | {"start": 2}
+
+
+def test_told_twice_a_run_ends_at_once(tiny, tmp_path, monkeypatch):
+    run, step = tmp_path / "run", program.Trainer._step
+
+    def interrupt(self, *arguments):
+        if self.step in (14, 15):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(program.Trainer, "_step", interrupt)
+    assert main([str(tiny), f"run={run}"]) == 130
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+    assert load_state((run / "checkpoints" / "latest").resolve()).step == 11
+
+
+def test_a_run_is_saved_every_so_many_steps_and_minutes(tiny, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(program.Saver, "save", lambda self, each: saved.append((each.state.step, each.state.batches)))
+    assert main([str(tiny), f"run={tmp_path / 'steps'}", "pretrain.max_epochs=0", "checkpoint.every_steps=4"]) == 0
+    ends = [(11 * epoch, 0) for epoch in range(1, 5)]
+    # Step 44 ends an epoch, which is saved with its validation.
+    assert saved == sorted([*((step, step % 11) for step in range(4, 44, 4)), *ends])
+    saved.clear()
+    monkeypatch.setattr(Looks, "due", lambda self: True)
+    clock = "checkpoint.every_minutes=1e-9"
+    assert main([str(tiny), f"run={tmp_path / 'clock'}", "pretrain.max_epochs=0", "train.max_epochs=1", clock]) == 0
+    assert saved == [*((step, step) for step in range(1, 11)), (11, 0)]
+
+
+METHODS = {
+    "soft free bits by steps": ["kl.every_steps=4", "optimizer.accumulation_steps=2"],
+    "adamw": ["optimizer.name=adamw", "optimizer.learning_rate=0.01", "kl.policy=linear", "kl.free_bits=dimension"],
+    "decays": ["optimizer.on_nan=skip", "optimizer.learning_rate=3", "plateau.patience=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, tmp_path_factory):
+    """Uninterrupted runs of the methods."""
+    folder = tmp_path_factory.mktemp("straight")
+    for name, method in METHODS.items():
+        assert main([str(tiny), f"run={folder / name}", *method, "train.max_epochs=3"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("step", [13, 51])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_killed_within_an_epoch_goes_on_to_the_same_bits(straight, tiny, tmp_path, monkeypatch, method, step):
+    settings = [*METHODS[method], "checkpoint.every_steps=3", "train.max_epochs=3"]
+    real = program.Trainer._step
+
+    def kill(self, *arguments):
+        if self.step == step:
+            raise Killed
+        return real(self, *arguments)
+
+    monkeypatch.setattr(program.Trainer, "_step", kill)
+    with pytest.raises(Killed):
+        main([str(tiny), f"run={tmp_path / 'killed'}", *settings])
+    monkeypatch.undo()
+    assert main([str(tiny), f"run={tmp_path / 'killed'}", *settings]) == 0
+    assert equal(weights(tmp_path / "killed"), weights(straight / method))
+    assert numbers(tmp_path / "killed") == numbers(straight / method)
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    (run / "results.json").unlink()
+    newest = (run / "checkpoints" / "latest").resolve() / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert main([str(tiny), f"run={run}"]) == 0
+    said = capsys.readouterr()
+    assert f"WARNING {newest}: is not what was written" in said.err
+    assert "step 55, train epoch 3" in said.out
+    assert equal(weights(run), weights(finished))
+    assert numbers(run) == numbers(finished)
+
+
+def test_a_run_goes_back_to_a_named_checkpoint_or_branches_off_from_it(finished, tiny, tmp_path, capsys):
+    run, branch = tmp_path / "run", tmp_path / "branch"
+    shutil.copytree(finished, run, symlinks=True)
+    for folder, whose in ((branch, finished), (run, run)):
+        earlier = sorted((whose / "checkpoints").glob("start-*"))[0]
+        assert main([str(tiny), f"run={folder}", f"resume={earlier}"]) == 0
+        assert f"going on from {earlier}: step 55" in capsys.readouterr().out
+        assert equal(weights(folder), weights(finished))
+    assert numbers(run) == numbers(finished)
+    assert numbers(branch) == numbers(finished)[-1:]
+    # What is there already is not another run's to go on with, nor under another config.
+    for overrides, words in [
+        ([f"run={finished}"], "is of another run than the one in"),
+        ([f"run={tmp_path / 'new'}", "seed=1"], "seed (0 there, 1 here)"),
+    ]:
+        assert main([str(tiny), f"resume={branch / 'checkpoints' / 'latest'}", *overrides]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pretraining_that_has_ended_has_the_length_it_had(finished, tiny, capsys):
+    assert main([str(tiny), f"run={finished}", "pretrain.max_epochs=3"]) == 2
+    assert "its pretraining has ended, at pretrain.max_epochs=2, not 3" in capsys.readouterr().err
+
+
+def test_the_place_of_sentences_and_the_work_of_processes_do_not_matter(tiny, tmp_path):
+    text, moved, run = tmp_path / "text.txt", tmp_path / "moved.txt", tmp_path / "run"
+    text.write_text("\n".join(join(tokens) for tokens in generate(60, 1)))
+    settings = [str(tiny), f"run={run}", "data.train_size=null", "train.max_epochs=0"]
+    assert main([*settings, f"data.path={text}", "pretrain.max_epochs=1"]) == 0
+    text.rename(moved)
+    assert main([*settings, f"data.path={moved}", "pretrain.max_epochs=2", "optimizer.accumulation_steps=2"]) == 0
+    assert [row["epoch"] for row in records(run)] == [1, 2]
 
 
 def test_a_longer_limit_goes_on_where_a_run_ended(tiny, tmp_path):
     straight, extended = tmp_path / "straight", tmp_path / "extended"
     assert main([str(tiny), f"run={straight}", "train.max_epochs=6"]) == 0
     assert main([str(tiny), f"run={extended}", "train.max_epochs=4"]) == 0
-    assert main([str(tiny), f"run={extended}", "train.max_epochs=6", "resume=auto"]) == 0
+    assert main([str(tiny), f"run={extended}", "train.max_epochs=6"]) == 0
     assert equal(weights(straight), weights(extended))
 
 
@@ -213,8 +379,8 @@ def test_a_run_that_goes_on_has_no_results_until_it_ends(tiny, tmp_path, monkeyp
     run = tmp_path / "run"
     assert main([str(tiny), f"run={run}", "train.max_epochs=3"]) == 0
     monkeypatch.setattr(program.Trainer, "_train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    longer = [str(tiny), f"run={run}", "train.max_epochs=4", "resume=auto"]
-    assert main(longer) == 130
+    longer = [str(tiny), f"run={run}", "train.max_epochs=4"]
+    assert main(longer) == 75
     assert not (run / "results.json").exists()
     monkeypatch.undo()
     assert main(longer) == 0
@@ -223,9 +389,23 @@ def test_a_run_that_goes_on_has_no_results_until_it_ends(tiny, tmp_path, monkeyp
 
 def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
     before = (finished / "metrics.jsonl").read_text()
-    assert main([str(tiny), f"run={finished}", "resume=auto"]) == 0
+    assert main([str(tiny), f"run={finished}"]) == 0
     assert "NLL" in capsys.readouterr().out
     assert (finished / "metrics.jsonl").read_text() == before
+
+
+# -- What a launcher is told -------------------------------------------------------------------------------------------
+
+
+def test_the_exit_code_stands_in_a_file_for_who_asked(tiny, tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    monkeypatch.setenv("DISTVAE_EXIT_FILE", str(told))
+    assert main([str(tiny), f"run={tmp_path / 'run'}", "data.path=nowhere"]) == 2
+    assert told.read_text() == "2\n"
+    told.unlink()
+    monkeypatch.setenv("RANK", "1")
+    assert main([str(tiny), "kl.threshold=7"]) == 2
+    assert not told.exists()
 
 
 # -- Bad input ---------------------------------------------------------------------------------------------------------
@@ -234,9 +414,10 @@ def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
 def test_an_existing_run_is_left_alone(finished, tiny, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     for overrides, words in [
-        ([], ("resume=auto", "run=FOLDER")),
-        (["resume=auto", "kl.target_rate=9"], ("kl.target_rate", "0.3 there, 9.0 here")),
-        (["resume=auto", "kl.threshold=7"], ("kl.threshold",)),
+        (["resume=never"], ("resume=auto", "run=FOLDER")),
+        (["resume=nowhere"], ("resume=nowhere", "neither auto nor never")),
+        (["kl.target_rate=9"], ("kl.target_rate", "0.3 there, 9.0 here")),
+        (["kl.threshold=7"], ("kl.threshold",)),
         (["kl.treshold=0.1"], ("did you mean kl.threshold?",)),
     ]:
         assert main([str(tiny), f"run={finished}", *overrides]) == 2
@@ -300,11 +481,65 @@ def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, 
     monkeypatch.setattr(program.Trainer, "_step", poison)
     assert main([str(tiny), f"run={run}"]) == 2
     said = capsys.readouterr().err
-    assert "the gradient of step 15 (pretrain, epoch 2) is not finite" in said
-    checkpoint = run / "checkpoints" / "step-000000011"
+    assert "the loss or gradient of step 15, on sentences" in said
+    assert "is not finite (pretrain, epoch 2)" in said
+    checkpoint = run / "checkpoints" / "start-0001-step-000000011-epoch-0001"
     assert str(checkpoint) in said
+    batch = json.loads((run / "not_finite.json").read_text())
+    assert (batch["step"], batch["stage"], batch["epoch"], batch["kl_weight"]) == (15, "pretrain", 2, 0.0)
+    config = load_config(tiny)
+    sentences = corpus.load(corpus.prepare(config.data, progress=False)).train
+    plan = training_plan(sentences.lengths, 8, (config.seed, 0, 2))
+    assert batch["sentences"] == plan[3].tolist()
+    assert batch["lengths"] == sentences.lengths[plan[3]].tolist()
     assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "model.safetensors").values())
     assert "step 15" in json.loads((run / "status.json").read_text())["reason"]
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, monkeypatch):
+    """It moves no weight, and is missing in the sums, the counts and what steers γ."""
+    run, step = tmp_path / "run", engine.Replicated.step
+
+    def poison(self):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls in (4, 28):
+            next(iter(self._parameters.values())).grad[0, 0] = math.inf
+            before = {name: p.detach().clone() for name, p in self._parameters.items()}
+        norm = step(self)
+        if self.calls in (4, 28):
+            assert equal(before, self._parameters)
+        return norm
+
+    monkeypatch.setattr(engine.Replicated, "step", poison)
+    assert main([str(tiny), f"run={run}", "optimizer.on_nan=skip", "kl.every_steps=4"]) == 0
+    rows = records(run)
+    assert [row["train"]["skipped"] for row in rows] == [8, 0, 8, 0, 0, 0]
+    assert [row["train"]["sentences"] for row in rows] == [73, 81, 73, 81, 81, 81]
+    assert all(60 < row["train"]["re"] < 90 for row in rows)
+
+
+def test_a_loss_that_is_not_finite_counts_though_its_gradient_is(tiny, tmp_path, capsys, monkeypatch):
+    """While γ is 0, an infinite KL has no gradient. The step is one of those to be saved, and is not."""
+    run, step = tmp_path / "run", program.Trainer._step
+
+    def poison(self, *arguments):
+        if self.step == 15:
+            with torch.no_grad():
+                self.model.encoder.posterior.bias[0] = 1e30
+        return step(self, *arguments)
+
+    monkeypatch.setattr(program.Trainer, "_step", poison)
+    monkeypatch.setattr(program, "kl_per_dimension", lambda mean, log_variance: mean.square() * 1e30)
+    assert main([str(tiny), f"run={run}", "checkpoint.every_steps=5"]) == 2
+    said = capsys.readouterr().err
+    assert "the loss or gradient of step 15, on sentences" in said
+    assert load_state((run / "checkpoints" / "latest").resolve()).step == 11
+
+
+def test_an_epoch_in_which_no_step_is_finite_stops_the_run(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(program, "kl_per_dimension", lambda mean, log_variance: mean / 0)
+    assert main([str(tiny), f"run={tmp_path / 'run'}", "optimizer.on_nan=skip"]) == 2
+    assert "every step is not finite (pretrain, epoch 1)" in capsys.readouterr().err
 
 
 def test_a_score_that_is_not_finite_stops_the_run(tiny, tmp_path, capsys):
@@ -347,7 +582,7 @@ def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, c
     text.write_text("\n".join(join(tokens) for tokens in generate(60, 2)))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert main([*overrides, "resume=auto", "evaluation.samples=3"]) == 2
+    assert main([*overrides, "evaluation.samples=3"]) == 2
     assert "was trained on other sentences" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -359,8 +594,46 @@ def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", interrupt)
-    assert main([str(tiny), f"run={run}"]) == 130
+    assert main([str(tiny), f"run={run}"]) == 75
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "metrics.jsonl", "config.yaml", "starts", "best"])
+def test_a_run_folder_that_leads_elsewhere_is_refused(finished, tiny, tmp_path, capsys, name):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(finished, run, symlinks=True)
+    (run / "results.json").unlink()
+    (run / name).rename(outside)
+    (run / name).symlink_to(outside)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([str(tiny), f"run={run}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{run / name}: leads out of {run}" in said
+    assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("section", "content"),
+    [
+        ("plateau", {}), ("plateau", {"best": "low"}), ("policy", {}), ("policy", {"weight": "x"}), ("ended", [{}]),
+        ("best", None), ("best", {"epoch": 1}), ("ended", [{"stage": 1}]),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_was_made_up_is_one_line(pretrained_only, tiny, tmp_path, capsys, section, content):
+    run = tmp_path / "run"
+    shutil.copytree(pretrained_only, run, symlinks=True)
+    folder = (run / "checkpoints" / "latest").resolve()
+    state = json.loads((folder / "state.json").read_text()) | {section: content}
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    size, digest = (folder / "state.json").stat().st_size, sha256(folder / "state.json")
+    manifest["files"]["state.json"] = {"size": size, "sha256": digest}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(tiny), f"run={run}", "train.max_epochs=0", "pretrain.max_epochs=3"]) == 2
+    said = capsys.readouterr().err
+    assert "is not the state of a run" in said
+    assert said.count("\n") == 1
 
 
 def test_a_run_cannot_be_a_file(tiny, tmp_path, capsys):

@@ -9,29 +9,29 @@ WEIGHTS = 24336  # of the tiny model: one bucket of gradients
 EPOCHS, STEPS = 6, 11  # of both stages; of an epoch
 TRAIN_STEPS = 4 * STEPS  # of the second stage
 
+LOOK = "all_reduce [6]"  # of flags
+
 EVERY_RUN = {
-    # RE, objective and the KL of 4 dimensions.
-    "all_reduce [6]": EPOCHS,
+    # Sentences, RE, objective and the KL of 4 dimensions.
+    "all_reduce [7]": EPOCHS,
     # An evaluation's table of 20 sentences, and their mutual information: every epoch's, and the last.
     "all_reduce [20, 17]": EPOCHS + 1,
     "all_reduce [20]": EPOCHS + 1,
 }
-GRADIENTS = {f"all_reduce [{WEIGHTS}]": EPOCHS * STEPS}
+# In the first, of zeros, DDP lays out its buckets.
+GRADIENTS = {f"all_reduce [{WEIGHTS}]": 1 + EPOCHS * STEPS}
 
 METHODS = {
     "soft_free_bits": ([], GRADIENTS),
-    # One scalar when steps 4 and 11 of an epoch have been made.
-    "every_steps": (["kl.every_steps=4"], GRADIENTS | {"all_reduce []": 2 * 4}),
+    # Sentences and KL when steps 4 and 11 of an epoch have been made.
+    "every_steps": (["kl.every_steps=4"], GRADIENTS | {"all_reduce [2]": 2 * 4}),
     # The mean KL of each dimension.
     "free_bits": (
         ["kl.policy=linear", "kl.free_bits=dimension", "optimizer.accumulation_steps=2"],
         GRADIENTS | {"all_reduce [4]": TRAIN_STEPS},
     ),
-    # Weights after steps 4, 8 and 11 of an epoch, and a flag in each look for what is not finite.
-    "local_sgd": (
-        ["communication.local_sgd_steps=4"],
-        {f"all_reduce [{WEIGHTS}]": 3 * EPOCHS, "all_reduce []": EPOCHS},
-    ),
+    # Weights after steps 4, 8 and 11 of an epoch.
+    "local_sgd": (["communication.local_sgd_steps=4"], {f"all_reduce [{WEIGHTS}]": 3 * EPOCHS}),
 }
 
 
@@ -43,8 +43,12 @@ def test_a_run_sends_what_it_has_to(tiny, tmp_path):
     counted = json.loads((tmp_path / "counts.json").read_text())
     for (method, (_, expected)), counts in zip(METHODS.items(), counted, strict=True):
         sums = {name: count for name, count in counts.items() if name.startswith("all_reduce")}
+        # About once a second, and at the beginning and the end of what is done.
+        assert 2 * EPOCHS < sums.pop(LOOK) < 60, method
         assert sums == EVERY_RUN | expected, method
+        # What each rank adds to a checkpoint: its sums, with those of the interval, and its step.
+        assert counts.pop("gather [9]") == counts.pop("gather []") == EPOCHS
         # What is left is said once, at the start: settings and first weights.
-        rest = {name: count for name, count in counts.items() if name not in sums}
+        rest = {name: count for name, count in counts.items() if not name.startswith("all_reduce")}
         assert {name.split()[0] for name in rest} <= {"broadcast", "all_gather"}, method
         assert sum(rest.values()) <= 12, method
