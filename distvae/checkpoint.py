@@ -37,6 +37,7 @@ from distvae.files import (
     writing,
 )
 from distvae.model import TextVAE
+from distvae.starts import last_begun
 from distvae.vocabulary import Vocabulary
 
 Weights = dict[str, Tensor]
@@ -304,7 +305,13 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
             f"{path}: holds neither {kind}/model.safetensors nor model.safetensors; is it a run's folder, and has it"
             " come that far?"
         )
-    verify(folder, *_EXPORT)
+    manifest = verify(folder, *_EXPORT)
+    if kind == "best" and (path / "results.json").is_file() and manifest.start < last_begun(path):
+        # By a process that was thought dead, and was held up between its look at who goes on and its write.
+        raise UserError(
+            f"{folder}: was written by start {manifest.start} of the run, which a later start has ended; have it"
+            f" written again by resume={path / 'checkpoints' / LATEST}"
+        )
     return Export(
         folder=folder,
         weights=_load_tensors(folder, "model.safetensors"),

@@ -13,11 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from distvae import measure, report, scaling
 from distvae.checkpoint import Export, load_export
-from distvae.config import CAPTIONS, Config, OptimizerConfig, load_config
+from distvae.config import CAPTIONS, Config, OptimizerConfig, explain, load_config
 from distvae.errors import UserError, tell
 from distvae.evaluation import evaluate, floor
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
@@ -145,12 +146,15 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise UserError(f"--seed {options.seed}: should be at least 0")
     found = load_export(options.run)
     data, settings = found.config.data, found.config.evaluation
-    if options.data is not None:
-        data = replace(data, path=options.data)
-    if options.importance_samples is not None:
-        settings = replace(settings, importance_samples=options.importance_samples)
-    if options.seed is not None:
-        settings = replace(settings, seed=options.seed)
+    try:
+        if options.data is not None:
+            data = replace(data, path=options.data)
+        if options.importance_samples is not None:
+            settings = replace(settings, importance_samples=options.importance_samples)
+        if options.seed is not None:
+            settings = replace(settings, seed=options.seed)
+    except ValidationError as error:
+        raise UserError(f"{options.run}, scored on {data.path}: {explain(error)}") from None
     runtime = Runtime(OptimizerConfig(mixed_precision="no"))
     try:
         folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))

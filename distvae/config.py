@@ -7,8 +7,10 @@ stands in its ``config.yaml``.
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from dataclasses import field as plain_field
@@ -16,15 +18,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from distvae.errors import UserError
 
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+# What 32 bits hold: torch and numpy refuse more in their own ways.
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e38
+
+
+def _no_nul(path: str) -> str:
+    if "\0" in path:
+        raise PydanticCustomError("path", "no path has a NUL character")
+    return path
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+Seed = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_INT)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST_INT)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FLOAT)]
+AboveZero = Annotated[float, Field(gt=0, le=LARGEST_FLOAT)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 OpenUnit = Annotated[float, Field(gt=0, lt=1)]
 
@@ -33,6 +50,25 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's core scalars: `no` is a word, `2024-02-03` and `12:30` are texts, `1e-3` is a number."""
 
     yaml_implicit_resolvers = {}  # without PyYAML's own, which are YAML 1.1's
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if getattr(event, "tag", None) not in (None, "!"):
+            # No setting needs one, and what PyYAML's own stumble over is not always a YAMLError (`!!bool x`).
+            raise yaml.MarkedYAMLError(None, None, f"tags such as {event.tag} are not read", event.start_mark)
+        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
+            # Aliases of aliases of lists would unfold without end.
+            raise yaml.MarkedYAMLError(None, None, "an alias can only stand for a single value", event.start_mark)
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key.value} stands there twice", key.start_mark)
+            names.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return super().construct_mapping(node, deep)
 
 
 _FLOAT = r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)"
@@ -61,7 +97,7 @@ class DataConfig:
 
     # `captions` (built in), `stanfordnlp/snli` (the hub's), a file (text, jsonl, csv, parquet; .gz too),
     # or a folder that holds train.*, valid.* and test.*
-    path: str = CAPTIONS
+    path: Location = CAPTIONS
     # Columns that hold sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     # Sentences of more whitespace-separated words are left out (and counted). Null: no limit.
@@ -77,11 +113,11 @@ class DataConfig:
     # … and fall into classes by their shape, or into one `<unk>`.
     unk: Literal["classes", "single"] = "classes"
     # Chooses the down-sample and draws the captions; apart from the run's seed, so that runs share their data.
-    seed: Count = 0
+    seed: Seed = 0
     # Processes that tokenise. Null: one per CPU core.
     workers: Positive | None = None
     # Where tokenised corpora are kept.
-    cache: str = "~/.cache/distvae"
+    cache: Location = "~/.cache/distvae"
 
     @model_validator(mode="after")
     def _captions_are_independent_draws(self):
@@ -101,8 +137,8 @@ class ModelConfig:
     hidden_size: Positive = 512
     latent_size: Positive = 32
     # All weights start as U(−r, r); embeddings as U(−r', r').
-    init_range: Annotated[float, Field(gt=0)] = 0.01
-    embedding_init_range: Annotated[float, Field(gt=0)] = 0.1
+    init_range: AboveZero = 0.01
+    embedding_init_range: AboveZero = 0.1
     # On the decoder's input embeddings and on its LSTM's output.
     dropout: Probability = 0.5
     # Share of the decoder's input words replaced by the unknown word.
@@ -116,14 +152,14 @@ class OptimizerConfig:
     # `sgd`, without momentum, as the paper and Li et al. (2019) train; or `adamw`, which wants a lower learning rate.
     name: Literal["sgd", "adamw"] = "sgd"
     # Of adamw, decoupled from the gradient.
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NotNegative = 0.0
     # Sentences of one optimizer step, over all ranks and accumulation steps.
     batch_size: Positive = 32
     # Micro-batches into which each rank cuts its share of a batch.
     accumulation_steps: Positive = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 0.5
+    learning_rate: AboveZero = 0.5
     # Bound on the global norm of the gradient of the mean loss per sentence. Null: none.
-    clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+    clip_norm: AboveZero | None = 5.0
     # `no` or `bf16`. Null: what the launcher says (`--mixed_precision`).
     mixed_precision: Literal["no", "bf16"] | None = None
     # A step whose loss or gradient is not finite moves no weight. It stops the run, or (`skip`) is left out of the
@@ -146,7 +182,7 @@ class CommunicationConfig:
     # Rank of the factors: higher is more exact, and more to send.
     powersgd_rank: Positive = 4
     # Steps that send whole gradients before PowerSGD sets in.
-    powersgd_start: Annotated[int, Field(ge=2)] = 1000
+    powersgd_start: Annotated[int, Field(ge=2, le=LARGEST_INT)] = 1000
     # Local SGD (Stich, 2019): every process steps by its own share of each batch, clipped on its own, and all take the
     # mean of their weights every so many steps. Null: gradients are reduced in every step.
     local_sgd_steps: Positive | None = None
@@ -173,11 +209,11 @@ class KLConfig:
 
     policy: Literal["constant", "linear", "soft_free_bits"] = "soft_free_bits"
     # γ of `constant`, and where `linear` ends.
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: NotNegative = 1.0
     # `linear` and `soft_free_bits` raise γ by 1/n of its end in each of the first n epochs.
     anneal_epochs: Count = 10
     # λ in nats a sentence, of soft free bits and of free bits.
-    target_rate: Annotated[float, Field(ge=0)] = 4.0
+    target_rate: NotNegative = 4.0
     # β: soft free bits leave γ alone while the KL is within (1 ± β)λ.
     threshold: Probability = 0.05
     # χ: γ is multiplied by 1 + χ or 1 − χ.
@@ -214,7 +250,7 @@ class CheckpointConfig:
     # Every so many steps. Null: not by steps.
     every_steps: Positive | None = None
     # Every so many minutes. Null: not by the clock.
-    every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    every_minutes: AboveZero | None = 10.0
     # How many checkpoints stay. More than one: a damaged one is passed over for the one before.
     keep: Positive = 2
 
@@ -228,7 +264,7 @@ class EvaluationConfig:
     # Bound on what a chunk of importance samples may take, in MiB.
     memory_mb: Positive = 512
     # Seeds the draws of z, in validation too.
-    seed: Count = 0
+    seed: Seed = 0
     # Sentences shown in TensorBoard after each validation.
     samples: Count = 8
 
@@ -236,16 +272,16 @@ class EvaluationConfig:
 @dataclass(frozen=True, config=RULES)
 class Config:
     # The run's folder. Null: runs/ and the config file's path below configs/.
-    run: str | None = None
-    seed: Count = 0
+    run: Location | None = None
+    seed: Seed = 0
     # Threads of each process that trains on a CPU. Null: the machine's cores, shared by its processes; launchers, left
     # alone, give each process one.
-    cpu_threads: Positive | None = None
+    cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     # What to do when the run's folder holds a run: `auto` goes on from its newest checkpoint if this config continues
     # it, `never` is an error. Or a checkpoint's folder, to go on from that one, here or in a new run.
-    resume: str = "auto"
+    resume: Location = "auto"
     # A run whose finished pretraining (its folder `pretrained/`) takes the place of this run's.
-    pretrained: str | None = None
+    pretrained: Location | None = None
     data: DataConfig = plain_field(default_factory=DataConfig)
     model: ModelConfig = plain_field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = plain_field(default_factory=OptimizerConfig)
@@ -289,7 +325,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     """
     path = Path(path)
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            # A pipe goes to one process of a run, and may never end.
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        tree = _read(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a config: {getattr(error, 'strerror', None) or error}") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -319,10 +358,9 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
         # number and no `true` for 1.
         return TypeAdapter(Config).validate_json(json.dumps(tree))
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        run = tree.get("run")
-        raise ConfigError(f"{source}: " + "; ".join(lines), run if isinstance(run, str) else None) from None
-    except (TypeError, ValueError) as error:  # such as a YAML anchor within itself
+        wrong = {problem["loc"][:1] if problem["type"] != "json_invalid" else ("run",) for problem in error.errors()}
+        raise ConfigError(f"{source}: {explain(error)}", None if ("run",) in wrong else tree.get("run")) from None
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
 
 
@@ -339,6 +377,25 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def explain(error: ValidationError) -> str:
+    """Every problem that was found, in a line."""
+    return "; ".join(_explain(problem) for problem in error.errors())
+
+
+def _read(text: str) -> Any:
+    """YAML → plain values.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is not YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except OverflowError:
+        raise ValueError("it has an escape beyond \\U0010FFFF") from None
 
 
 def _below_configs(path: Path) -> tuple[str, ...]:
@@ -359,7 +416,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"{override!r}: {parent} is a single value and has no key {last}")
     try:
-        tree[last] = yaml.load(value, _Loader)
+        tree[last] = _read(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
 
@@ -370,6 +427,8 @@ def _explain(problem: dict[str, Any]) -> str:
         known = [name for name, _ in flatten(Config())] + [section.name for section in fields(Config)]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    if problem["type"] == "json_invalid":  # lone surrogates, nesting
+        return f"is not made of plain keys and values: {problem['ctx']['error']}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return message

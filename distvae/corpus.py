@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import glob
 import gzip
 import hashlib
@@ -21,7 +22,9 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
+import time
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -39,6 +42,7 @@ from huggingface_hub import HfApi, is_offline_mode
 from distvae import captions
 from distvae.config import CAPTIONS, SNLI, DataConfig
 from distvae.errors import UserError
+from distvae.files import sha256
 from distvae.vocabulary import Vocabulary, tokenize
 
 # To be raised with every change of code that changes what is built.
@@ -64,6 +68,9 @@ BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".
 # A second process pays for its start with about this many sentences.
 SENTENCES_PER_WORKER = 10_000
 BATCH = 10_000
+
+# A folder in the cache that was begun so long ago, and not put in its place, is nobody's.
+ABANDONED_SECONDS = 7 * 24 * 3600
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
@@ -124,23 +131,24 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     Raises:
         UserError: a file, column or split is missing, unreadable or empty, or the hub cannot be reached.
     """
-    cache = Path(data.cache).expanduser()
     files = _find_files(data)
     origin = _origin(data, files)
     fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+    cache = _expand("data.cache", data.cache)
     folder = cache / fingerprint
     if _is_whole(folder):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
         work = tempfile.TemporaryDirectory(prefix=f".{fingerprint}-", dir=cache, ignore_cleanup_errors=True)
+        with work, _quiet_datasets(progress):
+            words, notes = _words(data, files, Path(work.name))
+            built = Path(work.name, fingerprint)
+            _build(built, words, _vocabulary(data, words["train"]), notes, origin)
+            _publish(built, folder)
     except OSError as error:
-        raise UserError(f"data.cache={data.cache}: cannot be written: {error.strerror}") from None
-    with work, _quiet_datasets(progress):
-        words, notes = _words(data, files, Path(work.name))
-        built = Path(work.name, fingerprint)
-        _build(built, words, _vocabulary(data, words["train"]), notes, origin)
-        _publish(built, folder)
+        raise UserError(f"data.cache={data.cache}: cannot be written: {error.strerror or error}") from None
     return folder
 
 
@@ -153,12 +161,25 @@ def load(folder: str | Path) -> Corpus:
     folder = Path(folder)
     if not _is_whole(folder):
         raise UserError(f"{folder}: is not a whole prepared corpus; delete it, and the next training builds it again")
-    # Never into memory, whatever the environment says: ranks share the pages of the map.
-    train, valid, test = (
-        Sentences(Dataset.load_from_disk(str(folder / split), keep_in_memory=False)) for split in SPLITS
-    )
-    notes = tuple(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["notes"])
+    try:
+        # Never into memory, whatever the environment says: ranks share the pages of the map.
+        train, valid, test = (
+            Sentences(Dataset.load_from_disk(str(folder / split), keep_in_memory=False)) for split in SPLITS
+        )
+        notes = tuple(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["notes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Every file has its length, and yet what it holds is not what was written.
+        raise UserError(
+            f"{folder}: is damaged ({_reason(error)}); delete it, and the next training builds it again"
+        ) from None
     return Corpus(train, valid, test, Vocabulary.load(folder / VOCABULARY), folder.name, notes)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what killed processes had begun to build, long enough ago that none still builds it."""
+    for path in cache.glob(".*-*"):
+        if re.fullmatch(r"\.[0-9a-f]{16}-\w+", path.name) and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 # What determines the content.
@@ -188,14 +209,10 @@ def _size(data: DataConfig, split: str) -> int | None:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 # Which files.
@@ -205,13 +222,28 @@ def _find_files(data: DataConfig) -> dict[str, Path]:
     """The file of each split, or one of ``WHOLE_FILE``, or (where nothing is local) none."""
     if data.path in (CAPTIONS, SNLI):
         return {}
-    path = Path(data.path).expanduser()
+    try:
+        return _look(_expand("data.path", data.path), data)
+    except OSError as error:  # the name is too long, or a folder is locked
+        raise UserError(f"data.path={data.path}: cannot be read: {error.strerror}") from None
+
+
+def _expand(key: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}={path}: there is no such user, whose home this could be in") from None
+
+
+def _look(path: Path, data: DataConfig) -> dict[str, Path]:
     if path.is_dir():
         return {split: _find_split(path, split, data.columns) for split in SPLITS}
     if not path.exists():
         raise UserError(
             f"data.path={data.path}: there is no such file or folder; built in are {CAPTIONS} and, from the hub, {SNLI}"
         )
+    if not path.is_file():
+        raise UserError(f"{path}: is a pipe, a socket or a device, not a file")
     if _builder(path) is None:
         raise UserError(f"{path}: is of no kind that can be read ({', '.join(BUILDERS)}; .gz too, but for .parquet)")
     return {WHOLE_FILE: path}
@@ -238,11 +270,15 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
 
 def _builder(path: Path) -> str | None:
     """The datasets builder that reads a file, by its suffix. None: it is no data file."""
-    suffix = path.with_suffix("").suffix if _is_gzip(path) else path.suffix
-    builder = BUILDERS.get(suffix.lower())
+    builder = BUILDERS.get(_kind(path))
     if path.name.startswith(".") or not path.is_file() or (_is_gzip(path) and builder == "parquet"):
         return None
     return builder
+
+
+def _kind(path: Path) -> str:
+    """The suffix, without `.gz`."""
+    return (path.with_suffix("") if _is_gzip(path) else path).suffix.lower()
 
 
 def _is_gzip(path: Path) -> bool:
@@ -266,9 +302,12 @@ def _words(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dict[s
     texts = _load_texts(data, files, work)
     rows, notes = {}, []
     for name, text in texts.items():
-        rows[name], left_out = _sift(text, data)
+        where = files.get(name, f"{SNLI}, {name}")
+        try:
+            rows[name], left_out = _sift(text, data)
+        except UnicodeDecodeError:  # Parquet promises that its texts are UTF-8, but nobody looks
+            raise UserError(f"{where}: holds a sentence that is not UTF-8") from None
         if not len(rows[name]):
-            where = files.get(name, f"{SNLI}, {name}")
             raise UserError(f"{where}: holds no sentence" + (f": {left_out} left out" if left_out else ""))
         if left_out:
             notes.append(f"{name}: {left_out} left out")
@@ -318,12 +357,17 @@ def _load_file(path: Path, work: Path) -> Dataset:
         _check_parquet(path)
     else:
         _check_lines(path)
+    if builder == "json":
+        _check_json(path)
     if builder == "text":
         options = {"encoding": "utf-8-sig"}
     if builder == "csv":
         # "None", "NA" and "12" are sentences too.
         options = {
-            "features": Features({name: Value("string") for name in _csv_header(path)}),
+            # A column without a name, as of pandas' row numbers, gets one from pandas.
+            "features": Features(
+                {name or f"Unnamed: {i}": Value("string") for i, name in enumerate(_csv_header(path))}
+            ),
             "keep_default_na": False,
         }
     try:
@@ -331,8 +375,11 @@ def _load_file(path: Path, work: Path) -> Dataset:
         files = {"train": glob.escape(str(path.absolute()))}
         return datasets.load_dataset(builder, data_files=files, cache_dir=str(work / "sources"), **options)["train"]
     except Exception as error:
-        if ".jsonl" in path.suffixes:
-            _check_json_lines(path)
+        first = _first_cause(error)
+        if isinstance(first, OSError) and first.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise first from None
+        if "corresponds to no data" in str(first):
+            raise UserError(f"{path}: holds no sentence") from None
         raise UserError(f"{path}: cannot be read as {builder}: {_reason(error)}") from error
 
 
@@ -356,7 +403,7 @@ def _check_lines(path: Path) -> None:
 def _check_parquet(path: Path) -> None:
     try:
         rows = pq.read_metadata(path).num_rows
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: is not Parquet: {_reason(error)}") from None
     if rows == 0:
         raise UserError(f"{path}: holds no sentence")
@@ -381,14 +428,31 @@ def _csv_header(path: Path) -> list[str]:
     return header
 
 
-def _check_json_lines(path: Path) -> None:
+def _check_json(path: Path) -> None:
+    """See that there is an object a line; but .json may also hold one object, or a list of objects or of texts.
+
+    Arrow's reader does not refuse all else: `null` ends this process by a segmentation fault.
+    """
     for number, line in enumerate(_lines(path), 1):
         try:
             well = not line.strip() or isinstance(json.loads(line), dict)
-        except ValueError:
+        except (ValueError, RecursionError):
             well = False
         if not well:
-            raise UserError(f"{path}, line {number}: is not a JSON object")
+            if _kind(path) == ".jsonl":
+                raise UserError(f"{path}, line {number}: is not a JSON object")
+            return _check_json_document(path)
+
+
+def _check_json_document(path: Path) -> None:
+    try:
+        content = json.loads("".join(_lines(path)))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as json: {_reason(error)}") from None
+    rows = content if isinstance(content, list) else []
+    well = isinstance(content, dict | list) and any(all(isinstance(row, kind) for row in rows) for kind in (dict, str))
+    if not well:
+        raise UserError(f"{path}: cannot be read as json: should hold an object a line, or a list of objects")
 
 
 def _pool(rows: Dataset, columns: tuple[str, ...], where: str) -> Dataset:
@@ -539,10 +603,15 @@ def _quiet_datasets(progress: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what first went wrong."""
+def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what first went wrong."""
+    error = _first_cause(error)
     return f"{type(error).__name__}: {error}".splitlines()[0].strip(" :")
 
 

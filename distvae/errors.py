@@ -3,9 +3,18 @@
 import os
 import sys
 
+# Characters of a message. A value of a megabyte would bury what is said of it.
+LONGEST = 2000
+
 
 class UserError(ValueError):
     """Bad input. The programs print its message as one line and exit with code 2."""
+
+    def __init__(self, message: str):
+        # It may quote anything that stands in a file or is a name: line ends, terminal codes, bytes that are no text.
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        half = LONGEST // 2
+        super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}")
 
 
 class PeerError(UserError):

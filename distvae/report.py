@@ -17,6 +17,7 @@ from rich.text import Text
 from distvae.errors import UserError
 from distvae.evaluation import Floor, Scores
 from distvae.files import read_json, write_json
+from distvae.starts import last_begun
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,13 @@ def load_results(run: str | Path) -> Results:
     content = read_json(path)
     try:
         del content["scores"]["bound_holds"]
-        return TypeAdapter(Results).validate_python(content)
+        results = TypeAdapter(Results).validate_python(content)
     except (KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{path}: is not a run's results: {' '.join(str(error).split())}") from None
+    last = last_begun(Path(run))
+    if results.start is not None and results.start < last:
+        raise UserError(f"{path}: was written by start {results.start}; start {last} has gone on with the run")
+    return results
 
 
 def table(results: dict[str, Results]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,15 @@ class Opening:
 
 
 def holds_run(run: Path) -> bool:
-    """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed."""
-    return run.is_dir() and any(path.name not in DESCRIPTIONS for path in run.iterdir())
+    """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed.
+
+    Raises:
+        UserError: it can be no run's folder.
+    """
+    try:
+        return run.is_dir() and any(path.name not in DESCRIPTIONS for path in run.iterdir())
+    except OSError as error:
+        raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
 
 
 def open_run(config: Config, run: Path, processes: str) -> Opening:
@@ -59,10 +67,11 @@ def open_run(config: Config, run: Path, processes: str) -> Opening:
             inside(run, path.name)
         changed = _changed(load_config(run / "config.yaml"), config, run)
         if config.resume == "auto" and not changed and (run / "results.json").exists():
-            results = report.load_results(run)
-            with writing(run):
-                tracking.end_status(run, results.start)
-            return Opening(None, results=results)
+            with contextlib.suppress(UserError):  # they are of a start that another has overtaken
+                results = report.load_results(run)
+                with writing(run):
+                    tracking.end_status(run, results.start)
+                return Opening(None, results=results)
         if config.resume == "auto":
             found = checkpoint.newest_checkpoint(run)
     if config.resume not in ("never", "auto"):

@@ -194,14 +194,19 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group. Drop the prepared model first: gloo can abort while it outlives the group."""
         self.accelerator.free_memory()
-        gc.collect()
         if dist.is_available() and dist.is_initialized():
+            gc.collect()
             dist.destroy_process_group()
         torch.set_num_threads(self._threads)
         torch.backends.mkldnn.set_flags(_enabled=self._onednn)
         # Accelerate keeps its state for the life of a process: a next run in it would get this one's settings.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch had no memory left, on the GPU or (of which it has no class) on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _flag(name: str, default: str = "false") -> bool:

@@ -66,6 +66,11 @@ def responsible(starts: list[Start], step: int) -> int:
     return max(began, default=0)
 
 
+def last_begun(run: Path) -> int:
+    """The number of the last start that has begun to record; 0 where none has."""
+    return max((start.number for start in read_starts(run) if start.recorded_step is not None), default=0)
+
+
 def claim(run: Path) -> Start:
     """Become the last start of a run, unless another one still lives.
 

@@ -35,7 +35,7 @@ from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.plateau import Plateau, Verdict
 from distvae.report import Results, StageEnd
 from distvae.resume import Opening, holds_run, open_run
-from distvae.runtime import Runtime
+from distvae.runtime import Runtime, out_of_memory
 from distvae.starts import Hold, OvertakenError
 from distvae.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch
 
@@ -70,10 +70,16 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
             print(f"{interrupted}; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except UserError as error:
-        if isinstance(error, ConfigError) and error.run is not None and not holds_run(Path(error.run)):
-            with contextlib.suppress(OSError):  # `run` may be what is wrong
-                tracking.write_status(Path(error.run), "failed", str(error))
+        if isinstance(error, ConfigError) and error.run is not None:
+            with contextlib.suppress(OSError, UserError):  # `run` may be what is wrong
+                if not holds_run(Path(error.run)):
+                    tracking.write_status(Path(error.run), "failed", str(error))
         tell(error)
+        return 2
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        tell(UserError(f"out of memory: {error}; smaller sizes in model or optimizer.batch_size need less"))
         return 2
     return 0
 

@@ -139,7 +139,7 @@ class Vocabulary:
             return cls(tuple(content["tokens"]), content["unk"])
         except OSError as error:
             raise UserError(f"{path}: cannot be read as a vocabulary: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: is not a vocabulary: {error}") from None
 
     def save(self, path: str | Path) -> None:

@@ -234,7 +234,7 @@ UNIT = st.floats(0, 1, exclude_min=True, exclude_max=True)
 
 ANY_CONFIG = st.builds(
     Config,
-    run=TEXT,
+    run=TEXT.filter(len),
     seed=st.integers(0, 2**64),
     resume=st.sampled_from(["never", "auto"]),
     data=st.builds(
@@ -248,7 +248,7 @@ ANY_CONFIG = st.builds(
     model=st.builds(ModelConfig, latent_size=POSITIVE, init_range=UNIT, dropout=st.just(0.0) | UNIT),
     optimizer=st.builds(
         OptimizerConfig,
-        learning_rate=st.floats(0, exclude_min=True, allow_infinity=False),
+        learning_rate=st.floats(0, 1e38, exclude_min=True),
         clip_norm=st.none() | UNIT,
         mixed_precision=st.sampled_from([None, "no", "bf16"]),
     ),

@@ -1,6 +1,7 @@
 import gzip
 import json
 import multiprocessing
+import os
 import re
 from pathlib import Path
 
@@ -304,6 +305,19 @@ def test_prepared_once(tmp_path, monkeypatch):
         "vocabulary.json",
         "manifest.json",
     }
+
+
+def test_what_a_killed_process_had_begun_to_build_is_swept_away_after_a_while(tmp_path):
+    long_ago, lately, other = (
+        tmp_path / "cache" / name for name in (".0123456789abcdef-x1_y", ".0123456789abcdef-z", ".a-b")
+    )
+    for folder in (long_ago, lately, other):
+        folder.mkdir(parents=True)
+        (folder / "half").touch()
+    for folder in (long_ago, other):
+        os.utime(folder, (0, 0))
+    prepare(tmp_path, train_size=5, valid_size=2, test_size=2)
+    assert [folder.exists() for folder in (long_ago, lately, other)] == [False, True, True]
 
 
 def test_what_changes_the_content_changes_the_fingerprint(tmp_path):

@@ -15,10 +15,10 @@ from tests.conftest import ROOT, needs
 FLOORS = [
     {"errors"},
     {"files"},
-    {"config", "captions"},
+    {"config", "captions", "starts"},
     {"model", "vocabulary"},
     {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},
-    {"runtime", "checkpoint", "scaling", "starts"},
+    {"runtime", "checkpoint", "scaling"},
     {"evaluation", "generation", "engine", "interruption"},
     {"tracking", "report", "measure"},
     {"resume"},

@@ -19,9 +19,11 @@ from distvae.batches import training_plan
 from distvae.captions import generate
 from distvae.checkpoint import load_export, load_state
 from distvae.config import load_config
+from distvae.errors import UserError
 from distvae.files import sha256
 from distvae.interruption import INTERRUPTED, Looks
 from distvae.kl_control import POLICIES
+from distvae.report import load_results
 from distvae.train import main
 from distvae.vocabulary import join
 from tests.compare import numbers, records
@@ -394,6 +396,26 @@ def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
     assert (finished / "metrics.jsonl").read_text() == before
 
 
+def test_what_an_overtaken_start_has_written_last_is_not_taken_for_the_runs(finished, tiny, tmp_path):
+    """It may have been held up between its look at who goes on and its write."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    again = [str(tiny), f"run={run}", f"resume={run / 'checkpoints' / 'latest'}"]
+    assert main(again) == 0
+    assert load_results(run).start == 2
+    load_export(run)
+    shutil.rmtree(run / "best")
+    shutil.copytree(finished / "best", run / "best")
+    with pytest.raises(UserError, match="best: was written by start 1 of the run"):
+        load_export(run)
+    shutil.copy(finished / "results.json", run)
+    with pytest.raises(UserError, match="results.json: was written by start 1"):
+        load_results(run)
+    assert main(again) == 0
+    assert load_results(run).start == 3
+    load_export(run)
+
+
 # -- What a launcher is told -------------------------------------------------------------------------------------------
 
 
@@ -455,6 +477,16 @@ def test_bad_settings_get_one_line_and_a_status(refused, tmp_path, overrides, wo
 def test_a_start_that_failed_leaves_its_folder_free(refused, tiny, tmp_path):
     refused("data.path=nowhere")
     assert main([str(tiny), f"run={tmp_path / 'refused'}"]) == 0
+
+
+def test_sizes_beyond_memory_are_one_line(refused):
+    assert "out of memory: " in refused("model.hidden_size=1000000")
+
+
+def test_a_run_whose_name_is_too_long_is_one_line(tiny, capsys):
+    for overrides in (["seed=-1"], []):
+        assert main([str(tiny), f"run=runs/{'x' * 300}", *overrides]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_missing_config_file_is_named(refused, tmp_path):

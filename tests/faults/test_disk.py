@@ -1,0 +1,119 @@
+"""Disks that are full or read-only: one clear line, the last good checkpoint stays, and the run goes on once there is
+room."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distvae.checkpoint import newest_checkpoint
+from tests.compare import numbers
+from tests.conftest import ROOT, free_port, needs
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of a size of its own, in kB, or None where this machine makes none."""
+    mounts = []
+
+    def make(kilobytes: int) -> Path:
+        folder = tmp_path / f"disk{len(mounts)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+        mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+        needs(mounted, "a small disk needs root, and a machine that lets it mount one")
+        mounts.append(folder)
+        return folder
+
+    yield make
+    for folder in mounts:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def train(*arguments: str, processes: int = 1) -> list[subprocess.CompletedProcess]:
+    """The program in processes of their own, without a launcher that would hide what each exits with."""
+    port = str(free_port())
+    started = []
+    for rank in range(processes):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        environment = {name: str(value) for name, value in place.items()} if processes > 1 else {}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, ROOT / "distvae" / "train.py", *arguments],
+                env={**os.environ, **environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    told = [process.communicate(timeout=240) for process in started]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *words)
+        for process, words in zip(started, told, strict=True)
+    ]
+
+
+def digest(run: Path) -> str:
+    return hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_leaves_the_last_good_checkpoint(tiny, tmp_path, disk, processes):
+    run = disk(4000) / "run"
+    settings = [str(tiny), f"run={run}", "evaluation.samples=0"]
+    # A few checkpoints of 100 kB each have room, and then no more.
+    filler = run.parent / "filler"
+    filler.write_bytes(b"x" * 3_300_000)
+    done = train(*settings, "checkpoint.keep=99", "checkpoint.every_steps=3", processes=processes)
+    assert [each.returncode for each in done] == [2] * processes, done
+    said = "".join(each.stderr for each in done)
+    lines = [line for line in said.splitlines() if line.startswith("distvae: ")]
+    assert len(lines) == 1, said
+    assert "cannot be written: " in lines[0]
+    assert "No space left on device" in lines[0] or "os error 28" in lines[0]
+    assert "Traceback" not in said
+    good = newest_checkpoint(run)
+    assert good is not None
+    assert not (run / "results.json").exists()
+    # With room again, the same command goes on, and nothing half-written has stayed.
+    filler.unlink()
+    done = train(*settings, "checkpoint.every_steps=3", processes=processes)
+    assert [each.returncode for each in done] == [0] * processes, done
+    assert f"going on from {good}" in done[0].stdout
+    assert not [path for path in run.rglob(".*")]
+    straight = tmp_path / "straight"
+    done = train(str(tiny), f"run={straight}", "evaluation.samples=0", processes=processes)
+    assert digest(run) == digest(straight)
+    assert numbers(run) == numbers(straight)
+
+
+def test_a_read_only_folder_is_one_line(tiny, finished, tmp_path, disk):
+    folder = disk(4000)
+    shutil.copytree(finished, folder / "run", symlinks=True)
+    (folder / "run" / "results.json").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    for run in (folder / "run", folder / "new"):
+        (done,) = train(str(tiny), f"run={run}")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert f"run={run}: cannot be a run's folder: Read-only file system" in done.stderr
+        assert done.stdout == ""
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_line(tiny, disk):
+    folder = disk(64)
+    (folder / "filler").write_bytes(b"x" * 61_000)
+    (done,) = train(str(tiny), f"run={folder / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+    status = folder / "run" / "status.json"
+    assert not status.exists() or json.loads(status.read_text())["state"] in ("running", "failed")
