@@ -55,6 +55,13 @@ VARIANTS = {
     # Moments, and the gradients of two micro-batches.
     "adamw": ("optimizer.name=adamw", "optimizer.learning_rate=0.04", "optimizer.accumulation_steps=2"),
 }
+# Small enough a learning rate that sums in another order stay close.
+VARIANTS_BY_TURNS = {
+    "calm": (
+        "optimizer.batch_size=8", "optimizer.learning_rate=0.7", "kl.target_rate=2.0", "kl.threshold=0.2",
+        "kl.multiplier=0.7", "kl.every_steps=4",
+    ),
+}  # fmt: skip
 
 # Seconds in which a job has to come to its place, and in which all its processes have to be gone when it was killed:
 # torch's launcher gives those that are left 30. A machine may be busy with other things.
@@ -439,7 +446,7 @@ class Campaign:
 
     def arguments(self, variant: str, run: Path) -> list[str]:
         """The program's."""
-        return [str(self._config), *VARIANTS[variant], f"run={run}"]
+        return [str(self._config), *(VARIANTS | VARIANTS_BY_TURNS)[variant], f"run={run}"]
 
     def job(
         self, way: Way, variant: str, run: Path, launched: bool = False, orders: dict | None = None, **environment: str

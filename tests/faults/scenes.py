@@ -12,7 +12,7 @@ from tests.distributed.test_engines import Difference, compare
 from tests.faults.campaign import ALONE, GONE, Campaign, Chain, Job, Kill, Way, tensorboard
 
 
-def by_turns(campaign: Campaign, variant: str = "sgd") -> tuple[list[str], Difference]:
+def by_turns(campaign: Campaign, variant: str = "calm") -> tuple[list[str], Difference]:
     """One process, two, three, and one again, with a kill before each change: faults, and how far all is from a run by
     one process. Decisions have to be equal exactly."""
     reference, run = campaign.reference(ALONE, variant), campaign.folder / f"by-turns-{variant}"
