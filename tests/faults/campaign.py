@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import re
@@ -365,6 +366,7 @@ def remains(run: Path) -> dict[str, object]:
 def tensorboard(run: Path) -> dict[str, object]:
     """The curves and texts that TensorBoard shows, but for those that tell the time."""
     folder = str(run / "tensorboard")
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it leaves out
     numbers = event_accumulator.EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
     found = {
         f"TensorBoard {tag}": [(event.step, event.value) for event in numbers.Scalars(tag)]
