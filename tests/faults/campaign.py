@@ -530,6 +530,7 @@ class Campaign:
         orders = {"place": kill.place, "rank": kill.rank, "after": after, "skip": int(kill.visit * visits)}
         if at_random:
             orders |= {"place": "step", "skip": 0}
+        saved = _last_step(run)
         job = self.job(chain.way, chain.variant, run, chain.launched, orders=orders)
         if at_random:
             job.go()
@@ -553,17 +554,17 @@ class Campaign:
             outcome.faults.append(f"processes {left} are left")
         if (run / "results.json").exists() and kill.place != "end":
             return None  # it had finished before it looked up
-        outcome.faults += [*_unwhole(run), *_wrong_end(job, kill, chain, run, here)]
+        outcome.faults += [*_unwhole(run), *_wrong_end(job, kill, chain, run, max(here["step"], saved))]
         return outcome
 
 
-def _wrong_end(job: Job, kill: Kill, chain: Chain, run: Path, here: dict) -> Iterator[str]:
-    """What is wrong with how a job ended."""
-    codes, step = job.codes, None if kill.place == AT_RANDOM else here["step"]
+def _wrong_end(job: Job, kill: Kill, chain: Chain, run: Path, step: int) -> Iterator[str]:
+    """What is wrong with how a job ended, whose rank stood at a step."""
+    codes = job.codes
     if kill.signal == signal.SIGKILL and kill.target != "launcher":
         if 0 in codes and kill.place != "end":
             yield f"exit codes {codes}"
-        if kill.target == "one rank" and step is not None and _last_step(run) > step:
+        if kill.target == "one rank" and kill.place != AT_RANDOM and _last_step(run) > step:
             yield f"saved step {_last_step(run)} after rank {kill.rank} died at {step}"
         return
     # Before the first step there is nothing to save, and a process may see its peer's end before its own signal.
