@@ -241,15 +241,22 @@ def load_state(folder: Path) -> RunState:
 
 
 def export(
-    folder: Path, weights: Weights, config: Config, vocabulary: Vocabulary, start: int = 1, step: int = 0
+    folder: Path,
+    weights: Weights,
+    config: Config,
+    vocabulary: Vocabulary,
+    start: int = 1,
+    step: int = 0,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Write ``folder`` with weights, config and vocabulary, in place of what was there.
 
     Args:
         start: number of the start of the run that writes it.
         step: optimizer steps of the run so far.
+        check: called before it is put in its place; may raise.
     """
-    with whole_folder(folder, Manifest(start, step, 1, {})) as new:
+    with whole_folder(folder, Manifest(start, step, 1, {}), check) as new:
         save_file(weights, new / "model.safetensors")
         (new / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         vocabulary.save(new / "vocabulary.json")

@@ -127,9 +127,9 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, as_json(content))
+def write_json(path: Path, content: Any, check: Callable[[], None] = lambda: None) -> None:
+    """Write JSON whole or not at all; see ``write_text``."""
+    write_text(path, as_json(content), check)
 
 
 def as_json(content: Any) -> str:
@@ -137,12 +137,17 @@ def as_json(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        check: called when all is on disk; may raise.
+    """
     new = temporary(path)
     try:
         new.write_text(text, encoding="utf-8")
         flush(new)
+        check()
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ def as_dict(results: Results) -> dict[str, Any]:
     return asdict(results) | {"scores": results.scores.as_dict()}
 
 
-def save_results(run: Path, results: Results) -> None:
-    """Write a run's ``results.json``."""
-    write_json(run / "results.json", as_dict(results))
+def save_results(run: Path, results: Results, check: Callable[[], None] = lambda: None) -> None:
+    """Write a run's ``results.json``. ``check`` is called before it is put in its place; may raise."""
+    write_json(run / "results.json", as_dict(results), check)
 
 
 def load_results(run: str | Path) -> Results:

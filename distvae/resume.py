@@ -68,7 +68,10 @@ def open_run(config: Config, run: Path, processes: str) -> Opening:
         changed = _changed(load_config(run / "config.yaml"), config, run)
         if config.resume == "auto" and not changed and (run / "results.json").exists():
             with contextlib.suppress(UserError):  # they are of a start that another has overtaken
-                return Opening(None, results=report.load_results(run))
+                results = report.load_results(run)
+                with writing(run):
+                    tracking.end_status(run, results.start)
+                return Opening(None, results=results)
         if config.resume == "auto":
             found = checkpoint.newest_checkpoint(run)
     if config.resume not in ("never", "auto"):

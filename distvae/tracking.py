@@ -18,8 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distvae import starts
+from distvae.errors import UserError
 from distvae.evaluation import Scores
-from distvae.files import flush, write_json, write_text
+from distvae.files import flush, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,16 @@ def write_status(run: Path, state: str, reason: str | None = None, start: int | 
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     content = {"state": state, "reason": reason, "time": now, "start": start}
     write_json(run / "status.json", content)
+
+
+def end_status(run: Path, start: int) -> None:
+    """See that a finished run's ``status.json`` says so: its process may have been killed between its last files."""
+    try:
+        said = read_json(run / "status.json")["state"]
+    except (UserError, KeyError, TypeError):
+        said = None
+    if said != "finished":
+        write_status(run, "finished", start=start)
 
 
 def environment(processes: str) -> dict[str, Any]:

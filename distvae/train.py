@@ -647,8 +647,7 @@ class Trainer:
         self.saver.wait()
         self.saver.close()
         self.tracker.close()
-        self.hold.check()
-        report.save_results(self.run, results)
+        report.save_results(self.run, results, self.hold.check)
         tracking.write_status(self.run, "finished", start=self.start)
 
     def _write(self, action: Callable[[], None]) -> None:
@@ -669,8 +668,10 @@ class Trainer:
         return _copies(self.model.state_dict())
 
     def _export(self, name: str, weights: Weights) -> None:
-        self.hold.check()
-        checkpoint.export(self.run / name, weights, self.config, self.vocabulary, self.start, self.step)
+        # A later start sweeps away what this one had begun when it came: what is begun after that, the check sees.
+        checkpoint.export(
+            self.run / name, weights, self.config, self.vocabulary, self.start, self.step, self.hold.check
+        )
 
     def _save(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> None:
         """Save the run as it stands: every rank takes part, the main process writes, in a thread of its own."""

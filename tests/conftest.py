@@ -63,14 +63,8 @@ def needs(condition: object, reason: str) -> None:
 TRAIN = (str(ROOT / "distvae" / "train.py"),)
 
 
-def launch(
-    *arguments: str,
-    processes: int = 1,
-    engine: str | None = None,
-    program: Sequence[str | Path] = TRAIN,
-    **environment: str,
-) -> subprocess.CompletedProcess:
-    """Run a program as its users do: by ``accelerate launch``, in processes of its own.
+def launcher(program: Sequence[str | Path], processes: int = 1, engine: str | None = None) -> list[str]:
+    """The command by which users start a program, before the program's arguments.
 
     ``engine`` is one of launch/accelerate/; without it, as many processes on CPUs by the launcher's own options.
     """
@@ -82,8 +76,19 @@ def launch(
         command += ["--multi_gpu"] if processes > 1 else []
     if engine is not None or processes > 1:
         command += ["--main_process_port", str(free_port())]
+    return [*command, *map(str, program)]
+
+
+def launch(
+    *arguments: str,
+    processes: int = 1,
+    engine: str | None = None,
+    program: Sequence[str | Path] = TRAIN,
+    **environment: str,
+) -> subprocess.CompletedProcess:
+    """Run a program as its users do: by ``accelerate launch``, in processes of its own; see ``launcher``."""
     return subprocess.run(
-        [*command, *map(str, program), *arguments],
+        [*launcher(program, processes, engine), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,

@@ -1,0 +1,263 @@
+"""The training program with places in it, at one of which it waits for what a campaign does to it.
+
+``victim.py CONFIG [key=value …]`` is run in place of distvae/train.py; its orders are JSON in FAULTS_ORDERS.
+``victim.py nursery [FOLDER]`` imports everything once and forks runs: a line of JSON asks, a line answers. With
+a folder (for a copy of the operator that DeepSpeed builds) DeepSpeed is imported too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from distvae import checkpoint, evaluation, starts, train
+
+# What a save is made of, as the standard library reaches them too.
+CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Where a process announces itself and waits."""
+
+    folder: str  # of `here` and `go`
+    place: str | None = None
+    rank: int = 0
+    after: int = 0  # the first step of this start at which the place counts
+    skip: int = 0  # how often it is passed by first
+
+
+class Places:
+    """Knows when a process has come to its place.
+
+    Orders are met once: the process writes ``here``, and goes on when there is a ``go``.
+    """
+
+    def __init__(self, orders: Orders, rank: int):
+        self._orders, self._folder = orders, Path(orders.folder)
+        self._waits = orders.place is not None and orders.rank == rank
+        self._skip = orders.skip
+        self._lock, self._local = threading.Lock(), threading.local()
+        self.step = 0  # that a process is in, or has just been
+        self.beginning = False  # a start takes over what the one before has left
+
+    def visit(self, place: str | None, what: str, prepare: Callable[[], object] = lambda: None) -> None:
+        """Pass a place, and wait there if it is the one. ``prepare`` leaves behind what is to be found then."""
+        with self._lock:
+            if not self._waits or place != self._orders.place or self.step < self._orders.after:
+                return
+            if self._skip:
+                self._skip -= 1
+                return
+            self._waits = False
+        prepare()
+        new = self._folder / "new"
+        with open(new, "w", encoding="utf-8") as file:
+            json.dump({"process": os.getpid(), "step": self.step, "what": what}, file)
+        _rename(new, self._folder / "here")
+        while not (self._folder / "go").exists():
+            time.sleep(0.002)
+
+    def within(self, function: Callable, name: Callable[..., str]) -> Callable:
+        """The function, whose file-system calls are places called ``name(*arguments)``; not those in another's."""
+
+        @functools.wraps(function)
+        def inside(*args, **kwargs):
+            outer = self._inside
+            self._local.place = outer or name(*args)
+            try:
+                result = function(*args, **kwargs)
+                self.visit(self._inside, f"after {function.__name__}")
+                return result
+            finally:
+                self._local.place = outer
+
+        return inside
+
+    def before(self, function: Callable) -> Callable:
+        """The function, before which there is a place when it is called within one."""
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            if self._inside:
+                self.visit(self._inside, f"before {function.__name__} {args[0]}")
+            return function(*args, **kwargs)
+
+        return call
+
+    @property
+    def _inside(self) -> str | None:
+        return getattr(self._local, "place", None)
+
+    def install(self) -> None:
+        """Put the places into the program."""
+        trainer = train.Trainer
+        for name in CALLS:
+            setattr(os, name, self.before(getattr(os, name)))
+        self._tear_files()
+        train.open_run = self.within(train.open_run, lambda *_: "start-up")
+        trainer._note = self.within(trainer._note, lambda *_: "start-up")
+        trainer._begin = self._begin(self.within(trainer._begin, lambda *_: "take-over"))
+        checkpoint.save_checkpoint = self.within(
+            checkpoint.save_checkpoint, lambda *_: "take-over" if self.beginning else "save"
+        )
+        checkpoint.export = self.within(checkpoint.export, lambda folder, *_: f"export {folder.name}")
+        trainer._record = self.within(trainer._record, lambda *_: "record")
+        trainer._conclude = self.within(trainer._conclude, lambda *_: "end")
+        starts.Hold.release = self.within(starts.Hold.release, lambda *_: "end")
+        self._interrupt_training(trainer)
+
+    def _begin(self, function: Callable) -> Callable:
+        def begin(trainer):
+            self.beginning = True
+            function(trainer)
+            self.beginning, self.step = False, trainer.step
+
+        return begin
+
+    def _tear_files(self) -> None:
+        """Files that are written to half."""
+        save_file, write_text, opened = checkpoint.save_file, Path.write_text, Path.open
+
+        def half_saved(tensors, path):
+            def prepare():
+                save_file(tensors, path)
+                os.truncate(path, path.stat().st_size // 2)
+
+            self.visit(self._inside, f"within save_file {path}", prepare)
+            save_file(tensors, path)
+
+        def half_written(path, text, **options):
+            self.visit(
+                self._inside, f"within write_text {path}", lambda: write_text(path, text[: len(text) // 2], **options)
+            )
+            return write_text(path, text, **options)
+
+        def half_appended(path, mode="r", *args, **kwargs):
+            file = opened(path, mode, *args, **kwargs)
+            if mode not in ("a", "x") or self._inside is None:
+                return file
+            write = file.write
+
+            def torn(text):
+                file.write, rest = write, [text]
+
+                def prepare():
+                    write(text[: len(text) // 2])
+                    file.flush()
+                    rest[:] = [text[len(text) // 2 :]]
+
+                self.visit(self._inside, f"within write {path}", prepare)
+                return write(rest[0])
+
+            file.write = torn
+            return file
+
+        checkpoint.save_file, Path.write_text, Path.open = half_saved, half_written, half_appended
+
+    def _interrupt_training(self, trainer: type) -> None:
+        step, run_stage, score_batch = trainer._step, trainer._run_stage, evaluation._score_batch
+
+        def before_step(trainer, stage, *args):
+            self.step = trainer.step
+            self.visit("step", f"before step {self.step}")
+            return step(trainer, stage, *args)
+
+        def around_stage(trainer, stage, resumed):
+            if stage.name == "train" and resumed is None:
+                self.visit("stage change", "before the second stage")
+            run_stage(trainer, stage, resumed)
+            if stage.name == "pretrain":
+                self.visit("stage change", "after the first stage")
+
+        def before_batch(model, batch, numbers, settings, importance_samples, device):
+            self.visit("evaluation" if importance_samples else "validation", "before a batch")
+            return score_batch(model, batch, numbers, settings, importance_samples, device)
+
+        trainer._step, trainer._run_stage, evaluation._score_batch = before_step, around_stage, before_batch
+
+
+_rename = os.rename  # as it is without places
+
+
+def run(orders: Orders, rank: int, arguments: list[str]) -> int:
+    """The program, with its places."""
+    Places(orders, rank).install()
+    return train.main(arguments)
+
+
+# -- The nursery -------------------------------------------------------------------------------------------------------
+
+
+def nursery() -> None:
+    """Answer ``{"processes": n, "environment": {}, "orders": {}, "arguments": [], "log": file, "port": n}`` by the
+    numbers of n new processes, a group by itself, and ``null`` by the exit codes of those that have ended since."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # libraries speak
+    import torch._dynamo  # which an optimizer imports when it is made
+
+    if len(sys.argv) > 2:
+        from deepspeed.comm.torch import build_shm_op
+
+        # It is built and loaded under a lock, which a process that is killed meanwhile leaves behind, and which all
+        # others then wait for: processes that are forked have it loaded, the others get a copy of their own.
+        if operator := build_shm_op():
+            built = Path(operator.__file__).parent
+            shutil.copytree(built, Path(sys.argv[2]) / built.name, ignore=shutil.ignore_patterns("lock"))
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = _reap() if request is None else [_bear(request, rank) for rank in range(request["processes"])]
+        os.write(answers, f"{json.dumps(answer)}\n".encode())
+
+
+_group = 0
+
+
+def _bear(request: dict, rank: int) -> int:
+    global _group
+    child = os.fork()
+    if child:
+        _group = child if rank == 0 else _group
+        os.setpgid(child, _group)
+        return child
+    os.setpgid(0, 0 if rank == 0 else _group)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no campaign, no victims
+    log, nothing = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
+    for descriptor, of in ((0, nothing), (1, log), (2, log)):
+        os.dup2(of, descriptor)
+    size = str(request["processes"])
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(request["port"]), **request["environment"]}
+    sys.exit(run(Orders(**request["orders"]), rank, request["arguments"]))
+
+
+def _reap() -> dict[int, int]:
+    codes = {}
+    while True:
+        try:
+            child, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return codes
+        if child == 0:
+            return codes
+        codes[child] = os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "nursery":
+        nursery()
+    else:
+        sys.exit(run(Orders(**json.loads(os.environ["FAULTS_ORDERS"])), int(os.environ.get("RANK", "0")), sys.argv[1:]))
