@@ -15,7 +15,7 @@ test: $(READY) lint
 # iproute2 (Debian).
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long
-	@$(BIN)/python -m pytest -m cluster
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .

@@ -59,11 +59,12 @@ def whole_folder(target: Path, manifest: Manifest, check: Callable[[], None] = l
     new.mkdir(parents=True)
     try:
         yield new
-        entries = {}
-        for path in sorted(new.iterdir()):
-            flush(path)
-            entries[path.name] = Entry(path.stat().st_size, sha256(path))
+        paths = sorted(new.iterdir())
+        entries = {path.name: Entry(path.stat().st_size, sha256(path)) for path in paths}
         (new / MANIFEST).write_text(as_json(asdict(replace(manifest, files=entries))), encoding="utf-8")
+        for path in paths:
+            path.chmod((new / MANIFEST).stat().st_mode)  # safetensors lets nobody but the owner read
+            flush(path)
         flush(new / MANIFEST)
         flush(new)
         check()

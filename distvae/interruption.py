@@ -67,9 +67,10 @@ class Signals:
 
     def _take(self, number: int, frame) -> None:
         name = signal.Signals(number).name
-        again = number == signal.SIGINT and self.asked == name
+        # One that comes while the process ends by an earlier one changes nothing.
+        again, ending = number == signal.SIGINT and self.asked == name, self.asked is not None
         self.asked = self.asked or name
-        if again or not self._deferred:
+        if again or not (self._deferred or ending):
             raise KeyboardInterrupt(name)
 
 

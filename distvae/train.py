@@ -49,16 +49,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signals = Signals()
     try:
-        signals.install()
-        code = _attempt(options, signals)
-    except KeyboardInterrupt:
-        # Asked twice, it is not to go on; asked once, there was nothing to save yet.
-        code = 130 if signals.asked == "SIGINT" else INTERRUPTED
+        try:
+            signals.install()
+            code = _attempt(options, signals)
+        except KeyboardInterrupt:
+            # Asked twice, it is not to go on; asked once, there was nothing to save yet.
+            code = 130 if signals.asked == "SIGINT" else INTERRUPTED
+        # Launchers hide a program's exit code; who started them may ask for it in a file. They end the processes that
+        # are left once one has ended, by a signal that must not hit between the two.
+        if "DISTVAE_EXIT_FILE" in os.environ and os.environ.get("RANK", "0") == "0":
+            Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
     finally:
         signals.restore()
-    # Launchers hide a program's exit code; who started them may ask for it in a file.
-    if "DISTVAE_EXIT_FILE" in os.environ and os.environ.get("RANK", "0") == "0":
-        Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
     return code
 
 
@@ -301,7 +303,9 @@ class Trainer:
 
     def _resume(self, folder: Path) -> Checkpoint:
         found = checkpoint.load_checkpoint(folder)
-        checkpoint.check_weights(self.model, found.weights, folder)
+        for weights in (found.weights, found.best_weights):
+            if weights is not None:
+                checkpoint.check_weights(self.model, weights, folder)
         self.step = found.state.step
         try:
             self.ended = [StageEnd(**end) for end in found.state.ended]
@@ -379,13 +383,14 @@ class Trainer:
         except (KeyError, TypeError):
             raise UserError(f"{self.run}: a checkpoint's state.json is not the state of a run") from None
         sums, rank = _Sums(self.config.model.latent_size, self.runtime.device), self.runtime.rank
-        if resumed.ranks.get("sums", sums.row).shape[1:] != sums.row.shape:
+        rows = resumed.ranks.get("sums")
+        if rows is None or rows.shape != (resumed.world_size, *sums.row.shape):
             raise UserError(f"{self.run}: a checkpoint's ranks.safetensors is of another model")
         if resumed.world_size == self.runtime.world_size:
-            sums.row.copy_(resumed.ranks["sums"][rank])
-            self.engine.load_own_state({name: rows[rank] for name, rows in resumed.ranks.items()})
+            sums.row.copy_(rows[rank])
+            self.engine.load_own_state({name: kept[rank] for name, kept in resumed.ranks.items()})
         elif rank == 0:
-            sums.row.copy_(resumed.ranks["sums"].sum(dim=0))
+            sums.row.copy_(rows.sum(dim=0))
         return EpochProgress(sums, state.batches, state.seconds)
 
     def _train_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> tuple[TrainEpoch, float]:
@@ -490,8 +495,8 @@ class Trainer:
             self._interrupt()
 
     def _interrupt(self) -> NoReturn:
-        if self.runtime.is_main:
-            self.saver.wait()
+        # All wait: launchers end the processes that are left once one has ended.
+        self.runtime.on_main(lambda: self.saver.wait())
         raise InterruptedRun(f"{self.run}: interrupted at step {self.step:,} by {self.signals.asked or 'another rank'}")
 
     def _step(self, stage: Stage, place: tuple[int, int], sentences: np.ndarray, sums: _Sums) -> torch.Tensor:

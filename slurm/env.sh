@@ -2,7 +2,8 @@
 # What a site sets: the only file here to edit. As it stands it suits a site with nothing special.
 #
 # submit.sh reads it on the login node for the account and the partition; every node of a job reads it before the
-# program starts there, in the folder that the job was submitted from. A command that fails here fails the job.
+# program starts there, in the folder that the job was submitted from, and the job itself before it is requeued. A command
+# that fails here fails the job.
 
 # The account that pays, and the partition that the jobs go to. Empty: the site's default. Options given to submit.sh
 # win (--account=NAME, --partition=NAME); a bare `sbatch slurm/train.sh` knows nothing of these two.
@@ -17,6 +18,10 @@ if [[ -f .venv/bin/activate ]]; then
     # shellcheck source=/dev/null
     source .venv/bin/activate
 fi
+
+# How often a job may be requeued, whether by itself after an interruption or by Slurm, before it ends for good: a bound on
+# what a job costs that only ever starts, say one whose time limit is too short to get anywhere.
+max_requeues=100
 
 # The network interface by which the nodes' processes find each other, where the one that the host's name stands for is
 # wrong or slow: `ip -brief address` on a node lists them. Gloo is what CPUs use, NCCL what GPUs use.

@@ -80,19 +80,64 @@ ports_outside() { # LOW HIGH: the ports to choose from, when the kernel hands ou
 }
 
 on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that the job has there
-    local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} step=() status=0
+    local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} step=() status=0 folder=$1 said='' srun
     shift
     mkdir -p "$logs"
     echo "a log of each node: $logs/"
+    # Where the run's main process leaves its exit code, which launchers hide. Each start of a job has its own.
+    export DISTVAE_EXIT_FILE=$logs/exit
+    rm -f "$DISTVAE_EXIT_FILE"
     # Left alone, srun would take what sbatch was told of tasks, their CPUs and GPUs, for its own one task a node. Told
     # nothing of that, a step has all CPUs and GPUs of the job.
     [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || step=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
     env -u SLURM_CPUS_PER_TASK -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU -u SLURM_TRES_PER_TASK \
         srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
         --ntasks-per-node=1 --cpu-bind=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
-        --kill-on-bad-exit=1 "$@" || status=$?
-    ((status == 0)) || show_failure "$logs"
+        --kill-on-bad-exit=1 "$@" &
+    srun=$!
+    # The nodes are told by themselves when an end is near. This script is too, and outlives it to see how they end.
+    trap : TERM
+    trap 'kill -s USR1 "$srun"' USR1 # by --signal=B:USR1, which tells the script alone: srun passes it on
+    while wait "$srun"; kill -0 "$srun" 2>/dev/null; do :; done # a signal ends a wait, not srun
+    wait "$srun" || status=$?
+    ((status)) || return 0
+    [[ ! -e $DISTVAE_EXIT_FILE ]] || said=$(<"$DISTVAE_EXIT_FILE")
+    if [[ $said == "$interrupted" ]]; then
+        come_back "$folder"
+    fi
+    show_failure "$logs"
     return "$status"
+}
+
+# The exit code of a run that can go on (INTERRUPTED in distvae/interruption.py).
+interrupted=75
+
+come_back() { # FOLDER: have Slurm start this job again, whose run was interrupted; ends the script in any case
+    local id=$SLURM_JOB_ID starts=${SLURM_RESTART_COUNT:-0} most job try
+    [[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+    # shellcheck source=slurm/env.sh
+    most=$(set +u; . "$1/code/slurm/env.sh" >/dev/null; echo "${max_requeues:-100}")
+    trap - TERM # now it should end this script
+    for ((try = 0; try < 60; try++)); do # while Slurm's controller may be down
+        if job=$(scontrol --oneliner show job "$id"); then
+            # Slurm, if asked, would start a cancelled job again too. And a node that Slurm took for dead may run this
+            # script on while the job has started elsewhere.
+            if [[ $job != *" JobState=RUNNING "* || $job != *" Restarts=$starts "* ]]; then
+                echo "the run was interrupted; the job was cancelled, or Slurm starts it again by itself"
+            elif [[ $job != *" Requeue=1 "* ]]; then
+                echo "the run was interrupted; the job may not be requeued (--no-requeue), but the same command goes on" >&2
+            elif ((starts >= most)); then
+                echo "distvae: the run was interrupted; the job has been requeued $starts times, no more are allowed (max_requeues in" \
+                    "slurm/env.sh); the same command goes on" >&2
+            else
+                echo "the run was interrupted; the job is requeued, time $((starts + 1)) of at most $most"
+                scontrol requeue "$id" && sleep 600 # until Slurm ends this script, for an end of its own would count
+            fi
+            break
+        fi
+        sleep 5
+    done
+    exit "$interrupted"
 }
 
 show_failure() { # LOGS: the log that tells the cause, from its first traceback on

@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
 # One node's part in a job: srun runs this once on each node, with what all their launchers share.
 #   node.sh GPUS [option of accelerate launch …] PROGRAM [argument …]
+# shellcheck disable=SC2317  # what a trap calls is reached
 set -euo pipefail
+
+# Slurm tells a job by signals that its end is near. Usually they reach only the first process of the job on each node,
+# this one, which passes them on as soon as there is somebody to pass them on to.
+asked=
+trap 'asked=USR1' USR1
+trap 'asked=TERM' TERM
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 set +u # what a site calls in env.sh was seldom written for it
@@ -19,4 +26,74 @@ shift
 export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}
 # What a process said before it was killed stands in the log.
 export PYTHONUNBUFFERED=1
-exec "${container[@]}" accelerate launch --machine_rank "$SLURM_NODEID" "$@"
+
+# Where a site has all processes told, launchers are too, which would die of it, or give the training 30 s. So a launcher
+# starts with these signals blocked. What it starts inherits that, and each training process unblocks them once it can
+# save, and gets then what has come before.
+blocked='
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+os.execvp(sys.argv[1], sys.argv[1:])
+'
+
+below() { # PROCESS: it, and all below it
+    local children child
+    echo "$1"
+    read -rd '' -a children < <(cat /proc/"$1"/task/*/children 2>/dev/null) || :
+    for child in "${children[@]}"; do
+        below "$child"
+    done
+}
+
+takes() { # PROCESS NUMBER: whether it handles a signal, or will
+    local name mask
+    while read -r name mask; do
+        case $name in SigBlk: | SigCgt:) ! ((16#$mask >> ($2 - 1) & 1)) || return 0 ;; esac
+    done <"/proc/$1/status"
+    return 1
+} 2>/dev/null
+
+outwait() { # PROCESS: wait until a child ends, and not just until a signal comes; returns its status
+    while wait "$1"; kill -0 "$1" 2>/dev/null; do :; done
+    wait "$1"
+}
+
+told=
+pass_on() { # SIGNAL: to each process that takes it, once, also to those that start later
+    local process number
+    [[ -z $told ]] || return 0
+    told=yes
+    echo "SIG$1: passed on to the training, to save and end" >&2
+    number=$(kill -l "$1")
+    (
+        trap '' TERM USR1
+        declare -A had
+        while kill -0 "$launcher" 2>/dev/null; do
+            for process in $(below "$launcher"); do
+                if [[ -z ${had[$process]:-} ]] && takes "$process" "$number"; then
+                    had[$process]=yes
+                    kill -s "$1" "$process" 2>/dev/null || :
+                fi
+            done
+            sleep 0.5
+        done
+    ) &
+}
+
+"${container[@]}" python3 -c "$blocked" accelerate launch --machine_rank "$SLURM_NODEID" "$@" &
+launcher=$!
+trap 'pass_on USR1' USR1
+trap 'pass_on TERM' TERM
+[[ -z $asked ]] || pass_on "$asked"
+status=0
+outwait "$launcher" || status=$?
+
+# A node whose part ends badly has Slurm kill those of the others at once. The first process of all, on another node, may
+# yet have to say how it ends.
+if ((status)); then
+    for ((i = 0; i < 25; i++)); do
+        [[ ! -e $DISTVAE_EXIT_FILE ]] || break
+        sleep 0.2
+    done
+fi
+exit "$status"

@@ -3,7 +3,12 @@
 #   sbatch [sbatch option …] slurm/train.sh [--engine NAME] [--processes-per-node N] CONFIG [key=value …]
 # from the checkout's folder. Each node gets one launcher, which starts a process for each GPU that Slurm gave there; on
 # a node without one, a process with all CPUs of the job, or N. NAME is a file in launch/accelerate/. See docs/slurm.md.
+#
+# The job may be started again, by Slurm or by itself, and adds to its log then. Two minutes before its time limit all
+# nodes are told to save and end.
+#SBATCH --requeue
 #SBATCH --open-mode=append
+#SBATCH --signal=USR1@120
 set -euo pipefail
 
 # In a job this file is a copy in Slurm's spool. The rest lies in the job's copy of the code, and before there is one in

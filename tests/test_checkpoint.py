@@ -285,6 +285,15 @@ def test_a_run_may_hold_several_kinds_of_export(tmp_path):
     assert_same_bits(load_export(tmp_path / "pretrained").weights, weights(2))
 
 
+def test_an_export_can_be_read_by_whom_the_user_lets_read(tmp_path):
+    former = os.umask(0o027)
+    try:
+        export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
+    finally:
+        os.umask(former)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "best").iterdir()} == {0o640}
+
+
 def test_a_new_export_takes_the_place_of_the_old_one(tmp_path):
     export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
     (tmp_path / "best" / "stray").touch()

@@ -1,4 +1,4 @@
-"""A real Slurm cluster of two nodes on this machine, and a checkout of the project to submit jobs from."""
+"""Real Slurm clusters on this machine, and a checkout of the project to submit jobs from."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +39,18 @@ class Cluster:
     Args:
         lab: the folder of all that the cluster writes.
         share: folders that the nodes see.
+        size: number of nodes.
+        extra: lines of slurm.conf.
     """
 
-    def __init__(self, lab: Path, share: Sequence[Path]):
-        prefix = f"t{os.getpid()}n"
-        self.nodes = [f"{prefix}1", f"{prefix}2"]
+    def __init__(self, lab: Path, share: Sequence[Path], size: int = 2, extra: Sequence[str] = ()):
+        # Other processes may have clusters too, and this one may have one of another size.
+        prefix = f"t{os.getpid()}x{size}n"
+        self.nodes = [f"{prefix}{i}" for i in range(1, size + 1)]
         # Whether Slurm can bind processes to CPUs, as real clusters do: the nodes share the machine's first two.
         self.binds = {0, 1} <= os.sched_getaffinity(0)
-        settings = {"CPUS": "2", "EXTRA": "TaskPlugin=task/affinity" if self.binds else ""}
+        lines = [*extra, *(["TaskPlugin=task/affinity"] if self.binds else [])]
+        settings = {"CPUS": "2", "EXTRA": "\n".join(lines)}
         # A user's shell has the Python environment on its path.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         shared = " ".join(map(str, share))
@@ -88,20 +93,29 @@ class Cluster:
         return [line for line in lines if not own.match(line)]
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    """Two nodes of 2 CPUs and 2 GPUs each (which torch cannot use); they see what the tests write."""
+@contextmanager
+def bring_up(tmp_path_factory, size: int, extra: Sequence[str] = ()) -> Iterator[Cluster]:
+    """A cluster of nodes of 2 CPUs and 2 GPUs each (which torch cannot use); they see what the tests write."""
     needs(os.geteuid() == 0, "a Slurm cluster needs root, to make its nodes")
     missing = [name for name in ("slurmctld", "slurmd", "munged", "ip", "nsenter", "unshare") if not found(name)]
     needs(not missing, f"a Slurm cluster needs {', '.join(missing)} (Debian: slurm-wlm munge iproute2)")
     spaces = subprocess.run(["unshare", "-m", "-n", "-u", "-i", "-p", "--fork", "true"], capture_output=True, text=True)
     needs(spaces.returncode == 0, f"this machine makes no namespaces: {spaces.stderr.strip()}")
     lab = tmp_path_factory.mktemp("slurm") / "lab"
-    cluster = Cluster(lab, share=[tmp_path_factory.getbasetemp(), ROOT, Path(sys.prefix)])
-    up = cluster.script("up", "2")
+    cluster = Cluster(lab, [tmp_path_factory.getbasetemp(), ROOT, Path(sys.prefix)], size, extra)
+    up = cluster.script("up", str(size))
     assert up.returncode == 0, up.stderr
-    yield cluster
-    cluster.script("down")
+    try:
+        yield cluster
+    finally:
+        cluster.script("down")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    """Two nodes."""
+    with bring_up(tmp_path_factory, size=2) as cluster:
+        yield cluster
 
 
 def found(program: str) -> str | None:
@@ -111,7 +125,11 @@ def found(program: str) -> str | None:
 @pytest.fixture
 def checkout(tiny, tmp_path) -> Path:
     """A copy of what a user has checked out, with the config configs/tests/tiny.yaml; tests may spoil it."""
-    folder = tmp_path / "check out"
+    return check_out(tmp_path, tiny)
+
+
+def check_out(folder: Path, tiny: Path) -> Path:
+    folder /= "check out"
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("distvae", "launch", "slurm"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)

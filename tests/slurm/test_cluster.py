@@ -19,7 +19,8 @@ CONFIG = "configs/tests/tiny.yaml"
 # A command before the program, as a container's is: it notes where it runs, on which CPUs, and what.
 CONTAINER = """\
 #!/bin/bash
-echo "$SLURMD_NODENAME; CPUs $(taskset -cp $$ | sed 's/.*: //'); $*" >>"{marker}"
+words=$*
+echo "$SLURMD_NODENAME; CPUs $(taskset -cp $$ | sed 's/.*: //'); ${{words//$'\\n'/ }}" >>"{marker}"
 exec "$@"
 """
 
@@ -80,7 +81,7 @@ def test_two_jobs_on_the_same_nodes_each_have_the_numbers_of_one_process(cluster
     ran = sorted(marker.read_text().splitlines())
     assert len(ran) == 2
     for rank, (node, line) in enumerate(zip(cluster.nodes, ran, strict=True)):
-        assert re.match(rf"{node}; .*; accelerate launch --machine_rank {rank} .*/distvae/train\.py ", line)
+        assert re.match(rf"{node}; .*; python3 .* accelerate launch --machine_rank {rank} .*/distvae/train\.py ", line)
 
 
 def test_an_engine_spans_the_nodes(cluster, checkout, finished):

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -179,3 +182,178 @@ def test_the_log_that_tells_the_cause_is_shown(tmp_path, logs, shown):
     assert done.returncode == 0, done.stderr
     assert shown in done.stderr
     assert done.stderr.startswith(f"failed; from {tmp_path}/n{[shown in text for text in logs].index(True)}.log:\n")
+
+
+# -- Ends, and going on ------------------------------------------------------------------------------------------------
+
+# What a job calls, in place of Slurm. Asked to requeue, it ends the script that asks, as Slurm does.
+SRUN = """\
+#!/bin/bash
+echo "$DISTVAE_EXIT_FILE" >>calls
+[[ -z $SAID ]] || echo "$SAID" >"$DISTVAE_EXIT_FILE"
+trap 'echo "srun: USR1" >>calls' USR1
+for ((i = 0; i < ${STEPS:-0}; i++)); do sleep 0.1; done
+exit "$STATUS"
+"""
+SCONTROL = """\
+#!/bin/bash
+case "$*" in
+    "show hostnames "*) echo n1 ;;
+    *"show job"*) echo "JobId=7 $JOB BatchFlag=1" ;;
+    "requeue "*) echo "$*" >>calls; kill "$PPID"; sleep 1 ;;
+esac
+"""
+RUNNING = "JobState=RUNNING Reason=None Requeue=1 Restarts=0"
+
+
+@pytest.fixture
+def job(checkout):
+    """Starts slurm/train.sh as Slurm would; ``calls`` in the checkout tells what it called."""
+    programs = checkout / "programs"
+    programs.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+
+    def start(**environment: str) -> subprocess.Popen:
+        given = {
+            "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1",
+            "SLURM_JOB_NUM_NODES": "1", "STATUS": "1", "SAID": "75", "JOB": RUNNING, **environment,
+        }  # fmt: skip
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        return subprocess.Popen(
+            ["bash", "slurm/train.sh", CONFIG],
+            cwd=checkout, env=inherited | given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+def calls(checkout: Path) -> list[str]:
+    return (checkout / "calls").read_text().splitlines()
+
+
+def test_an_interrupted_job_requeues_itself_and_waits_for_its_end(job, checkout):
+    process = job()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM  # and no end of its own, which would count
+    assert calls(checkout) == ["runs/slurm/7/logs/exit", "requeue 7"]
+    assert "the run was interrupted; the job is requeued, time 1 of at most 100\n" in said
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "says"),
+    [
+        ({"SAID": "0", "STATUS": "0"}, 0, ""),
+        ({"SAID": "2"}, 1, ""),
+        ({"SAID": ""}, 1, ""),
+        (
+            {"JOB": "JobState=COMPLETING Reason=None Requeue=1 Restarts=0"},
+            75,
+            "the job was cancelled, or Slurm starts it",
+        ),
+        ({"JOB": "JobState=RUNNING Reason=None Requeue=1 Restarts=1"}, 75, "the job was cancelled, or Slurm starts it"),
+        ({"JOB": "JobState=RUNNING Reason=None Requeue=0 Restarts=0"}, 75, "may not be requeued (--no-requeue)"),
+        (
+            {"JOB": "JobState=RUNNING Requeue=1 Restarts=100", "SLURM_RESTART_COUNT": "100"},
+            75,
+            "distvae: the run was interrupted; the job has been requeued 100 times, no more are allowed (max_requeues",
+        ),
+    ],
+)
+def test_a_job_that_is_not_to_be_requeued_ends(job, checkout, case, code, says):
+    process = job(**case)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert says in said
+    assert len(calls(checkout)) == 1
+
+
+def test_what_an_earlier_start_said_counts_no_more(job, checkout):
+    job(SAID="2").communicate(timeout=30)
+    (checkout / "runs" / "slurm" / "7" / "logs-1").mkdir()
+    (checkout / "runs" / "slurm" / "7" / "logs-1" / "exit").write_text("75\n")
+    process = job(SAID="", SLURM_RESTART_COUNT="1", JOB=RUNNING.replace("Restarts=0", "Restarts=1"))
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert calls(checkout) == ["runs/slurm/7/logs/exit", "runs/slurm/7/logs-1/exit"]
+
+
+def test_the_sites_cap_on_requeues_is_the_jobs(job, checkout):
+    with (checkout / "slurm" / "env.sh").open("a") as env:
+        env.write("echo loading modules\nmax_requeues=2\n")
+    at = {"SLURM_RESTART_COUNT": "1", "JOB": RUNNING.replace("Restarts=0", "Restarts=1")}
+    (checkout / "runs" / "slurm" / "7").mkdir(parents=True)
+    said, _ = job(**at).communicate(timeout=30)
+    assert "the job is requeued, time 2 of at most 2\n" in said
+    at = {"SLURM_RESTART_COUNT": "2", "JOB": RUNNING.replace("Restarts=0", "Restarts=2")}
+    said, _ = job(**at).communicate(timeout=30)
+    assert "the job has been requeued 2 times, no more are allowed" in said
+
+
+def test_a_job_outlives_its_warnings(job, checkout):
+    process = job(STEPS="20")
+    end = time.monotonic() + 20
+    while not (checkout / "calls").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        time.sleep(0.3)
+        process.send_signal(number)
+    process.communicate(timeout=30)
+    assert calls(checkout) == ["runs/slurm/7/logs/exit", "srun: USR1", "requeue 7"]
+
+
+# A launcher that dies of signals, and the training that it starts: in a session of its own, slow to come, with a helper
+# that would die too.
+LAUNCHER = """\
+#!{python}
+import subprocess, sys
+subprocess.Popen([sys.executable, "training.py"], start_new_session=True).wait()
+"""
+TRAINING = """\
+import os, signal, subprocess, sys, time
+time.sleep(1.5)
+def end(number, frame):
+    count.append(number)
+count = []
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, end)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
+helper = subprocess.Popen(["sleep", "60"])
+open("trains", "w").close()
+until = time.monotonic() + 20
+while not count and time.monotonic() < until:
+    time.sleep(0.1)
+time.sleep(1.2)
+print("had", *count, "helper", helper.poll(), flush=True)
+helper.kill()
+open(os.environ["DISTVAE_EXIT_FILE"], "w").close()
+"""
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_nodes_training_gets_each_signal_once_and_its_launcher_none(checkout, tmp_path, early):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "accelerate").write_text(LAUNCHER.format(python=sys.executable))
+    (programs / "accelerate").chmod(0o755)
+    (tmp_path / "training.py").write_text(TRAINING)
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_NODEID": "0", "SLURMD_NODENAME": "n1",
+        "DISTVAE_EXIT_FILE": str(tmp_path / "exit"),
+    }  # fmt: skip
+    environment.pop("SLURM_GPUS_ON_NODE", None)
+    process = subprocess.Popen(
+        ["bash", checkout / "slurm" / "node.sh", "0"],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 20
+    while not early and not (tmp_path / "trains").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert said == f"SIGTERM: passed on to the training, to save and end\nhad {signal.SIGTERM:d} helper None\n"
