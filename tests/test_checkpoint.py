@@ -285,6 +285,18 @@ def test_a_run_may_hold_several_kinds_of_export(tmp_path):
     assert_same_bits(load_export(tmp_path / "pretrained").weights, weights(2))
 
 
+def test_an_export_of_an_overtaken_start_does_not_get_into_its_place(tmp_path):
+    def overtaken():
+        assert len(listing(tmp_path)) > len(BEST)  # all is written
+        raise UserError("another start goes on")
+
+    export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
+    with pytest.raises(UserError, match="another start"):
+        export(tmp_path / "best", weights(2), CONFIG, VOCABULARY, check=overtaken)
+    assert_same_bits(load_export(tmp_path).weights, weights(1))
+    assert listing(tmp_path) == BEST
+
+
 def test_an_export_can_be_read_by_whom_the_user_lets_read(tmp_path):
     former = os.umask(0o027)
     try:

@@ -78,6 +78,17 @@ def test_results_come_back(tmp_path, results):
     assert load_results(str(tmp_path)) == results
 
 
+def test_results_of_an_overtaken_start_do_not_get_into_their_place(tmp_path):
+    def overtaken():
+        raise UserError("another start goes on")
+
+    save_results(tmp_path, COLLAPSED)
+    with pytest.raises(UserError, match="another start"):
+        save_results(tmp_path, replace(COLLAPSED, start=7), overtaken)
+    assert load_results(tmp_path) == COLLAPSED
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
 def test_results_are_plain_json(tmp_path):
     save_results(tmp_path, COLLAPSED)
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))

@@ -396,6 +396,17 @@ def test_a_finished_run_is_not_run_again(finished, tiny, capsys):
     assert (finished / "metrics.jsonl").read_text() == before
 
 
+def test_a_run_killed_between_its_results_and_its_status_is_finished(finished, tiny, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    for said in ('{"state": "running"}', "half of it", None):
+        (run / "status.json").unlink()
+        if said is not None:
+            (run / "status.json").write_text(said)
+        assert main([str(tiny), f"run={run}"]) == 0
+        assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
 def test_what_an_overtaken_start_has_written_last_is_not_taken_for_the_runs(finished, tiny, tmp_path):
     """It may have been held up between its look at who goes on and its write."""
     run = tmp_path / "run"
