@@ -541,7 +541,7 @@ def refused_by_training(folder: Path, **data: str) -> str:
     overrides = [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
     message = refused_by_the_program(str(folder / "some.yaml"), *overrides)
     left = files_under(folder) - before
-    assert left == {"mine/config.yaml", "mine/environment.json", "mine/status.json"}
+    assert left == {"mine/config.yaml", "mine/environment.json", "mine/starts/0001.json", "mine/status.json"}
     assert not (folder / "cache").exists() or not list((folder / "cache").iterdir())
     status = json.loads((folder / "mine" / "status.json").read_text(encoding="utf-8"))
     assert (status["state"], status["reason"]) == ("failed", message)
