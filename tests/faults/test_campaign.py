@@ -35,7 +35,7 @@ SHORT = [
         (
             Kill("KILL launcher", "step", 0, 0.2, 0.0),
             Kill("TERM launcher", "save", 0, 0.5, 0.5),
-            Kill("INT launcher", "evaluation", 0, 0.5, 0.5),
+            Kill("INT launcher", "record", 0, 0.7, 0.0),
         ),
     ),
 ]  # fmt: skip
