@@ -68,6 +68,9 @@ VARIANTS_BY_TURNS = {
 # torch's launcher gives those that are left 30. A machine may be busy with other things.
 COME, GONE = 300.0, 90.0
 
+# Seconds in which a launcher passes a signal on.
+FORWARDED = 0.5
+
 # Up to so many seconds after a step there is a kill at any time.
 AFTERWARDS = 0.5
 
@@ -548,7 +551,7 @@ class Campaign:
             return None
         job.send(kill.signal, kill.target, here["process"])
         if kill.signal != signal.SIGKILL or kill.target == "launcher":
-            time.sleep(0.02)  # the launcher's end is told to the process that waits
+            time.sleep(FORWARDED if kill.target == "launcher" else 0.02)
             job.go()
         if left := job.wait(GONE):
             outcome.faults.append(f"processes {left} are left")
