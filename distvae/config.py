@@ -265,6 +265,8 @@ class EvaluationConfig:
     memory_mb: Positive = 512
     # Seeds the draws of z, in validation too.
     seed: Seed = 0
+    # K of an importance-weighted NLL of the VAE at each validation too. 0: none, for it takes K decodings a sentence.
+    validation_samples: Count = 0
     # Sentences shown in TensorBoard after each validation.
     samples: Count = 8
 
@@ -323,6 +325,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     Raises:
         ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
     """
+    tree = read_tree(path)
+    sections = [name for name, value in vars(Config()).items() if is_dataclass(value)]
+    missing = [name for name in sections if name not in tree]
+    if whole and missing:
+        raise ConfigError(f"{path}: is not the whole config of a run: it lacks {', '.join(missing)}")
+    for override in overrides:
+        apply_override(tree, override)
+    if tree.get("run") is None:
+        tree["run"] = run_folder(path)
+    return parse_config(tree, str(path))
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """A YAML file's keys and values, as plain ones.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
     path = Path(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
@@ -336,15 +356,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: should hold keys and values, such as `seed: 1`")
-    sections = [name for name, value in vars(Config()).items() if is_dataclass(value)]
-    missing = [name for name in sections if name not in tree]
-    if whole and missing:
-        raise ConfigError(f"{path}: is not the whole config of a run: it lacks {', '.join(missing)}")
-    for override in overrides:
-        _override(tree, override)
-    if tree.get("run") is None:
-        tree["run"] = str(Path("runs", *_below_configs(path)))
-    return parse_config(tree, str(path))
+    return tree
 
 
 def parse_config(tree: dict[str, Any], source: str) -> Config:
@@ -398,27 +410,48 @@ def _read(text: str) -> Any:
         raise ValueError("it has an escape beyond \\U0010FFFF") from None
 
 
+def run_folder(path: str | Path) -> str:
+    """Where a config's run goes that does not say it: runs/ and the file's path below configs/."""
+    return str(Path("runs", *_below_configs(Path(path))))
+
+
 def _below_configs(path: Path) -> tuple[str, ...]:
     parts = path.with_suffix("").parts
     below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else ()
     return below or parts[-1:]
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Put a ``key=value`` into a tree of plain values; the value is YAML.
+
+    Raises:
+        ConfigError: it is none.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r} is not an override; write key=value, such as kl.target_rate=6")
+    try:
+        set_key(tree, key, _read(value))
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value into a tree under its dotted key.
+
+    Raises:
+        ConfigError: a part of the key is a single value.
+    """
     *parents, last = key.split(".")
     for parent in parents:
         if tree.get(parent) is None:
             tree[parent] = {}
         tree = tree[parent]
         if not isinstance(tree, dict):
-            raise ConfigError(f"{override!r}: {parent} is a single value and has no key {last}")
-    try:
-        tree[last] = _read(value)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
+            raise ConfigError(f"'{key}={value}': {parent} is a single value and has no key {last}")
+    tree[last] = value
 
 
 def _explain(problem: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ NO_MATTER = {
 }  # fmt: skip
 MAY_CHANGE = {
     "pretrain.max_epochs", "train.max_epochs", "optimizer.on_nan", "evaluation.importance_samples",
-    "evaluation.samples",
+    "evaluation.validation_samples", "evaluation.samples",
 }  # fmt: skip
 
 
@@ -51,8 +51,14 @@ def holds_run(run: Path) -> bool:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
 
 
-def open_run(config: Config, run: Path, processes: str) -> Opening:
+def open_run(
+    config: Config, run: Path, processes: str, may_change: frozenset[str] = frozenset(), overtake: bool = False
+) -> Opening:
     """Make the run's folder, or see that the run can go on in it, and become the one that writes it.
+
+    Args:
+        may_change: more keys that may differ when the run goes on.
+        overtake: a start that still lives is to end, and does not bar this one.
 
     Raises:
         UserError: it holds a run that this config does not continue, or that another start is training.
@@ -65,7 +71,7 @@ def open_run(config: Config, run: Path, processes: str) -> Opening:
             )
         for path in run.iterdir():
             inside(run, path.name)
-        changed = _changed(load_config(run / "config.yaml"), config, run)
+        changed = _changed(load_config(run / "config.yaml"), config, run, may_change)
         if config.resume == "auto" and not changed and (run / "results.json").exists():
             with contextlib.suppress(UserError):  # they are of a start that another has overtaken
                 results = report.load_results(run)
@@ -75,12 +81,12 @@ def open_run(config: Config, run: Path, processes: str) -> Opening:
         if config.resume == "auto":
             found = checkpoint.newest_checkpoint(run)
     if config.resume not in ("never", "auto"):
-        found = _named(config, run)
+        found = _named(config, run, may_change)
     if found is not None:
         _check_state(config, found)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        start = starts.claim(run)
+        start = starts.claim(run, overtake)
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
     with writing(run):
@@ -94,7 +100,7 @@ def open_run(config: Config, run: Path, processes: str) -> Opening:
     return Opening(start, found)
 
 
-def _named(config: Config, run: Path) -> Path:
+def _named(config: Config, run: Path, may_change: frozenset[str]) -> Path:
     """The checkpoint that `resume` names.
 
     Raises:
@@ -104,13 +110,13 @@ def _named(config: Config, run: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"resume={config.resume}: is neither auto nor never, nor the folder of a checkpoint")
     checkpoint.verify_checkpoint(folder)
-    _changed(load_config(folder / "config.yaml", whole=True), config, folder)
+    _changed(load_config(folder / "config.yaml", whole=True), config, folder, may_change)
     if holds_run(run) and not folder.is_relative_to(run.resolve()):
         raise UserError(f"resume={config.resume}: is of another run than the one in {run}; name a new run=FOLDER")
     return folder
 
 
-def _changed(there: Config, here: Config, where: Path) -> set[str]:
+def _changed(there: Config, here: Config, where: Path, may_change: frozenset[str]) -> set[str]:
     """The keys in which a config that goes on with a run asks for more, or less, of the same.
 
     Raises:
@@ -119,7 +125,9 @@ def _changed(there: Config, here: Config, where: Path) -> set[str]:
     started = dict(flatten(there))
     changed = {key: value for key, value in flatten(here) if started[key] != value and key not in NO_MATTER}
     differing = [
-        f"{key} ({started[key]} there, {value} here)" for key, value in changed.items() if key not in MAY_CHANGE
+        f"{key} ({started[key]} there, {value} here)"
+        for key, value in changed.items()
+        if key not in MAY_CHANGE | may_change
     ]
     if differing:
         raise UserError(f"{where}: cannot go on under another config: {', '.join(differing)}; name another run=FOLDER")

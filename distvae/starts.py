@@ -71,10 +71,13 @@ def last_begun(run: Path) -> int:
     return max((start.number for start in read_starts(run) if start.recorded_step is not None), default=0)
 
 
-def claim(run: Path) -> Start:
+def claim(run: Path, overtake: bool = False) -> Start:
     """Become the last start of a run, unless another one still lives.
 
     A job that Slurm has requeued goes before its own former processes, which may live on where a node seemed dead.
+
+    Args:
+        overtake: go before any other too.
 
     Raises:
         UserError: another start lives.
@@ -85,7 +88,8 @@ def claim(run: Path) -> Start:
         number = 1 if former is None else former.number + 1
         job, requeues = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         start = Start(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
-        if former is not None and not former.ended and not _succeeds(start, former) and _lives(run, former):
+        follows = overtake or former is None or former.ended or _succeeds(start, former)
+        if not follows and _lives(run, former):
             raise UserError(
                 f"{run}: start {former.number} trains there, as process {former.process} of {former.host}; wait for it,"
                 " end it, or name another run=FOLDER"

@@ -74,6 +74,7 @@ class EpochRecord:
             f"{self.stage:<8} {self.epoch:>3}  γ {self.kl_weight:<5.3f} lr {self.learning_rate:<7.3g}"
             f" train RE {self.train.re:6.2f} KL {self.train.kl:5.2f}  valid RE {self.valid.re.mean:6.2f}"
             f" KL {self.valid.kl.mean:5.2f} −ELBO {self.valid.neg_elbo.mean:6.2f}"
+            f"{'' if self.valid.nll is None else f' NLL {self.valid.nll.mean:6.2f}'}"
             f" MI {round(self.valid.mutual_information.mean, 2) + 0.0:4.2f} AU {self.valid.active_units:>2}"
             f"  {self.train.sentences_per_second:6.0f}/s  {mark}"
         ).rstrip()
@@ -120,6 +121,8 @@ class Tracker:
         for name in ("re", "kl", "neg_elbo"):
             self._board.add_scalar(f"{name}/train", getattr(train, name), step)
             self._board.add_scalar(f"{name}/valid", getattr(valid, name).mean, step)
+        if valid.nll is not None:
+            self._board.add_scalar("nll/valid", valid.nll.mean, step)
         self._board.add_scalar("objective/train", train.objective, step)
         self._board.add_scalar("control/kl_weight", record.kl_weight, step)
         self._board.add_scalar("control/learning_rate", record.learning_rate, step)

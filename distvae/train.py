@@ -86,11 +86,26 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
     return 0
 
 
-def train(config: Config, signals: Signals | None = None) -> Results:
+@dataclass(frozen=True)
+class Caller:
+    """What a program asks of a run that is a part of its own work, such as a trial of a sweep."""
+
+    # Called on every rank with each epoch's record, once the epoch has been handed over to be saved.
+    after_epoch: Callable[[EpochRecord], None] = lambda record: None
+    # Whether it is to be on disk by then.
+    waits: bool = False
+    # More keys in which the config may differ from that of the checkpoint that the run goes on from.
+    may_change: frozenset[str] = frozenset()
+    # Whether a start of the run that seems to live is known to be over.
+    overtakes: bool = False
+
+
+def train(config: Config, signals: Signals | None = None, caller: Caller | None = None) -> Results:
     """Run a config to its end: every process of the run calls this.
 
     Args:
         signals: what may ask the run to stop; None: nothing.
+        caller: what else is wanted of the run; None: nothing.
 
     Raises:
         UserError: bad input, or numbers that are no longer finite; ``status.json`` says so too.
@@ -101,7 +116,7 @@ def train(config: Config, signals: Signals | None = None) -> Results:
     # The launcher may have set the precision; what a run used stands in its config.
     config = replace(config, optimizer=replace(config.optimizer, mixed_precision=runtime.mixed_precision))
     try:
-        results = carry_out(config, Path(config.run), runtime, signals)
+        results = carry_out(config, Path(config.run), runtime, signals, caller or Caller())
     except (UserError, InterruptedRun):
         runtime.close()
         raise
@@ -110,14 +125,14 @@ def train(config: Config, signals: Signals | None = None) -> Results:
     return results
 
 
-def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals) -> Results:
+def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, caller: Caller) -> Results:
     """Train and score, unless the run has finished already."""
-    opening = runtime.on_main(lambda: open_run(config, run, runtime.processes))
+    opening = runtime.on_main(lambda: open_run(config, run, runtime.processes, caller.may_change, caller.overtakes))
     results = opening.results
     if results is None:
         hold = Hold(run, opening.start) if runtime.is_main else None
         try:
-            trainer = Trainer(config, run, runtime, opening, signals, hold)
+            trainer = Trainer(config, run, runtime, opening, signals, hold, caller)
             with signals.deferred():
                 trainer.run_stages()
                 results = trainer.finish()
@@ -207,12 +222,20 @@ class Trainer:
         opening: the number of this start, and the checkpoint to go on from.
         signals: what may ask to stop.
         hold: of the main process, on the run's folder; None on the others.
+        caller: what else is wanted of the run.
     """
 
     def __init__(
-        self, config: Config, run: Path, runtime: Runtime, opening: Opening, signals: Signals, hold: Hold | None
+        self,
+        config: Config,
+        run: Path,
+        runtime: Runtime,
+        opening: Opening,
+        signals: Signals,
+        hold: Hold | None,
+        caller: Caller,
     ):
-        self.config, self.run, self.runtime = config, run, runtime
+        self.config, self.run, self.runtime, self.caller = config, run, runtime, caller
         self.start, self.hold, self.signals = opening.start.number, hold, signals
         parts = runtime.world_size * config.optimizer.accumulation_steps
         if config.optimizer.batch_size < parts:
@@ -361,9 +384,13 @@ class Trainer:
                 stage.policy.weight = progress.best.kl_weight
                 progress.converged = verdict is Verdict.STOP
             said = "not counted" if verdict is None else verdict.value
-            self._write(lambda: self._record(stage, progress, kl_weight, learning_rate, trained, scores, said))  # noqa: B023
+            record = self._record(stage, progress, kl_weight, learning_rate, trained, scores, said)
+            self._write(lambda: self._show(record))  # noqa: B023
             epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
             self._save(stage, progress, epoch)
+            if self.caller.waits:
+                self.runtime.on_main(lambda: self.saver.wait())
+            self.caller.after_epoch(record)
         if progress.best is not None:
             self._load(progress.best.weights)
         best_epoch = None if progress.best is None else progress.best.epoch
@@ -377,6 +404,10 @@ class Trainer:
         progress.epoch, progress.converged = state.epoch, state.converged
         try:
             progress.plateau.load_state_dict(state.plateau)
+            # 1, unless the caller lets a run go on at another rate.
+            progress.plateau.learning_rate *= (
+                self.config.optimizer.learning_rate / resumed.config.optimizer.learning_rate
+            )
             stage.policy.load_state_dict(state.policy)
             if resumed.best_weights is not None:
                 progress.best = Best(resumed.best_weights, **state.best)
@@ -590,7 +621,9 @@ class Trainer:
 
     def _validate(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> Scores:
         try:
-            return self._evaluate("validate", self.corpus.valid, epoch)
+            # A weighted NLL of an autoencoder says nothing: its z has no prior.
+            samples = 0 if stage.autoencoder else self.config.evaluation.validation_samples
+            return self._evaluate("validate", self.corpus.valid, epoch, samples)
         except InterruptedRun:
             self._save(stage, progress, epoch)
             self._interrupt()
@@ -716,15 +749,18 @@ class Trainer:
         trained: TrainEpoch,
         scores: Scores,
         verdict: str,
-    ) -> None:
-        saving = Saving(self.saves, self.stall, self.saver.write_seconds)
-        self.saves, self.stall, self.saver.write_seconds = 0, 0.0, 0.0
-        self.tracker.epoch(
-            EpochRecord(
-                stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, verdict, saving,
-                self.start,
-            )
+    ) -> EpochRecord:
+        saving = Saving(self.saves, self.stall, 0.0 if self.saver is None else self.saver.write_seconds)
+        self.saves, self.stall = 0, 0.0
+        if self.saver is not None:
+            self.saver.write_seconds = 0.0
+        return EpochRecord(
+            stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, verdict, saving,
+            self.start,
         )  # fmt: skip
+
+    def _show(self, record: EpochRecord) -> None:
+        self.tracker.epoch(record)
         self._show_sentences()
         self.tracker.flush()
 
