@@ -378,7 +378,11 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
 
 def dump_config(config: Config) -> str:
     """The whole config as YAML, which ``load_config`` reads back."""
-    tree = TypeAdapter(Config).dump_python(config, mode="json")
+    return dump_tree(TypeAdapter(Config).dump_python(config, mode="json"))
+
+
+def dump_tree(tree: dict[str, Any]) -> str:
+    """Plain keys and values as YAML, which ``read_tree`` reads back."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

@@ -1,0 +1,757 @@
+"""A sweep: what its file asks for, the trials that come of it, and how they are judged. Nothing here knows of Ray.
+
+−ELBO prefers collapse, so trials are judged by the importance-weighted NLL of validation sentences, and one whose KL is
+not where it was to be stands behind all whose KL is.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from dataclasses import field as plain_field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass as checked
+
+from distvae.config import (
+    RULES,
+    AboveZero,
+    Config,
+    ConfigError,
+    Count,
+    KLConfig,
+    Location,
+    OpenUnit,
+    Positive,
+    Seed,
+    StageConfig,
+    apply_override,
+    dump_config,
+    dump_tree,
+    explain,
+    flatten,
+    parse_config,
+    read_tree,
+    run_folder,
+    set_key,
+)
+from distvae.errors import UserError
+from distvae.files import read_json, write_json
+from distvae.resume import NO_MATTER
+from distvae.tracking import read_metrics
+
+# What a trial can be judged by, and which way is better.
+METRICS: dict[str, Literal["min", "max"]] = {
+    "nll": "min",
+    "ppl": "min",
+    "neg_elbo": "min",
+    "re": "min",
+    "kl": "max",
+    "mutual_information": "max",
+    "active_units": "max",
+}
+
+# Keys that a sweep sets itself.
+_OURS = {"run", "resume", "cpu_threads"}
+
+# What population-based training may change as a run goes on: nothing of it is built into weights or sentences.
+MUTABLE = {
+    "kl.target_rate", "kl.threshold", "kl.multiplier", "model.dropout", "model.word_dropout",
+    "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.weight_decay",
+}  # fmt: skip
+
+# Draws by which the keys of a space are seen to go together, and the most trials that are listed beforehand.
+_TRIED, _MOST = 200, 100_000
+
+# Greater than any score: how far a trial that misses its KL stands behind those that have it.
+_BEHIND = 1e6
+
+Value = bool | int | float | str | None
+
+
+class Chance(Protocol):
+    """Draws the values of a trial: by numbers from a seed, or by what a searcher has learnt."""
+
+    def choice(self, key: str, values: tuple[Value, ...]) -> Value: ...
+
+    def uniform(self, key: str, low: float, high: float, log: bool) -> float: ...
+
+    def integer(self, key: str, low: int, high: int) -> int: ...
+
+
+class Seeded:
+    """Chance that a seed sets.
+
+    Args:
+        seed: numbers that name what is drawn.
+    """
+
+    def __init__(self, *seed: int):
+        self._generator = np.random.default_rng(seed)
+
+    def choice(self, key: str, values: tuple[Value, ...]) -> Value:
+        return values[self._generator.integers(len(values))]
+
+    def uniform(self, key: str, low: float, high: float, log: bool) -> float:
+        if log:
+            return float(min(max(math.exp(self._generator.uniform(math.log(low), math.log(high))), low), high))
+        return float(self._generator.uniform(low, high))
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        return int(self._generator.integers(low, high + 1))
+
+
+Values = Annotated[tuple[Value, ...], Field(min_length=1)]
+Range = tuple[float, float]
+
+
+@checked(frozen=True, config=RULES)
+class Dimension:
+    """The values of one key: exactly one of the first five."""
+
+    # Each of these values, with each of every other grid.
+    grid: Values | None = None
+    # One of these values, drawn.
+    choice: Values | None = None
+    # A number between these two, drawn evenly, or evenly in its logarithm.
+    uniform: Range | None = None
+    log_uniform: Range | None = None
+    # A whole number from the one to the other.
+    integer: tuple[int, int] | None = None
+    # Only where another key has this value, or one of these: `when: {kl.policy: soft_free_bits}`.
+    when: dict[str, Value | list[Value]] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self):
+        kinds = [name for name in ("grid", "choice", "uniform", "log_uniform", "integer") if getattr(self, name)]
+        if len(kinds) != 1:
+            raise ValueError("should have one of grid, choice, uniform, log_uniform, integer")
+        bounds = self.uniform or self.log_uniform or self.integer
+        if bounds and not bounds[0] < bounds[1]:
+            raise ValueError(f"{kinds[0]}: {list(bounds)}: the first should be below the second")
+        if self.log_uniform and self.log_uniform[0] <= 0:
+            raise ValueError(f"log_uniform: {list(self.log_uniform)}: should be above 0")
+        for values in (self.grid, self.choice):
+            if values and len({(type(value), value) for value in values}) < len(values):
+                raise ValueError(f"{kinds[0]}: {list(values)}: a value stands there twice")
+        return self
+
+    @property
+    def values(self) -> tuple[Value, ...] | None:
+        """All values there are, where they are few."""
+        return self.grid or self.choice
+
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """Values between which all others lie."""
+        return self.values or self.uniform or self.log_uniform or self.integer
+
+    def draw(self, key: str, chance: Chance) -> Value:
+        """A value, of one that is not on a grid."""
+        if self.choice:
+            return chance.choice(key, self.choice)
+        if self.integer:
+            return chance.integer(key, *self.integer)
+        return chance.uniform(key, *(self.uniform or self.log_uniform), log=self.log_uniform is not None)
+
+
+@checked(frozen=True, config=RULES)
+class ObjectiveConfig:
+    """What makes one trial better than another."""
+
+    metric: Literal["nll", "ppl", "neg_elbo", "re", "kl", "mutual_information", "active_units"] = "nll"
+    # Null: the metric's own (an NLL should be low, a mutual information high).
+    direction: Literal["min", "max"] | None = None
+    # The KL should lie within this share of λ. A trial whose KL does not is worse than any whose KL does, and of two
+    # such the one that is further off is worse. Null: the KL may be anything. (It is no β: β may be swept.)
+    kl_tolerance: OpenUnit | None = 0.1
+    # A second metric: the trials are then judged by both, and none is the best.
+    second: Literal["nll", "ppl", "neg_elbo", "re", "kl", "mutual_information", "active_units"] | None = None
+    # K of the NLL while training. A small one leans to collapse too.
+    importance_samples: Annotated[int, Field(ge=50, le=100_000)] = 50
+
+    @model_validator(mode="after")
+    def _two_metrics(self):
+        if self.second == self.metric:
+            raise ValueError(f"objective.second = {self.second}: is the metric already")
+        return self
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        return self.direction or METRICS[self.metric]
+
+
+@checked(frozen=True, config=RULES)
+class SchedulerConfig:
+    """What becomes of trials under way. Epochs count from the end of annealing: before it nothing can be judged."""
+
+    # `asha` ends the worse of them early (Li et al., 2020), `pbt` has them go on from the better ones (Jaderberg et
+    # al., 2017).
+    name: Literal["none", "asha", "pbt"] = "none"
+    # Epochs that every trial gets (asha), or after which they are compared for the first time (pbt).
+    grace_epochs: Positive = 3
+    # asha: a trial in this many gets this many times the epochs.
+    reduction_factor: Annotated[int, Field(ge=2, le=1000)] = 3
+    # pbt: epochs from one comparison to the next.
+    interval_epochs: Positive = 2
+    # pbt: the share of the trials that go on from as many of the best.
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    # pbt: how often a value is drawn anew, and not moved by a fifth.
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+
+@checked(frozen=True, config=RULES)
+class TrialConfig:
+    """What each trial gets."""
+
+    # Processes, which may lie on several nodes; data-parallel as in any run.
+    workers: Annotated[int, Field(ge=1, le=65536)] = 1
+    # Of each process.
+    cpus: Annotated[int, Field(ge=1, le=4096)] = 1
+    # Of each process; several trials share a GPU under 1. Null: 1 where there are GPUs, else 0.
+    gpus: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+@checked(frozen=True, config=RULES)
+class FinalistsConfig:
+    """The best trials, which are scored again, on validation and test sentences."""
+
+    count: Count = 3
+    importance_samples: Positive = 500
+
+
+@checked(frozen=True, config=RULES)
+class StopConfig:
+    """When a sweep ends before its trials have."""
+
+    # Hours from the first start, all starts together. Null: none.
+    hours: AboveZero | None = None
+    # Trials that have failed. Null: any number.
+    failed: Positive | None = None
+
+
+@checked(frozen=True, config=RULES)
+class SweepConfig:
+    # The training config that the trials start from.
+    base: Location
+    # Keys of it and their values, each alone: `kl.target_rate: {grid: [2, 4, 8]}`.
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    # The sweep's folder. Null: runs/ and the file's path below configs/.
+    run: Location | None = None
+    # Keys that have another value in all trials than in `base`.
+    set: dict[str, Any] = plain_field(default_factory=dict)
+    # `random` (and grids), or `optuna`: a tree-structured Parzen estimator (Bergstra et al., 2011), which learns from
+    # the trials before.
+    search: Literal["random", "optuna"] = "random"
+    # Trials; of a space with grids, for each point of them.
+    num_samples: Positive = 1
+    # Of the draws from the space. Trials train by the base's own seed.
+    seed: Seed = 0
+    objective: ObjectiveConfig = plain_field(default_factory=ObjectiveConfig)
+    scheduler: SchedulerConfig = plain_field(default_factory=SchedulerConfig)
+    trial: TrialConfig = plain_field(default_factory=TrialConfig)
+    # Trials side by side. Null: as many as there is room for.
+    max_concurrent: Positive | None = None
+    finalists: FinalistsConfig = plain_field(default_factory=FinalistsConfig)
+    # How often a trial whose process was lost is started again. Bad input and bad numbers are not tried again.
+    max_restarts: Count = 3
+    stop: StopConfig = plain_field(default_factory=StopConfig)
+
+
+# Keys of a sweep that may differ when it goes on.
+MAY_CHANGE = {"base", "run", "max_concurrent", "finalists", "stop"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that was seen to make sense.
+
+    Raises:
+        UserError: it does not, for one reason or another.
+    """
+
+    config: SweepConfig
+    base: dict[str, Any]  # the training config, as plain values
+
+    def __post_init__(self):
+        _check(self)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run)
+
+    @property
+    def trials(self) -> int:
+        """How many there are."""
+        return self.config.num_samples * len(self.grid())
+
+    def grid(self) -> list[dict[str, Value]]:
+        """The points of all grids together; one, and empty, where there is none."""
+        keys = [key for key, dimension in self.config.space.items() if dimension.grid]
+        points = []
+        for values in itertools.product(*(self.config.space[key].grid for key in keys)):
+            point = {}
+            for key, value in zip(keys, values, strict=True):
+                if self._applies(key, point):
+                    point[key] = value
+            if point not in points:
+                points.append(point)
+        return points
+
+    def points(self) -> list[dict[str, Value]]:
+        """The values of every trial, of a sweep whose trials are known beforehand."""
+        return [
+            self.draw(Seeded(self.config.seed, number), point)
+            for number, point in enumerate(itertools.chain(*([p] * self.config.num_samples for p in self.grid())))
+        ]
+
+    def draw(self, chance: Chance, point: dict[str, Value] | None = None) -> dict[str, Value]:
+        """The values of a trial, in the order of the space. ``point`` has those that are on a grid."""
+        values: dict[str, Value] = {}
+        for key, dimension in self.config.space.items():
+            if dimension.grid and key in (point or {}):
+                values[key] = point[key]
+            elif not dimension.grid and self._applies(key, values):
+                values[key] = dimension.draw(key, chance)
+        return values
+
+    def _applies(self, key: str, values: dict[str, Value]) -> bool:
+        when = self.config.space[key].when or {}
+        return all(
+            values.get(other, self._fixed(other)) in (wanted if isinstance(wanted, list) else [wanted])
+            for other, wanted in when.items()
+        )
+
+    def _fixed(self, key: str) -> Value:
+        """A key's value in a trial that does not set it; nothing for a swept one, which is left out there."""
+        return None if key in self.config.space else dict(flatten(self.config_of({}, self.folder)))[key]
+
+    def config_of(self, values: dict[str, Value], run: Path, pretrained: Path | None = None) -> Config:
+        """The training config of a trial.
+
+        Raises:
+            ConfigError: the values do not go together.
+        """
+        tree = copy.deepcopy(self.base)
+        samples = self.config.objective.importance_samples
+        ours = {"evaluation.validation_samples": samples, "evaluation.importance_samples": samples}
+        ours |= self.config.set | values
+        ours |= {"run": str(run), "resume": "auto", "cpu_threads": self.config.trial.cpus}
+        if pretrained is not None:
+            ours["pretrained"] = str(pretrained)
+        for key, value in ours.items():
+            set_key(tree, key, value)
+        said = ", ".join(f"{key}={value}" for key, value in values.items())
+        return parse_config(tree, f"a trial of {self.config.base}" + (f" with {said}" if said else ""))
+
+    # -- Pretraining -----------------------------------------------------------------------------------------------
+
+    def pretrainings(self) -> dict[str, Config]:
+        """The pretrainings that several trials share, by their fingerprints; none where each trial has its own."""
+        if self.config.search == "random":
+            points, trials = self.points(), self.trials
+        else:
+            kept = {key: d for key, d in self.config.space.items() if _matters_to_pretraining(key)}
+            if any(dimension.values is None or dimension.when for dimension in kept.values()):
+                return {}
+            chosen = itertools.product(*(dimension.values for dimension in kept.values()))
+            points, trials = [dict(zip(kept, values, strict=True)) for values in chosen], self.trials
+        found = {}
+        for values in points:
+            config = pretraining_of(self.config_of(values, self.folder), self.folder)
+            if config is not None:
+                found[fingerprint(config)] = config
+        return found if len(found) < trials else {}
+
+
+def pretraining_of(config: Config, folder: Path) -> Config | None:
+    """The pretraining alone that a trial begins with, as a run of its own in a sweep's folder; None if it has none."""
+    if config.pretrained is not None or config.pretrain.max_epochs == 0:
+        return None
+    alone = replace(
+        config, train=StageConfig(0), kl=KLConfig(), evaluation=replace(config.evaluation, validation_samples=0)
+    )
+    return replace(alone, run=str(folder / "pretrained" / fingerprint(alone)))
+
+
+def fingerprint(config: Config) -> str:
+    """Names what a pretraining comes to: equal for configs that pretrain alike."""
+    kept = {key: value for key, value in flatten(config) if _matters_to_pretraining(key)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _matters_to_pretraining(key: str) -> bool:
+    section = key.partition(".")[0]
+    if key in NO_MATTER - {"data.path"} or section in ("train", "kl", "checkpoint", "pretrained"):
+        return False
+    return section != "evaluation" or key == "evaluation.seed"
+
+
+# -- Judgement ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial comes to if it ends now: scores of the validation sentences, by the weights that it would keep."""
+
+    epoch: int  # of the stage, that these are of
+    kl_weight: float
+    target_rate: float
+    nll: float
+    ppl: float
+    neg_elbo: float
+    re: float
+    kl: float
+    mutual_information: float
+    active_units: int
+
+    def excess(self, tolerance: float | None) -> float:
+        """Nats by which the KL is further from λ than ``tolerance`` · λ."""
+        return 0.0 if tolerance is None else max(0.0, abs(self.kl - self.target_rate) - tolerance * self.target_rate)
+
+
+def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
+    """What the records of a run (``tracking.read_metrics``) come to; None before the VAE has had an epoch."""
+    rows = [row for row in rows if row["stage"] == "train"]
+    if not rows:
+        return None
+    improved = [row for row in rows if row["verdict"] == "improved"]
+    row = (improved or rows)[-1]
+    valid = row["valid"]
+    return Outcome(
+        epoch=row["epoch"],
+        kl_weight=row["kl_weight"],
+        target_rate=config.kl.target_rate,
+        active_units=valid["active_units"],
+        **{name: valid[name]["mean"] for name in METRICS if name != "active_units"},
+    )
+
+
+def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
+    """Epochs since annealing has ended."""
+    annealing = 0 if config.kl.policy == "constant" else config.kl.anneal_epochs
+    return max([row["epoch"] - annealing for row in rows if row["stage"] == "train"] + [0])
+
+
+def score(objective: ObjectiveConfig, found: Outcome) -> float:
+    """One number to compare trials by, in the objective's direction (Deb, 2000): a trial whose KL is where it should be
+    by its metric; any other behind all those, by how far its KL is off."""
+    excess = found.excess(objective.kl_tolerance)
+    if excess == 0:
+        return float(getattr(found, objective.metric))
+    return _BEHIND + excess if objective.mode == "min" else -_BEHIND - excess
+
+
+def rank(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
+    """The numbers of trials, the best first."""
+    sign = 1 if objective.mode == "min" else -1
+    return sorted(outcomes, key=lambda number: (sign * score(objective, outcomes[number]), number))
+
+
+def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
+    """Of two objectives: the trials that no other beats in both, in the order of their numbers."""
+    signs = (1 if objective.mode == "min" else -1, 1 if METRICS[objective.second] == "min" else -1)
+    points = {
+        number: (signs[0] * score(objective, found), signs[1] * getattr(found, objective.second))
+        for number, found in outcomes.items()
+    }
+
+    def beaten(point: tuple[float, float]) -> bool:
+        return any(
+            other != point and all(o <= p for o, p in zip(other, point, strict=True)) for other in points.values()
+        )
+
+    return sorted(number for number, point in points.items() if not beaten(point))
+
+
+# -- Files -------------------------------------------------------------------------------------------------------------
+
+
+def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
+    """Read a sweep's file, and the training config that it names.
+
+    Raises:
+        UserError: one of them cannot be read, or they ask for what cannot be.
+    """
+    tree = read_tree(path)
+    for override in overrides:
+        apply_override(tree, override)
+    if tree.get("run") is None:
+        tree["run"] = run_folder(path)
+    config = _parse(tree, str(path))
+    return Sweep(config, read_tree(config.base))
+
+
+def open_sweep(folder: Path) -> Sweep:
+    """Read the sweep that lies in a folder, wherever that is now.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / "sweep.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
+    config = replace(_parse(read_tree(path), str(path)), run=str(folder))
+    return Sweep(config, read_tree(folder / "base.yaml"))
+
+
+def dump_sweep(sweep: Sweep) -> dict[str, str]:
+    """The files of a sweep's folder that say what it is, by their names."""
+    tree = TypeAdapter(SweepConfig).dump_python(sweep.config, mode="json")
+    tree["space"] = {
+        key: {name: value for name, value in dimension.items() if value is not None}
+        for key, dimension in tree["space"].items()
+    }
+    return {"sweep.yaml": dump_tree(tree), "base.yaml": dump_config(_whole_base(sweep))}
+
+
+def _whole_base(sweep: Sweep) -> Config:
+    return parse_config(copy.deepcopy(sweep.base) | {"run": None}, sweep.config.base)
+
+
+def differences(there: Sweep, here: Sweep) -> list[str]:
+    """What makes one sweep another: nothing, if the one can go on as the other."""
+
+    def settings(sweep: Sweep) -> dict[str, Any]:
+        tree = TypeAdapter(SweepConfig).dump_python(sweep.config, mode="json")
+        base = {f"base: {key}": value for key, value in flatten(_whole_base(sweep))}
+        return {key: value for key, value in tree.items() if key not in MAY_CHANGE} | base
+
+    old, new = settings(there), settings(here)
+    return [f"{key} ({old[key]} there, {new[key]} here)" for key in new if old[key] != new[key]]
+
+
+def _parse(tree: dict[str, Any], source: str) -> SweepConfig:
+    try:
+        return TypeAdapter(SweepConfig).validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}", tree.get("run")) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
+
+
+# -- Whether it makes sense --------------------------------------------------------------------------------------------
+
+
+def _check(sweep: Sweep) -> None:
+    config, space = sweep.config, sweep.config.space
+    known = dict(flatten(Config()))
+    for key in [*config.set, *space]:
+        if key in _OURS:
+            raise UserError(f"{key}: is set by the sweep itself, for each trial")
+    both = set(config.set) & set(space)
+    if both:
+        raise UserError(f"{', '.join(sorted(both))}: stands under set and under space")
+    plain = sweep.config_of({}, sweep.folder)  # or the config's own errors
+    for key, dimension in space.items():
+        for value in dimension.extremes:
+            try:
+                sweep.config_of({key: value}, sweep.folder)
+            except ConfigError as error:
+                # Else it does not go together with the base alone: values of several keys are tried together below.
+                if key not in known or f"{key} = " in str(error):
+                    raise
+    _check_conditions(sweep, known)
+    if plain.train.max_epochs == 0:
+        raise UserError("train.max_epochs is 0: a sweep judges VAEs, and no trial has one")
+    if sweep.trials > _MOST:
+        raise UserError(f"the space has {sweep.trials:,} trials: more than {_MOST:,}")
+    _check_search(config)
+    _check_scheduler(sweep, plain)
+    for values in _some(sweep):
+        sweep.config_of(values, sweep.folder)
+    if config.search == "random":
+        for values in sweep.points():
+            sweep.config_of(values, sweep.folder)
+
+
+def _some(sweep: Sweep) -> Iterator[dict[str, Value]]:
+    """A sample of the space."""
+    grid = sweep.grid()
+    for number in range(_TRIED):
+        yield sweep.draw(Seeded(number), grid[number % len(grid)])
+
+
+def _check_conditions(sweep: Sweep, known: dict[str, Any]) -> None:
+    before: list[str] = []
+    for key, dimension in sweep.config.space.items():
+        for other, wanted in (dimension.when or {}).items():
+            if other not in known:
+                raise UserError(f"space.{key}.when: {other} is no key of a training config")
+            if other in sweep.config.space and other not in before:
+                raise UserError(f"space.{key}.when: {other} should stand before {key}")
+            if dimension.grid and other in sweep.config.space and not sweep.config.space[other].grid:
+                raise UserError(f"space.{key}.when: {key} is on a grid and {other} is not; make it a choice")
+            there = sweep.config.space[other].values if other in sweep.config.space else (sweep._fixed(other),)
+            for value in wanted if isinstance(wanted, list) else [wanted]:
+                if there is not None and value not in there:
+                    raise UserError(f"space.{key}.when: {other} is never {value}")
+        before.append(key)
+
+
+def _check_search(config: SweepConfig) -> None:
+    grids = [key for key, dimension in config.space.items() if dimension.grid]
+    if config.search == "optuna" and grids:
+        raise UserError(f"search=optuna draws its trials and has no grid: make {', '.join(grids)} a choice")
+    if len(grids) == len(config.space) and config.num_samples > 1:
+        raise UserError(
+            f"num_samples = {config.num_samples}: every key is on a grid, and a trial would be run again as it was; for"
+            " other chance add a key `seed: {grid: [0, 1, 2]}`"
+        )
+    if config.objective.second is not None and (config.search != "optuna" or config.scheduler.name != "none"):
+        raise UserError("objective.second needs search=optuna and scheduler.name=none: no other weighs two objectives")
+
+
+def _check_scheduler(sweep: Sweep, plain: Config) -> None:
+    config, scheduler = sweep.config, sweep.config.scheduler
+    if scheduler.name == "none":
+        return
+    if "train.max_epochs" not in config.space and "kl.anneal_epochs" not in config.space:
+        annealing = 0 if plain.kl.policy == "constant" else plain.kl.anneal_epochs
+        left = plain.train.max_epochs - annealing
+        if scheduler.grace_epochs >= left:
+            raise UserError(
+                f"scheduler.grace_epochs = {scheduler.grace_epochs}: trials have {max(left, 0)} epochs after annealing"
+                f" (train.max_epochs {plain.train.max_epochs}, annealing {annealing}), so none would be touched"
+            )
+    if scheduler.name == "asha":
+        return
+    for key, dimension in config.space.items():
+        if key not in MUTABLE:
+            raise UserError(
+                f"scheduler=pbt: {key} cannot change as a run goes on; what can: {', '.join(sorted(MUTABLE))}"
+            )
+        if dimension.grid or dimension.when:
+            raise UserError(f"scheduler=pbt: {key} has a grid or a condition; give it a choice or a range")
+    if config.search != "random":
+        raise UserError("scheduler=pbt draws its values itself: search should be random")
+    if config.trial.workers > 1:
+        raise UserError(
+            f"scheduler=pbt with trial.workers = {config.trial.workers}: Ray Tune hands no checkpoint of a trial of"
+            " several processes to another trial; use trial.workers=1"
+        )
+    if sweep.trials < 2:
+        raise UserError("scheduler=pbt with one trial: there is none to go on from; num_samples should be 4 or more")
+
+
+# -- How trials stand --------------------------------------------------------------------------------------------------
+
+State = Literal["waiting", "running", "finished", "stopped", "failed"]
+
+
+@dataclass
+class Trial:
+    """A trial as the sweep's ``trials.json`` tells of it. ``stopped``: before its end, by scheduler or clock."""
+
+    number: int
+    values: dict[str, Value]
+    state: State = "waiting"
+    reason: str | None = None  # why it failed or was stopped
+    node: str | None = None  # where it ran last
+    begun: float | None = None  # seconds since 1970
+    seconds: float = 0.0  # that it has held its resources, all starts together
+    starts: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A run of a trial: its first, or one that population-based training had go on from another trial's."""
+
+    run: Path
+    parent: Path | None = None
+    step: int = 0  # of the parent, from which on it went on
+    values: dict[str, Value] | None = None  # as they were changed to
+
+
+def generations(folder: Path, number: int) -> list[Generation]:
+    """A trial's runs, the first one first. Paths are where the sweep lies now."""
+    first = folder / "trials" / f"{number:04d}"
+    found = [Generation(first)] if first.is_dir() else []
+    for path in sorted(first.parent.glob(f"{first.name}.*"), key=lambda path: int(path.suffix[1:])):
+        try:
+            told = json.loads((path / "lineage.json").read_text(encoding="utf-8"))
+            found.append(Generation(path, folder / "trials" / Path(told["parent"]).name, told["step"], told["values"]))
+        except (OSError, ValueError, KeyError):
+            continue  # it has not begun
+    return found
+
+
+def save_lineage(generation: Generation) -> None:
+    """Note where a run goes on from."""
+    content = {"parent": generation.parent.name, "step": generation.step, "values": generation.values}
+    generation.run.mkdir(parents=True, exist_ok=True)
+    (generation.run / "lineage.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def history(folder: Path, run: Path) -> list[dict[str, Any]]:
+    """The records of a run and of those that it went on from, as one."""
+    number = int(run.name.partition(".")[0])
+    own = next((g for g in generations(folder, number) if g.run.name == run.name), Generation(run))
+    rows = read_metrics(own.run)
+    if own.parent is None:
+        return rows
+    return [row for row in history(folder, own.parent) if row["step"] <= own.step] + rows
+
+
+@dataclass
+class Progress:
+    """How a sweep stands: its ``sweep.json``. Seconds are those of the clock, all starts together."""
+
+    state: Literal["running", "finished", "interrupted", "failed"] = "running"
+    reason: str | None = None
+    begun: float = 0.0  # seconds since 1970
+    starts: int = 0
+    seconds: float = 0.0
+    pretraining_seconds: float = 0.0
+    trial_seconds: float = 0.0  # while trials ran
+    finalist_seconds: float = 0.0
+    slots: int = 0  # trials that there was room for, side by side
+    nodes: tuple[str, ...] = ()
+
+
+def save_progress(folder: Path, progress: Progress) -> None:
+    """Write ``sweep.json``."""
+    write_json(folder / "sweep.json", asdict(progress))
+
+
+def load_progress(folder: Path) -> Progress:
+    """How a sweep stands; as new where nothing is told.
+
+    Raises:
+        UserError: ``sweep.json`` is not what a sweep writes.
+    """
+    path = folder / "sweep.json"
+    if not path.exists():
+        return Progress()
+    try:
+        return TypeAdapter(Progress).validate_python(read_json(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: is not what a sweep writes: {' '.join(str(error).split())}") from None
+
+
+def save_trials(folder: Path, trials: list[Trial]) -> None:
+    """Write ``trials.json``."""
+    write_json(folder / "trials.json", {"trials": [asdict(trial) for trial in trials]})
+
+
+def load_trials(folder: Path) -> list[Trial]:
+    """The trials of a sweep, in the order of their numbers.
+
+    Raises:
+        UserError: ``trials.json`` is not what a sweep writes.
+    """
+    path = folder / "trials.json"
+    if not path.exists():
+        return []
+    try:
+        return [TypeAdapter(Trial).validate_python(row) for row in read_json(path)["trials"]]
+    except (ValidationError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: is not a sweep's trials: {' '.join(str(error).split())}") from None
