@@ -189,63 +189,67 @@ def label(key: str) -> str:
 
 def columns(account: Account) -> list[Column]:
     """The table of trials, each a row of it, in the order of ``account.entries``."""
-    config = account.sweep.config
+    config, ranks = account.sweep.config, account.ranks
     space, objective = config.space, config.objective
-    found = [Column("rank", "the best is first", lambda e: _or_none(account.ranks.get(e.number), str),
-                    lambda e: account.ranks.get(e.number))]  # fmt: skip
-    found.append(Column("trial", "its number, and its folder's below trials/", _name, lambda e: e.number))
-    for key in space:
-        found.append(_of_value(key))
-    found.append(Column("state", "how it ended", lambda e: e.trial.state, lambda e: e.trial.state))
-    found.append(
+    found = [
+        Column(
+            "rank", "the best is first", lambda e: _or_none(ranks.get(e.number), str), lambda e: ranks.get(e.number)
+        ),
+        Column("trial", "its number, and its folder's below trials/", _name, lambda e: e.number),
+        *(_of_value(key) for key in space),
+        Column("state", "how it ended", lambda e: e.trial.state, lambda e: e.trial.state),
         Column(
             "epochs",
             "of the VAE: the one whose weights were kept, of all that were trained",
             lambda e: None if e.outcome is None else f"{e.outcome.epoch} of {e.epochs}",
             lambda e: e.epochs,
-        )
-    )
-    samples = objective.importance_samples
-    found.append(_of_score("nll", f"NLL, K = {samples}", "of validation sentences, nats a sentence, ± standard error"))
+        ),
+        Column(
+            f"NLL, K = {objective.importance_samples}",
+            "of validation sentences, nats a sentence, ± standard error",
+            lambda e: None if e.scores is None else str(Estimate(**e.scores["nll"])),
+            lambda e: _or_none(e.outcome, lambda found: found.nll),
+        ),
+    ]
     for name in ("ppl", "re"):
         if name in (objective.metric, objective.second):
-            found.append(_of_score(name, NAMES[name], "of validation sentences"))
-    found.append(_of_score("kl", "KL", "of validation sentences, nats a sentence"))
+            found.append(_of_outcome(NAMES[name], "of validation sentences", name))
+    found.append(_of_outcome("KL", "of validation sentences, nats a sentence", "kl"))
     if "kl.target_rate" not in space or space["kl.target_rate"].when:
-        found.append(_of_outcome("λ", "kl.target_rate: where the KL should be", "target_rate"))
+        found.append(_of_outcome("λ", "kl.target_rate: where the KL should be", "target_rate", "g"))
     if objective.kl_tolerance is not None:
-        share = f"{objective.kl_tolerance:.0%}"
         found.append(
             Column(
                 "KL is right",
-                f"within {share} of λ; or by how many nats it is beyond",
+                f"within {objective.kl_tolerance:.0%} of λ; or by how many nats it is beyond",
                 lambda e: None if e.off is None else "yes" if e.within else f"{e.off:.2f} off",
                 lambda e: e.off,
             )
         )
-    found.append(_of_score("neg_elbo", "−ELBO", "RE + KL of validation sentences: prefers collapse"))
-    found.append(
+    found += [
+        _of_outcome("−ELBO", "RE + KL of validation sentences: prefers collapse", "neg_elbo"),
         Column(
             "AU",
             "active units, of the dimensions of z",
             lambda e: None if e.outcome is None else f"{e.outcome.active_units} of {e.units}",
-            lambda e: e.outcome and e.outcome.active_units,
-        )
-    )
-    found.append(_of_score("mutual_information", "MI", "mutual information of sentence and z, nats"))
-    found.append(_of_outcome("γ", "weight of the KL term in the epoch that was kept", "kl_weight"))
+            lambda e: _or_none(e.outcome, lambda found: found.active_units),
+        ),
+        _of_outcome("MI", "mutual information of sentence and z, nats", "mutual_information"),
+        _of_outcome("γ", "weight of the KL term in the epoch that was kept", "kl_weight", ".3g"),
+    ]
     if any(entry.finalist for entry in account.entries):
         for split, name in (("valid", "validation"), ("test", "test")):
             found.append(_of_finalist(split, name, config.finalists.importance_samples))
-    found.append(Column("time", "that it held its place", lambda e: duration(e.trial.seconds),
-                        lambda e: e.trial.seconds))  # fmt: skip
+    found.append(
+        Column("time", "that it held its place", lambda e: duration(e.trial.seconds), lambda e: e.trial.seconds)
+    )
     if objective.second is not None:
         found.append(
             Column(
                 "front",
                 f"no other trial beats it in both {NAMES[objective.metric]} and {NAMES[objective.second]}",
                 lambda e: "yes" if e.number in account.front else None,
-                lambda e: e.number not in account.front,
+                lambda e: int(e.number not in account.front),
             )
         )
     return found
@@ -264,18 +268,11 @@ def _of_value(key: str) -> Column:
     return Column(label(key), "", lambda e: said(e.trial.values[key]) if key in e.trial.values else None, at)
 
 
-def _of_score(name: str, title: str, meaning: str) -> Column:
+def _of_outcome(title: str, meaning: str, name: str, form: str = ".2f") -> Column:
     def text(entry: Entry) -> str | None:
-        return None if entry.scores is None else str(Estimate(**entry.scores[name]))
+        return None if entry.outcome is None else format(getattr(entry.outcome, name), form)
 
-    return Column(title, meaning, text, lambda e: e.outcome and getattr(e.outcome, name))
-
-
-def _of_outcome(title: str, meaning: str, name: str) -> Column:
-    def text(entry: Entry) -> str | None:
-        return None if entry.outcome is None else f"{getattr(entry.outcome, name):.3g}"
-
-    return Column(title, meaning, text, lambda e: e.outcome and getattr(e.outcome, name))
+    return Column(title, meaning, text, lambda e: _or_none(e.outcome, lambda found: getattr(found, name)))
 
 
 def _of_finalist(split: str, name: str, samples: int) -> Column:

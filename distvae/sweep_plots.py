@@ -14,7 +14,8 @@ from distvae.sweep import Dimension, Value
 
 # Told apart by the colour-blind, and on white and on black.
 RIGHT, WRONG, OTHER, BEST = "#2a7fb8", "#d9772b", "#8f8f8f", "#1a9e6b"
-_SCALE = "Viridis"
+# From the better to the worse; no yellow, which is lost on white.
+_SCALE = [[0.0, "#1a9e6b"], [0.45, "#2a7fb8"], [1.0, "#c2437f"]]
 
 # Panels side by side, and from which ratio on an axis of given values is logarithmic.
 _BESIDE, _WIDE = 3, 15
@@ -243,13 +244,15 @@ def _parallel(account: Account, drawn: list[Entry]) -> go.Figure:
             line={
                 "color": colours,
                 "colorscale": _SCALE,
-                "reversescale": True,
                 "cmin": min(colours),
                 "cmax": max(max(colours), min(colours) + 1e-6),
                 "showscale": True,
                 "colorbar": {"title": {"text": "NLL"}, "thickness": 12, "outlinewidth": 0},
             },
             unselected={"line": {"opacity": 0.08}},
+            labelfont={"size": 13},
+            tickfont={"size": 11},
+            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},  # the axes' ends, which are no values of trials
         )
     )
     _layout(figure, 430)
@@ -371,7 +374,7 @@ def _trade_off(account: Account, drawn: list[Entry]) -> go.Figure:
                 x=ends, y=ends, mode="lines", line={"dash": "dot", "color": OTHER, "width": 1}, showlegend=False,
                 hoverinfo="skip", row=1, col=column,
             )  # fmt: skip
-        for name, marker, entries in _groups(account, drawn):
+        for _, marker, entries in _groups(account, drawn):
             figure.add_scatter(
                 x=[getattr(entry.outcome, across) for entry in entries],
                 y=[getattr(entry.outcome, up) for entry in entries],
@@ -382,9 +385,7 @@ def _trade_off(account: Account, drawn: list[Entry]) -> go.Figure:
                     "color": [entry.outcome.mutual_information for entry in entries],
                     "coloraxis": "coloraxis",
                 },
-                name=name,
-                legendgroup=name,
-                showlegend=column == 1 and bool(entries),
+                showlegend=False,
                 text=[_hover(entry) for entry in entries],
                 hovertemplate="%{text}<extra></extra>",
                 row=1,
@@ -405,10 +406,15 @@ def _trade_off(account: Account, drawn: list[Entry]) -> go.Figure:
         )
         figure.update_xaxes(title_text=NAMES[across], row=1, col=column)
         figure.update_yaxes(title_text=NAMES[up], row=1, col=column)
+    for name, marker, entries in _groups(account, drawn):
+        if entries:  # a legend cannot show a colour that stands for a number
+            grey = marker | {"color": OTHER, "size": 10}
+            figure.add_scatter(x=[None], y=[None], mode="markers", marker=grey, name=name, row=1, col=1)
     _layout(figure, 420)
     figure.update_layout(
         coloraxis={
             "colorscale": _SCALE,
+            "reversescale": True,
             "colorbar": {"title": {"text": "MI"}, "thickness": 12, "outlinewidth": 0},
         }
     )

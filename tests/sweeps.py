@@ -28,8 +28,9 @@ def sweep_of(folder: Path, **content) -> Sweep:
     base = folder.parent / "base.yaml"
     base.write_text(BASE)
     space = {"kl.target_rate": {"grid": [2, 4]}, "kl.multiplier": {"log_uniform": [0.01, 0.5]}}
+    tree = {"base": str(base), "run": str(folder), "space": space, "num_samples": 3}
     file = folder.parent / "file.yaml"
-    file.write_text(yaml.safe_dump({"base": str(base), "run": str(folder), "space": space, "num_samples": 3} | content))
+    file.write_text(yaml.safe_dump(tree | content, sort_keys=False))
     return sweep.load_sweep(file)
 
 
@@ -123,7 +124,9 @@ def small_sweep(folder: Path) -> Sweep:
     for number, (rate, chi, nll, kl, mi, units) in SCORES.items():
         found = scores(nll, kl, mi, units, gap=mi / 4)
         write_run(folder / "trials" / f"{number:04d}", found, pretrain=0)
-        trials.append(Trial(number, {"kl.target_rate": rate, "kl.multiplier": chi}, "finished", node="n1", seconds=30.0))
+        trials.append(
+            Trial(number, {"kl.target_rate": rate, "kl.multiplier": chi}, "finished", node="n1", seconds=30.0)
+        )
     trials[-2] = replace(trials[-2], state="stopped", reason="ended by asha, for others do better")
     reason = "kl.multiplier = <b>0.5</b> | is no good"
     trials.append(Trial(2, {"kl.target_rate": 2, "kl.multiplier": 0.5}, "failed", reason, seconds=5.0))
@@ -149,9 +152,7 @@ def pbt_sweep(folder: Path) -> Sweep:
     write_run(folder / "trials" / "0000", scores(18, 4, 3.5, 3, gap=0.9))
     write_run(folder / "trials" / "0001", scores(20, 2, 1.5, 1), epochs=4)
     write_run(folder / "trials" / "0001.1", scores(17.5, 4.6, 4.0, 4), epochs=8, first=5)
-    later = Generation(
-        folder / "trials" / "0001.1", folder / "trials" / "0000", 40, {"kl.target_rate": 4.8}
-    )
+    later = Generation(folder / "trials" / "0001.1", folder / "trials" / "0000", 40, {"kl.target_rate": 4.8})
     sweep.save_lineage(later)
     trials = [
         Trial(0, {"kl.target_rate": 4.0}, "finished", seconds=60.0),
