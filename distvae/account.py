@@ -241,7 +241,12 @@ def columns(account: Account) -> list[Column]:
         for split, name in (("valid", "validation"), ("test", "test")):
             found.append(_of_finalist(split, name, config.finalists.importance_samples))
     found.append(
-        Column("time", "that it held its place", lambda e: duration(e.trial.seconds), lambda e: e.trial.seconds)
+        Column(
+            "time",
+            "that it held its place",
+            lambda e: duration(e.trial.seconds) if e.trial.seconds else None,
+            lambda e: e.trial.seconds,
+        )
     )
     if objective.second is not None:
         found.append(
@@ -324,7 +329,7 @@ def summary(account: Account) -> str:
         f"The sweep is {progress.state}"
         + (f" ({progress.reason})" if progress.reason else "")
         + f": {_count(sweep.trials, 'trial')} of {_count(len(sweep.config.space), 'hyperparameter')} by {kind}"
-        + (f", of which {begun} have begun" if begun < sweep.trials else "")
+        + (f", of which {begun} {'has' if begun == 1 else 'have'} begun" if begun < sweep.trials else "")
         + (f"; {', '.join(counts)}" if counts else "")
         + "."
     ]
@@ -406,9 +411,9 @@ def reading(account: Account) -> list[str]:
     lines = [
         f"Trials are judged by {NAMES[objective.metric]} of the validation sentences, {better}, with the weights of the"
         " epoch that was kept. All is in nats a sentence; ± is a standard error over sentences.",
-        "NLL is −log p(x), estimated with K importance samples. It counts what the latent variable knows in the model's"
-        " favour; −ELBO = RE + KL is only a bound on it, and charges for every nat that the latent variable carries."
-        " So −ELBO prefers collapse, and a sweep that went by it would find the trials whose latent variable is dead.",
+        "NLL is −log p(x), estimated with K importance samples. −ELBO = RE + KL lies above it by how far q(z given x) is"
+        " from the model's own posterior. A latent variable that is dead has no such gap and one that tells something"
+        " has, so −ELBO prefers collapse: a sweep that went by it would end with dead ones.",
         f"Few importance samples put the NLL too high, most where much is known. So K is {objective.importance_samples}"
         f" in each epoch, and the best {finalists.count} are scored again with K = {finalists.importance_samples}."
         if finalists.count

@@ -60,7 +60,8 @@ def sections(account: Account) -> list[Section]:
         ),
         Section(
             "What −ELBO would have chosen",
-            "Below −ELBO = NLL (dotted) nothing can lie. The further above it, the more −ELBO charges for what z tells."
+            "On the dotted line −ELBO is NLL, as it is of a latent variable that is dead. One that tells something lies"
+            " above it, and −ELBO holds that against it."
             if drawn
             else nothing,
             [_json(_trade_off(account, drawn))] if drawn else [],
@@ -213,6 +214,11 @@ def _room(values: list[float]) -> list[float]:
     return [low - margin, high + margin]
 
 
+def _whole(values: list[int]) -> list[int]:
+    """Whole numbers for an axis, ten at most."""
+    return list(range(min(values), max(values) + 1, math.ceil((max(values) - min(values) + 1) / 10)))
+
+
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers for a logarithmic axis, some three to eight."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -237,6 +243,8 @@ def _parallel(account: Account, drawn: list[Entry]) -> go.Figure:
     for name in ("nll", "kl", "mutual_information", "active_units"):
         values = [getattr(entry.outcome, name) for entry in drawn]
         dimensions.append({"label": NAMES[name], "values": values, "range": _room(values), "tickformat": ".4~g"})
+        if name == "active_units":
+            dimensions[-1]["tickvals"] = _whole(values)
     colours = [entry.outcome.nll for entry in drawn]
     figure = go.Figure(
         go.Parcoords(
@@ -256,7 +264,8 @@ def _parallel(account: Account, drawn: list[Entry]) -> go.Figure:
         )
     )
     _layout(figure, 430)
-    figure.update_layout(margin={"l": 70, "r": 30, "t": 70, "b": 30})
+    longest = max(len(text) for text in dimensions[0]["ticktext"])
+    figure.update_layout(margin={"l": 40 + 7 * longest, "r": 30, "t": 70, "b": 30})
     return figure
 
 
@@ -335,7 +344,7 @@ def _curves(account: Account, entries: list[Entry]) -> go.Figure:
     for rate in rates if len(rates) <= 6 else ():
         figure.add_hline(
             rate, line={"dash": "dot", "color": OTHER, "width": 1}, row=1, col=1,
-            annotation={"text": f"λ = {rate:g}", "font": {"color": OTHER}}, annotation_position="top right",
+            annotation={"text": f"λ = {rate:g}", "font": {"color": OTHER}}, annotation_position="right",
         )  # fmt: skip
     annealing = {_annealing(account, entry) for entry in entries}
     longest = max(row["epoch"] for entry in entries for row in entry.rows if row["stage"] == "train")
@@ -350,6 +359,7 @@ def _curves(account: Account, entries: list[Entry]) -> go.Figure:
     figure.update_yaxes(title_text="γ", range=[-0.03, None], row=2)
     figure.update_xaxes(title_text="epoch of the VAE", row=2)
     _layout(figure, 560)
+    figure.update_layout(margin_r=60)
     if longest <= 12:
         figure.update_xaxes(dtick=1)
     figure.update_xaxes(range=[0.5, longest + 0.5] if longest < 3 else [1, longest])
@@ -406,6 +416,7 @@ def _trade_off(account: Account, drawn: list[Entry]) -> go.Figure:
         )
         figure.update_xaxes(title_text=NAMES[across], row=1, col=column)
         figure.update_yaxes(title_text=NAMES[up], row=1, col=column)
+    figure.update_xaxes(tickvals=_whole([entry.outcome.active_units for entry in drawn]), col=3)
     for name, marker, entries in _groups(account, drawn):
         if entries:  # a legend cannot show a colour that stands for a number
             grey = marker | {"color": OTHER, "size": 10}

@@ -22,6 +22,10 @@ FLOORS = [
     {"evaluation", "generation", "engine", "interruption"},
     {"tracking", "report", "measure"},
     {"resume"},
+    {"sweep"},
+    {"account"},
+    {"sweep_plots"},
+    {"sweep_report"},
     {"train", "cli"},
 ]
 MODULES = sorted((ROOT / "distvae").glob("*.py"))
@@ -54,7 +58,7 @@ def test_accelerate_stays_in_the_runtime():
 
 
 def test_plain_training_waits_for_no_engine_that_it_does_not_use():
-    look = "import sys, distvae.train, distvae.cli; print({'deepspeed', 'transformers', 'ray'} & set(sys.modules))"
+    look = "import sys, distvae.train, distvae.cli; print({'deepspeed', 'transformers', 'ray', 'plotly'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
