@@ -411,9 +411,9 @@ def reading(account: Account) -> list[str]:
     lines = [
         f"Trials are judged by {NAMES[objective.metric]} of the validation sentences, {better}, with the weights of the"
         " epoch that was kept. All is in nats a sentence; ± is a standard error over sentences.",
-        "NLL is −log p(x), estimated with K importance samples. −ELBO = RE + KL lies above it by how far q(z given x) is"
-        " from the model's own posterior. A latent variable that is dead has no such gap and one that tells something"
-        " has, so −ELBO prefers collapse: a sweep that went by it would end with dead ones.",
+        "NLL is −log p(x), estimated with K importance samples. −ELBO = RE + KL lies above it by how far q(z given x)"
+        " is from the model's own posterior. A dead latent variable has no such gap and one that tells something has,"
+        " so −ELBO prefers collapse: a sweep that went by it would end with dead ones.",
         f"Few importance samples put the NLL too high, most where much is known. So K is {objective.importance_samples}"
         f" in each epoch, and the best {finalists.count} are scored again with K = {finalists.importance_samples}."
         if finalists.count

@@ -239,15 +239,14 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _sweep_report(options: argparse.Namespace) -> None:
     """Write a sweep's sweep.html and sweep.md anew, and print its trials, the best first."""
+    from distvae import account as accounts
     from distvae import sweep_report
-    from distvae.account import endings, gather, summary
 
-    sweep_report.write_report(options.folder)
-    account = gather(options.folder)
+    account = sweep_report.write_report(options.folder)
     if options.json:
         _print_json(sweep_report.as_dict(account))
     else:
-        report.show_parts([sweep_report.table(account), summary(account), *endings(account)])
+        report.show_parts([sweep_report.table(account), accounts.summary(account), *accounts.endings(account)])
         print(account.folder / "sweep.html")
 
 

@@ -40,8 +40,8 @@ _SHOWN = ("nll", "kl", "neg_elbo", "mutual_information", "active_units")
 _SUFFIX = ".hparams"
 
 
-def write_report(folder: str | Path) -> None:
-    """Write a sweep's ``sweep.html`` and ``sweep.md``.
+def write_report(folder: str | Path) -> Account:
+    """Write a sweep's ``sweep.html`` and ``sweep.md``, and return what they tell.
 
     Raises:
         UserError: the folder is no sweep's, is damaged, or cannot be written.
@@ -51,6 +51,7 @@ def write_report(folder: str | Path) -> None:
     with writing(account.folder):
         for name, text in pages.items():
             write_text(account.folder / name, text)
+    return account
 
 
 def html(account: Account) -> str:

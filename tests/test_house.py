@@ -58,7 +58,8 @@ def test_accelerate_stays_in_the_runtime():
 
 
 def test_plain_training_waits_for_no_engine_that_it_does_not_use():
-    look = "import sys, distvae.train, distvae.cli; print({'deepspeed', 'transformers', 'ray', 'plotly'} & set(sys.modules))"
+    engines = {"deepspeed", "transformers", "ray", "optuna", "plotly"}
+    look = f"import sys, distvae.train, distvae.cli; print({engines} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
