@@ -509,8 +509,9 @@ def open_sweep(folder: Path) -> Sweep:
     path = folder / "sweep.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
-    config = replace(_parse(read_tree(path), str(path)), run=str(folder))
-    return Sweep(config, read_tree(folder / "base.yaml"))
+    config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
+    parse_config(read_tree(base), str(base))  # errors of a trial name the file that the base came from
+    return Sweep(config, read_tree(base))
 
 
 def dump_sweep(sweep: Sweep) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Folders of sweeps that nobody ran: the records are made up, and written as a run and a sweep write theirs."""
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
@@ -64,12 +65,12 @@ def record(stage: str, epoch: int, step: int, kl_weight: float, valid: Scores, v
     return EpochRecord(stage, epoch, step, kl_weight, 0.5, train, valid, 1.0, verdict, saving, 1)
 
 
-def write_run(run: Path, last: Scores, epochs: int = 8, first: int = 1, pretrain: int = 0, weight: float = 0.6) -> None:
-    """The records of a run whose last but one epoch is its best, with the scores ``last``."""
-    run.mkdir(parents=True)
-    tracker = Tracker(run)
-    for epoch in range(1, pretrain + 1):
-        tracker.epoch(record("pretrain", epoch, 10 * epoch, 0.0, scores(30 - epoch, 9, 3, 4, samples=0), "improved"))
+def records(last: Scores, epochs: int = 8, first: int = 1, pretrain: int = 0, weight: float = 0.6) -> list[EpochRecord]:
+    """Of a run whose last but one epoch is its best, with the scores ``last``."""
+    found = [
+        record("pretrain", epoch, 10 * epoch, 0.0, scores(30 - epoch, 9, 3, 4, samples=0), "improved")
+        for epoch in range(1, pretrain + 1)
+    ]
     best = max(first, epochs - 1)
     for epoch in range(first, epochs + 1):
         far = abs(best - epoch)
@@ -80,8 +81,21 @@ def write_run(run: Path, last: Scores, epochs: int = 8, first: int = 1, pretrain
         )
         gamma = min(epoch / 3, 1.0) if epoch <= 3 else weight
         verdict = "not counted" if epoch < 3 and epochs > 3 else "improved" if epoch <= best else "wait"
-        tracker.epoch(record("train", epoch, 10 * (pretrain + epoch), gamma, last if far == 0 else valid, verdict))
-    tracker.close()
+        found.append(record("train", epoch, 10 * (pretrain + epoch), gamma, valid, verdict))
+    return found
+
+
+def write_run(run: Path, last: Scores, curves: bool = True, **content) -> None:
+    """A finished run's records: see ``records``. ``curves``: TensorBoard's too, which take their time."""
+    run.mkdir(parents=True)
+    if curves:
+        tracker = Tracker(run)
+        for one in records(last, **content):
+            tracker.epoch(one)
+        tracker.close()
+    else:
+        lines = [json.dumps(asdict(one)) + "\n" for one in records(last, **content)]
+        (run / "metrics.jsonl").write_text("".join(lines))
     write_status(run, "finished", start=1)
 
 
@@ -186,7 +200,7 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
         kl = 0.05 if dead else rate * (1 + 0.2 * off)
         nll = 18.5 - 0.1 * kl + 0.6 * off**2 + values["model.dropout"]
         found = scores(nll, kl, 0.85 * kl, round(min(4, kl)), gap=0.2 * kl + 0.05)
-        write_run(folder / "trials" / f"{number:04d}", found, epochs=8 if number % 4 else 5)
+        write_run(folder / "trials" / f"{number:04d}", found, curves=False, epochs=8 if number % 4 else 5)
         state, reason = ("finished", None) if number % 7 else ("stopped", "stop.hours = 1 have passed")
         trials.append(Trial(number, values, state, reason, "n1", 1e9, 25.0 + number, 1))
     trials[4] = replace(trials[4], state="failed", reason="the loss or gradient of step 12 is not finite")
