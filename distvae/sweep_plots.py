@@ -356,7 +356,7 @@ def _curves(account: Account, entries: list[Entry]) -> go.Figure:
             yanchor="bottom", font={"color": OTHER},
         )  # fmt: skip
     figure.update_yaxes(title_text="KL, nats", rangemode="tozero", row=1)
-    figure.update_yaxes(title_text="γ", range=[-0.03, None], row=2)
+    figure.update_yaxes(title_text="γ", rangemode="tozero", row=2)
     figure.update_xaxes(title_text="epoch of the VAE", row=2)
     _layout(figure, 560)
     figure.update_layout(margin_r=60)
