@@ -36,7 +36,7 @@ from distvae.sweep import (
     save_trials,
     score,
 )
-from tests.sweeps import BASE, pbt_sweep, scores, write_run, write_sweep
+from tests.sweep_folders import BASE, pbt_sweep, scores, write_run, write_sweep
 
 LAMBDA = {"kl.target_rate": {"grid": [2, 4, 8]}}
 

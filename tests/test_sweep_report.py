@@ -28,7 +28,17 @@ from distvae.sweep import Progress, Trial
 from distvae.sweep_plots import sections
 from distvae.sweep_report import write_hparams, write_report
 from distvae.train import train
-from tests.sweeps import ORDER, SCORES, large_sweep, pbt_sweep, scores, small_sweep, sweep_of, write_run, write_sweep
+from tests.sweep_folders import (
+    ORDER,
+    SCORES,
+    large_sweep,
+    pbt_sweep,
+    scores,
+    small_sweep,
+    sweep_of,
+    write_run,
+    write_sweep,
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 from distvae import sweep
 from distvae.sweep_report import write_hparams, write_report
 from tests.conftest import free_port
-from tests.sweeps import ORDER, SCORES, large_sweep, pbt_sweep, small_sweep, sweep_of, write_sweep
+from tests.sweep_folders import ORDER, SCORES, large_sweep, pbt_sweep, small_sweep, sweep_of, write_sweep
 
 pytestmark = pytest.mark.cluster
 
