@@ -865,7 +865,7 @@ class Driver:
         line = f"trial {trial.number:>3} {trial.state}"
         if trial.reason is not None:
             line += f" ({trial.reason})"
-        elif found is not None:
+        if found is not None:
             line += f", NLL {found.nll:.2f} KL {found.kl:.2f} MI {found.mutual_information:.2f} AU {found.active_units}"
         line += f", {values}, after {timedelta(seconds=round(trial.seconds))}; {self._counts()}"
         if outcomes:
