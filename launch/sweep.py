@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", metavar="FOLDER", help="go on with the sweep in this folder, as it says itself")
     parser.add_argument("--dry-run", action="store_true", help="print the trials and what they would take")
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials side by side")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         code = _attempt(options)
     except UserError as error:
