@@ -149,7 +149,7 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     assert [trial["state"] for trial in found] == ["finished"] * 2
     assert found[0]["starts"] >= 3
     for trial in found:
-        one = alone(tmp_path / trial["values"].__str__(), tiny, **trial["values"] | {"train.max_epochs": 60})
+        one = alone(tmp_path / f"by itself {trial['number']}", tiny, **trial["values"] | {"train.max_epochs": 60})
         assert after_pretraining(moved / "trials" / f"{trial['number']:04d}") == after_pretraining(one)
 
 
