@@ -7,10 +7,12 @@ from there. Ray brings up processes and passes results on, Tune chooses what run
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import functools
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -37,6 +39,14 @@ os.environ |= {
     "TUNE_GLOBAL_CHECKPOINT_S": "10",
     "TUNE_MAX_PENDING_TRIALS_PG": "4",
 }
+
+if __name__ == "__main__" and "RAY_ADDRESS" not in os.environ:
+    # A cluster of this sweep's own gets a token of its own, in a file that nobody else can read.
+    _token, _path = tempfile.mkstemp(prefix="distvae-token-")
+    os.write(_token, secrets.token_hex(32).encode("ascii"))
+    os.close(_token)
+    atexit.register(os.unlink, _path)
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": _path}
 
 import ray
 import ray.train
@@ -622,7 +632,8 @@ class Driver:
                 logging_level="ERROR",
                 _temp_dir=self._scratch.name,
             )
-            print(f"Ray's dashboard: http://{context.dashboard_url}")
+            token = os.environ["RAY_AUTH_TOKEN_PATH"]
+            print(f"Ray's dashboard: http://{context.dashboard_url}, which asks for the token in {token}", flush=True)
         self._fit()
 
     def _fit(self) -> None:
