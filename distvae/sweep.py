@@ -215,7 +215,7 @@ class TrialConfig:
     # Processes, which may lie on several nodes; data-parallel as in any run.
     workers: Annotated[int, Field(ge=1, le=65536)] = 1
     # Of each process.
-    cpus: Annotated[int, Field(ge=1, le=4096)] = 1
+    cpus: Annotated[int, Field(ge=1, le=1024)] = 1
     # Of each process; several trials share a GPU under 1. Null: 1 where there are GPUs, else 0.
     gpus: Annotated[float, Field(ge=0, le=1)] | None = None
 

@@ -961,8 +961,12 @@ class Driver:
         self.progress.state, self.progress.reason = state, reason
         self._save()
         if self.trials:
-            write_report(self.folder)
-            print(f"{self.folder}: {state}, {self._counts()}; {self.folder / 'sweep.html'}")
+            page: Path | str = self.folder / "sweep.html"
+            try:
+                write_report(self.folder)
+            except UserError as error:  # a trial's records are damaged
+                page = f"no report: {error}"
+            print(f"{self.folder}: {state}, {self._counts()}; {page}")
 
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._began

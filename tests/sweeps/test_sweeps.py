@@ -288,17 +288,9 @@ def test_two_processes_of_a_trial_give_what_one_gives(tmp_path, tiny):
             assert here["valid"]["nll"]["mean"] == pytest.approx(there["valid"]["nll"]["mean"], rel=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"trial": {"cpus": 4096}}, "no node has so many CPUs"),
-        ({"trial": {"gpus": 1}}, "no node has so many GPUs"),
-        ({"trial": {"workers": 1000}}, "have room for"),
-    ],
-)
-def test_what_no_node_has_is_refused(tmp_path, tiny, settings, line):
-    _, error = run(write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1]}}, **settings), code=2)
-    assert line in error
+def test_what_no_node_has_is_refused(tmp_path, tiny):
+    _, error = run(write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1]}}, trial={"cpus": 1024}), code=2)
+    assert "no node has so many CPUs" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "sweep" / "trials").exists()
 
