@@ -3,7 +3,7 @@
 #   ray.sh HEAD:PORT CLIENT DASHBOARD COMMAND…
 # The first node starts a Ray cluster at HEAD:PORT and, once the others have joined it, runs COMMAND. With that the cluster
 # ends, on all nodes. CLIENT and DASHBOARD are ports of the first node.
-# shellcheck disable=SC2317  # what a trap calls is reached
+# shellcheck disable=SC2031,SC2317  # what job.sh changes in a subshell stays there; what a trap calls is reached
 set -euo pipefail
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,6 +11,7 @@ set +u # what a site calls in env.sh was seldom written for it
 . "$code/slurm/env.sh"
 set -u
 . "$code/slurm/signals.sh"
+. "$code/slurm/job.sh"
 
 address=$1 client=$2 dashboard=$3
 shift 3
@@ -66,6 +67,24 @@ head_answers() { # "yes", "no" (nobody listens there any more), or why that cann
     fi
 }
 
+# Slurm leaves a job alone that has lost a node (--no-kill), its first one too: then it is for the others to act.
+
+first_is_lost() { # whether Slurm has taken the job's first node from it
+    local job
+    job=$(scontrol --oneliner show job "$SLURM_JOB_ID") || return 1
+    [[ $job =~ \ NodeList=([^ ]+)\ BatchHost=([^ ]+) ]] || return 1
+    ! scontrol show hostnames "${BASH_REMATCH[1]}" | grep -qxF "${BASH_REMATCH[2]}"
+}
+
+replace_first() { # have Slurm start the job again, or end it; ends this script
+    echo "the job's first node is lost" >&2
+    trap 'exit 1' TERM
+    (come_back "${code%/code}") &
+    wait "$!" || :
+    scancel --state=RUNNING "$SLURM_JOB_ID"
+    exit 1
+}
+
 # Waits a minute for all nodes.
 gather='
 import os, sys, time
@@ -114,8 +133,13 @@ if ((i == 300)); then
     exit 1
 fi
 start_ray --address="$address"
-while kill -0 "$ray" 2>/dev/null; do
-    [[ $(head_answers) != no ]] || exit 0
+while :; do
+    answer=$(head_answers)
+    case $answer in
+        no) exit 0 ;;
+        yes) kill -0 "$ray" 2>/dev/null || break ;;
+        *) ! first_is_lost || replace_first ;;
+    esac
     sleep 2
 done
 echo "distvae: Ray has ended on $SLURMD_NODENAME; the sweep goes on without this node:" >&2
