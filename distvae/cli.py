@@ -18,13 +18,11 @@ from torch import Tensor
 
 from distvae import measure, report, scaling
 from distvae.checkpoint import Export, load_export
-from distvae.config import CAPTIONS, Config, OptimizerConfig, explain, load_config
+from distvae.config import Config, OptimizerConfig, explain, load_config
 from distvae.errors import UserError, tell
-from distvae.evaluation import evaluate, floor
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.model import TextVAE
 from distvae.runtime import Runtime
-from distvae.tracking import Progress
 from distvae.vocabulary import tokenize
 
 
@@ -138,7 +136,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
-    from distvae import corpus  # late, for `datasets` takes a second to import
+    from distvae.rescoring import rescore  # late, for `datasets` takes a second to import
 
     if options.importance_samples is not None and options.importance_samples < 1:
         raise UserError(f"--importance-samples {options.importance_samples}: should be at least 1")
@@ -157,28 +155,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise UserError(f"{options.run}, scored on {data.path}: {explain(error)}") from None
     runtime = Runtime(OptimizerConfig(mixed_precision="no"))
     try:
-        folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))
-        prepared = corpus.load(folder)
-        if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:
-            raise UserError(
-                f"{options.run}: its vocabulary ({found.vocabulary.fingerprint}) is not that of {data.path}"
-                f" ({prepared.vocabulary.fingerprint}): these are not the sentences that it learnt from"
-            )
-        sentences = getattr(prepared, options.split)
-        with Progress("evaluate", len(sentences), runtime.is_main) as progress:
-            scores = evaluate(
-                found.model(runtime.device), sentences, settings, runtime, settings.importance_samples, progress.advance
-            )
-        results = report.Results(
-            split=options.split,
-            scores=scores,
-            floor=floor(sentences, prepared.vocabulary) if data.path == CAPTIONS else None,
-            stages=(),
-            vocabulary=found.vocabulary.fingerprint,
-            vocabulary_size=len(found.vocabulary),
-            data=prepared.fingerprint,
-            world_size=runtime.world_size,
-        )
+        results = rescore(options.run, found, options.split, data, settings, runtime)
         if runtime.is_main:
             if options.json:
                 _print_json(report.as_dict(results))

@@ -15,7 +15,9 @@ from distvae.report import Results
 from distvae.starts import Start
 
 # Files of a run's folder that say what was asked for, not what came of it.
-DESCRIPTIONS = ("config.yaml", "environment.json", "vocabulary.json", "status.json", starts.FOLDER)
+DESCRIPTIONS = (
+    "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", starts.FOLDER,
+)  # fmt: skip
 
 # Keys that may differ when a run goes on: the first say where things lie and who does the work (the sentences are known
 # by their fingerprint), the others how far it goes and what is looked at.

@@ -1,0 +1,51 @@
+"""Scores an exported model anew, on the sentences that it knows."""
+
+from __future__ import annotations
+
+import sys
+
+from distvae import corpus
+from distvae.checkpoint import Export
+from distvae.config import CAPTIONS, DataConfig, EvaluationConfig
+from distvae.errors import UserError
+from distvae.evaluation import evaluate, floor
+from distvae.report import Results
+from distvae.runtime import Runtime
+from distvae.tracking import Progress
+
+
+def rescore(
+    name: str, found: Export, split: str, data: DataConfig, settings: EvaluationConfig, runtime: Runtime
+) -> Results:
+    """Score a split, with K = ``settings.importance_samples``: every process calls this.
+
+    Args:
+        name: of the export, for errors.
+        split: train, valid or test.
+        data: where the sentences lie.
+
+    Raises:
+        UserError: they are not the sentences that the model learnt from.
+    """
+    folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))
+    prepared = corpus.load(folder)
+    if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:
+        raise UserError(
+            f"{name}: its vocabulary ({found.vocabulary.fingerprint}) is not that of {data.path}"
+            f" ({prepared.vocabulary.fingerprint}): these are not the sentences that it learnt from"
+        )
+    sentences = getattr(prepared, split)
+    with Progress("evaluate", len(sentences), runtime.is_main) as progress:
+        scores = evaluate(
+            found.model(runtime.device), sentences, settings, runtime, settings.importance_samples, progress.advance
+        )
+    return Results(
+        split=split,
+        scores=scores,
+        floor=floor(sentences, prepared.vocabulary) if data.path == CAPTIONS else None,
+        stages=(),
+        vocabulary=found.vocabulary.fingerprint,
+        vocabulary_size=len(found.vocabulary),
+        data=prepared.fingerprint,
+        world_size=runtime.world_size,
+    )
