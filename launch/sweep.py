@@ -620,6 +620,7 @@ class Driver:
                 _temp_dir=self._scratch.name,
             )
             print(f"Ray's dashboard: http://{context.dashboard_url}")
+        self._install_signals()  # Ray has taken SIGTERM
         self._fit()
 
     def _fit(self) -> None:
