@@ -3,7 +3,7 @@
 #   ray.sh HEAD:PORT CLIENT DASHBOARD COMMAND…
 # The first node starts a Ray cluster at HEAD:PORT and, once the others have joined it, runs COMMAND. With that the cluster
 # ends, on all nodes. CLIENT and DASHBOARD are ports of the first node.
-# shellcheck disable=SC2031,SC2317  # what job.sh changes in a subshell stays there; what a trap calls is reached
+# shellcheck disable=SC2031,SC2046,SC2317  # job.sh reads env.sh in subshells; numbers need no quotes; traps are reached
 set -euo pipefail
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,30 +31,36 @@ unset DISTVAE_EXIT_FILE
 rm -rf "/tmp/distvae-ray-$SLURM_JOB_ID".* 2>/dev/null || :
 temp=$(mktemp -d "/tmp/distvae-ray-$SLURM_JOB_ID.XXXX")
 
+sessions=()
 leave() { # end what was started here, and nothing else; nobody has anything to save any more
     local status=$? started
     trap '' TERM USR1
     [[ -z $first || -e $exit_file ]] || echo "$status" >"$exit_file"
     for started in $(jobs -p); do
         disown "$started" # or bash tells of its end
-        pkill -KILL --session "$started" || kill -KILL "$started" || :
-    done 2>/dev/null
+        kill -KILL $(below "$started") || :
+    done
+    for started in "${sessions[@]}"; do
+        pkill -KILL --session "$started" || :
+    done
     rm -rf "$temp"
-}
+} 2>/dev/null
 trap leave EXIT
 
-start_ray() { # OPTION…: start it in a session of its own, by which all that it starts is known
-    # Other clusters may share this node: the kernel gives each the ports that 0 stands for. All of Ray lives through USR1,
+start() { # COMMAND…: in a session of its own, by which all that it starts is known
+    setsid "${container[@]}" "$@" &
+    sessions+=("$!")
+}
+
+start_ray() { # OPTION…
+    # Other clusters may share this node: the kernel gives each the ports that 0 stands for. Nothing of Ray's dies of USR1,
     # in case Slurm tells every process that an end is near.
-    (
-        trap '' USR1
-        export TMPDIR=$temp AUTOSCALER_METRIC_PORT=0 DASHBOARD_METRIC_PORT=0
-        exec setsid "${container[@]}" ray start --block --disable-usage-stats --temp-dir="$temp" \
-            --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=200000000 \
-            --node-manager-port=0 --object-manager-port=0 --min-worker-port=0 --max-worker-port=0 \
-            --runtime-env-agent-port=0 --metrics-export-port=0 \
-            --dashboard-agent-listen-port=0 --dashboard-agent-grpc-port=0 "$@"
-    ) >"$temp/start.log" 2>&1 &
+    start env TMPDIR="$temp" AUTOSCALER_METRIC_PORT=0 DASHBOARD_METRIC_PORT=0 \
+        sh -c 'trap "" USR1; exec ray start "$@"' ray --block --disable-usage-stats --temp-dir="$temp" \
+        --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=200000000 \
+        --node-manager-port=0 --object-manager-port=0 --min-worker-port=0 --max-worker-port=0 \
+        --runtime-env-agent-port=0 --metrics-export-port=0 \
+        --dashboard-agent-listen-port=0 --dashboard-agent-grpc-port=0 "$@" >"$temp/start.log" 2>&1
     ray=$!
 }
 
@@ -103,7 +109,7 @@ if [[ -n $first ]]; then
     start_ray --head --node-ip-address="${address%:*}" --port="${address##*:}" --ray-client-server-port="$client" \
         --dashboard-host=127.0.0.1 --dashboard-port="$dashboard"
     export RAY_ADDRESS=$address
-    "${container[@]}" python3 -c "$gather" &
+    start python3 -c "$gather"
     wait -n "$ray" "$!" || {
         echo "distvae: Ray did not start on $SLURMD_NODENAME:"
         tail -n 20 "$temp/start.log"
@@ -112,7 +118,7 @@ if [[ -n $first ]]; then
     asked=
     trap 'asked=USR1' USR1
     trap 'asked=TERM' TERM
-    DISTVAE_EXIT_FILE=$exit_file "${container[@]}" "$@" &
+    start env DISTVAE_EXIT_FILE="$exit_file" "$@"
     driver=$!
     trap 'pass_on USR1 "$driver"' USR1
     trap 'pass_on TERM "$driver"' TERM

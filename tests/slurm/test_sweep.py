@@ -1,7 +1,7 @@
 """Sweeps on a real cluster: each job's own Ray, and what becomes of it when nodes, the job or the sweep end.
 
-The jobs run side by side, for most of their time is waiting. All but one run a stand-in for launch/sweep.py, whose tasks
-are shorter than trials.
+The jobs run side by side, for most of their time is waiting. All but one run a stand-in for launch/sweep.py, whose
+tasks are shorter than trials.
 """
 
 import json
@@ -149,12 +149,13 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
         sweeps.submit("other", *shared, nodes=(0, 1), words=("hold=true", "factor=5"))
         whole = ["--cpus-per-task=2"]
         sweeps.submit("real", *whole, "--nodes=2", nodes=(2, 3))
-        sweeps.submit("beheaded", *whole, "--nodes=2", nodes=(4, 5), words=("tasks=12", "seconds=4"))
+        sweeps.submit("beheaded", *whole, "--nodes=2", nodes=(4, 5), words=("tasks=12", "seconds=2", "hold=true"))
         nodes = cluster.nodes
         wait_for(lambda: any(nodes[3] in hosts for hosts in sweeps.starts(epochs=1).values()), "a trial on each node")
         assert cluster.script("stop", nodes[3]).returncode == 0
         wait_for(lambda: len(sweeps.results("beheaded")) >= 3, "tasks")
         assert cluster.script("stop", nodes[4]).returncode == 0
+        (sweeps.run("beheaded") / "go").touch()
         yield sweeps
 
 
@@ -244,7 +245,7 @@ def test_a_sweep_goes_on_without_a_lost_node_and_after_a_requeue(sweeps):
 
     went_on = 0
     assert sorted(sweeps.starts()) == [f"{number:04d}" for number in range(8)]
-    for number, starts in sweeps.starts().items():
+    for number in sweeps.starts():
         run = sweeps.run("real") / "trials" / number
         assert json.loads((run / "status.json").read_text())["state"] == "finished"
         # Every epoch is there once, in its order, whoever trained it.
