@@ -129,7 +129,9 @@ if [[ -n $first ]]; then
 fi
 
 # The first node has the trials here save when an end is near, and its own end is the sign for this one's.
-trap : TERM USR1
+ending=
+trap : USR1
+trap 'ending=yes' TERM
 for ((i = 0; i < 300; i++)); do
     [[ $(head_answers) != yes ]] || break
     sleep 1
@@ -144,7 +146,10 @@ while :; do
     case $answer in
         no) exit 0 ;;
         yes) kill -0 "$ray" 2>/dev/null || break ;;
-        *) ! first_is_lost || replace_first ;;
+        *)
+            [[ -z $ending ]] || exit 1
+            ! first_is_lost || replace_first
+            ;;
     esac
     sleep 2
 done
