@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", metavar="FOLDER", help="go on with the sweep in this folder, as it says itself")
     parser.add_argument("--dry-run", action="store_true", help="print the trials and what they would take")
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials side by side")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         code = _attempt(options)
     except UserError as error:
@@ -523,6 +523,8 @@ class Driver:
         self.sweep, self.folder = sweep, sweep.folder
         self.asked: str | None = None  # the signal that asked to stop
         self.over: str | None = None  # why the sweep ends before its trials have
+        self.called: float | None = None  # when trials were told to save themselves
+        self.interrupted = False  # Tune has been told to save its state and end
         self.trials: dict[int, Trial] = {}
         self.running: dict[int, float] = {}  # since when
         self._tune_handler = None
@@ -546,6 +548,7 @@ class Driver:
             for name in ("ray.tune", "ray.train"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             self._connect()
+            self._install_signals()  # again, for Ray has taken them
             self._prepare()
             self._pretrain()
             self._tune()
@@ -620,7 +623,6 @@ class Driver:
                 _temp_dir=self._scratch.name,
             )
             print(f"Ray's dashboard: http://{context.dashboard_url}")
-        self._install_signals()  # Ray has taken SIGTERM
         self._fit()
 
     def _fit(self) -> None:
@@ -736,7 +738,9 @@ class Driver:
             self._tuner(trainable).fit()
         self.progress.trial_seconds += time.monotonic() - began
         self.hold.check()
-        if self.asked is not None and any(trial.state not in _ENDED for trial in self.trials.values()):
+        if self.interrupted:
+            for number in self.running:
+                self.trials[number].state = "waiting"
             raise InterruptedRun(f"{self.folder}: interrupted by {self.asked}, {self._counts()}")
         self._save()
 
@@ -804,6 +808,8 @@ class Driver:
 
     def follow(self, found: list) -> None:
         """Take over how Tune's trials stand; pass a signal on."""
+        if self.interrupted:
+            return  # Tune ends its trials now, which is no end of theirs
         changed = False
         for one in found:
             number = trial_number(one.trial_id, one.config)
@@ -828,8 +834,9 @@ class Driver:
             self._save()
         if self.asked is not None or self.hold.lost:
             self._call_to_save()
-            self._await_saves()
-            if self._tune_handler is not None:
+            running = [number for number in self.running if _runs(self.folder, number)]
+            if self.hold.lost or not running or time.monotonic() - self.called > _TO_SAVE:
+                self.interrupted = True
                 self._tune_handler(signal.SIGUSR1, None)
 
     def _state(self, one) -> tuple[str, str | None]:
@@ -847,16 +854,10 @@ class Driver:
         return "waiting", None
 
     def _call_to_save(self) -> None:
-        if not self.hold.lost:
+        """Have running trials save themselves, and wait for what comes then."""
+        if self.called is None and not self.hold.lost:
+            self.called = time.monotonic()
             (self.folder / _STOP).touch()
-
-    def _await_saves(self) -> None:
-        """Give running trials the time to save themselves."""
-        end = time.monotonic() + _TO_SAVE
-        waiting = {n for n in self.running if self.trials[n].state == "running"}
-        while waiting and time.monotonic() < end and not self.hold.lost:
-            time.sleep(0.3)
-            waiting = {number for number in waiting if _runs(self.folder, number)}
 
     def _tell(self, trial: Trial) -> None:
         """A line of a trial that has ended, and of how the sweep stands."""
@@ -895,10 +896,10 @@ class Driver:
         """What the trials come to that have ended well."""
         found = {}
         for number, trial in self.trials.items():
-            if trial.state in ("finished", "stopped"):
-                run = sweeps.generations(self.folder, number)[-1].run
-                config = self.sweep.config_of(trial.values, run)
-                told = sweeps.outcome(config, sweeps.history(self.folder, run))
+            runs = sweeps.generations(self.folder, number)
+            if runs and trial.state in ("finished", "stopped"):
+                config = self.sweep.config_of(trial.values, runs[-1].run)
+                told = sweeps.outcome(config, sweeps.history(self.folder, runs[-1].run))
                 if told is not None:
                     found[number] = told
         return found
