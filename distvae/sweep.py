@@ -11,8 +11,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from dataclasses import field as plain_field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -530,12 +530,25 @@ def differences(there: Sweep, here: Sweep) -> list[str]:
 
 
 def _parse(tree: dict[str, Any], source: str) -> SweepConfig:
+    kinds = {field.name for field in fields(Dimension)}
+    for section, ends in (("set", lambda value: False), ("space", lambda value: bool(kinds & value.keys()))):
+        if isinstance(tree.get(section), dict):
+            tree[section] = dict(_dotted(tree[section], ends))
     try:
         return TypeAdapter(SweepConfig).validate_json(json.dumps(tree))
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain(error)}", tree.get("run")) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
+
+
+def _dotted(tree: dict[str, Any], ends: Callable[[dict], bool], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values, of keys that may be dotted or sections in one another."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and not ends(value):
+            yield from _dotted(value, ends, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 # -- Whether it makes sense --------------------------------------------------------------------------------------------

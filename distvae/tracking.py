@@ -17,7 +17,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from distvae import starts
+from distvae import __version__, starts
 from distvae.errors import UserError
 from distvae.evaluation import Scores
 from distvae.files import flush, read_json, write_json, write_text
@@ -218,13 +218,14 @@ def end_status(run: Path, start: int) -> None:
 
 def environment(processes: str) -> dict[str, Any]:
     """Versions, machine, processes and commit that a run was made with."""
-    packages = ("distvae", "torch", "accelerate", "datasets", "numpy", "nltk")
+    packages = ("torch", "accelerate", "datasets", "numpy", "nltk")
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "machine": platform.platform(),
         "processes": processes,
-        "packages": {name: version(name) for name in packages},
+        # A copy of the code that a cluster's job runs need not be installed.
+        "packages": {"distvae": __version__} | {name: version(name) for name in packages},
         "commit": _commit(),
     }
 
