@@ -16,7 +16,7 @@ import pytest
 
 from tests.compare import records
 from tests.slurm.conftest import Cluster, Job, bring_up, check_out
-from tests.slurm.test_cluster import CONFIG
+from tests.slurm.test_cluster import CONFIG, contain
 
 pytestmark = pytest.mark.cluster
 
@@ -81,6 +81,7 @@ class Sweeps:
     cluster: Cluster
     stand_in: Path  # a checkout whose launch/sweep.py is the above
     real: Path
+    marker: Path  # what the stand-in's container has run
     numbers: dict[str, int] = field(default_factory=dict)
     first_nodes: dict[str, list[str]] = field(default_factory=dict)
 
@@ -148,12 +149,15 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
             module.write(SLOW)
         grids = "space:\n  kl.target_rate: {grid: [0.2, 0.3, 0.4, 0.5]}\n  kl.multiplier: {grid: [0.1, 0.2]}\n"
         (real / SWEEP).write_text(f"base: {CONFIG}\n{grids}finalists: {{count: 0}}\n")
-        sweeps = Sweeps(cluster, stand_in, real)
-        both = [f"--nodelist={','.join(cluster.nodes[:2])}", "--nodes=2", "--gpus-per-node=1"]
+        marker = contain(stand_in, tmp_path_factory.mktemp("container"))
+        sweeps = Sweeps(cluster, stand_in, real, marker)
+        two = ",".join(cluster.nodes[:2])
+        both = [f"--nodelist={two}", "--nodes=2", "--gpus-per-node=1"]
         sweeps.submit("one", *both, words=("hold=true", "factor=3"))
         sweeps.submit("other", *both, words=("hold=true", "factor=5"))
-        sweeps.submit("real", "--nodes=2", "--cpus-per-task=2")
-        sweeps.submit("beheaded", "--nodes=1-2", "--cpus-per-task=2", words=("hold=true", "tasks=16", "seconds=3"))
+        others = [f"--exclude={two}", "--nodes=1-2", "--cpus-per-task=2"]
+        sweeps.submit("real", *others)
+        sweeps.submit("beheaded", *others, words=("hold=true", "tasks=16", "seconds=3"))
         happens = {
             "real": lambda nodes: any(nodes[1] in hosts for hosts in sweeps.starts(epochs=1).values()) and nodes[1],
             "beheaded": lambda nodes: len(sweeps.results("beheaded")) >= 3 and nodes[0],
@@ -205,10 +209,20 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     assert (sweeps.end("one").state, sweeps.job("other").state) == ("COMPLETED", "RUNNING")
     asks = ["curl", "-s", "-H", f"Authorization: Bearer {dashboards[1][1]}", "-o", "/dev/null", "-w", "%{http_code}"]
     assert cluster.script("on", head, *asks, f"http://localhost:{dashboards[1][0]}/api/version").stdout == "200"
+    # And it can go on in a job that was told of its end.
+    cluster.run("scancel", "--signal=USR1", str(sweeps.numbers["other"]))
+    wait_for(lambda: sweeps.job("other").fields["Restarts"] == "1", "the job is requeued", seconds=30)
     (sweeps.run("other") / "go").touch()
-    assert sweeps.end("other").state == "COMPLETED"
+    job = sweeps.end("other")
+    assert (job.state, job.log.count("; the job is requeued, time 1 of at most 100\n")) == ("COMPLETED", 1)
     wait_for(lambda: not sweeps.left(*cluster.nodes[:2]), "nothing is left", seconds=10)
     assert not list(sweeps.folder("one").glob("token"))
+
+    # The site's container ran all of it.
+    ran = sweeps.marker.read_text().splitlines()
+    for node in cluster.nodes[:2]:
+        assert any(re.match(rf"{node}; .* ray --block .*--temp-dir=/tmp/distvae-ray-{job.id}\.", line) for line in ran)
+    assert any(re.match(rf"{head}; .* python3 .*/launch/sweep\.py ", line) for line in ran)
 
 
 def test_a_sweep_goes_on_without_a_lost_node(sweeps):
@@ -222,7 +236,7 @@ def test_a_sweep_goes_on_without_a_lost_node(sweeps):
 
 
 def test_a_bad_sweep_ends_with_one_line(sweeps):
-    sweeps.submit("bad", words=("bad=1",))
+    sweeps.submit("bad", f"--nodelist={sweeps.cluster.nodes[0]}", words=("bad=1",))
     job = sweeps.end("bad")
     assert (job.state, job.fields["ExitCode"]) == ("FAILED", "2:0")
     folder = sweeps.folder("bad").relative_to(sweeps.stand_in)
@@ -232,9 +246,9 @@ def test_a_bad_sweep_ends_with_one_line(sweeps):
 
 
 def test_a_cancelled_sweep_leaves_nothing(sweeps):
-    sweeps.submit("cancelled", "--nodes=2", "--cpus-per-task=2", words=("seconds=100", "tasks=2"))
+    nodes = sweeps.cluster.nodes[:2]
+    sweeps.submit("cancelled", f"--nodelist={','.join(nodes)}", "--nodes=2", words=("seconds=100", "tasks=2"))
     wait_for((sweeps.run("cancelled") / "nodes").exists, "the sweep runs")
-    nodes = sweeps.nodes("cancelled")
     time.sleep(1)
     sweeps.cluster.run("scancel", str(sweeps.numbers["cancelled"]))
     job = sweeps.end("cancelled")
@@ -260,11 +274,12 @@ def test_a_requeued_sweep_does_every_trial_once(sweeps):
     assert (job.state, job.fields["ExitCode"], job.fields["Restarts"]) == ("COMPLETED", "0:0", "1"), job.log
     starts = sweeps.starts()
     assert sorted(starts) == [f"{number:04d}" for number in range(8)]
-    went_on = 0
     for number in starts:
         run = sweeps.run("real") / "trials" / number
         assert json.loads((run / "status.json").read_text())["state"] == "finished"
         # Every epoch is there once, in its order, whoever trained it.
         assert [(record["stage"], record["epoch"]) for record in records(run)] == [("train", i) for i in range(1, 5)]
-        went_on += len({record["start"] for record in records(run)}) > 1
-    assert went_on >= 3  # one after the node's end, and those that ran when the job was requeued
+    # They went on, and did not begin anew: first those of the lost node, then those that ran when the job was requeued.
+    went_on = [number for number, hosts in starts.items() if len(hosts) > 1]
+    assert len(went_on) >= 3
+    assert any(len({record["start"] for record in records(sweeps.run("real") / "trials" / n)}) > 1 for n in went_on)
