@@ -137,7 +137,7 @@ for ((i = 0; i < 300; i++)); do
     sleep 1
 done
 if ((i == 300)); then
-    echo "distvae: $SLURMD_NODENAME: no Ray at $address, the job's first node, after 300 s" >&2
+    echo "$SLURMD_NODENAME gives up: no Ray at $address, the job's first node, after 300 s" >&2
     exit 1
 fi
 start_ray --address="$address"
@@ -153,6 +153,6 @@ while :; do
     esac
     sleep 2
 done
-echo "distvae: Ray has ended on $SLURMD_NODENAME; the sweep goes on without this node:" >&2
-tail -n 20 "$temp/start.log" >&2
+echo "Ray has ended on $SLURMD_NODENAME; the sweep goes on without this node:" >&2
+tail -n 20 "$temp/start.log" | sed 's/^/    /' >&2 # not to be taken for why the job fails, if it does
 exit 1

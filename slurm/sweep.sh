@@ -45,12 +45,15 @@ done
 settle "$action" "$folder" "$sweep" "$base"
 
 code=$folder/code
-address=$(own_address "$folder"):$(free_port 0)
+address=$(own_address "$folder")
+[[ -n $address ]] || fail "$SLURMD_NODENAME: has no address that other nodes could reach"
+address+=:$(free_port 0)
 client=$(free_port 1)
 dashboard=$(free_port 2)
 
 # Who can reach Ray's ports can run anything as this user, but for the token.
 token=$PWD/$folder/token
+trap 'rm -f "$token"' EXIT
 rm -f "$token"
 (umask 077; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token
@@ -59,8 +62,5 @@ unset RAY_AUTH_TOKEN
 echo "job $SLURM_JOB_ID: nodes $SLURM_JOB_NODELIST; Ray meets at $address"
 echo "its dashboard: ssh -L 8265:localhost:$dashboard $(id -un)@$SLURMD_NODENAME; then http://localhost:8265, which asks for the" \
     "token in $token"
-status=0
 on_every_node "$folder" apart bash "$code/slurm/ray.sh" "$address" "$client" "$dashboard" \
-    python3 "$code/launch/sweep.py" "$code/$(config_in_copy "$sweep")" "$@" "base=$code/$(config_in_copy "$base")" || status=$?
-rm -f "$token"
-exit "$status"
+    python3 "$code/launch/sweep.py" "$code/$(config_in_copy "$sweep")" "$@" "base=$code/$(config_in_copy "$base")"
