@@ -101,15 +101,18 @@ class Sweeps:
         """What a sweep's tasks have come to: value, node and start of the job."""
         return {int(path.stem): json.loads(path.read_text()) for path in self.run(name).glob("*.json")}
 
-    def starts(self, epochs: int = 0) -> dict[str, list[str]]:
-        """The hosts on which each trial has been started that has come so far."""
+    def starts(self) -> dict[str, list[str]]:
+        """The hosts on which each trial has been started."""
         found = {}
         for run in self.run("real").glob("trials/*"):
-            recorded = run / "metrics.jsonl"
-            if epochs == 0 or (recorded.exists() and recorded.read_text().count("\n") >= epochs):
-                starts = sorted(run.glob("starts/*.json"))
-                found[run.name] = [json.loads(start.read_text())["host"] for start in starts]
+            starts = sorted(run.glob("starts/*.json"))
+            found[run.name] = [json.loads(start.read_text())["host"] for start in starts]
         return found
+
+    def saved_on(self, node: str) -> bool:
+        """Whether a trial has saved an epoch on a node."""
+        saved = self.run("real").glob("trials/*/checkpoints/*-epoch-0001")
+        return any(node in self.starts()[checkpoint.parts[-3]] for checkpoint in saved)
 
     def folder(self, name: str) -> Path:
         """The job's."""
@@ -159,7 +162,7 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
         sweeps.submit("real", *others)
         sweeps.submit("beheaded", *others, words=("hold=true", "tasks=16", "seconds=3"))
         happens = {
-            "real": lambda nodes: any(nodes[1] in hosts for hosts in sweeps.starts(epochs=1).values()) and nodes[1],
+            "real": lambda nodes: sweeps.saved_on(nodes[1]) and nodes[1],
             "beheaded": lambda nodes: len(sweeps.results("beheaded")) >= 3 and nodes[0],
         }
         end = time.monotonic() + 200
