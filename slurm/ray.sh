@@ -64,13 +64,8 @@ start_ray() { # OPTION…
     ray=$!
 }
 
-head_answers() { # "yes", "no" (nobody listens there any more), or why that cannot be told
-    local said
-    if said=$(LC_ALL=C timeout 5 bash -c ": </dev/tcp/${address%:*}/${address##*:}" 2>&1); then
-        echo yes
-    else
-        case $said in *refused*) echo no ;; *) echo "${said:-no answer}" ;; esac
-    fi
+head_answers() {
+    timeout 5 bash -c ": </dev/tcp/${address%:*}/${address##*:}" 2>/dev/null
 }
 
 # Slurm leaves a job alone that has lost a node (--no-kill), its first one too: then it is for the others to act.
@@ -128,12 +123,13 @@ if [[ -n $first ]]; then
     exit "$status"
 fi
 
-# The first node has the trials here save when an end is near, and its own end is the sign for this one's.
+# The first node has the trials here save when an end is near. Its own end, of which it leaves word, is the sign for this
+# one's.
 ending=
 trap : USR1
 trap 'ending=yes' TERM
 for ((i = 0; i < 300; i++)); do
-    [[ $(head_answers) != yes ]] || break
+    ! head_answers || break
     sleep 1
 done
 if ((i == 300)); then
@@ -141,16 +137,16 @@ if ((i == 300)); then
     exit 1
 fi
 start_ray --address="$address"
-while :; do
-    answer=$(head_answers)
-    case $answer in
-        no) exit 0 ;;
-        yes) kill -0 "$ray" 2>/dev/null || break ;;
-        *)
-            [[ -z $ending ]] || exit 1
-            ! first_is_lost || replace_first
-            ;;
-    esac
+heard=$SECONDS
+while ((SECONDS - heard < 900)); do # Slurm itself may need minutes to see that a node is lost
+    if head_answers; then
+        heard=$SECONDS
+        kill -0 "$ray" 2>/dev/null || break
+    elif [[ -e $exit_file || -n $ending ]]; then
+        exit 0
+    elif first_is_lost; then
+        replace_first
+    fi
     sleep 2
 done
 echo "Ray has ended on $SLURMD_NODENAME; the sweep goes on without this node:" >&2

@@ -437,13 +437,24 @@ trap '' TERM
 while :; do sleep 0.1; done
 """
 
+# Slurm, which takes a job's first node from it once the file `lost` is there.
+LOSES = """\
+nodes=n1,n2
+[[ ! -e $NOTES/lost ]] || nodes=n2
+case "$*" in
+    "show hostnames "*) tr , '\\n' <<<"$3" ;;
+    *"show job"*) echo "JobId=7 JobState=RUNNING Requeue=1 Restarts=0 ExcNodeList= NodeList=$nodes BatchHost=n1 N=1" ;;
+    "requeue "*) touch "$NOTES/requeue" ;;
+esac
+"""
+
 
 @pytest.fixture
 def ray(checkout, tmp_path):
     """Starts slurm/ray.sh as srun would, on a node of a job; ``notes`` tells what it called."""
     (tmp_path / "notes").mkdir()
     python = 'if [[ $1 == -c ]]; then sleep "${GATHER:-0.2}"; fi\n'  # until all nodes are there
-    programs = stand_ins(checkout, {"ray": RAY, "python3": python, "scontrol": 'echo "$*" >>"$NOTES/scontrol"\n'})
+    programs = stand_ins(checkout, {"ray": RAY, "python3": python, "scontrol": LOSES, "scancel": "exit 9\n"})
     job = f"{os.getpid()}{time.monotonic_ns() % 1000}"
 
     def start(node: int, address: str, command: str = "", **environment: str) -> subprocess.Popen:
@@ -504,8 +515,25 @@ def test_a_sweeps_other_nodes_join_the_first_and_end_with_it(ray, tmp_path):
         process.send_signal(signal.SIGTERM)  # the first node's part
         time.sleep(1)
         assert process.poll() is None
+        (tmp_path / "exit").write_text("0\n")
+        time.sleep(2.5)
+        assert process.poll() is None
     assert process.wait(timeout=30) == 0
-    assert not (tmp_path / "exit").exists()
+
+
+def test_a_sweeps_other_nodes_have_it_start_again_when_the_first_is_lost(ray, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        process = ray(1, f"127.0.0.1:{head.getsockname()[1]}")
+        wait_for_file(tmp_path / "notes" / "ray")
+    # A node that goes down may refuse connections before it is gone, and Slurm has yet to notice.
+    time.sleep(2.5)
+    assert process.poll() is None
+    (tmp_path / "notes" / "lost").touch()
+    wait_for_file(tmp_path / "notes" / "requeue")
+    process.send_signal(signal.SIGTERM)  # Slurm's
+    said, _ = process.communicate(timeout=30)
+    assert "the job's first node is lost\n" in said
+    assert "the job is requeued, time 1 of at most 100\n" in said
 
 
 def wait_for_file(path: Path) -> None:
