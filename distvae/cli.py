@@ -1,6 +1,7 @@
 """``distvae evaluate | sample | interpolate | reconstruct | compare``: what is done with trained models.
 
-``distvae scaling | measure``: what training over several processes sends and takes.
+``distvae sweep-report``: what a sweep has come to. ``distvae scaling | measure``: what training over several processes
+sends and takes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(action, *, run: bool = True) -> argparse.ArgumentParser:
         summary = action.__doc__.splitlines()[0]
-        added = commands.add_parser(action.__name__.strip("_"), help=summary, description=summary)
+        added = commands.add_parser(action.__name__.strip("_").replace("_", "-"), help=summary, description=summary)
         added.set_defaults(command=action)
         if run:
             added.add_argument("run", metavar="RUN", help="a run's folder, or an exported best/ folder")
@@ -74,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(_compare, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
+
+    added = command(_sweep_report, run=False)
+    added.add_argument("folder", metavar="FOLDER", help="a sweep's folder, also one that was moved or still runs")
 
     added = command(_scaling, run=False)
     _add_model(added)
@@ -208,6 +212,19 @@ def _compare(options: argparse.Namespace) -> None:
         _print_json({name: report.as_dict(result) for name, result in results.items()})
     else:
         report.show(results)
+
+
+def _sweep_report(options: argparse.Namespace) -> None:
+    """Write a sweep's sweep.html and sweep.md anew, and print its trials, the best first."""
+    from distvae import account as accounts
+    from distvae import sweep_report
+
+    account = sweep_report.write_report(options.folder)
+    if options.json:
+        _print_json(sweep_report.as_dict(account))
+    else:
+        report.show_parts([sweep_report.table(account), accounts.summary(account), *accounts.endings(account)])
+        print(account.folder / "sweep.html")
 
 
 def _scaling(options: argparse.Namespace) -> None:

@@ -50,6 +50,22 @@ def as_dict(results: Results) -> dict[str, Any]:
     return asdict(results) | {"scores": results.scores.as_dict()}
 
 
+def from_dict(content: Any, path: Path) -> Results:
+    """What ``as_dict`` gave.
+
+    Args:
+        path: where it stood.
+
+    Raises:
+        UserError: it is not in this form.
+    """
+    try:
+        scores = {name: value for name, value in content["scores"].items() if name != "bound_holds"}
+        return TypeAdapter(Results).validate_python(content | {"scores": scores})
+    except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: is not a run's results: {' '.join(str(error).split())}") from None
+
+
 def save_results(run: Path, results: Results, check: Callable[[], None] = lambda: None) -> None:
     """Write a run's ``results.json``. ``check`` is called before it is put in its place; may raise."""
     write_json(run / "results.json", as_dict(results), check)
@@ -64,12 +80,7 @@ def load_results(run: str | Path) -> Results:
     path = Path(run) / "results.json"
     if not path.is_file():
         raise UserError(f"{run}: has no results.json; has the run finished?")
-    content = read_json(path)
-    try:
-        del content["scores"]["bound_holds"]
-        results = TypeAdapter(Results).validate_python(content)
-    except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path}: is not a run's results: {' '.join(str(error).split())}") from None
+    results = from_dict(read_json(path), path)
     last = last_begun(Path(run))
     if results.start is not None and results.start < last:
         raise UserError(f"{path}: was written by start {results.start}; start {last} has gone on with the run")

@@ -60,7 +60,7 @@ METRICS: dict[str, Literal["min", "max"]] = {
 }
 
 # Keys that a sweep sets itself.
-_OURS = {"run", "resume", "cpu_threads"}
+_OURS = {"run", "resume", "cpu_threads", "evaluation.validation_samples"}
 
 # What population-based training may change as a run goes on: nothing of it is built into weights or sentences.
 MUTABLE = {
@@ -420,11 +420,9 @@ class Outcome:
 
 def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
     """What the records of a run (``tracking.read_metrics``) come to; None before the VAE has had an epoch."""
-    rows = [row for row in rows if row["stage"] == "train"]
-    if not rows:
+    row = kept(rows)
+    if row is None:
         return None
-    improved = [row for row in rows if row["verdict"] == "improved"]
-    row = (improved or rows)[-1]
     valid = row["valid"]
     return Outcome(
         epoch=row["epoch"],
@@ -433,6 +431,13 @@ def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
         active_units=valid["active_units"],
         **{name: valid[name]["mean"] for name in METRICS if name != "active_units"},
     )
+
+
+def kept(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The record of the epoch whose weights a run would keep if it ended now; None before the VAE has had one."""
+    rows = [row for row in rows if row["stage"] == "train"]
+    improved = [row for row in rows if row["verdict"] == "improved"]
+    return next(reversed(improved or rows), None)
 
 
 def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
@@ -457,11 +462,16 @@ def rank(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
 
 
 def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
-    """Of two objectives: the trials that no other beats in both, in the order of their numbers."""
+    """Of two objectives: the trials that no other beats in both, in the order of their numbers. A trial whose KL is not
+    where it should be is beaten by any whose KL is less far off: else a KL that is too high would buy its way in by an
+    information that is high too."""
     signs = (1 if objective.mode == "min" else -1, 1 if METRICS[objective.second] == "min" else -1)
+    excesses = {number: found.excess(objective.kl_tolerance) for number, found in outcomes.items()}
+    least = min(excesses.values(), default=0.0)
     points = {
-        number: (signs[0] * score(objective, found), signs[1] * getattr(found, objective.second))
+        number: (signs[0] * getattr(found, objective.metric), signs[1] * getattr(found, objective.second))
         for number, found in outcomes.items()
+        if excesses[number] == least
     }
 
     def beaten(point: tuple[float, float]) -> bool:
@@ -499,8 +509,9 @@ def open_sweep(folder: Path) -> Sweep:
     path = folder / "sweep.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
-    config = replace(_parse(read_tree(path), str(path)), run=str(folder))
-    return Sweep(config, read_tree(folder / "base.yaml"))
+    config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
+    parse_config(read_tree(base), str(base))  # errors of a trial name the file that the base came from
+    return Sweep(config, read_tree(base))
 
 
 def dump_sweep(sweep: Sweep) -> dict[str, str]:
@@ -688,11 +699,12 @@ def generations(folder: Path, number: int) -> list[Generation]:
     """A trial's runs, the first one first. Paths are where the sweep lies now."""
     first = folder / "trials" / f"{number:04d}"
     found = [Generation(first)] if first.is_dir() else []
-    for path in sorted(first.parent.glob(f"{first.name}.*"), key=lambda path: int(path.suffix[1:])):
+    later = [path for path in first.parent.glob(f"{first.name}.*") if path.suffix[1:].isdecimal()]
+    for path in sorted(later, key=lambda path: int(path.suffix[1:])):
         try:
             told = json.loads((path / "lineage.json").read_text(encoding="utf-8"))
             found.append(Generation(path, folder / "trials" / Path(told["parent"]).name, told["step"], told["values"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # it has not begun
     return found
 
@@ -701,7 +713,7 @@ def save_lineage(generation: Generation) -> None:
     """Note where a run goes on from."""
     content = {"parent": generation.parent.name, "step": generation.step, "values": generation.values}
     generation.run.mkdir(parents=True, exist_ok=True)
-    (generation.run / "lineage.json").write_text(json.dumps(content), encoding="utf-8")
+    write_json(generation.run / "lineage.json", content)
 
 
 def history(folder: Path, run: Path) -> list[dict[str, Any]]:

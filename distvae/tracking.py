@@ -61,6 +61,7 @@ class EpochRecord:
     learning_rate: float
     train: TrainEpoch
     valid: Scores
+    valid_seconds: float
     verdict: str  # what the plateau rule made of it; "not counted" where it was not asked
     saving: Saving
     start: int  # number of the start of the run that trained the end of it

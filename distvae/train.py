@@ -366,7 +366,9 @@ class Trainer:
             epoch = self._take_up(stage, progress, resumed)
         while progress.epoch < stage.max_epochs and not progress.converged:
             trained, kl_weight = self._train_epoch(stage, progress, epoch)
+            began = time.monotonic()
             scores = self._validate(stage, progress, epoch)
+            valid_seconds = time.monotonic() - began
             stage.policy.end_epoch(trained.kl)
             learning_rate, verdict = progress.plateau.learning_rate, None
             if not scores.finite:
@@ -384,7 +386,7 @@ class Trainer:
                 stage.policy.weight = progress.best.kl_weight
                 progress.converged = verdict is Verdict.STOP
             said = "not counted" if verdict is None else verdict.value
-            record = self._record(stage, progress, kl_weight, learning_rate, trained, scores, said)
+            record = self._record(stage, progress, kl_weight, learning_rate, trained, scores, valid_seconds, said)
             self._write(lambda: self._show(record))  # noqa: B023
             epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
             self._save(stage, progress, epoch)
@@ -748,6 +750,7 @@ class Trainer:
         learning_rate: float,
         trained: TrainEpoch,
         scores: Scores,
+        valid_seconds: float,
         verdict: str,
     ) -> EpochRecord:
         saving = Saving(self.saves, self.stall, 0.0 if self.saver is None else self.saver.write_seconds)
@@ -755,8 +758,8 @@ class Trainer:
         if self.saver is not None:
             self.saver.write_seconds = 0.0
         return EpochRecord(
-            stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, verdict, saving,
-            self.start,
+            stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, valid_seconds, verdict,
+            saving, self.start,
         )  # fmt: skip
 
     def _show(self, record: EpochRecord) -> None:

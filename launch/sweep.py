@@ -7,10 +7,12 @@ from there. Ray brings up processes and passes results on, Tune chooses what run
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import functools
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -37,6 +39,14 @@ os.environ |= {
     "TUNE_GLOBAL_CHECKPOINT_S": "10",
     "TUNE_MAX_PENDING_TRIALS_PG": "4",
 }
+
+if __name__ == "__main__" and "RAY_ADDRESS" not in os.environ:
+    # A cluster of this sweep's own gets a token of its own, in a file that nobody else can read.
+    _token, _path = tempfile.mkstemp(prefix="distvae-token-")
+    os.write(_token, secrets.token_hex(32).encode("ascii"))
+    os.close(_token)
+    atexit.register(os.unlink, _path)
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": _path}
 
 import ray
 import ray.train
@@ -622,7 +632,8 @@ class Driver:
                 logging_level="ERROR",
                 _temp_dir=self._scratch.name,
             )
-            print(f"Ray's dashboard: http://{context.dashboard_url}")
+            token = os.environ["RAY_AUTH_TOKEN_PATH"]
+            print(f"Ray's dashboard: http://{context.dashboard_url}, which asks for the token in {token}", flush=True)
         self._fit()
 
     def _fit(self) -> None:
@@ -675,48 +686,56 @@ class Driver:
 
     def _pretrain(self) -> None:
         """Train what several trials share, each once."""
-        waiting = {}
-        for name, config in self.sweep.pretrainings().items():
-            if not (Path(config.run) / "results.json").exists():
-                waiting[name] = config
-        self.shared = frozenset(self.sweep.pretrainings())
-        if not waiting:
-            return
-        print(f"pretraining for all trials: {', '.join(waiting)}")
-        began = time.monotonic()
-        settings = self.sweep.config.trial
-        if settings.workers > 1:
-            for name, config in waiting.items():
-                self._pretrain_in_processes(name, config)
-        else:
-            remote = ray.remote(_pretrain).options(
-                num_cpus=settings.cpus, num_gpus=_gpus(self.sweep), max_retries=self.sweep.config.max_restarts
-            )
-            tasks = {remote.remote(config, self.sweep, os.getcwd()): (name, config) for name, config in waiting.items()}
-            seen = dict.fromkeys(waiting, 0)
-            while tasks:
-                done, _ = ray.wait(list(tasks), timeout=1.0)
-                for task in done:
-                    name, _ = tasks.pop(task)
-                    failure = ray.get(task)
-                    if failure is not None and self.asked is None:
-                        raise UserError(f"the pretraining {name}, which trials share, failed: {failure}")
+        wanted = self.sweep.pretrainings()
+        waiting = {name: config for name, config in wanted.items() if not _has_ended(config)}
+        if waiting:
+            print(f"pretraining for all trials: {', '.join(waiting)}")
+            began = time.monotonic()
+            if self.sweep.config.trial.workers > 1:
                 for name, config in waiting.items():
-                    seen[name] = _show_epochs(name, Path(config.run), seen[name])
-                self.hear()
-                if self.asked is not None:
-                    self._call_to_save()
-                    ray.wait(list(tasks), num_returns=len(tasks), timeout=_TO_SAVE)
-                    raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while pretraining")
-        self.progress.pretraining_seconds += time.monotonic() - began
-        self._save()
+                    self._pretrain_in_processes(name, config)
+            else:
+                self._pretrain_side_by_side(waiting)
+            self.progress.pretraining_seconds += time.monotonic() - began
+            self._save()
+        self.shared = frozenset(name for name, config in wanted.items() if _has_ended(config))
+
+    def _pretrain_side_by_side(self, waiting: dict[str, Config]) -> None:
+        settings = self.sweep.config.trial
+        remote = ray.remote(_pretrain).options(
+            num_cpus=settings.cpus, num_gpus=_gpus(self.sweep), max_retries=self.sweep.config.max_restarts
+        )
+        tasks = {remote.remote(config, self.sweep, os.getcwd()): name for name, config in waiting.items()}
+        seen = dict.fromkeys(waiting, 0)
+        while tasks:
+            done, _ = ray.wait(list(tasks), timeout=1.0)
+            for name, config in waiting.items():
+                seen[name] = _show_epochs(name, Path(config.run), seen[name])
+            for task in done:
+                name = tasks.pop(task)
+                try:
+                    failure = ray.get(task)
+                except ray.exceptions.RayError as error:
+                    failure = str(error)
+                if failure is not None and self.asked is None:
+                    self._tell_failed(name, failure)
+            self.hear()
+            if self.asked is not None:
+                self._call_to_save()
+                ray.wait(list(tasks), num_returns=len(tasks), timeout=_TO_SAVE)
+                raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while pretraining")
+
+    def _tell_failed(self, name: str, failure: str) -> None:
+        print(
+            f"distvae: WARNING the pretraining {name} failed, and its trials begin by their own: {failure}", flush=True
+        )
 
     def _pretrain_in_processes(self, name: str, config: Config) -> None:
         work = functools.partial(_work, sweep=self.sweep, config=config, number=-1, values={}, where=os.getcwd())
         try:
             _trainer(self.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit()
         except TrainingFailedError as error:
-            raise UserError(f"the pretraining {name}, which trials share, failed: {error}") from error
+            self._tell_failed(name, str(error))
         _show_epochs(name, Path(config.run), 0)
 
     # -- Trials --------------------------------------------------------------------------------------------------------
@@ -729,7 +748,8 @@ class Driver:
             run_trial(choice, sweep, shared, where)
 
         sweep, shared, where = self.sweep, self.shared, os.getcwd()
-        resources = {"CPU": settings.cpus, "GPU": _gpus(self.sweep)} if settings.workers == 1 else {"CPU": 0}
+        # Of several processes, the first only starts the others; but it has to ask for something.
+        resources = {"CPU": settings.cpus, "GPU": _gpus(self.sweep)} if settings.workers == 1 else {"memory": 1}
         trainable = tune.with_resources(trial, resources)
         with tqdm(
             total=self.sweep.trials, desc="trials", unit=" trials", disable=not sys.stderr.isatty(), dynamic_ncols=True
@@ -828,7 +848,10 @@ class Driver:
             trial.node = (one.last_result or {}).get("node", trial.node)
             trial.state, trial.reason = state, reason
             if state in _ENDED:
-                write_hparams(self.folder, self.sweep, trial)
+                try:
+                    write_hparams(self.folder, self.sweep, trial)
+                except UserError as error:  # its records are damaged, and it has failed for that
+                    print(f"distvae: WARNING {error}", file=sys.stderr)
                 self._tell(trial)
         if changed:
             self._save()
@@ -956,6 +979,10 @@ class Driver:
 
 
 _ENDED = ("finished", "stopped", "failed")
+
+
+def _has_ended(config: Config) -> bool:
+    return (Path(config.run) / "results.json").exists()
 
 
 def _pretrain(config: Config, sweep: Sweep, where: str) -> str | None:

@@ -17,7 +17,7 @@ def numbers(run: Path) -> list[dict[str, Any]]:
     """``records`` without times, and without which start of the run wrote them."""
     rows = records(run)
     for row in rows:
-        del row["saving"], row["start"], row["train"]["seconds"]
+        del row["saving"], row["start"], row["train"]["seconds"], row["valid_seconds"]
     return rows
 
 

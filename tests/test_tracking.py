@@ -46,6 +46,7 @@ def record(step: int = 40, **values) -> EpochRecord:
         "learning_rate": 0.0625,
         "train": TRAIN,
         "valid": VALID,
+        "valid_seconds": 2.5,
         "verdict": "improved",
         "saving": Saving(count=2, stall_seconds=0.25, write_seconds=1.5),
         "start": 1,

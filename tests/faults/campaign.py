@@ -355,7 +355,7 @@ def remains(run: Path) -> dict[str, object]:
     rows = [json.loads(line) for line in lines]
     assert read_metrics(run) == rows, "lines that do not count"
     for row in rows:
-        found[f"line {row['stage']} {row['epoch']}"] = _without(row, "seconds", "saving", "start")
+        found[f"line {row['stage']} {row['epoch']}"] = _without(row, "seconds", "valid_seconds", "saving", "start")
     found["lines"] = [(row["stage"], row["epoch"], row["step"]) for row in rows]
     found["best weights"] = sha256(run / "best" / "model.safetensors")
     found["pretrained weights"] = sha256(run / "pretrained" / "model.safetensors")

@@ -1,0 +1,37 @@
+"""Ray's own pages while a sweep runs."""
+
+import re
+import signal
+
+import pytest
+
+from tests.sweeps.test_sweeps import SET, start, until, write
+
+pytestmark = pytest.mark.cluster
+
+
+def test_rays_dashboard_shows_the_cluster_and_the_trials(browser, tmp_path, tiny):
+    space = {"kl.multiplier": {"grid": [0.1, 0.2]}}
+    process = start(write(tmp_path, tiny, space=space, set=SET | {"train.max_epochs": 400}))
+    try:
+        said = process.stdout.readline()
+        address, token = re.fullmatch(r"Ray's dashboard: (\S+), which asks for the token in (\S+)\n", said).groups()
+        until(lambda: (tmp_path / "sweep" / "trials" / "0001" / "metrics.jsonl").exists(), process)
+        page = browser.new_page(viewport={"width": 1300, "height": 900})
+        page.goto(f"{address}/#/actors")
+        # Nothing is told to whoever has no token.
+        page.locator("[role=dialog] input").wait_for(timeout=30_000)
+        assert "ALIVE" not in page.inner_text("body")
+        with open(token, encoding="ascii") as file:
+            page.locator("[role=dialog] input").fill(file.read())
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_text("ALIVE x 2").wait_for(timeout=60_000)
+        assert page.get_by_role("cell", name="trial", exact=True).count() == 2
+        page.screenshot(path=tmp_path / "actors.png")
+        page.goto(f"{address}/#/cluster")
+        page.get_by_text(re.compile("reserved in placement groups")).first.wait_for(timeout=60_000)
+        page.screenshot(path=tmp_path / "cluster.png")
+        page.close()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 75
