@@ -200,13 +200,10 @@ def run_trial(choice: dict[str, Any], sweep: Sweep, shared: frozenset[str], wher
             failure = _run(sweep, config, number, values)
         else:
             failure = _run_in_processes(sweep, config, number, values)
-    found = sweeps.outcome(config, sweeps.history(sweep.folder, run))
-    told = (
-        _told(sweep, config, run) if found is not None else {"objective": _worst(sweep), "second": _worst(sweep, True)}
-    )
-    if failure is not None:
-        told |= {"objective": _worst(sweep), "second": _worst(sweep, True), "failed": failure}
-    tune.report(told | {"ended": True, "judged_epochs": told.get("judged_epochs", 0), "node": socket.gethostname()})
+        told = {"objective": _worst(sweep), "second": _worst(sweep, second=True), "judged_epochs": 0, "failed": failure}
+        if failure is None:
+            told = _told(sweep, config, run)
+        tune.report(told | {"ended": True, "node": socket.gethostname()})
 
 
 def trial_number(trial_id: str, choice: dict[str, Any]) -> int:
@@ -256,7 +253,7 @@ def _place(sweep: Sweep, number: int, values: dict[str, Value], origin: Path | N
     if told is None or told["trial"] == number:
         if last.parent is None:
             _drop_stale(sweep, last.run, values)
-        return last.run, None if last.parent is None or checkpoint.list_checkpoints(last.run) else last.run / "handed"
+        return last.run, None
     if last.parent is None or (last.parent.name, last.step, last.values) != (told["run"], told["step"], values):
         run = runs[0].run.with_name(f"{runs[0].run.name}.{len(runs)}")
         last = Generation(run, sweep.folder / "trials" / told["run"], told["step"], values)
