@@ -17,35 +17,48 @@ names() { # FILE…: their names without folder and ending
 
 # -- The copy ----------------------------------------------------------------------------------------------------------
 
-# A job runs from a copy of the code and of its config, FOLDER/code: what is edited in the checkout does not reach a job
+# A job runs from a copy of the code and of its configs, FOLDER/code: what is edited in the checkout does not reach a job
 # that waits, runs or is requeued.
 
-settle() { # ACTION FOLDER CONFIG: see that the copy is there, and stop where that was all
-    case $1 in
-        --copy) take_copy "$2" "$3"; exit ;;
+settle() { # ACTION FOLDER CONFIG…: see that the copy is there, and stop where that was all
+    local action=$1
+    shift
+    case $action in
+        --copy) take_copy "$@"; exit ;;
         --from) return ;;
     esac
     [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job for Slurm: submit it by sbatch or slurm/submit.sh"
-    if ((${SLURM_RESTART_COUNT:-0} == 0)) && [[ -e $2 ]]; then
-        fail "$2 is there already, of an earlier job with this number; move it away"
+    if ((${SLURM_RESTART_COUNT:-0} == 0)) && [[ -e $1 ]]; then
+        fail "$1 is there already, of an earlier job with this number; move it away"
     fi
-    take_copy "$2" "$3" # which a requeued job has already
+    take_copy "$@" # which a requeued job has already
 }
 
-take_copy() { # FOLDER CONFIG
-    local code=$1/code new=$1/code.new config commit
+take_copy() { # FOLDER CONFIG…
+    local code=$1/code new=$1/code.new config place commit
     [[ ! -e $code ]] || return 0
-    [[ -f $2 && -r $2 ]] || fail "$2: cannot be read as a config: no such file"
-    config=$new/$(config_in_copy "$2")
+    shift
+    for config; do
+        readable "$config"
+    done
     rm -rf "$new"
-    mkdir -p "${config%/*}"
+    mkdir -p "$new"
     tar --create --exclude=__pycache__ distvae launch slurm setup.cfg pyproject.toml | tar --extract --directory "$new"
-    cp "$2" "$config"
+    for config; do
+        place=$new/$(config_in_copy "$config")
+        [[ ! -e $place ]] || { rm -rf "$new"; fail "$config: another config of the job has this name"; }
+        mkdir -p "${place%/*}"
+        cp "$config" "$place"
+    done
     # The copy has no .git beside it; this says which commit it is.
     if [[ -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
         echo "$commit" >"$new/COMMIT"
     fi
     mv "$new" "$code"
+}
+
+readable() { # CONFIG
+    [[ -f $1 && -r $1 ]] || fail "$1: cannot be read as a config: no such file"
 }
 
 config_in_copy() { # CONFIG: its place in a copy, below configs/ as in the checkout, for that path names the run
@@ -58,12 +71,26 @@ config_in_copy() { # CONFIG: its place in a copy, below configs/ as in the check
 
 # -- The nodes ---------------------------------------------------------------------------------------------------------
 
-free_port() { # a port of this host that no other job chooses
+own_address() { # FOLDER: of this node, as others reach it
+    local interface found
+    # shellcheck source=slurm/env.sh
+    interface=$(set +u; . "$1/code/slurm/env.sh" >/dev/null; echo "${GLOO_SOCKET_IFNAME:-${NCCL_SOCKET_IFNAME:-}}")
+    found=$(
+        {
+            [[ -z $interface ]] || ip -4 -oneline address show dev "$interface" | sed -E 's|.* inet ([^/]+)/.*|\1|'
+            getent ahostsv4 "$SLURMD_NODENAME" | cut -d' ' -f1
+            hostname --all-ip-addresses | tr ' ' '\n'
+        } 2>/dev/null | grep -v '^127\.' || :
+    )
+    echo "${found%%$'\n'*}"
+}
+
+free_port() { # [NUMBER]: a port of this host that no other job chooses; each NUMBER is another
     local low high first last port try
     read -r low high </proc/sys/net/ipv4/ip_local_port_range
     read -r first last < <(ports_outside "$low" "$high")
     for ((try = 0; try < 100; try++)); do
-        port=$((first + (SLURM_JOB_ID + 499 * try) % (last - first + 1)))
+        port=$((first + (SLURM_JOB_ID + 7481 * ${1:-0} + 499 * try) % (last - first + 1)))
         (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break # nobody listens there
     done
     echo "$port"
@@ -79,9 +106,13 @@ ports_outside() { # LOW HIGH: the ports to choose from, when the kernel hands ou
     echo "$first $last"
 }
 
-on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that the job has there
-    local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} step=() status=0 folder=$1 said='' srun
-    shift
+on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all that the job has there
+    local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} folder=$1 bond=$2 step=() status=0 said='' srun
+    shift 2
+    case $bond in
+        together) step=(--kill-on-bad-exit=1) ;; # where one fails, all end
+        apart) step=(--kill-on-bad-exit=0 --no-kill --wait=0) ;; # what the first node does is what counts
+    esac
     mkdir -p "$logs"
     echo "a log of each node: $logs/"
     # Where the run's main process leaves its exit code, which launchers hide. Each start of a job has its own.
@@ -89,19 +120,20 @@ on_every_node() { # FOLDER COMMAND…: run it once on each node, with all that t
     rm -f "$DISTVAE_EXIT_FILE"
     # Left alone, srun would take what sbatch was told of tasks, their CPUs and GPUs, for its own one task a node. Told
     # nothing of that, a step has all CPUs and GPUs of the job.
-    [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || step=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
+    [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || step+=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
     env -u SLURM_CPUS_PER_TASK -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU -u SLURM_TRES_PER_TASK \
         srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
-        --ntasks-per-node=1 --cpu-bind=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
-        --kill-on-bad-exit=1 "$@" &
+        --ntasks-per-node=1 --cpu-bind=none --mpi=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
+        "$@" &
     srun=$!
     # The nodes are told by themselves when an end is near. This script is too, and outlives it to see how they end.
     trap : TERM
     trap 'kill -s USR1 "$srun"' USR1 # by --signal=B:USR1, which tells the script alone: srun passes it on
     while wait "$srun"; kill -0 "$srun" 2>/dev/null; do :; done # a signal ends a wait, not srun
     wait "$srun" || status=$?
-    ((status)) || return 0
     [[ ! -e $DISTVAE_EXIT_FILE ]] || said=$(<"$DISTVAE_EXIT_FILE")
+    [[ $bond == together || -z $said ]] || status=$said
+    ((status)) || return 0
     if [[ $said == "$interrupted" ]]; then
         come_back "$folder"
     fi

@@ -11,6 +11,7 @@ trap 'asked=USR1' USR1
 trap 'asked=TERM' TERM
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$code/slurm/signals.sh"
 set +u # what a site calls in env.sh was seldom written for it
 . "$code/slurm/env.sh"
 set -u
@@ -36,55 +37,11 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
 os.execvp(sys.argv[1], sys.argv[1:])
 '
 
-below() { # PROCESS: it, and all below it
-    local children child
-    echo "$1"
-    read -rd '' -a children < <(cat /proc/"$1"/task/*/children 2>/dev/null) || :
-    for child in "${children[@]}"; do
-        below "$child"
-    done
-}
-
-takes() { # PROCESS NUMBER: whether it handles a signal, or will
-    local name mask
-    while read -r name mask; do
-        case $name in SigBlk: | SigCgt:) ! ((16#$mask >> ($2 - 1) & 1)) || return 0 ;; esac
-    done <"/proc/$1/status"
-    return 1
-} 2>/dev/null
-
-outwait() { # PROCESS: wait until a child ends, and not just until a signal comes; returns its status
-    while wait "$1"; kill -0 "$1" 2>/dev/null; do :; done
-    wait "$1"
-}
-
-told=
-pass_on() { # SIGNAL: to each process that takes it, once, also to those that start later
-    local process number
-    [[ -z $told ]] || return 0
-    told=yes
-    echo "SIG$1: passed on to the training, to save and end" >&2
-    number=$(kill -l "$1")
-    (
-        trap '' TERM USR1
-        declare -A had
-        while kill -0 "$launcher" 2>/dev/null; do
-            for process in $(below "$launcher"); do
-                if [[ -z ${had[$process]:-} ]] && takes "$process" "$number"; then
-                    had[$process]=yes
-                    kill -s "$1" "$process" 2>/dev/null || :
-                fi
-            done
-            sleep 0.5
-        done
-    ) &
-}
-
 "${container[@]}" python3 -c "$blocked" accelerate launch --machine_rank "$SLURM_NODEID" "$@" &
 launcher=$!
-trap 'pass_on USR1' USR1
-trap 'pass_on TERM' TERM
-[[ -z $asked ]] || pass_on "$asked"
+trap 'pass_on USR1 "$launcher"' USR1
+trap 'pass_on TERM "$launcher"' TERM
+[[ -z $asked ]] || pass_on "$asked" "$launcher"
 status=0
 outwait "$launcher" || status=$?
 

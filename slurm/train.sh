@@ -54,10 +54,10 @@ config=$code/$(config_in_copy "$config")
 gpus=${SLURM_GPUS_ON_NODE:-0}
 [[ -n $processes ]] || processes=$((gpus > 0 ? gpus : 1))
 read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-port=$(free_port)
+port=$(free_port 0)
 
 echo "job $SLURM_JOB_ID: nodes $SLURM_JOB_NODELIST, processes on each: $processes; engine $engine;" \
     "they meet at $head:$port"
-on_every_node "$folder" bash "$code/slurm/node.sh" "$gpus" --config_file "$code/launch/accelerate/$engine.yaml" \
+on_every_node "$folder" together bash "$code/slurm/node.sh" "$gpus" --config_file "$code/launch/accelerate/$engine.yaml" \
     --num_machines "$SLURM_JOB_NUM_NODES" --num_processes $((SLURM_JOB_NUM_NODES * processes)) \
     --main_process_ip "$head" --main_process_port "$port" "$code/distvae/train.py" "$config" "$@"

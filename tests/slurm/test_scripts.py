@@ -35,7 +35,7 @@ def test_shellcheck_has_nothing_to_say():
     files = [
         path for name in (".ci", "launch", "slurm", "tests") for path in (ROOT / name).rglob("*") if is_shell(path)
     ]
-    assert {"run", "demo.sh", "train.sh", "cluster"} <= {path.name for path in files}
+    assert {"run", "demo.sh", "train.sh", "sweep.sh", "cluster"} <= {path.name for path in files}
     done = subprocess.run(["shellcheck", *files], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -75,11 +75,79 @@ def test_submit_says_what_is_no_job(checkout, arguments, says):
     done = bash("slurm/submit.sh", *arguments, cwd=checkout)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"distvae: {says}")
-    assert done.stderr.rstrip().endswith("one of: train")
+    assert done.stderr.rstrip().endswith("one of: sweep train")
+
+
+SWEEP = "configs/tests/sweep.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "says"),
+    [
+        ("", [], "no sweep: slurm/sweep.sh SWEEP [key=value …]"),
+        ("", ["--resume", "runs/sweep"], "--resume: no option of slurm/sweep.sh"),
+        ("", ["nowhere.yaml"], "nowhere.yaml: cannot be read as a config: no such file"),
+        ("space: {}\n", [SWEEP], f"{SWEEP}: names no training config by a line such as base: "),
+        ("base: nowhere.yaml\n", [SWEEP], "nowhere.yaml: cannot be read as a config: no such file"),
+        (f"base: {CONFIG}\n", [SWEEP, "base=there.yaml"], "there.yaml: cannot be read as a config: no such file"),
+        (
+            f"base: {CONFIG}\n",
+            [SWEEP, "seed", "3"],
+            "'seed' is not an override; write key=value, such as num_samples=20",
+        ),
+        (f"base: {SWEEP}\n", [SWEEP], f"{SWEEP}: another config of the job has this name"),
+    ],
+)
+@pytest.mark.parametrize("script", ["sweep.sh", "submit.sh"])
+def test_a_sweeps_bad_arguments_get_one_line_at_once(checkout, script, text, arguments, says):
+    (checkout / SWEEP).write_text(text)
+    start = {"sweep.sh": ["slurm/sweep.sh"], "submit.sh": ["slurm/submit.sh", "--nodes=2", "sweep"]}[script]
+    done = bash(*start, *arguments, cwd=checkout, SLURM_JOB_ID="7")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distvae: {says}")
+    assert done.stderr.count("\n") == 1
+    assert not list(checkout.glob("runs/slurm/*/*"))
+
+
+@pytest.mark.parametrize("line", ["base: {}", "base:   '{}'  # a tiny one", 'base: "{}"', "base: {} # a tiny one"])
+def test_a_sweep_runs_from_its_copy(checkout, line):
+    programs = stand_ins(checkout, {"srun": 'printf "%s\\n" "$@" >words\n', "scontrol": "echo n1\n"})
+    sweep = "mine/sweep.yaml"
+    (checkout / "mine").mkdir()
+    (checkout / sweep).write_text(f"seed: 3\n{line.format(CONFIG)}\n")
+    done = bash("slurm/sweep.sh", "--copy", "runs/slurm/one", sweep, "seed=4", cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    for path in (sweep, CONFIG, "slurm/job.sh", "launch/sweep.py"):
+        (checkout / path).write_text("exit 9 [\n")
+    slurm = {
+        "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1",
+        "SLURM_JOB_NUM_NODES": "1", "SLURMD_NODENAME": socket.gethostname(), "TMPDIR": str(checkout),
+    }  # fmt: skip
+    done = bash(
+        "runs/slurm/one/code/slurm/sweep.sh", "--from", "runs/slurm/one", sweep, "seed=4", cwd=checkout, **slurm
+    )
+    assert done.returncode == 0, done.stderr
+    code = "runs/slurm/one/code"
+    assert (checkout / code / CONFIG).read_text() != "exit 9 [\n"
+    words = (checkout / "words").read_text().splitlines()
+    command = ["python3", f"{code}/launch/sweep.py", f"{code}/configs/sweep.yaml", "seed=4", f"base={code}/{CONFIG}"]
+    assert words[-5:] == command
+    assert {"--no-kill", "--kill-on-bad-exit=0"} <= set(words)
+    assert not (checkout / "runs/slurm/one/token").exists()
+
+
+def stand_ins(checkout: Path, texts: dict[str, str]) -> Path:
+    """A folder of programs that stand in for others."""
+    programs = checkout / "programs"
+    programs.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (programs / name).write_text(f"#!/bin/bash\n{text}")
+        (programs / name).chmod(0o755)
+    return programs
 
 
 def test_scripts_want_the_checkouts_folder_and_a_job(checkout, tmp_path):
-    for script in ("train.sh", "submit.sh"):
+    for script in ("train.sh", "sweep.sh", "submit.sh"):
         done = bash(str(checkout / "slurm" / script), CONFIG, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr == f"distvae: {tmp_path} is not a checkout of distvae; submit from its folder\n"
@@ -357,3 +425,119 @@ def test_a_nodes_training_gets_each_signal_once_and_its_launcher_none(checkout, 
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0, said
     assert said == f"SIGTERM: passed on to the training, to save and end\nhad {signal.SIGTERM:d} helper None\n"
+
+
+# Ray, as far as its scripts know it: processes that hang, one of them in a process group of its own.
+RAY = """\
+echo "$*" >"$NOTES/ray"
+set -m
+sleep 600.25 &
+set +m
+trap '' TERM
+while :; do sleep 0.1; done
+"""
+
+# Slurm, which takes a job's first node from it once the file `lost` is there.
+LOSES = """\
+nodes=n1,n2
+[[ ! -e $NOTES/lost ]] || nodes=n2
+case "$*" in
+    "show hostnames "*) tr , '\\n' <<<"$3" ;;
+    *"show job"*) echo "JobId=7 JobState=RUNNING Requeue=1 Restarts=0 ExcNodeList= NodeList=$nodes BatchHost=n1 N=1" ;;
+    "requeue "*) touch "$NOTES/requeue" ;;
+esac
+"""
+
+
+@pytest.fixture
+def ray(checkout, tmp_path):
+    """Starts slurm/ray.sh as srun would, on a node of a job; ``notes`` tells what it called."""
+    (tmp_path / "notes").mkdir()
+    python = 'if [[ $1 == -c ]]; then sleep "${GATHER:-0.2}"; fi\n'  # until all nodes are there
+    programs = stand_ins(checkout, {"ray": RAY, "python3": python, "scontrol": LOSES, "scancel": "exit 9\n"})
+    job = f"{os.getpid()}{time.monotonic_ns() % 1000}"
+
+    def start(node: int, address: str, command: str = "", **environment: str) -> subprocess.Popen:
+        given = {
+            "PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": job, "SLURM_NODEID": str(node),
+            "SLURMD_NODENAME": f"n{node + 1}", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_ON_NODE": "3",
+            "DISTVAE_EXIT_FILE": str(tmp_path / "exit"), "NOTES": str(tmp_path / "notes"), **environment,
+        }  # fmt: skip
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        return subprocess.Popen(
+            ["bash", checkout / "slurm" / "ray.sh", address, "10001", "8265", "bash", "-c", command],
+            cwd=tmp_path, env=inherited | given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    yield start
+    assert not list(Path("/tmp").glob(f"distvae-ray-{job}.*"))
+    pattern = rf"sleep 600\.25|ray start .*distvae-ray-{job}"
+    left = subprocess.run(["pgrep", "--full", "--list-full", pattern], capture_output=True, text=True)
+    assert left.stdout == ""
+
+
+def test_a_sweeps_first_node_ends_as_the_sweep_does(ray, tmp_path):
+    said, _ = (process := ray(0, "10.0.0.1:20000", "exit 3", SLURM_GPUS_ON_NODE="2")).communicate(timeout=30)
+    assert (process.returncode, said) == (3, "")
+    assert (tmp_path / "exit").read_text() == "3\n"
+    called = (tmp_path / "notes" / "ray").read_text()
+    assert called.startswith("start --block ")
+    for option in ("--head", "--num-cpus=3", "--num-gpus=2", "--port=20000", "--node-ip-address=10.0.0.1"):
+        assert f" {option} " in called
+
+
+@pytest.mark.parametrize("name", ["USR1", "TERM"])
+def test_a_sweep_is_told_of_the_end_and_may_save(ray, tmp_path, name):
+    saves = f"trap 'sleep 0.5; exit 75' {name}; touch notes/runs; while :; do sleep 0.1; done"
+    process = ray(0, "10.0.0.1:20000", saves)
+    wait_for_file(tmp_path / "notes" / "runs")
+    process.send_signal(signal.Signals[f"SIG{name}"])
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, said) == (75, f"SIG{name}: passed on to the training, to save and end\n")
+    assert (tmp_path / "exit").read_text() == "75\n"
+
+
+def test_a_sweep_that_has_not_begun_can_go_on(ray, tmp_path):
+    process = ray(0, "10.0.0.1:20000", "touch notes/runs", GATHER="60")
+    wait_for_file(tmp_path / "notes" / "ray")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert (tmp_path / "exit").read_text() == "75\n"
+    assert not (tmp_path / "notes" / "runs").exists()
+
+
+def test_a_sweeps_other_nodes_join_the_first_and_end_with_it(ray, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        process = ray(1, f"127.0.0.1:{head.getsockname()[1]}")
+        wait_for_file(tmp_path / "notes" / "ray")
+        assert " --address=127.0.0.1:" in (tmp_path / "notes" / "ray").read_text()
+        process.send_signal(signal.SIGTERM)  # the first node's part
+        time.sleep(1)
+        assert process.poll() is None
+        (tmp_path / "exit").write_text("0\n")
+        time.sleep(2.5)
+        assert process.poll() is None
+    assert process.wait(timeout=30) == 0
+
+
+def test_a_sweeps_other_nodes_have_it_start_again_when_the_first_is_lost(ray, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        process = ray(1, f"127.0.0.1:{head.getsockname()[1]}")
+        wait_for_file(tmp_path / "notes" / "ray")
+    # A node that goes down may refuse connections before it is gone, and Slurm has yet to notice.
+    time.sleep(2.5)
+    assert process.poll() is None
+    (tmp_path / "notes" / "lost").touch()
+    wait_for_file(tmp_path / "notes" / "requeue")
+    process.send_signal(signal.SIGTERM)  # Slurm's
+    said, _ = process.communicate(timeout=30)
+    assert "the job's first node is lost\n" in said
+    assert "the job is requeued, time 1 of at most 100\n" in said
+
+
+def wait_for_file(path: Path) -> None:
+    end = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} is not there"
+        time.sleep(0.05)

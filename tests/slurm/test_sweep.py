@@ -1,0 +1,290 @@
+"""Sweeps on a real cluster: each job's own Ray, and what becomes of it when nodes, the job or the sweep end.
+
+The jobs run side by side, for most of their time is waiting. All but one run a stand-in for launch/sweep.py, whose
+tasks are shorter than trials.
+"""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.compare import records
+from tests.slurm.conftest import Cluster, Job, bring_up, check_out
+from tests.slurm.test_cluster import CONFIG, contain
+
+pytestmark = pytest.mark.cluster
+
+SWEEP = "configs/tests/sweep.yaml"
+
+# Tasks in place of trials: each leaves a file that names its node, and a restart does those that are left.
+DRIVER = """\
+import json, os, signal, socket, sys, time
+from pathlib import Path
+import ray, yaml
+
+def main():
+    tree = yaml.safe_load(Path(sys.argv[1]).read_text())
+    tree |= {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in sys.argv[2:])}
+    if "bad" in tree:
+        print(f"distvae: {sys.argv[1]}: unknown key bad", file=sys.stderr)
+        return 2
+    ray.init(log_to_driver=False, logging_level="ERROR")
+    asked = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    run = Path(tree["run"])
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "base").write_text(Path(tree["base"]).read_text())
+    has = {n["NodeManagerHostname"]: [n["Resources"].get(name, 0) for name in ("CPU", "GPU")] for n in ray.nodes()}
+    (run / "nodes").write_text(json.dumps(has))
+
+    @ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")
+    def task(number):
+        time.sleep(tree["seconds"])
+        return number, number * tree["factor"], socket.gethostname()
+
+    tasks = [task.remote(i) for i in range(tree["tasks"]) if not (run / f"{i}.json").exists()]
+    while (tasks or (tree["hold"] and not (run / "go").exists())) and not asked:
+        done, tasks = ray.wait(tasks, timeout=0.3) if tasks else (time.sleep(0.3) or [], [])
+        for number, value, node in ray.get(done):
+            with (run / f"{number}.json").open("x") as file:  # once
+                json.dump([value, node, int(os.environ.get("SLURM_RESTART_COUNT", 0))], file)
+    return 75 if asked else 0
+
+code = main()
+Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\\n")
+sys.exit(code)
+"""
+
+# Every batch takes its time, of which the machine's cores have none to give.
+SLOW = """
+
+def collate(*arguments, whole=collate):
+    __import__("time").sleep(0.4)
+    return whole(*arguments)
+"""
+
+# A client that knows where the cluster is, but not its token.
+STRANGER = "import ray; ray.init(address={!r}, logging_level='ERROR')"
+
+
+@dataclass
+class Sweeps:
+    """The jobs, by the names of their sweeps."""
+
+    cluster: Cluster
+    stand_in: Path  # a checkout whose launch/sweep.py is the above
+    real: Path
+    marker: Path  # what the stand-in's container has run
+    numbers: dict[str, int] = field(default_factory=dict)
+    first_nodes: dict[str, list[str]] = field(default_factory=dict)
+
+    def submit(self, name: str, *options: str, words: tuple[str, ...] = ()) -> None:
+        checkout = self.real if name == "real" else self.stand_in
+        command = ["sbatch", *options, "slurm/sweep.sh", SWEEP, f"run=runs/{name}", *words]
+        self.numbers[name] = self.cluster.submit(*command, cwd=checkout)
+
+    def nodes(self, name: str) -> list[str]:
+        """Those that a job has now."""
+        return self.cluster.run("scontrol", "show", "hostnames", self.job(name).fields["NodeList"]).stdout.split()
+
+    def run(self, name: str) -> Path:
+        return (self.real if name == "real" else self.stand_in) / "runs" / name
+
+    def results(self, name: str) -> dict[int, list]:
+        """What a sweep's tasks have come to: value, node and start of the job."""
+        return {int(path.stem): json.loads(path.read_text()) for path in self.run(name).glob("*.json")}
+
+    def starts(self) -> dict[str, list[str]]:
+        """The hosts on which each trial has been started."""
+        found = {}
+        for run in self.run("real").glob("trials/*"):
+            starts = sorted(run.glob("starts/*.json"))
+            found[run.name] = [json.loads(start.read_text())["host"] for start in starts]
+        return found
+
+    def saved_on(self, node: str) -> bool:
+        """Whether a trial has saved an epoch on a node."""
+        saved = self.run("real").glob("trials/*/checkpoints/*-epoch-0001")
+        return any(node in self.starts()[checkpoint.parts[-3]] for checkpoint in saved)
+
+    def folder(self, name: str) -> Path:
+        """The job's."""
+        return self.run(name).parent / "slurm" / str(self.numbers[name])
+
+    def job(self, name: str) -> Job:
+        return self.cluster.job(self.numbers[name])
+
+    def end(self, name: str) -> Job:
+        """The job once it has ended, which may take the one or other start."""
+        return self.cluster.wait(self.numbers[name], seconds=240)
+
+    def left(self, *nodes: str) -> list[str]:
+        """What jobs may have left on nodes: processes, and files of Ray's."""
+        found = []
+        for node in nodes:
+            files = self.cluster.script("on", node, "ls", "/tmp", "/dev/shm").stdout.split()
+            found += self.cluster.processes(node) + [file for file in files if "ray" in file or "pymp" in file]
+        return found
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not after {seconds} s"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
+    """Sweeps on all nodes, of which two have just lost one."""
+    with bring_up(tmp_path_factory, size=6, extra=["KillWait=30"]) as cluster:
+        stand_in, real = (check_out(tmp_path_factory.mktemp(name), tiny) for name in ("stand-in", "real"))
+        (stand_in / "launch" / "sweep.py").write_text(DRIVER)
+        (stand_in / SWEEP).write_text(f"base: '{CONFIG}'  # a tiny one\ntasks: 6\nseconds: 1\nfactor: 1\nhold: false\n")
+        with (real / "distvae" / "batches.py").open("a") as module:
+            module.write(SLOW)
+        grids = "space:\n  kl.target_rate: {grid: [0.2, 0.3, 0.4, 0.5]}\n  kl.multiplier: {grid: [0.1, 0.2]}\n"
+        (real / SWEEP).write_text(f"base: {CONFIG}\n{grids}finalists: {{count: 0}}\n")
+        marker = contain(stand_in, tmp_path_factory.mktemp("container"))
+        sweeps = Sweeps(cluster, stand_in, real, marker)
+        two = ",".join(cluster.nodes[:2])
+        both = [f"--nodelist={two}", "--nodes=2", "--gpus-per-node=1"]
+        sweeps.submit("one", *both, words=("hold=true", "factor=3"))
+        sweeps.submit("other", *both, words=("hold=true", "factor=5"))
+        others = [f"--exclude={two}", "--nodes=1-2", "--cpus-per-task=2"]
+        sweeps.submit("real", *others)
+        sweeps.submit("beheaded", *others, words=("hold=true", "tasks=16", "seconds=3"))
+        happens = {
+            "real": lambda nodes: sweeps.saved_on(nodes[1]) and nodes[1],
+            "beheaded": lambda nodes: len(sweeps.results("beheaded")) >= 3 and nodes[0],
+        }
+        end = time.monotonic() + 200
+        while happens:
+            assert time.monotonic() < end, f"{set(happens)} do nothing after 200 s"
+            for name in list(happens):
+                sweeps.first_nodes[name] = sweeps.nodes(name)
+                if lost := sweeps.first_nodes[name] and happens[name](sweeps.first_nodes[name]):
+                    assert cluster.script("stop", lost).returncode == 0
+                    del happens[name]
+            time.sleep(0.5)
+        (sweeps.run("beheaded") / "go").touch()
+        yield sweeps
+
+
+def test_a_sweep_goes_on_without_a_lost_node(sweeps):
+    wait_for(lambda: any(len(hosts) > 1 for hosts in sweeps.starts().values()), "a trial goes on elsewhere")
+    job = sweeps.job("real")
+    left, lost = sweeps.first_nodes["real"]
+    assert (job.state, job.fields["Restarts"], job.fields["NodeList"]) == ("RUNNING", "0", left)
+    assert any(hosts == [lost, left] for hosts in sweeps.starts().values())
+    # What becomes of it is seen below.
+    assert sweeps.cluster.run("scontrol", "requeue", str(job.id)).returncode == 0
+
+
+def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
+    cluster = sweeps.cluster
+    names = {"one": 3, "other": 5}
+    (sweeps.stand_in / CONFIG).write_text("spoilt: [")  # the jobs have their copies, also of the sweep's base
+    for name, factor in names.items():
+        wait_for(lambda name=name: len(sweeps.results(name)) == 6, f"{name}'s tasks")
+        assert [sweeps.results(name)[i][0] for i in range(6)] == [i * factor for i in range(6)]
+        # Both nodes took part, with what Slurm gave there.
+        assert {node for _, node, _ in sweeps.results(name).values()} == set(cluster.nodes[:2])
+        assert json.loads((sweeps.run(name) / "nodes").read_text()) == {node: [1, 1] for node in cluster.nodes[:2]}
+        assert "data:" in (sweeps.run(name) / "base").read_text()
+
+    head, (job, other) = cluster.nodes[0], map(sweeps.job, names)
+    assert job.state == other.state == "RUNNING"
+    dashboards = []
+    for said in (job.log, other.log):
+        port = re.search(rf"ssh -L 8265:localhost:(\d+) \w+@{head}; ", said)[1]
+        token = Path(re.search(r"the token in (.*)\n", said)[1])
+        assert token.stat().st_mode & 0o777 == 0o600
+        asks = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://localhost:{port}/api/version"]
+        assert cluster.script("on", head, *asks).stdout == "401"
+        given = ["-H", f"Authorization: Bearer {token.read_text()}"]
+        assert cluster.script("on", head, *asks, *given).stdout == "200"
+        dashboards.append((port, token.read_text()))
+    assert len({port for port, _ in dashboards}) == len({token for _, token in dashboards}) == 2
+    address = re.search(r"Ray meets at (.*)", job.log)[1]
+    done = cluster.script("on", head, "timeout", "50", sys.executable, "-c", STRANGER.format(address))
+    assert done.returncode != 0
+
+    # The end of the one is not the other's.
+    (sweeps.run("one") / "go").touch()
+    assert (sweeps.end("one").state, sweeps.job("other").state) == ("COMPLETED", "RUNNING")
+    asks = ["curl", "-s", "-H", f"Authorization: Bearer {dashboards[1][1]}", "-o", "/dev/null", "-w", "%{http_code}"]
+    assert cluster.script("on", head, *asks, f"http://localhost:{dashboards[1][0]}/api/version").stdout == "200"
+    # And it can go on in a job that was told of its end.
+    cluster.run("scancel", "--signal=USR1", str(sweeps.numbers["other"]))
+    wait_for(lambda: sweeps.job("other").fields["Restarts"] == "1", "the job is requeued", seconds=30)
+    (sweeps.run("other") / "go").touch()
+    job = sweeps.end("other")
+    assert (job.state, job.log.count("; the job is requeued, time 1 of at most 100\n")) == ("COMPLETED", 1)
+    wait_for(lambda: not sweeps.left(*cluster.nodes[:2]), "nothing is left", seconds=10)
+    assert not list(sweeps.folder("one").glob("token"))
+
+    # The site's container ran all of it.
+    ran = sweeps.marker.read_text().splitlines()
+    for node in cluster.nodes[:2]:
+        assert any(re.match(rf"{node}; .* ray --block .*--temp-dir=/tmp/distvae-ray-{job.id}\.", line) for line in ran)
+    assert any(re.match(rf"{head}; .* python3 .*/launch/sweep\.py ", line) for line in ran)
+
+
+def test_a_bad_sweep_ends_with_one_line(sweeps):
+    sweeps.submit("bad", f"--nodelist={sweeps.cluster.nodes[0]}", words=("bad=1",))
+    job = sweeps.end("bad")
+    assert (job.state, job.fields["ExitCode"]) == ("FAILED", "2:0")
+    folder = sweeps.folder("bad").relative_to(sweeps.stand_in)
+    assert job.log.endswith(
+        f"failed; from {folder}/logs/{job.fields['NodeList']}.log:\ndistvae: {folder}/code/{SWEEP}: unknown key bad\n"
+    )
+
+
+def test_a_cancelled_sweep_leaves_nothing(sweeps):
+    nodes = sweeps.cluster.nodes[:2]
+    sweeps.submit("cancelled", f"--nodelist={','.join(nodes)}", "--nodes=2", words=("seconds=100", "tasks=2"))
+    wait_for((sweeps.run("cancelled") / "nodes").exists, "the sweep runs")
+    time.sleep(1)
+    sweeps.cluster.run("scancel", str(sweeps.numbers["cancelled"]))
+    job = sweeps.end("cancelled")
+    assert job.state == "CANCELLED"
+    wait_for(lambda: not sweeps.left(*nodes), "nothing is left", seconds=30)
+    assert (sweeps.folder("cancelled") / "logs" / "exit").read_text() == "75\n"  # it could save
+
+
+def test_a_sweep_that_loses_its_first_node_starts_again(sweeps):
+    job = sweeps.end("beheaded")
+    assert (job.state, job.fields["ExitCode"], job.fields["Restarts"]) == ("COMPLETED", "0:0", "1"), job.log
+    results = sweeps.results("beheaded")
+    assert {number: value for number, (value, _, _) in results.items()} == {i: i for i in range(16)}
+    assert {start for _, _, start in results.values()} == {0, 1}
+    said = (sweeps.folder("beheaded") / "logs" / f"{sweeps.first_nodes['beheaded'][1]}.log").read_text()
+    assert said.startswith(
+        "the job's first node is lost\nthe run was interrupted; the job is requeued, time 1 of at most"
+    )
+
+
+def test_a_requeued_sweep_does_every_trial_once(sweeps):
+    job = sweeps.end("real")
+    assert (job.state, job.fields["ExitCode"], job.fields["Restarts"]) == ("COMPLETED", "0:0", "1"), job.log
+    starts = sweeps.starts()
+    assert sorted(starts) == [f"{number:04d}" for number in range(8)]
+    for number in starts:
+        run = sweeps.run("real") / "trials" / number
+        assert json.loads((run / "status.json").read_text())["state"] == "finished"
+        # Every epoch is there once, in its order, whoever trained it.
+        assert [(record["stage"], record["epoch"]) for record in records(run)] == [("train", i) for i in range(1, 5)]
+    # One that began on the lost node was in the middle again when the job was requeued.
+    lost = sweeps.first_nodes["real"][1]
+    moved = [number for number, hosts in starts.items() if hosts[0] == lost and len(hosts) > 2]
+    assert moved
+    # It went on, and did not begin anew.
+    assert any(len({record["start"] for record in records(sweeps.run("real") / "trials" / n)}) > 1 for n in moved)
