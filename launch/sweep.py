@@ -76,8 +76,9 @@ from distvae.train import Caller, train
 # Worse than any score.
 _WORST = 1e9
 
-# Seconds that trials have to save themselves when the sweep is interrupted.
-_TO_SAVE = 45.0
+# Seconds that trials have to save themselves when the sweep is interrupted: Slurm gives 30 to all of it, where it does not
+# say when it signals (`KillWait`).
+_TO_SAVE = 20.0
 
 # In a sweep's folder: while it is there, its runs save themselves and stop.
 _STOP = "stop"
