@@ -76,7 +76,7 @@ from distvae.train import Caller, train
 # Worse than any score.
 _WORST = 1e9
 
-# Seconds that trials have to save themselves when the sweep is interrupted: Slurm may give 30 to all of it (`KillWait`).
+# Seconds that trials have to save themselves when a sweep is interrupted: Slurm may give 30 to all of it (`KillWait`).
 _TO_SAVE = 20.0
 
 # In a sweep's folder: while it is there, its runs save themselves and stop.
