@@ -22,6 +22,7 @@ from distvae.config import (
     load_config,
 )
 from distvae.errors import UserError
+from distvae.sweep import load_sweep
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMMITTED = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -169,8 +170,10 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_every_committed_config_loads(name):
-    assert load_config(CONFIGS / name).run == f"runs/{name.removesuffix('.yaml')}"
+def test_every_committed_config_loads(name, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)  # from which sweeps name their base
+    config = load_sweep(CONFIGS / name).config if name.startswith("sweep/") else load_config(CONFIGS / name)
+    assert config.run == f"runs/{name.removesuffix('.yaml')}"
 
 
 # -- What takes precedence ---------------------------------------------------------------------------------------------
