@@ -71,6 +71,7 @@ from distvae.runtime import Runtime, out_of_memory
 from distvae.starts import Hold, OvertakenError
 from distvae.sweep import Generation, Outcome, Sweep, Trial, Value
 from distvae.sweep_report import write_hparams, write_report
+from distvae.tracking import EpochRecord
 from distvae.train import Caller, train
 
 # Worse than any score.
@@ -197,9 +198,9 @@ def run_trial(choice: dict[str, Any], sweep: Sweep, shared: frozenset[str], wher
         if resume is not None:
             config = replace(config, resume=str(resume))
         if sweep.config.trial.workers == 1:
-            failure = _run(sweep, config, number, values)
+            failure = _run(sweep, config, number)
         else:
-            failure = _run_in_processes(sweep, config, number, values)
+            failure = _run_in_processes(sweep, config, number)
         told = {"objective": _worst(sweep), "second": _worst(sweep, second=True), "judged_epochs": 0, "failed": failure}
         if failure is None:
             told = _told(sweep, config, run)
@@ -274,18 +275,17 @@ def _drop_stale(sweep: Sweep, run: Path, values: dict[str, Value]) -> None:
             shutil.rmtree(run)
 
 
-def _run(sweep: Sweep, config: Config, number: int, values: dict[str, Value]) -> str | None:
+def _run(sweep: Sweep, config: Config, number: int) -> str | None:
     """Train in this process. Returns why it failed, if it would fail again."""
     run = Path(config.run)
     pbt = sweep.config.scheduler.name == "pbt"
 
-    def after_epoch(record) -> None:
-        rows = sweeps.history(sweep.folder, run)
-        if sweeps.outcome(config, rows) is None:
+    def after_epoch(record: EpochRecord) -> None:
+        if record.stage != "train":
             return
         try:
-            if sweep.config.trial.workers > 1:
-                ray.train.report(_told(sweep, config, run))
+            if sweep.config.trial.workers > 1:  # each of them reports, and the first is heard
+                ray.train.report(_told(sweep, config, run) if ray.train.get_context().get_world_rank() == 0 else {})
             elif pbt:
                 _report_with_checkpoint(sweep, config, number, run)
             else:
@@ -360,11 +360,11 @@ def _report_with_checkpoint(sweep: Sweep, config: Config, number: int, run: Path
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_in_processes(sweep: Sweep, config: Config, number: int, values: dict[str, Value]) -> str | None:
+def _run_in_processes(sweep: Sweep, config: Config, number: int) -> str | None:
     """Train in several processes, which may lie on several nodes. Returns why it failed, if it would fail again."""
     trainer = _trainer(
         sweep,
-        functools.partial(_work, sweep=sweep, config=config, number=number, values=values, where=os.getcwd()),
+        functools.partial(_work, sweep=sweep, config=config, number=number, where=os.getcwd()),
         f"processes-{number:04d}-{time.time_ns()}",
         [TuneReportCallback()],
     )
@@ -383,10 +383,10 @@ class _WillFailAgain(Exception):  # noqa: N818
     """What a worker tells of a run that failed by its own fault."""
 
 
-def _work(settings: dict[str, Any], sweep: Sweep, config: Config, number: int, values, where: str) -> None:
+def _work(settings: dict[str, Any], sweep: Sweep, config: Config, number: int, where: str) -> None:
     """One process of a trial of several."""
     _settle(where)
-    failure = _run(sweep, config, number, values)
+    failure = _run(sweep, config, number)
     if failure is not None:
         raise _WillFailAgain(failure)
 
@@ -728,7 +728,7 @@ class Driver:
         )
 
     def _pretrain_in_processes(self, name: str, config: Config) -> None:
-        work = functools.partial(_work, sweep=self.sweep, config=config, number=-1, values={}, where=os.getcwd())
+        work = functools.partial(_work, sweep=self.sweep, config=config, number=-1, where=os.getcwd())
         try:
             _trainer(self.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit()
         except TrainingFailedError as error:
