@@ -34,4 +34,4 @@ def test_rays_dashboard_shows_the_cluster_and_the_trials(browser, tmp_path, tiny
         page.close()
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 75
+        assert process.wait(timeout=240) == 75

@@ -52,7 +52,7 @@ def start(*arguments: str | Path) -> subprocess.Popen:
 def run(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
     """Run a sweep to its end; returns what it said."""
     process = start(*arguments)
-    said = process.communicate(timeout=300)
+    said = process.communicate(timeout=400)
     assert process.returncode == code, said
     return said
 
@@ -77,7 +77,7 @@ def after_pretraining(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def until(condition, process: subprocess.Popen, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -136,7 +136,7 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     until(lambda: (runs[0] / "starts" / "0002.json").exists(), process)
     until(lambda: list_checkpoints(runs[0])[-1:] and "start-0002" in list_checkpoints(runs[0])[-1].name, process)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=120)
+    said = process.communicate(timeout=240)
     assert process.returncode == 75, said
     assert "the same command goes on" in said[1]
     assert json.loads((folder / "sweep.json").read_text())["state"] == "interrupted"
@@ -187,7 +187,7 @@ def test_a_trial_that_raises_is_tried_again_and_then_told_of(tmp_path, tiny):
     broken.parent.mkdir(parents=True)
     (broken.parent / "metrics.jsonl").write_text("no JSON\n")
     (broken.parent / "config.yaml").write_text("")
-    said = process.communicate(timeout=200)
+    said = process.communicate(timeout=400)
     assert process.returncode == 0, said
     found = trials(tmp_path / "sweep")
     assert [trial["state"] for trial in found] == ["failed", "finished"]
