@@ -73,7 +73,7 @@ class Entry:
     @property
     def judged(self) -> bool:
         """Whether it has ended well and can be ranked."""
-        return self.outcome is not None and self.trial.state in ("finished", "stopped")
+        return self.outcome is not None and self.trial.well
 
     @property
     def epochs(self) -> int:

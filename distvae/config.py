@@ -230,6 +230,11 @@ class KLConfig:
             raise ValueError("kl.weight belongs to policies constant and linear: soft_free_bits sets the weight itself")
         return self
 
+    @property
+    def annealing(self) -> int:
+        """Epochs for which γ rises, whatever the policy: a constant has none."""
+        return 0 if self.policy == "constant" else self.anneal_epochs
+
 
 @dataclass(frozen=True, config=RULES)
 class PlateauConfig:

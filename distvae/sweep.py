@@ -154,6 +154,11 @@ class Dimension:
         """Values between which all others lie."""
         return self.values or self.uniform or self.log_uniform or self.integer
 
+    @property
+    def numeric(self) -> bool:
+        """Whether all values are numbers."""
+        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.extremes)
+
     def draw(self, key: str, chance: Chance) -> Value:
         """A value, of one that is not on a grid."""
         if self.choice:
@@ -272,17 +277,10 @@ MAY_CHANGE = {"base", "run", "max_concurrent", "finalists", "stop"}
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that was seen to make sense.
-
-    Raises:
-        UserError: it does not, for one reason or another.
-    """
+    """A sweep, which its loader has seen to make sense."""
 
     config: SweepConfig
     base: dict[str, Any]  # the training config, as plain values
-
-    def __post_init__(self):
-        _check(self)
 
     @property
     def folder(self) -> Path:
@@ -323,10 +321,16 @@ class Sweep:
                 values[key] = dimension.draw(key, chance)
         return values
 
+    def some(self) -> list[dict[str, Value]]:
+        """A sample of the space."""
+        grid = self.grid()
+        return [self.draw(Seeded(number), grid[number % len(grid)]) for number in range(_TRIED)]
+
     def _applies(self, key: str, values: dict[str, Value]) -> bool:
         when = self.config.space[key].when or {}
         return all(
-            values.get(other, self._fixed(other)) in (wanted if isinstance(wanted, list) else [wanted])
+            (values[other] if other in values else self._fixed(other))
+            in (wanted if isinstance(wanted, list) else [wanted])
             for other, wanted in when.items()
         )
 
@@ -442,8 +446,7 @@ def kept(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
     """Epochs since annealing has ended."""
-    annealing = 0 if config.kl.policy == "constant" else config.kl.anneal_epochs
-    return max([row["epoch"] - annealing for row in rows if row["stage"] == "train"] + [0])
+    return max([row["epoch"] - config.kl.annealing for row in rows if row["stage"] == "train"] + [0])
 
 
 def score(objective: ObjectiveConfig, found: Outcome) -> float:
@@ -497,7 +500,7 @@ def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
     config = _parse(tree, str(path))
-    return Sweep(config, read_tree(config.base))
+    return _checked(Sweep(config, read_tree(config.base)))
 
 
 def open_sweep(folder: Path) -> Sweep:
@@ -511,7 +514,7 @@ def open_sweep(folder: Path) -> Sweep:
         raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
     config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
     parse_config(read_tree(base), str(base))  # errors of a trial name the file that the base came from
-    return Sweep(config, read_tree(base))
+    return _checked(Sweep(config, read_tree(base)))
 
 
 def dump_sweep(sweep: Sweep) -> dict[str, str]:
@@ -565,7 +568,12 @@ def _dotted(tree: dict[str, Any], ends: Callable[[dict], bool], prefix: str = ""
 # -- Whether it makes sense --------------------------------------------------------------------------------------------
 
 
-def _check(sweep: Sweep) -> None:
+def _checked(sweep: Sweep) -> Sweep:
+    """A sweep that makes sense.
+
+    Raises:
+        UserError: it does not, for one reason or another.
+    """
     config, space = sweep.config, sweep.config.space
     known = dict(flatten(Config()))
     for key in [*config.set, *space]:
@@ -590,18 +598,12 @@ def _check(sweep: Sweep) -> None:
         raise UserError(f"the space has {sweep.trials:,} trials: more than {_MOST:,}")
     _check_search(config)
     _check_scheduler(sweep, plain)
-    for values in _some(sweep):
+    for values in sweep.some():
         sweep.config_of(values, sweep.folder)
     if config.search == "random":
         for values in sweep.points():
             sweep.config_of(values, sweep.folder)
-
-
-def _some(sweep: Sweep) -> Iterator[dict[str, Value]]:
-    """A sample of the space."""
-    grid = sweep.grid()
-    for number in range(_TRIED):
-        yield sweep.draw(Seeded(number), grid[number % len(grid)])
+    return sweep
 
 
 def _check_conditions(sweep: Sweep, known: dict[str, Any]) -> None:
@@ -639,7 +641,7 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
     if scheduler.name == "none":
         return
     if "train.max_epochs" not in config.space and "kl.anneal_epochs" not in config.space:
-        annealing = 0 if plain.kl.policy == "constant" else plain.kl.anneal_epochs
+        annealing = plain.kl.annealing
         left = plain.train.max_epochs - annealing
         if scheduler.grace_epochs >= left:
             raise UserError(
@@ -683,6 +685,15 @@ class Trial:
     begun: float | None = None  # seconds since 1970
     seconds: float = 0.0  # that it has held its resources, all starts together
     starts: int = 0
+
+    @property
+    def well(self) -> bool:
+        """Whether it has ended, and not failed."""
+        return self.state in ("finished", "stopped")
+
+    @property
+    def ended(self) -> bool:
+        return self.well or self.state == "failed"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -178,19 +177,15 @@ def _logarithmic(dimension: Dimension) -> bool:
     if dimension.log_uniform:
         return True
     values = dimension.values or ()
-    return _numbers(values) and len(values) > 2 and min(values) > 0 and max(values) / min(values) >= _WIDE
-
-
-def _numbers(values: Iterable[Value]) -> bool:
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return dimension.numeric and len(values) > 2 and min(values) > 0 and max(values) / min(values) >= _WIDE
 
 
 def _place(dimension: Dimension, value: Value) -> float | str:
-    return value if _numbers(dimension.extremes) else said(value)
+    return value if dimension.numeric else said(value)
 
 
 def _axis(dimension: Dimension, having: list[Entry], key: str) -> dict:
-    if not _numbers(dimension.extremes):
+    if not dimension.numeric:
         names = [said(value) for value in dimension.values]
         return {"type": "category", "categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.5]}
     # Where trials are may be beyond where they could begin (population-based training).
@@ -279,7 +274,7 @@ _MISSING = _Missing()
 def _coordinate(name: str, dimension: Dimension, values: list) -> dict:
     """An axis; trials that have no value on it run below its end."""
     missing = any(value is _MISSING for value in values)
-    if not _numbers(dimension.extremes):
+    if not dimension.numeric:
         names = [said(value) for value in dimension.values]
         places = [-1 if value is _MISSING else names.index(said(value)) for value in values]
         ticks, texts = list(range(len(names))), names
@@ -367,8 +362,7 @@ def _curves(account: Account, entries: list[Entry]) -> go.Figure:
 
 
 def _annealing(account: Account, entry: Entry) -> int:
-    kl = account.sweep.config_of(entry.trial.values, account.folder).kl
-    return 0 if kl.policy == "constant" else kl.anneal_epochs
+    return account.sweep.config_of(entry.trial.values, account.folder).kl.annealing
 
 
 # -- What −ELBO would have chosen --------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from distvae.account import (
 )
 from distvae.errors import UserError
 from distvae.files import write_text, writing
-from distvae.sweep import Generation, Sweep, Trial, Value
+from distvae.sweep import Generation, Sweep, Trial
 
 # The metrics that TensorBoard's table of trials shows.
 _SHOWN = ("nll", "kl", "neg_elbo", "mutual_information", "active_units")
@@ -170,7 +170,7 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
     run = entry.generations[-1].run if entry.generations else folder / "trials" / f"{trial.number:04d}"
     found = {} if entry.outcome is None else {f"final/{name}": getattr(entry.outcome, name) for name in _SHOWN}
     # Every line tells of all keys and metrics, for TensorBoard goes by whichever it reads first.
-    texts = {key for key, dimension in sweep.config.space.items() if not _numeric(dimension.extremes)}
+    texts = {key for key, dimension in sweep.config.space.items() if not dimension.numeric}
     whole = {key: "" if key in texts else 0.0 for key in sweep.config.space}
     values = {key: said(value) if key in texts else value for key, value in trial.values.items()}
     experiment, _, _ = hparams(whole, dict.fromkeys((f"final/{name}" for name in _SHOWN), 0.0))
@@ -186,10 +186,6 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
                 writer.file_writer.add_summary(part)
             for name, value in found.items():
                 writer.add_scalar(name, value, entry.rows[-1]["step"])
-
-
-def _numeric(values: tuple[Value, ...]) -> bool:
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
 def _mark_failed(end) -> None:

@@ -61,6 +61,7 @@ from tqdm import tqdm
 
 from distvae import checkpoint, corpus, report, starts
 from distvae import sweep as sweeps
+from distvae.account import said
 from distvae.checkpoint import load_export
 from distvae.config import Config, OptimizerConfig, flatten, load_config
 from distvae.errors import PeerError, UserError, tell
@@ -71,7 +72,7 @@ from distvae.runtime import Runtime, out_of_memory
 from distvae.starts import Hold, OvertakenError
 from distvae.sweep import Generation, Outcome, Sweep, Trial, Value
 from distvae.sweep_report import write_hparams, write_report
-from distvae.tracking import EpochRecord
+from distvae.tracking import EpochRecord, read_metrics
 from distvae.train import Caller, train
 
 # Worse than any score.
@@ -126,7 +127,7 @@ def _attempt(options: argparse.Namespace) -> int:
         if options.max_concurrent < 1:
             raise UserError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
         changes["max_concurrent"] = options.max_concurrent
-    sweep = Sweep(replace(sweep.config, **changes), sweep.base)
+    sweep = replace(sweep, config=replace(sweep.config, **changes))
     if options.dry_run:
         show_plan(sweep)
         return 0
@@ -141,7 +142,7 @@ def show_plan(sweep: Sweep) -> None:
     if sweep.config.search == "random":
         shown = Table("trial", *sweep.config.space, box=None)
         for number, values in enumerate(sweep.points()):
-            cells = (_short(values[key]) if key in values else "–" for key in sweep.config.space)
+            cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
             shown.add_row(str(number), *cells)
         parts.append(shown)
     else:
@@ -514,8 +515,9 @@ def _scheduler(sweep: Sweep):
     return None
 
 
-def _samples(sweep: Sweep):
-    return sweep.points() if sweep.config.search == "random" else [sweep.draw(sweeps.Seeded(i)) for i in range(200)]
+def _samples(sweep: Sweep) -> list[dict[str, Value]]:
+    """The values of all trials, or where these are not known beforehand, of some that there may be."""
+    return sweep.points() if sweep.config.search == "random" else sweep.some()
 
 
 # -- The driver --------------------------------------------------------------------------------------------------------
@@ -534,6 +536,7 @@ class Driver:
         self.interrupted = False  # Tune has been told to save its state and end
         self.trials: dict[int, Trial] = {}
         self.running: dict[int, float] = {}  # since when
+        self._read: dict[int, Outcome | None] = {}  # what trials have come to
         self._tune_handler = None
         self._bar: tqdm | None = None
 
@@ -576,7 +579,7 @@ class Driver:
 
     @property
     def _succeeded(self) -> bool:
-        return any(trial.state in ("finished", "stopped") for trial in self.trials.values())
+        return any(trial.well for trial in self.trials.values())
 
     # -- Begin ---------------------------------------------------------------------------------------------------------
 
@@ -661,7 +664,7 @@ class Driver:
         if slots == 0:
             raise UserError(f"trial.workers = {settings.workers}: the nodes have room for {room} processes in all")
         fitted = replace(self.sweep.config, trial=replace(settings, gpus=gpus))
-        self.sweep = Sweep(fitted, self.sweep.base)
+        self.sweep = replace(self.sweep, config=fitted)
         slots = min(slots, self.sweep.config.max_concurrent or slots, self.sweep.trials)
         self.progress.slots, self.progress.nodes = slots, tuple(sorted(node["NodeManagerHostname"] for node in nodes))
         print(
@@ -719,7 +722,8 @@ class Driver:
             self.hear()
             if self.asked is not None:
                 self._call_to_save()
-                ray.wait(list(tasks), num_returns=len(tasks), timeout=_TO_SAVE)
+                if tasks:
+                    ray.wait(list(tasks), num_returns=len(tasks), timeout=_TO_SAVE)
                 raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while pretraining")
 
     def _tell_failed(self, name: str, failure: str) -> None:
@@ -751,7 +755,7 @@ class Driver:
         with tqdm(
             total=self.sweep.trials, desc="trials", unit=" trials", disable=not sys.stderr.isatty(), dynamic_ncols=True
         ) as self._bar:
-            self._bar.update(sum(trial.state in _ENDED for trial in self.trials.values()))
+            self._bar.update(sum(trial.ended for trial in self.trials.values()))
             self._tuner(trainable).fit()
         self.progress.trial_seconds += time.monotonic() - began
         self.hold.check()
@@ -832,7 +836,7 @@ class Driver:
             number = trial_number(one.trial_id, one.config)
             trial = self.trials.setdefault(number, Trial(number, one.config["values"]))
             state, reason = self._state(one)
-            if trial.state in _ENDED or (trial.state, trial.reason) == (state, reason):
+            if trial.ended or (trial.state, trial.reason) == (state, reason):
                 continue
             changed = True
             if state == "running":
@@ -844,7 +848,7 @@ class Driver:
             trial.values = one.config["values"]
             trial.node = (one.last_result or {}).get("node", trial.node)
             trial.state, trial.reason = state, reason
-            if state in _ENDED:
+            if trial.ended:
                 try:
                     write_hparams(self.folder, self.sweep, trial)
                 except UserError as error:  # its records are damaged, and it has failed for that
@@ -883,7 +887,7 @@ class Driver:
         """A line of a trial that has ended, and of how the sweep stands."""
         outcomes = self._outcomes()
         found = outcomes.get(trial.number)
-        values = " ".join(f"{key}={_short(value)}" for key, value in trial.values.items())
+        values = " ".join(f"{key}={said(value)}" for key, value in trial.values.items())
         line = f"trial {trial.number:>3} {trial.state}"
         if trial.reason is not None:
             line += f" ({trial.reason})"
@@ -901,11 +905,11 @@ class Driver:
 
     def _counts(self) -> str:
         states = [trial.state for trial in self.trials.values()]
-        done = sum(state in ("finished", "stopped") for state in states)
+        done = sum(trial.well for trial in self.trials.values())
         return f"{done} of {self.sweep.trials} done, {states.count('running')} running, {states.count('failed')} failed"
 
     def _left(self) -> str:
-        ended = [trial.seconds for trial in self.trials.values() if trial.state in _ENDED]
+        ended = [trial.seconds for trial in self.trials.values() if trial.ended]
         left = self.sweep.trials - len(ended)
         if not left:
             return ""
@@ -913,16 +917,13 @@ class Driver:
         return f"; about {timedelta(seconds=round(seconds))} left"
 
     def _outcomes(self) -> dict[int, Outcome]:
-        """What the trials come to that have ended well."""
-        found = {}
+        """What the trials come to that have ended well: each is read once, for nothing changes it any more."""
         for number, trial in self.trials.items():
-            runs = sweeps.generations(self.folder, number)
-            if runs and trial.state in ("finished", "stopped"):
+            runs = sweeps.generations(self.folder, number) if trial.well and number not in self._read else []
+            if runs:
                 config = self.sweep.config_of(trial.values, runs[-1].run)
-                told = sweeps.outcome(config, sweeps.history(self.folder, runs[-1].run))
-                if told is not None:
-                    found[number] = told
-        return found
+                self._read[number] = sweeps.outcome(config, sweeps.history(self.folder, runs[-1].run))
+        return {number: found for number, found in self._read.items() if found is not None}
 
     # -- End -----------------------------------------------------------------------------------------------------------
 
@@ -979,9 +980,6 @@ class Driver:
             sweeps.save_trials(self.folder, [self.trials[number] for number in sorted(self.trials)])
 
 
-_ENDED = ("finished", "stopped", "failed")
-
-
 def _has_ended(config: Config) -> bool:
     return (Path(config.run) / "results.json").exists()
 
@@ -1025,7 +1023,7 @@ def _runs(folder: Path, number: int) -> bool:
 
 def _show_epochs(name: str, run: Path, seen: int) -> int:
     """Print the epochs of a run that were not seen before; returns how many there are."""
-    rows = sweeps.read_metrics(run)
+    rows = read_metrics(run)
     for row in rows[seen:]:
         print(
             f"pretraining {name}, epoch {row['epoch']}: validation RE {row['valid']['re']['mean']:.2f},"
@@ -1040,10 +1038,6 @@ def _why(one) -> str:
     error = one.get_error()
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else "its process ended without a word"
-
-
-def _short(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _free_port() -> int:
