@@ -262,7 +262,7 @@ def _measure(options: argparse.Namespace) -> None:
     if len(set(options.each)) < 2:
         raise UserError("--each: should name two sizes or more, for a step's time is a constant and a slope")
     _at_least("--rounds", options.rounds, 1)
-    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads)
+    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
     try:
         work = scaling.count_work(config.model, options.vocabulary, options.tokens)
         found = measure.measure(runtime, config, work, options.vocabulary, options.tokens, options.each, options.rounds)

@@ -274,6 +274,28 @@ class EvaluationConfig:
     validation_samples: Count = 0
     # Sentences shown in TensorBoard after each validation.
     samples: Count = 8
+    # Of the decoder in importance sampling, where it is nearly all of the work; all other scores are float32. Null: as
+    # in the training. A CPU without bfloat16 instructions takes float32.
+    mixed_precision: Literal["no", "bf16"] | None = None
+
+
+@dataclass(frozen=True, config=RULES)
+class SpeedConfig:
+    """Faster ways to the same numbers, up to rounding. `auto` takes what the machine and the launch have; what each
+    brings stands in docs/performance.md."""
+
+    # Output layer and cross entropy. `fused`: the logits turn into their own gradient, a few rows at a time. `plain`:
+    # torch's, which keeps them and three float32 copies. `auto`: `fused` on CPUs.
+    output_layer: Literal["auto", "fused", "plain"] = "auto"
+    # Gradients of the embeddings. `rows`: of the words of a batch alone, which needs sgd and a process alone on a CPU.
+    # `dense`: of the whole vocabulary. `auto`: `rows` where it can be.
+    embedding_gradients: Literal["auto", "rows", "dense"] = "auto"
+    # On a CPU, keep memory that a step has freed for the next one, and do not hand it back to the system.
+    keep_memory: bool = True
+
+    def fuses_output(self, device: str) -> bool:
+        """Whether the output layer is `fused` on a `cpu` or `cuda` device."""
+        return self.output_layer == "fused" or (self.output_layer == "auto" and device == "cpu")
 
 
 @dataclass(frozen=True, config=RULES)
@@ -301,6 +323,7 @@ class Config:
     communication: CommunicationConfig = plain_field(default_factory=CommunicationConfig)
     checkpoint: CheckpointConfig = plain_field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = plain_field(default_factory=EvaluationConfig)
+    speed: SpeedConfig = plain_field(default_factory=SpeedConfig)
 
     @model_validator(mode="after")
     def _something_to_do(self):

@@ -23,7 +23,7 @@ from distvae.config import EvaluationConfig
 from distvae.draws import sentence_noise
 from distvae.model import Decoder, Posterior, TextVAE
 from distvae.objective import kl_per_dimension
-from distvae.runtime import Runtime
+from distvae.runtime import Runtime, has_bf16
 from distvae.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # `datasets` takes a second to import, which samples and reports need not wait for
@@ -133,7 +133,7 @@ def floor(sentences: Sentences, vocabulary: Vocabulary) -> Floor:
 
 
 def importance_log_weights(
-    decoder: Decoder, tokens: Tensor, posterior: Posterior, noise: Tensor, memory_mb: int
+    decoder: Decoder, tokens: Tensor, posterior: Posterior, noise: Tensor, memory_mb: int, bf16: bool = False
 ) -> Tensor:
     """log p(x|z) p(z) / q(z|x) of each draw, z = μ + σ ⊙ ε.
 
@@ -141,23 +141,27 @@ def importance_log_weights(
         tokens: [b, L].
         posterior: of these sentences, each [b, m].
         noise: ε, [b, K, m].
-        memory_mb: bound on a chunk's logits and hidden states, in MiB; it changes no value.
+        memory_mb: bound on a chunk's hidden states, and on its logits where these are kept, in MiB; changes no value.
+        bf16: decode under autocast; losses and weights are float32 and float64 all the same.
 
     Returns:
         [b, K], float64.
     """
     sentences, samples, _ = noise.shape
-    steps, values = tokens.shape[1] - 1, 3 * decoder.output.out_features + 12 * decoder.output.in_features
+    steps, values = tokens.shape[1] - 1, 12 * decoder.output.in_features
+    if not decoder.output.fused:
+        values += 3 * decoder.output.out_features
     chunk = max(1, memory_mb * 2**20 // (4 * steps * values))
     z = Posterior(posterior.mean[:, None], posterior.log_variance[:, None]).sample(noise)
     prior_to_posterior = 0.5 * (noise.double().square() - z.double().square()).sum(dim=2)
     prior_to_posterior += 0.5 * posterior.log_variance.double().sum(dim=1, keepdim=True)
     z = z.flatten(0, 1)
     sentence = torch.arange(sentences, device=z.device).repeat_interleave(samples)
-    log_likelihood = [
-        -decoder.reconstruction(tokens[sentence[i : i + chunk]], z[i : i + chunk]).double()
-        for i in range(0, len(z), chunk)
-    ]
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
+        log_likelihood = [
+            -decoder.reconstruction(tokens[sentence[i : i + chunk]], z[i : i + chunk]).double()
+            for i in range(0, len(z), chunk)
+        ]
     return torch.cat(log_likelihood).view(sentences, samples) + prior_to_posterior
 
 
@@ -257,6 +261,7 @@ def _score_batch(
                 Posterior(posterior.mean[i : i + group], posterior.log_variance[i : i + group]),
                 sentence_noise(numbers[i : i + group], (importance_samples, *shape), device, settings.seed, "nll"),
                 settings.memory_mb,
+                settings.mixed_precision == "bf16" and has_bf16(device),
             )
             for i in range(0, len(tokens), group)
         ]

@@ -140,10 +140,11 @@ class Trainer:
     def __init__(self, runtime: Runtime, config: Config, vocabulary_size: int, tokens: int):
         self.runtime, self.config, self.tokens = runtime, config, tokens
         self.vocabulary_size = vocabulary_size
-        self.model = TextVAE(config.model, vocabulary_size, pad=0, unknown=1)
+        fused = config.speed.fuses_output(runtime.device.type)
+        self.model = TextVAE(config.model, vocabulary_size, pad=0, unknown=1, fused_output=fused)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         self.model.to(runtime.device)
-        self.engine = make_engine(runtime, self.model, config.optimizer)
+        self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
 
     def draw(self, each: int, batch: int) -> Noise:
         """The draws for a global batch, of which this process keeps those of ``each`` sentences."""

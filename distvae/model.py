@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distvae.config import ModelConfig
+from distvae.cross_entropy import linear_cross_entropy
 
 State = tuple[Tensor, Tensor]  # h and c of an LSTM, each [1, b, H]
 
@@ -57,35 +58,68 @@ class Encoder(nn.Module):
         return Posterior(mean, log_variance)
 
 
+class Output(nn.Linear):
+    """The decoder's last layer: logits, or with targets their cross entropy, by ``fused`` without keeping the logits.
+
+    A module of its own for both: engines that spread weights bring them together where a module is entered.
+    """
+
+    def __init__(self, hidden_size: int, vocabulary_size: int, pad: int, fused: bool):
+        super().__init__(hidden_size, vocabulary_size, bias=False)
+        self.pad, self.fused = pad, fused
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
+        """hidden [b, T, H] → logits [b, T, V]; with targets [b, T] → nats [b, T], 0 where a target is ``pad``."""
+        if targets is None:
+            return super().forward(hidden)
+        hidden, wanted = hidden.flatten(0, 1), targets.flatten()
+        if self.fused:
+            losses = linear_cross_entropy(hidden, self.weight, wanted, self.pad)
+        else:
+            losses = F.cross_entropy(super().forward(hidden), wanted, ignore_index=self.pad, reduction="none")
+        return losses.view(targets.shape)
+
+
 class Decoder(nn.Module):
     """p(x|z): an LSTM with c₀ = W z and h₀ = tanh c₀, z beside every input embedding, and an output without bias."""
 
-    def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int):
+    def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int, fused_output: bool):
         super().__init__()
         self.pad, self.unknown = pad, unknown
         self.dropout = sizes.dropout
         self.embedding = nn.Embedding(vocabulary_size, sizes.embedding_size)
         self.latent_to_cell = nn.Linear(sizes.latent_size, sizes.hidden_size, bias=False)
         self.lstm = nn.LSTM(sizes.embedding_size + sizes.latent_size, sizes.hidden_size, batch_first=True)
-        self.output = nn.Linear(sizes.hidden_size, vocabulary_size, bias=False)
+        self.output = Output(sizes.hidden_size, vocabulary_size, pad, fused_output)
 
     def initial_state(self, z: Tensor) -> State:
         """z [b, m] → the LSTM's first state."""
         cell = self.latent_to_cell(z).unsqueeze(0)
         return torch.tanh(cell), cell
 
-    def forward(self, inputs: Tensor, z: Tensor, state: State, noise: Noise | None = None) -> tuple[Tensor, State]:
+    def forward(self, inputs: Tensor, z: Tensor, state: State) -> tuple[Tensor, State]:
         """Logits of each next token.
 
         Args:
             inputs: [b, T], the tokens so far (from ``state`` on).
             z: [b, m].
             state: ``initial_state(z)``, or what an earlier call returned.
-            noise: dropout masks of a training step; None in evaluation.
 
         Returns:
             logits [b, T, V] and the state after the last input.
         """
+        hidden, state = self._hidden(inputs, z, state, None)
+        return self.output(hidden), state
+
+    def reconstruction(self, tokens: Tensor, z: Tensor, noise: Noise | None = None) -> Tensor:
+        """−log p(x|z) of each sentence in nats, ``</s>`` counted and ``<s>`` not: tokens [b, L], z [b, m] → [b].
+
+        Noise holds the dropout masks of a training step; without it nothing is dropped.
+        """
+        hidden, _ = self._hidden(tokens[:, :-1], z, self.initial_state(z), noise)
+        return self.output(hidden, tokens[:, 1:]).sum(dim=1)
+
+    def _hidden(self, inputs: Tensor, z: Tensor, state: State, noise: Noise | None) -> tuple[Tensor, State]:
         steps = inputs.shape[1]
         if noise is not None and noise.keep_words is not None:
             keep = noise.keep_words[:, :steps].clone()
@@ -93,14 +127,7 @@ class Decoder(nn.Module):
             inputs = torch.where(keep, inputs, self.unknown)
         embedded = self._dropped(self.embedding(inputs), None if noise is None else noise.keep_embeddings)
         hidden, state = self.lstm(torch.cat([embedded, z.unsqueeze(1).expand(-1, steps, -1)], dim=-1), state)
-        return self.output(self._dropped(hidden, None if noise is None else noise.keep_outputs)), state
-
-    def reconstruction(self, tokens: Tensor, z: Tensor, noise: Noise | None = None) -> Tensor:
-        """−log p(x|z) of each sentence in nats, ``</s>`` counted and ``<s>`` not: tokens [b, L], z [b, m] → [b]."""
-        logits, _ = self(tokens[:, :-1], z, self.initial_state(z), noise)
-        targets = tokens[:, 1:]
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad, reduction="none")
-        return losses.view(targets.shape).sum(dim=1)
+        return self._dropped(hidden, None if noise is None else noise.keep_outputs), state
 
     def _dropped(self, values: Tensor, keep: Tensor | None) -> Tensor:
         if keep is None:
@@ -116,13 +143,14 @@ class TextVAE(nn.Module):
         vocabulary_size: V.
         pad: id whose positions count nothing.
         unknown: id that stands in for words that word dropout takes away.
+        fused_output: compute the losses by ``linear_cross_entropy``.
     """
 
-    def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int):
+    def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int, fused_output: bool = True):
         super().__init__()
         self.latent_size = sizes.latent_size
         self.encoder = Encoder(sizes, vocabulary_size)
-        self.decoder = Decoder(sizes, vocabulary_size, pad, unknown)
+        self.decoder = Decoder(sizes, vocabulary_size, pad, unknown, fused_output)
 
     def forward(
         self, tokens: Tensor, lengths: Tensor, noise: Noise | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import logging
@@ -43,6 +44,7 @@ class Runtime:
             business under ZeRO.
         communication: between the processes.
         cpu_threads: of this process where there is no GPU; None shares the machine's cores among its processes.
+        keep_memory: where there is no GPU, keep freed memory for the life of the process.
 
     Raises:
         UserError: a launcher started several processes, but they cannot find each other; the launcher asks for what
@@ -54,6 +56,7 @@ class Runtime:
         optimizer: OptimizerConfig = DEFAULTS.optimizer,
         communication: CommunicationConfig = DEFAULTS.communication,
         cpu_threads: int | None = None,
+        keep_memory: bool = True,
     ):
         self.communication = communication
         self.mixed_precision = optimizer.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -103,6 +106,8 @@ class Runtime:
         if self.device.type == "cpu":
             cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             torch.set_num_threads(cpu_threads or max(1, cores // processes))
+            if keep_memory:
+                _keep_memory()
         self._onednn = torch.backends.mkldnn.enabled
         if self.emulates_bf16:
             # oneDNN refuses a bfloat16 LSTM on such a CPU; torch's own kernels take it.
@@ -135,8 +140,7 @@ class Runtime:
     @property
     def emulates_bf16(self) -> bool:
         """Whether bf16 was asked of a CPU without bfloat16 instructions, on which it is slower than float32."""
-        asked = self.device.type == "cpu" and self.mixed_precision == "bf16"
-        return asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return self.mixed_precision == "bf16" and not has_bf16(self.device)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, in place: one collective."""
@@ -204,9 +208,25 @@ class Runtime:
         GradientState._reset_state()
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 instructions, as every GPU is taken to have."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch had no memory left, on the GPU or (of which it has no class) on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _keep_memory() -> None:
+    """Have glibc keep what is freed. It returns large blocks to the system at once, and to get each anew page by page
+    takes a third of a training step."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # <malloc.h>
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 64 * 2**20)
 
 
 def _flag(name: str, default: str = "false") -> bool:

@@ -112,9 +112,14 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
         InterruptedRun: a signal asked to stop; all is saved.
     """
     signals = signals or Signals()
-    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads)
+    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
     # The launcher may have set the precision; what a run used stands in its config.
-    config = replace(config, optimizer=replace(config.optimizer, mixed_precision=runtime.mixed_precision))
+    precision = runtime.mixed_precision
+    config = replace(
+        config,
+        optimizer=replace(config.optimizer, mixed_precision=precision),
+        evaluation=replace(config.evaluation, mixed_precision=config.evaluation.mixed_precision or precision),
+    )
     try:
         results = carry_out(config, Path(config.run), runtime, signals, caller or Caller())
     except (UserError, InterruptedRun):
@@ -248,13 +253,14 @@ class Trainer:
         self.step = 0
         self.ended: list[StageEnd] = []
 
-        self.model = TextVAE(config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
+        fused = config.speed.fuses_output(runtime.device.type)
+        self.model = TextVAE(config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown, fused)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         self.resumed = None if opening.checkpoint is None else self._resume(opening.checkpoint)
         if config.pretrained is not None and self.resumed is None:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
-        self.engine = make_engine(runtime, self.model, config.optimizer)
+        self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
 
         self.looks = Looks(runtime, signals)
         self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
