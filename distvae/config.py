@@ -285,17 +285,16 @@ class SpeedConfig:
     brings stands in docs/performance.md."""
 
     # Output layer and cross entropy. `fused`: the logits turn into their own gradient, a few rows at a time. `plain`:
-    # torch's, which keeps them and three float32 copies. `auto`: `fused` on CPUs.
-    output_layer: Literal["auto", "fused", "plain"] = "auto"
+    # torch's, which keep them and three float32 copies.
+    output_layer: Literal["fused", "plain"] = "fused"
     # Gradients of the embeddings. `rows`: of the words of a batch alone, which needs sgd and a process alone on a CPU.
     # `dense`: of the whole vocabulary. `auto`: `rows` where it can be.
     embedding_gradients: Literal["auto", "rows", "dense"] = "auto"
     # On a CPU, keep memory that a step has freed for the next one, and do not hand it back to the system.
     keep_memory: bool = True
-
-    def fuses_output(self, device: str) -> bool:
-        """Whether the output layer is `fused` on a `cpu` or `cuda` device."""
-        return self.output_layer == "fused" or (self.output_layer == "auto" and device == "cpu")
+    # On a GPU, record the forward and backward of each shape of batch as a CUDA graph and play it again. For a process
+    # alone, without accumulation steps.
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True, config=RULES)

@@ -1,6 +1,6 @@
 """A linear output layer and its cross entropy in one, which holds the logits once and in the precision of the layer.
 
-torch's own keep the logits, a float32 copy, their log-softmax and its gradient: with a vocabulary of thousands these are
+torch's own keep the logits, a float32 copy, their log-softmax and its gradient: with a vocabulary of thousands that is
 most of a step's memory. Here the logits become their own gradient, a few rows at a time, while these lie in the cache.
 """
 
@@ -47,7 +47,7 @@ def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, ignore: int) -> Ten
     for some, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
         logits, pieces = some @ weight.t(), _rows(_SOFTMAX, weight)
         for part, at in zip(logits.split(pieces), wanted.split(pieces), strict=True):
-            losses.append(_softmax(part, at)[2])
+            losses.append(_cross_entropy(part, at))
     return torch.where(targets == ignore, 0.0, torch.cat(losses))
 
 
@@ -58,10 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         logits, losses, rows = hidden @ weight.t(), [], _rows(_SOFTMAX, weight)
         for part, at in zip(logits.split(rows), targets.split(rows), strict=True):
-            exponentials, sums, loss = _softmax(part, at)
-            losses.append(loss)
-            exponentials.div_(sums).scatter_add_(1, at[:, None], sums.new_full(sums.shape, -1.0))
-            part.copy_(exponentials)
+            losses.append(_cross_entropy(part, at, gradient=True))
         counts = targets != ignore
         ctx.save_for_backward(hidden, weight, logits, counts)
         return torch.where(counts, torch.cat(losses), 0.0)
@@ -77,21 +74,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return of_hidden.to(ctx.dtypes[0]), of_weight.to(ctx.dtypes[1]), None, None, None
 
 
-def _softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """exp of the logits, less a shift of each row, its sums over a row [n, 1], and the losses [n], in float32 or better."""
-    values = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
-    at_target = values.gather(1, targets[:, None])
-    if logits.device.type == "cpu":
-        # Without a shift, which is one pass less; nothing is lost while the sums are in range.
-        exponentials = values.exp_()
+def _cross_entropy(logits: Tensor, targets: Tensor, gradient: bool = False) -> Tensor:
+    """−log softmax at the targets: logits [n, V], targets [n] → [n], in float32 or better. With ``gradient`` the logits
+    become the losses' gradient."""
+    targets = targets[:, None]
+    losses = probabilities = None
+    if logits.dtype == torch.bfloat16 and logits.device.type == "cpu":
+        # Without a shift of each row, which takes a pass less. Nothing is lost while the sums are in range.
+        exponentials = logits.float().exp_()
         sums = exponentials.sum(dim=1, keepdim=True)
         if bool(((sums > _RANGE[0]) & (sums < _RANGE[1])).all()):
-            return exponentials, sums, (sums.log() - at_target).squeeze(1)
-        values = logits.to(values.dtype)
-    shift = values.amax(dim=1, keepdim=True)
-    exponentials = (values - shift).exp_()
-    sums = exponentials.sum(dim=1, keepdim=True)
-    return exponentials, sums, (sums.log() + shift - at_target).squeeze(1)
+            losses = sums.log() - logits.gather(1, targets)
+            probabilities = exponentials.div_(sums) if gradient else None
+    if losses is None:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        log_probabilities = torch.log_softmax(logits, dim=1, dtype=dtype)
+        losses = -log_probabilities.gather(1, targets)
+        probabilities = log_probabilities.exp_() if gradient else None
+    if gradient:
+        logits.copy_(probabilities.scatter_add_(1, targets, losses.new_full(losses.shape, -1.0)))
+    return losses.squeeze(1)
 
 
 def _rows(values: dict[str, int], weight: Tensor) -> int:

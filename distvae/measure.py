@@ -140,8 +140,9 @@ class Trainer:
     def __init__(self, runtime: Runtime, config: Config, vocabulary_size: int, tokens: int):
         self.runtime, self.config, self.tokens = runtime, config, tokens
         self.vocabulary_size = vocabulary_size
-        fused = config.speed.fuses_output(runtime.device.type)
-        self.model = TextVAE(config.model, vocabulary_size, pad=0, unknown=1, fused_output=fused)
+        self.model = TextVAE(
+            config.model, vocabulary_size, pad=0, unknown=1, fused_output=config.speed.output_layer == "fused"
+        )
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         self.model.to(runtime.device)
         self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -28,9 +28,10 @@ from distvae.engine import load_optimizer_state, make_engine, optimizer_state, s
 from distvae.errors import PeerError, UserError, tell
 from distvae.evaluation import Scores, evaluate, floor
 from distvae.files import write_json, writing
+from distvae.graphs import Compute, GraphedSteps
 from distvae.interruption import INTERRUPTED, InterruptedRun, Look, Looks, Signals
 from distvae.kl_control import POLICIES, KLPolicy, Linear
-from distvae.model import TextVAE, initialise
+from distvae.model import Noise, TextVAE, initialise
 from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.plateau import Plateau, Verdict
 from distvae.report import Results, StageEnd
@@ -253,14 +254,17 @@ class Trainer:
         self.step = 0
         self.ended: list[StageEnd] = []
 
-        fused = config.speed.fuses_output(runtime.device.type)
-        self.model = TextVAE(config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown, fused)
+        self.model = TextVAE(
+            config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown,
+            fused_output=config.speed.output_layer == "fused",
+        )  # fmt: skip
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         self.resumed = None if opening.checkpoint is None else self._resume(opening.checkpoint)
         if config.pretrained is not None and self.resumed is None:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
         self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
+        self.graphs = self._graphs() if config.speed.cuda_graphs else None
 
         self.looks = Looks(runtime, signals)
         self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
@@ -284,6 +288,16 @@ class Trainer:
             if self.resumed is not None and self.resumed.state.stage == "train" and self.resumed.best_weights:
                 self._export("best", self.resumed.best_weights)
         self._introduce()
+
+    def _graphs(self) -> GraphedSteps:
+        alone = self.runtime.device.type == "cuda" and self.runtime.engine == "alone"
+        if not alone or self.config.optimizer.accumulation_steps > 1:
+            raise UserError(
+                "speed.cuda_graphs needs a process alone on a GPU and optimizer.accumulation_steps=1, not"
+                f" {self.runtime.processes} on {self.runtime.device.type} with"
+                f" {self.config.optimizer.accumulation_steps}"
+            )
+        return GraphedSteps(list(self.model.parameters()))
 
     # -- What a run starts from ----------------------------------------------------------------------------------------
 
@@ -557,31 +571,64 @@ class Trainer:
         batch_mean = None
         if stage.free_bits.needs_batch_mean and micros > 1:
             batch_mean = self._batch_mean_ahead(batches, len(sentences))
+        whole = len(sentences) == settings.batch_size
         step_sums = []
         for batch in batches:
+            noise = draws.training_noise(
+                self.config.model, batch.rows, len(sentences), steps, runtime.device,
+                self.config.seed, stage.name, *place,
+            )  # fmt: skip
+            compute = self._micro_batch(stage, batch.count, parts, len(sentences), batch_mean)
+            inputs = [
+                self._on_device(batch.tokens), self._on_device(batch.lengths), *vars(noise).values(),
+                torch.full((), stage.policy.weight, dtype=torch.float64, device=runtime.device),
+            ]  # fmt: skip
             with accelerator.accumulate(self.engine.module):
-                noise = draws.training_noise(
-                    self.config.model, batch.rows, len(sentences), steps, runtime.device,
-                    self.config.seed, stage.name, *place,
-                )  # fmt: skip
-                re, mean, log_variance = self.engine.module(
-                    batch.tokens.to(runtime.device), batch.lengths.to(runtime.device), noise
-                )
-                # A dummy sentence is left out by selection: 0 × its value would carry a NaN.
-                re, kl = re[: batch.count], kl_per_dimension(mean, log_variance)[: batch.count]
-                if stage.free_bits.needs_batch_mean and micros == 1:
-                    batch_mean = runtime.sum(kl.detach().sum(dim=0)) / len(sentences)
-                kl_term = stage.free_bits.shares(kl, batch_mean, self.config.kl.target_rate)
-                loss = (re + stage.policy.weight * kl_term).sum()
-                # Engines average over ranks, and over micro-batches: this leaves the mean over the global batch. A loss
-                # that is not finite makes every gradient so, and with it the norm that all ranks see.
-                accelerator.backward(loss * torch.where(loss.detach().isfinite(), parts / len(sentences), math.nan))
-                with torch.no_grad():
-                    count = torch.full_like(loss, batch.count)
-                    step_sums.append(torch.cat([torch.stack([count, re.sum(), loss]), kl.sum(dim=0)]))
+                if self.graphs is not None and whole:
+                    step_sums.append(self.graphs(stage.name, compute, inputs))
+                else:
+                    step_sums.append(compute(inputs))
         norm = self.engine.step()
         sums.add(step_sums, torch.isfinite(norm))
         return norm
+
+    def _micro_batch(
+        self, stage: Stage, count: int, parts: int, global_batch: int, batch_mean: torch.Tensor | None
+    ) -> Compute:
+        """A forward and backward, as a function of tokens, lengths, the noise's tensors and γ, which returns a row of
+        ``_Sums``.
+
+        Args:
+            count: sentences that count, the first ones.
+            parts: into which the global batch is cut.
+            global_batch: its sentences.
+            batch_mean: where the objective needs it and this micro-batch is not all of the rank's share.
+        """
+
+        def compute(inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
+            tokens, lengths, *noise, kl_weight = inputs
+            re, mean, log_variance = self.engine.module(tokens, lengths, Noise(*noise))
+            # A dummy sentence is left out by selection: 0 × its value would carry a NaN.
+            re, kl = re[:count], kl_per_dimension(mean, log_variance)[:count]
+            bound = batch_mean
+            if stage.free_bits.needs_batch_mean and bound is None:
+                bound = self.runtime.sum(kl.detach().sum(dim=0)) / global_batch
+            kl_term = stage.free_bits.shares(kl, bound, self.config.kl.target_rate)
+            loss = (re + kl_weight * kl_term).sum()
+            # Engines average over ranks, and over micro-batches: this leaves the mean over the global batch. A loss
+            # that is not finite makes every gradient so, and with it the norm that all ranks see.
+            scale = torch.where(loss.detach().isfinite(), parts / global_batch, math.nan)
+            self.runtime.accelerator.backward(loss * scale)
+            with torch.no_grad():
+                return torch.cat([torch.stack([torch.full_like(loss, count), re.sum(), loss]), kl.sum(dim=0)])
+
+        return compute
+
+    def _on_device(self, values: torch.Tensor) -> torch.Tensor:
+        if self.runtime.device.type == "cuda":
+            # From pinned memory, which the host need not wait for.
+            return values.pin_memory().to(self.runtime.device, non_blocking=True)
+        return values
 
     @torch.no_grad()
     def _batch_mean_ahead(self, batches: list[Batch], global_batch: int) -> torch.Tensor:
@@ -589,7 +636,7 @@ class Trainer:
         device = self.runtime.device
         total = torch.zeros(self.config.model.latent_size, device=device)
         for batch in batches:
-            _, *posterior = self.engine.module(batch.tokens.to(device), batch.lengths.to(device))
+            _, *posterior = self.engine.module(self._on_device(batch.tokens), self._on_device(batch.lengths))
             total += kl_per_dimension(*posterior)[: batch.count].sum(dim=0)
         return self.runtime.sum(total) / global_batch
 

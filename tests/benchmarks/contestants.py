@@ -1,0 +1,230 @@
+"""Who is timed: this trainer and the textbook, each in a process of its own, which take turns on the machine.
+
+So what else the machine does falls on all of them, the textbook has the allocator and the settings that a plain program
+has, and what one of them keeps in memory or in a library's state is not the other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distvae import corpus, draws, train
+from distvae.batches import collate, evaluation_plan, training_plan
+from distvae.config import Config, load_config
+from distvae.evaluation import evaluate
+from distvae.interruption import Signals
+from distvae.resume import open_run
+from distvae.runtime import Runtime
+from distvae.starts import Hold
+from tests.benchmarks.ceilings import wait
+from tests.benchmarks.textbook import TextbookTraining, TextbookVAE, importance_weighted_nll
+
+# Sentences of one length that are scored, and are scored together.
+_TOGETHER = 2
+
+# Parts of a step whose times are taken one by one.
+PARTS = ("data", "noise", "forward", "backward", "optimizer", "other")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all contestants are given."""
+
+    config: Path
+    overrides: tuple[str, ...] = ()
+    # Of scoring.
+    sentences: int = 4
+    samples: int = 500
+
+    def load(self, *more: str) -> Config:
+        return load_config(self.config, [*self.overrides, *more])
+
+
+class Ours:
+    """The trainer of ``distvae/train.py``, and its evaluation."""
+
+    def __init__(self, contest: Contest, *overrides: str):
+        self._folder = tempfile.TemporaryDirectory(prefix="distvae-benchmark-")
+        run = Path(self._folder.name, "run")
+        config = contest.load(f"run={run}", *overrides)
+        self.runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
+        opening = open_run(config, run, self.runtime.processes)
+        hold = Hold(run, opening.start)
+        with contextlib.redirect_stdout(None):
+            self.trainer = train.Trainer(config, run, self.runtime, opening, Signals(), hold, train.Caller())
+        self.stage = train.stages_of(config)[0]
+        self.sums = train._Sums(config.model.latent_size, self.runtime.device)
+        self.trainer.engine.module.train()
+        self.contest, self.bf16 = contest, config.optimizer.mixed_precision == "bf16"
+        self.scored = _some(self.trainer.corpus.valid, contest.sentences)
+
+    def train(self, batch_size: int, first: int, count: int) -> float:
+        """Seconds of ``count`` steps, from the ``first`` of an epoch on."""
+        plan = _plan(self.trainer.corpus, batch_size)
+        began = time.perf_counter()
+        for i in range(first, first + count):
+            self.trainer._step(self.stage, (1, i), plan[i % len(plan)], self.sums)
+        self._wait()
+        return time.perf_counter() - began
+
+    def parts(self, batch_size: int, first: int, count: int) -> dict[str, float]:
+        """Seconds of the parts of ``count`` steps, waiting for the device after each."""
+        seconds = dict.fromkeys(PARTS, 0.0)
+        accelerator, engine = self.runtime.accelerator, self.trainer.engine
+        with contextlib.ExitStack() as stack:
+            for holder, name, part in [
+                (train, "collate", "data"),
+                (draws, "training_noise", "noise"),
+                (engine.module, "forward", "forward"),
+                (accelerator, "backward", "backward"),
+                (engine, "step", "optimizer"),
+            ]:
+                stack.enter_context(self._timed(holder, name, seconds, part))
+            seconds["other"] = self.train(batch_size, first, count) - sum(seconds.values())
+        return seconds
+
+    def score(self) -> tuple[float, float]:
+        """Seconds of the importance-weighted NLL of some sentences, and its mean."""
+        settings = self.trainer.config.evaluation
+        settings = replace(settings, batch_size=_TOGETHER, mixed_precision="bf16" if self.bf16 else "no")
+        began = time.perf_counter()
+        scores = evaluate(self.trainer.model, self.scored, settings, self.runtime, self.contest.samples)
+        return time.perf_counter() - began, scores.nll.mean
+
+    @contextlib.contextmanager
+    def _timed(self, holder: Any, name: str, seconds: dict[str, float], part: str) -> Iterator[None]:
+        plain = getattr(holder, name)
+
+        def timed(*args, **kwargs):
+            self._wait()
+            began = time.perf_counter()
+            done = plain(*args, **kwargs)
+            self._wait()
+            seconds[part] += time.perf_counter() - began
+            return done
+
+        setattr(holder, name, timed)
+        try:
+            yield
+        finally:
+            setattr(holder, name, plain)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {name: value.cpu().numpy() for name, value in self.trainer.model.state_dict().items()}
+
+    def _wait(self) -> None:
+        wait(self.runtime.device)
+
+
+class Textbook:
+    """The textbook's step and scoring, on the same sentences; its batches lie on the device beforehand."""
+
+    def __init__(self, contest: Contest):
+        config = contest.load()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if config.cpu_threads is not None:
+            torch.set_num_threads(config.cpu_threads)
+        self.corpus = corpus.load(corpus.prepare(config.data, progress=False))
+        self.vocabulary = self.corpus.vocabulary
+        self.model = TextbookVAE(config.model, len(self.vocabulary), self.vocabulary.pad).to(self.device)
+        self.training = TextbookTraining(self.model, config.optimizer.learning_rate, config.optimizer.clip_norm)
+        self.batches: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self.contest, self.scored = contest, _some(self.corpus.valid, contest.sentences)
+
+    def train(self, batch_size: int, first: int, count: int) -> float:
+        """As ``Ours.train``."""
+        plan = _plan(self.corpus, batch_size)
+        batches = [self._batch(plan, batch_size, i % len(plan)) for i in range(first, first + count)]
+        self.model.train()
+        began = time.perf_counter()
+        for tokens, lengths in batches:
+            self.training.step(tokens, lengths, 0.0)
+        return time.perf_counter() - began
+
+    def score(self) -> tuple[float, float]:
+        """As ``Ours.score``."""
+        self.model.eval()
+        sentences = [torch.tensor(ids, dtype=torch.long, device=self.device) for ids in self.scored]
+        began = time.perf_counter()
+        nll = [importance_weighted_nll(self.model, sentence, self.contest.samples) for sentence in sentences]
+        return time.perf_counter() - began, float(np.mean(nll))
+
+    def _batch(self, plan: list[np.ndarray], batch_size: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if (batch_size, number) not in self.batches:
+            sentences = plan[number]
+            batch = collate(self.corpus.train, sentences, slice(0, len(sentences)), self.vocabulary.pad)
+            self.batches[batch_size, number] = batch.tokens.to(self.device), batch.lengths.to(self.device)
+        return self.batches[batch_size, number]
+
+
+class Process:
+    """A contestant in a process of its own. ``ask`` calls one of its methods and waits for what it returns."""
+
+    def __init__(self, kind: type, contest: Contest, *overrides: str):
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, kind, contest, overrides), daemon=True)
+        self._process.start()
+        there.close()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        self._here.send((method, arguments))
+        try:
+            return self._here.recv()
+        except EOFError:
+            raise SystemExit(f"a contestant ended while it was asked for `{method}`: see above") from None
+
+    def close(self) -> None:
+        self._here.close()
+        self._process.join()
+
+
+def _serve(pipe, kind: type, contest: Contest, overrides: tuple[str, ...]) -> None:
+    contestant = kind(contest, *overrides)
+    with contextlib.suppress(EOFError):
+        while True:
+            method, arguments = pipe.recv()
+            pipe.send(_peak_memory() if method == "memory" else getattr(contestant, method)(*arguments))
+
+
+def _peak_memory() -> int:
+    """Bytes: on the GPU where there is one, of the process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+
+
+def _plan(sentences: corpus.Corpus, batch_size: int) -> list[np.ndarray]:
+    return training_plan(sentences.train.lengths, batch_size, (0, 0, 1))
+
+
+class _Some:
+    """Some sentences, as a split."""
+
+    def __init__(self, ids: list[np.ndarray]):
+        self.ids, self.lengths = ids, np.array([len(row) for row in ids], dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.ids[index]
+
+
+def _some(sentences: corpus.Sentences, count: int) -> _Some:
+    """Sentences from all over the lengths there are, two of a length."""
+    order = np.concatenate(evaluation_plan(sentences.lengths, len(sentences)))
+    places = np.linspace(0, len(order) - _TOGETHER, count // _TOGETHER).round().astype(int)
+    return _Some([sentences[int(order[place + i])] for place in places for i in range(_TOGETHER)])
