@@ -46,3 +46,9 @@ def test_several_gpus_compute_what_one_does(on_gpu, tiny, tmp_path, engine):
     done = launch(str(tiny), f"run={tmp_path / 'run'}", processes=2, engine=engine)
     assert done.returncode == 0, done.stderr
     assert_same_numbers(on_gpu, tmp_path / "run", 2)
+
+
+def test_recorded_steps_train_what_steps_do(on_gpu, tiny, tmp_path):
+    done = launch(str(tiny), f"run={tmp_path / 'run'}", "speed.cuda_graphs=true", engine="gpu")
+    assert done.returncode == 0, done.stderr
+    assert_same_numbers(on_gpu, tmp_path / "run", 1)

@@ -81,7 +81,7 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
         kinds["bf16"] = (Ours, "optimizer.mixed_precision=bf16")
     processes = {name: Process(kind, contest, *overrides) for name, (kind, *overrides) in kinds.items()}
     found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _cpu(),
+        "device": device_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "vocabulary": vocabulary_size,
@@ -107,7 +107,7 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
         for name, times in seconds.items():
             entry = {
                 "seconds": median(times),
-                "ratio": _quartiles(np.array(seconds["textbook"]) / np.array(times)),
+                "ratio": quartiles(np.array(seconds["textbook"]) / np.array(times)),
                 "work": ceilings.training_step(config.model, vocabulary_size, sentences, steps, name == "bf16"),
             }
             if name != "textbook":
@@ -143,7 +143,7 @@ def _score(contest, processes, machine, rounds, config, vocabulary_size, prepare
         work = ceilings.importance_sampling(config.model, vocabulary_size, 1, contest.samples, steps, name == "bf16")
         contestants[name] = {
             "seconds": median(times),
-            "ratio": _quartiles(np.array(seconds["textbook"]) / np.array(times)),
+            "ratio": quartiles(np.array(seconds["textbook"]) / np.array(times)),
             "work": work,
             "nll": nll[name],
         }
@@ -156,15 +156,17 @@ def _turn(names: list[str], number: int) -> list[str]:
     return names[start:] + names[:start]
 
 
-def _quartiles(values: np.ndarray) -> tuple[float, float, float]:
+def quartiles(values: np.ndarray) -> tuple[float, float, float]:
     return tuple(float(v) for v in np.percentile(values, (25, 50, 75)))
 
 
-def _cpu() -> str:
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return f"{model or platform.processor()}{' with AMX' if 'amx_bf16' in flags else ''}"
+    amx = any("amx_bf16" in line for line in lines if line.startswith("flags"))
+    return f"{model or platform.processor()}{' with AMX' if amx else ''}"
 
 
 def show(found: dict[str, Any]) -> None:

@@ -169,7 +169,8 @@ class Textbook:
 
 
 class Process:
-    """A contestant in a process of its own. ``ask`` calls one of its methods and waits for what it returns."""
+    """A contestant in a process of its own. ``ask`` calls one of its methods and waits for what it returns; it is
+    ``tell`` and ``answer``."""
 
     def __init__(self, kind: type, contest: Contest, *overrides: str):
         context = multiprocessing.get_context("spawn")
@@ -179,11 +180,18 @@ class Process:
         there.close()
 
     def ask(self, method: str, *arguments: Any) -> Any:
+        self.tell(method, *arguments)
+        return self.answer()
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Ask without waiting."""
         self._here.send((method, arguments))
+
+    def answer(self) -> Any:
         try:
             return self._here.recv()
         except EOFError:
-            raise SystemExit(f"a contestant ended while it was asked for `{method}`: see above") from None
+            raise SystemExit("a contestant ended instead of answering: see above") from None
 
     def close(self) -> None:
         self._here.close()

@@ -1,0 +1,72 @@
+"""Throughput of several trainings that share one device.
+
+    python -m tests.benchmarks.sharing [--together 1,2,4,8] [--rounds N] [--out FILE] [key=value …]
+
+All train at once, rounds of 1, 2, 4 … taking turns. On a CPU they share its cores, each with a thread at the least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distvae.scaling import plain_table
+from tests.benchmarks.__main__ import CONSOLE, device_name, prepare, quartiles
+from tests.benchmarks.contestants import Ours, Process
+
+STEPS = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sharing", description=__doc__.splitlines()[0])
+    parser.add_argument("--together", default="1,2,4,8")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="write all figures there as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the training")
+    options = parser.parse_intermixed_args()
+    together = [int(count) for count in options.together.split(",")]
+    with tempfile.TemporaryDirectory(prefix="distvae-benchmark-") as folder:
+        rates = measure(Path(folder), together, options.rounds, tuple(options.overrides))
+    alone = np.array(rates[together[0]])
+    table = plain_table("together", "sentences/s of all", f"against {together[0]} (quartiles)", "of each")
+    for count, seen in rates.items():
+        low, mid, high = quartiles(np.array(seen) / alone)
+        rate = float(np.median(seen))
+        table.add_row(str(count), f"{rate:,.0f}", f"{mid:.2f} ({low:.2f} … {high:.2f})", f"{rate / count:,.0f}")
+    CONSOLE.print(f"\n{device_name()}", table)
+    if options.out is not None:
+        options.out.write_text(json.dumps({"device": device_name(), "sentences_per_second": rates}, indent=2))
+
+
+def measure(folder: Path, together: list[int], rounds: int, overrides: tuple[str, ...]) -> dict[int, list[float]]:
+    """Sentences a second of all, by how many there are and round."""
+    contest = prepare(folder, overrides, sentences=2)
+    batch_size = contest.load().optimizer.batch_size
+    cores = len(os.sched_getaffinity(0))
+    threads = {} if torch.cuda.is_available() else {count: max(1, cores // count) for count in together}
+    crowds = {}
+    for count in together:
+        mine = [f"cpu_threads={threads[count]}"] if threads else []
+        crowds[count] = [Process(Ours, contest, *mine) for _ in range(count)]
+    rates: dict[int, list[float]] = {count: [] for count in together}
+    for number in range(-1, rounds):
+        for count, crowd in crowds.items():
+            for process in crowd:
+                process.tell("train", batch_size, (number + 1) * STEPS, STEPS)
+            seconds = max(process.answer() for process in crowd)
+            if number >= 0:
+                rates[count].append(count * STEPS * batch_size / seconds)
+    for crowd in crowds.values():
+        for process in crowd:
+            process.close()
+    return rates
+
+
+if __name__ == "__main__":
+    main()
