@@ -94,6 +94,7 @@ EXTREMES = {
     "above and below": [500.0, -500.0, 499.0, 0.0],
     "all far below": [-500.0, -501.0, -503.0, -500.0],
     "all far above": [500.0, 500.0, 497.0, 450.0],
+    "sums without full precision": [-96.0, -97.0, -95.5, -100.0],
     "nearly too low": [-58.0, -59.0, -57.5, -90.0],
     "nearly too high": [80.5, 79.0, 81.0, -80.0],
 }
