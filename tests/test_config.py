@@ -89,10 +89,11 @@ OUT_OF_RANGE = [
     ("evaluation.seed", -1),
     ("evaluation.samples", -1),
     ("evaluation.mixed_precision", "fp16"),
-    ("speed.output_layer", "fast"),
+    ("speed.output_layer", "auto"),
     ("speed.embedding_gradients", "sparse"),
     ("speed.keep_memory", 1),
     ("speed.keep_memory", None),
+    ("speed.cuda_graphs", "auto"),
 ]
 
 
@@ -158,7 +159,9 @@ def test_the_defaults_are_the_papers():
     assert config.plateau == PlateauConfig(patience=2, decay=0.5, max_decays=5)
     assert config.evaluation.importance_samples == 500
     assert config.evaluation.mixed_precision is None
-    assert config.speed == SpeedConfig(output_layer="auto", embedding_gradients="auto", keep_memory=True)
+    assert config.speed == SpeedConfig(
+        output_layer="fused", embedding_gradients="auto", keep_memory=True, cuda_graphs=False
+    )
     assert config.pretrain.max_epochs > 0
     assert config.train.max_epochs > config.kl.anneal_epochs
 
@@ -271,9 +274,10 @@ ANY_CONFIG = st.builds(
     ),
     speed=st.builds(
         SpeedConfig,
-        output_layer=st.sampled_from(["auto", "fused", "plain"]),
+        output_layer=st.sampled_from(["fused", "plain"]),
         embedding_gradients=st.sampled_from(["auto", "rows", "dense"]),
         keep_memory=st.booleans(),
+        cuda_graphs=st.booleans(),
     ),
 )
 
@@ -441,17 +445,6 @@ def test_nothing_is_suggested_for_a_key_like_no_other(load):
 @pytest.mark.parametrize("text", ["1: 2", "kl: {1: 2}", "kl: {true: 2}", "'': 1"])
 def test_keys_are_names(load, text):
     refused(load, text)
-
-
-# -- What auto means ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "cpu", "cuda"), [("auto", True, False), ("fused", True, True), ("plain", False, False)]
-)
-def test_the_output_layer_is_fused_on_cpus_unless_it_is_said(given, cpu, cuda):
-    speed = SpeedConfig(output_layer=given)
-    assert (speed.fuses_output("cpu"), speed.fuses_output("cuda")) == (cpu, cuda)
 
 
 # -- Rules between fields ----------------------------------------------------------------------------------------------
