@@ -16,6 +16,7 @@ from distvae.config import (
     ModelConfig,
     OptimizerConfig,
     PlateauConfig,
+    SpeedConfig,
     StageConfig,
     dump_config,
     flatten,
@@ -87,6 +88,12 @@ OUT_OF_RANGE = [
     ("evaluation.memory_mb", 0),
     ("evaluation.seed", -1),
     ("evaluation.samples", -1),
+    ("evaluation.mixed_precision", "fp16"),
+    ("speed.output_layer", "auto"),
+    ("speed.embedding_gradients", "sparse"),
+    ("speed.keep_memory", 1),
+    ("speed.keep_memory", None),
+    ("speed.cuda_graphs", "auto"),
 ]
 
 
@@ -151,6 +158,10 @@ def test_the_defaults_are_the_papers():
     )
     assert config.plateau == PlateauConfig(patience=2, decay=0.5, max_decays=5)
     assert config.evaluation.importance_samples == 500
+    assert config.evaluation.mixed_precision is None
+    assert config.speed == SpeedConfig(
+        output_layer="fused", embedding_gradients="auto", keep_memory=True, cuda_graphs=False
+    )
     assert config.pretrain.max_epochs > 0
     assert config.train.max_epochs > config.kl.anneal_epochs
 
@@ -258,7 +269,16 @@ ANY_CONFIG = st.builds(
     pretrain=st.builds(StageConfig, max_epochs=st.integers(0, 99)),
     train=st.builds(StageConfig, max_epochs=st.integers(1, 99)),
     kl=st.builds(KLConfig, target_rate=st.floats(0, 100), threshold=UNIT, multiplier=UNIT),
-    evaluation=st.builds(EvaluationConfig, samples=st.integers(0, 9)),
+    evaluation=st.builds(
+        EvaluationConfig, samples=st.integers(0, 9), mixed_precision=st.sampled_from([None, "no", "bf16"])
+    ),
+    speed=st.builds(
+        SpeedConfig,
+        output_layer=st.sampled_from(["fused", "plain"]),
+        embedding_gradients=st.sampled_from(["auto", "rows", "dense"]),
+        keep_memory=st.booleans(),
+        cuda_graphs=st.booleans(),
+    ),
 )
 
 
@@ -365,9 +385,10 @@ def test_yes_is_no_number(load, key):
 
 
 @pytest.mark.parametrize("written", ["no", "'no'"])
-def test_no_is_a_precision(load, written):
-    assert load(f"optimizer: {{mixed_precision: {written}}}").optimizer.mixed_precision == "no"
-    assert load("", f"optimizer.mixed_precision={written}").optimizer.mixed_precision == "no"
+@pytest.mark.parametrize("section", ["optimizer", "evaluation"])
+def test_no_is_a_precision(load, section, written):
+    assert getattr(load(f"{section}: {{mixed_precision: {written}}}"), section).mixed_precision == "no"
+    assert getattr(load("", f"{section}.mixed_precision={written}"), section).mixed_precision == "no"
 
 
 @pytest.mark.parametrize("name", ["2024-02-03", "2024-02-30", "12:30", "2024-02-03_12-30"])

@@ -81,12 +81,14 @@ def sentences_of(words: Sequence[Sequence[int]]) -> Sentences:
     return Sentences(Dataset.from_dict({"ids": rows}, features=Features({"ids": List(Value("int32"))})))
 
 
-def tiny_model(latent_size: int = 2, vocabulary_size: int = 7) -> TextVAE:
+def tiny_model(
+    latent_size: int = 2, vocabulary_size: int = 7, hidden_size: int = 4, fused_output: bool = True
+) -> TextVAE:
     """A float64 model whose z matters, and whose posterior is not the true one."""
     sizes = ModelConfig(
-        embedding_size=3, hidden_size=4, latent_size=latent_size, init_range=1.2, embedding_init_range=1.5
+        embedding_size=3, hidden_size=hidden_size, latent_size=latent_size, init_range=1.2, embedding_init_range=1.5
     )
-    model = TextVAE(sizes, vocabulary_size, PAD, UNKNOWN).double()
+    model = TextVAE(sizes, vocabulary_size, PAD, UNKNOWN, fused_output).double()
     initialise(model, sizes, generator("cpu", 4))
     return model.eval()
 
@@ -201,20 +203,24 @@ def test_log_weights_of_a_batch_are_those_of_its_sentences_one_by_one():
         torch.testing.assert_close(weights[0], together[i], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @torch.no_grad()
-def test_memory_bounds_the_chunks_and_changes_no_weight():
-    model = tiny_model(vocabulary_size=600)
+def test_memory_bounds_the_chunks_and_changes_no_weight(fused):
+    model = tiny_model(vocabulary_size=600, hidden_size=40, fused_output=fused)
     tokens, posterior = encoded(model, [A, C, A])
     noise = normal(1, 500, 2)
     rows = []
-    model.decoder.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    model.decoder.lstm.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    # In float32, of four steps: an LSTM's gates, cells and hidden states, and the logits where they are kept.
+    values = 6 * 40 + (0 if fused else 600)
     weights = {}
     for memory_mb in (0, 1, 512):
         rows.clear()
         weights[memory_mb] = importance_log_weights(model.decoder, tokens, posterior, noise, memory_mb)
         assert sum(rows) == 500
-        # Logits alone, in float32.
-        assert max(rows) == 1 or max(rows) * 4 * 600 * 4 <= memory_mb * 2**20
+        assert max(rows) == 1 or max(rows) * 4 * values * 4 <= memory_mb * 2**20
+        if memory_mb == 1:
+            assert 1 < max(rows) < 500
     assert len(rows) == 1
     torch.testing.assert_close(weights[0], weights[512], rtol=0, atol=1e-12)
     torch.testing.assert_close(weights[1], weights[512], rtol=0, atol=1e-12)
@@ -282,9 +288,11 @@ def test_scores_do_not_depend_on_the_order_of_batches(monkeypatch):
     assert_same(evaluate(model, sentences, SETTINGS, ALONE, 20), expected)
 
 
-def test_scores_do_not_depend_on_the_memory():
-    model, sentences, rows = tiny_model(vocabulary_size=900), sentences_of(WORDS), []
-    model.decoder.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+@pytest.mark.parametrize("fused", [True, False])
+def test_scores_do_not_depend_on_the_memory(fused):
+    model = tiny_model(vocabulary_size=900, hidden_size=200, fused_output=fused)
+    sentences, rows = sentences_of(WORDS), []
+    model.decoder.lstm.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     expected = evaluate(model, sentences, SETTINGS, ALONE, 20)
     assert max(rows) == 3 * 20
     rows.clear()

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, needs
 FLOORS = [
     {"errors"},
     {"files"},
-    {"config", "captions", "starts"},
+    {"config", "captions", "starts", "cross_entropy", "graphs"},
     {"model", "vocabulary"},
     {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},
     {"runtime", "checkpoint", "scaling"},

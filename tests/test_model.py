@@ -16,9 +16,9 @@ SIZES = ModelConfig(
 SENTENCES = [[BOS, A, C, EOS], [BOS, EOS], [BOS, B, B, UNKNOWN, A, EOS], [BOS, C, EOS]]
 
 
-def tiny_model(sizes: ModelConfig = SIZES, vocabulary_size: int = 7) -> TextVAE:
+def tiny_model(sizes: ModelConfig = SIZES, vocabulary_size: int = 7, fused_output: bool = True) -> TextVAE:
     """A float64 model whose weights are large enough that everything matters."""
-    model = TextVAE(sizes, vocabulary_size, PAD, UNKNOWN).double()
+    model = TextVAE(sizes, vocabulary_size, PAD, UNKNOWN, fused_output).double()
     initialise(model, sizes, generator("cpu", 1))
     return model
 
@@ -158,6 +158,24 @@ def test_padding_changes_no_loss_and_no_gradient(extra):
     torch.testing.assert_close(wide_gradients, plain_gradients, rtol=1e-12, atol=1e-13)
 
 
+def test_a_fused_output_changes_no_loss_and_no_gradient():
+    noise = Noise(normal(4, 2), coins(4, 5), coins(4, 5, 3), coins(4, 5, 4))
+    losses, gradients = zip(
+        *(losses_and_gradients(tiny_model(fused_output=fused), SENTENCES, noise) for fused in (True, False)),
+        strict=True,
+    )
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_output_layers_losses_are_those_of_its_logits(fused):
+    model, hidden, (tokens, _) = tiny_model(fused_output=fused), normal(4, 5, 4), padded(SENTENCES)
+    output, targets = model.decoder.output, tokens[:, 1:]
+    expected = -output(hidden).log_softmax(dim=2).gather(2, targets[:, :, None]).squeeze(2) * (targets != PAD)
+    torch.testing.assert_close(output(hidden, targets), expected, rtol=0, atol=1e-13)
+
+
 def test_a_batch_is_its_sentences_one_by_one():
     model = tiny_model()
     noise = Noise(normal(4, 2), coins(4, 5), coins(4, 5, 3), coins(4, 5, 4))
@@ -288,8 +306,9 @@ def test_initialising_the_decoder_leaves_the_encoder():
 
 # Not every CPU has what torch's oneDNN wants for an LSTM in bf16; torch's own code runs anywhere.
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
-def test_posterior_and_losses_are_float32_under_bf16():
-    exact, model = tiny_model(), TextVAE(SIZES, 7, PAD, UNKNOWN)
+@pytest.mark.parametrize("fused", [True, False])
+def test_posterior_and_losses_are_float32_under_bf16(fused):
+    exact, model = tiny_model(), TextVAE(SIZES, 7, PAD, UNKNOWN, fused)
     model.load_state_dict(exact.state_dict())
     tokens, lengths = padded(SENTENCES)
     noise = normal(4, 2)

@@ -1,7 +1,11 @@
 """What a launcher asks for, as a process finds it in its environment."""
 
+import ctypes
 import dataclasses
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +14,7 @@ import torch.distributed as dist
 from distvae.config import CommunicationConfig, Config, OptimizerConfig
 from distvae.errors import UserError
 from distvae.runtime import Runtime
-from tests.conftest import launch
+from tests.conftest import launch, needs
 
 DEFAULT = Config()
 
@@ -26,6 +30,15 @@ def deepspeed(monkeypatch, tmp_path):
         monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
 
     return ask
+
+
+@pytest.fixture
+def mallopt(monkeypatch):
+    """What glibc is told of its memory, which it is not."""
+    told = []
+    libc = SimpleNamespace(mallopt=lambda parameter, value: told.append((parameter, value)))
+    monkeypatch.setattr("distvae.runtime.ctypes", SimpleNamespace(CDLL=lambda name: libc))
+    return told
 
 
 @pytest.mark.parametrize(
@@ -91,7 +104,7 @@ def test_the_configs_precision_wins_over_the_launchers(monkeypatch):
     runtime.close()
 
 
-def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch):
+def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch, mallopt):
     """The fourth process of the second machine of two with four GPUs each, as far as it can be seen without one."""
     place = {"RANK": 7, "LOCAL_RANK": 3, "WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4}
     for name, value in place.items():
@@ -110,6 +123,7 @@ def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch):
     assert chosen
     assert all(torch.device(device) == runtime.device for device in chosen)
     assert (runtime.rank, runtime.world_size, runtime.engine) == (7, 8, "DDP")
+    assert mallopt == []
     runtime.close()
 
 
@@ -133,3 +147,45 @@ def test_what_an_engine_cannot_do_is_one_line_and_leaves_nothing(tiny, tmp_path)
     assert done.stderr.count("distvae: ") == 1
     assert "communication.compression and communication.local_sgd_steps belong to plain data parallelism" in done.stderr
     assert not run.exists()
+
+
+# -- Memory that is kept -----------------------------------------------------------------------------------------------
+
+KEEPS = [(-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)]  # of <malloc.h>: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_is_kept_where_it_is_asked_for(mallopt, keep):
+    Runtime(cpu_threads=1, keep_memory=keep).close()
+    assert mallopt == (KEEPS if keep else [])
+
+
+def test_a_libc_without_mallopt_is_left_alone(monkeypatch):
+    monkeypatch.setattr("distvae.runtime.ctypes", SimpleNamespace(CDLL=lambda name: SimpleNamespace()))
+    Runtime(cpu_threads=1).close()
+
+
+FAULTS = """
+import resource
+import torch
+from distvae.runtime import Runtime
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.empty(2**24).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+for keep in (False, True):
+    Runtime(cpu_threads=1, keep_memory=keep).close()
+    faults()
+    print(faults())
+"""
+
+
+def test_memory_that_is_kept_is_not_fetched_again():
+    """Page faults of ten tensors of 64 MiB, one after the other, before and after it is told to keep them."""
+    needs(hasattr(ctypes.CDLL(None), "mallopt"), "no mallopt")
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    without, kept = map(int, done.stdout.split())
+    assert without > 10 * max(kept, 10)
