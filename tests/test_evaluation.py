@@ -30,6 +30,7 @@ from distvae.evaluation import (
     perplexity,
 )
 from distvae.model import Posterior, TextVAE, initialise
+from distvae.runtime import has_bf16
 from distvae.vocabulary import Vocabulary
 
 PAD, BOS, EOS, UNKNOWN, A, B, C = range(7)
@@ -246,6 +247,34 @@ def test_a_posterior_that_is_the_true_one_leaves_the_weights_no_variance():
     assert scores.effective_samples == pytest.approx(20, abs=1e-9)
     assert scores.mutual_information.mean == pytest.approx(0, abs=1e-12)
     assert scores.active_units == 0
+
+
+# -- The decoder's precision in importance sampling --------------------------------------------------------------------
+
+
+def scored_in(precision: str | None, fused: bool = True) -> Scores:
+    """Of a float32 model of a hundred sentences."""
+    sizes = ModelConfig(embedding_size=16, hidden_size=32, latent_size=4, init_range=0.3, embedding_init_range=1.0)
+    model = TextVAE(sizes, 200, PAD, UNKNOWN, fused)
+    initialise(model, sizes, generator("cpu", 4))
+    rng = np.random.default_rng(0)
+    sentences = sentences_of([rng.integers(A, 200, length).tolist() for length in rng.integers(1, 12, 100)])
+    return evaluate(model.eval(), sentences, replace(SETTINGS, batch_size=32, mixed_precision=precision), ALONE, 20)
+
+
+@pytest.mark.skipif(not has_bf16(ALONE.device), reason="this CPU has no bfloat16 instructions")
+@pytest.mark.parametrize("fused", [True, False])
+def test_bf16_biases_the_weighted_nll_by_less_than_a_hundredth_of_a_nat(fused):
+    exact, found = scored_in("no", fused), scored_in("bf16", fused)
+    assert 0 < abs(found.nll.mean - exact.nll.mean) < 0.01
+    assert exact.nll.mean > 30
+    weighted = ("nll", "ppl", "effective_samples", "nll_excess")
+    assert replace(found, **{name: getattr(exact, name) for name in weighted}) == exact
+
+
+def test_a_cpu_without_bf16_scores_in_float32(monkeypatch):
+    monkeypatch.setattr(evaluation, "has_bf16", lambda device: False)
+    assert scored_in("bf16") == scored_in("no") == scored_in(None)
 
 
 # -- Each sentence once, whatever the ranks, batches and chunks --------------------------------------------------------

@@ -43,6 +43,15 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def leaves(tree, path=""):
+    """Pairs of path and value of all that lies in a tree of lists and dictionaries."""
+    if isinstance(tree, (list, dict)):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from leaves(value, f"{path}.{key}")
+    else:
+        yield path, tree
+
+
 @pytest.fixture(scope="session")
 def pretrained_only(tiny, tmp_path_factory):
     """The folder of an autoencoder's run. Tests leave it as it is."""
@@ -189,6 +198,48 @@ def test_bf16_trains_close_to_float32(finished, tiny, tmp_path):
     assert all(one["train"]["re"] == pytest.approx(other["train"]["re"], rel=0.01) for one, other in pairs)
     assert any(one["train"]["re"] != other["train"]["re"] for one, other in pairs)
     assert all(tensor.dtype == torch.float32 for tensor in weights(run).values())
+
+
+@pytest.mark.parametrize(
+    ("launcher", "given", "expected"),
+    [
+        (None, [], ("no", "no")),
+        ("bf16", [], ("bf16", "bf16")),
+        (None, ["optimizer.mixed_precision=bf16"], ("bf16", "bf16")),
+        ("bf16", ["optimizer.mixed_precision=no"], ("no", "no")),
+        ("bf16", ["evaluation.mixed_precision=no"], ("bf16", "no")),
+        (None, ["evaluation.mixed_precision=bf16"], ("no", "bf16")),
+    ],
+)
+def test_an_evaluation_is_in_the_trainings_precision_unless_it_is_said(
+    tiny, tmp_path, monkeypatch, launcher, given, expected
+):
+    """So it stands in the run's config, and in that of what it exports."""
+    if launcher is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", "pretrain.max_epochs=1", "train.max_epochs=0", *given]) == 0
+    for written in (run / "config.yaml", run / "best" / "config.yaml"):
+        config = load_config(written)
+        assert (config.optimizer.mixed_precision, config.evaluation.mixed_precision) == expected
+
+
+PLAIN = ["speed.output_layer=plain", "speed.embedding_gradients=dense"]
+
+
+@pytest.mark.parametrize("ways", [PLAIN[:1], PLAIN[1:], PLAIN], ids=" ".join)
+def test_faster_ways_come_to_the_same_numbers(finished, tiny, tmp_path, ways):
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}", *ways]) == 0
+    assert not equal(weights(run), weights(finished))  # which took the faster ones
+    found, expected = (
+        dict(leaves([numbers(folder), json.loads((folder / "results.json").read_text())])) for folder in (run, finished)
+    )
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        # A difference of two scores is as exact as these are.
+        close = pytest.approx(value, rel=1e-5, abs=2e-6) if isinstance(value, float) else value
+        assert found[path] == close, path
 
 
 # -- Going on ----------------------------------------------------------------------------------------------------------
@@ -386,6 +437,19 @@ def test_a_longer_limit_goes_on_where_a_run_ended(tiny, tmp_path):
     assert equal(weights(straight), weights(extended))
 
 
+def test_a_run_goes_on_by_other_ways_to_the_same_numbers(finished, tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, symlinks=True)
+    again = [str(tiny), f"run={run}", *PLAIN, "speed.keep_memory=false"]
+    assert main(again) == 0
+    assert equal(weights(run), weights(finished))  # it had finished
+    assert main([*again, "train.max_epochs=5"]) == 0
+    assert "going on from" in capsys.readouterr().out
+    assert load_config(run / "config.yaml").speed.output_layer == "plain"
+    assert numbers(run)[:6] == numbers(finished)
+    assert records(run)[6]["train"]["re"] < records(run)[0]["train"]["re"]
+
+
 def test_a_run_that_goes_on_has_no_results_until_it_ends(tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert main([str(tiny), f"run={run}", "train.max_epochs=3"]) == 0
@@ -482,6 +546,10 @@ def test_an_existing_run_is_left_alone(finished, tiny, capsys):
         (["pretrained=nowhere"], ["nowhere"]),
         (["data.columns=[]"], ["data.columns"]),
         (["kl.weight=0.5"], ["kl.weight belongs to policies constant and linear"]),
+        (
+            ["optimizer.name=adamw", "speed.embedding_gradients=rows"],
+            ["speed.embedding_gradients=rows needs optimizer.name=sgd", "not adamw and 1 process on cpu"],
+        ),
     ],
 )
 def test_bad_settings_get_one_line_and_a_status(refused, tmp_path, overrides, words):
