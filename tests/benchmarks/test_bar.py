@@ -1,0 +1,66 @@
+"""What must not get lost: ratios to the textbook inside one run, well below what is measured on an idle machine."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from distvae.config import ModelConfig
+from distvae.runtime import has_bf16
+from tests.benchmarks.__main__ import compare, prepare, show
+from tests.benchmarks.ceilings import Ceilings, Work, importance_sampling, training_step
+from tests.benchmarks.contestants import PARTS
+from tests.benchmarks.textbook import TextbookVAE
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return compare(prepare(tmp_path_factory.mktemp("benchmark"), (), sentences=4), [32], rounds=5)
+
+
+@pytest.mark.long
+def test_training_is_not_slower_than_it_was(found, capsys):
+    show(found)
+    contestants = found["training"][0]["contestants"]
+    assert contestants["float32"]["ratio"][1] > 0.8
+    if has_bf16(torch.device("cpu")):
+        assert contestants["bf16"]["ratio"][1] > 1.4
+    for name in contestants.keys() - {"textbook"}:
+        parts = contestants[name]["parts"]
+        assert set(parts) == set(PARTS)
+        assert min(parts.values()) >= 0
+        assert parts["data"] < 0.05 * sum(parts.values())
+    assert "of the ceiling" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_scoring_is_not_slower_than_it_was_and_scores_the_same(found):
+    contestants = found["scoring"]["contestants"]
+    assert contestants["float32"]["ratio"][1] > 0.8
+    if has_bf16(torch.device("cpu")):
+        assert contestants["bf16"]["ratio"][1] > 1.4
+        assert contestants["bf16"]["nll"] == pytest.approx(contestants["float32"]["nll"], abs=0.05)
+
+
+def test_the_floor_is_what_each_piece_of_work_takes_at_the_least():
+    limits = Ceilings(float32=10.0, bfloat16=100.0, bandwidth=5.0, launch=0.0)
+    works = [Work("a", operations=200.0, bytes=50.0), Work("b", operations=0.0, bytes=10.0)]
+    assert limits.floor(works, bf16=False) == 20 + 2
+    assert limits.floor(works, bf16=True) == 10 + 2
+
+
+def test_operations_are_counted_as_torch_counts_them():
+    sizes = ModelConfig(embedding_size=6, hidden_size=10, latent_size=4)
+    sentences, steps, vocabulary_size = 3, 5, 50
+    model = TextbookVAE(sizes, vocabulary_size, 0)
+    with FlopCounterMode(display=False) as counter:
+        model.output(torch.zeros(sentences * steps, 10)).sum().backward()
+    works = {work.name: work for work in training_step(sizes, vocabulary_size, sentences, steps, bf16=False)}
+    counted = sum(work.operations for name, work in works.items() if name.startswith("output"))
+    # The gradient of an input that needs none is not computed there.
+    assert counted == counter.get_total_flops() * 3 / 2
+    lstm = 2 * (6 + 4 + 10) * 40 * sentences * steps
+    assert works["decoder LSTM, forward"].operations == lstm
+    assert works["decoder LSTM, backward"].operations == 2 * lstm
+    scoring = {w.name: w for w in importance_sampling(sizes, vocabulary_size, sentences, 1, steps, bf16=False)}
+    assert scoring["LSTM"].operations == lstm
+    assert scoring["output"].operations == works["output, forward"].operations
