@@ -277,7 +277,10 @@ class Export:
         Raises:
             UserError: weights, config and vocabulary do not belong together.
         """
-        model = TextVAE(self.config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
+        model = TextVAE(
+            self.config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown,
+            fused_output=self.config.speed.output_layer == "fused",
+        )  # fmt: skip
         check_weights(model, self.weights, self.folder)
         model.load_state_dict(self.weights)
         return model.to(device).eval()

@@ -150,6 +150,9 @@ class Replicated:
             self._power.iter = 0  # this was no step
 
     def step(self) -> Tensor:
+        for p in self._parameters.values():
+            if p.grad.is_sparse:
+                p.grad = p.grad.coalesce()  # a word's gradients are summed before they are taken off, as dense ones are
         norm = _norm([p.grad for p in self._parameters.values()])
         _clipped_step(self.optimizer, norm, self._clip_norm)
         if self._average_every is not None:
@@ -374,7 +377,7 @@ def _begin(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> No
 
 def _norm(gradients: list[Tensor]) -> Tensor:
     """Global norm of gradients, of which some hold the rows of a batch's words alone."""
-    values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    values = [g.values() if g.is_sparse else g for g in gradients]
     if values[0].device.type == "cpu":
         # A dot product takes half the time of torch's norm.
         return torch.stack([torch.dot(v.flatten(), v.flatten()) for v in values]).sum().sqrt()
