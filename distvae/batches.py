@@ -17,8 +17,30 @@ from torch import Tensor
 WINDOW = 64
 
 
-def training_plan(lengths: np.ndarray, batch_size: int, key: Sequence[int]) -> list[np.ndarray]:
-    """An epoch's global batches, as sentence numbers.
+class Plan(Sequence[np.ndarray]):
+    """Batches, as sentence numbers: views of one order of all sentences, made when they are asked for.
+
+    Args:
+        order: sentence numbers, [N].
+        size: sentences of a batch; the last of ``order`` may be fewer.
+        batches: which pieces of ``order``, in the order in which they come.
+    """
+
+    def __init__(self, order: np.ndarray, size: int, batches: Sequence[int] | np.ndarray):
+        self._order, self._size, self._batches = order, size, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | Plan:
+        if isinstance(index, slice):
+            return Plan(self._order, self._size, self._batches[index])
+        start = int(self._batches[index]) * self._size
+        return self._order[start : start + self._size]
+
+
+def training_plan(lengths: np.ndarray, batch_size: int, key: Sequence[int]) -> Plan:
+    """An epoch's global batches.
 
     Sentences are shuffled, cut into windows, sorted by length within each, and cut into batches, which are shuffled.
 
@@ -27,21 +49,23 @@ def training_plan(lengths: np.ndarray, batch_size: int, key: Sequence[int]) -> l
         key: non-negative integers (seed, stage, epoch) that set the order.
     """
     rng = np.random.Generator(np.random.PCG64(list(key)))
-    order = rng.permutation(len(lengths))
-    windows = _cut(order, WINDOW * batch_size)
-    order = np.concatenate([window[np.argsort(lengths[window], kind="stable")] for window in windows])
-    batches = _cut(order, batch_size)
-    return [batches[i] for i in rng.permutation(len(batches))]
+    # The largest thing that an epoch holds: shuffled and sorted in place, of 4 bytes a sentence if these suffice.
+    order = np.arange(len(lengths), dtype=np.int32 if len(lengths) < 2**31 else np.int64)
+    rng.shuffle(order)
+    for start in range(0, len(order), WINDOW * batch_size):
+        window = order[start : start + WINDOW * batch_size]
+        window[:] = window[np.argsort(lengths[window], kind="stable")]
+    return Plan(order, batch_size, rng.permutation(_pieces(order, batch_size)))
 
 
-def evaluation_plan(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+def evaluation_plan(lengths: np.ndarray, batch_size: int) -> Plan:
     """Batches of similar length that hold each sentence once."""
-    return _cut(np.argsort(lengths, kind="stable"), batch_size)
+    order = np.argsort(lengths, kind="stable")
+    return Plan(order, batch_size, range(_pieces(order, batch_size)))
 
 
-def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Pieces of ``size``, and what is left."""
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def _pieces(order: np.ndarray, size: int) -> int:
+    return -(-len(order) // size)
 
 
 def share(size: int, part: int, parts: int) -> slice:
@@ -64,9 +88,9 @@ def collate(sentences: Sequence[Sequence[int] | np.ndarray], global_batch: np.nd
     count = rows.stop - rows.start
     if count == 0:
         rows = slice(0, 1)
-    ids = [sentences[i] for i in global_batch[rows]]
-    lengths = [len(row) for row in ids]
-    tokens = np.full((len(ids), max(lengths)), pad, dtype=np.int64)
-    for padded, row in zip(tokens, ids, strict=True):
-        padded[: len(row)] = row
-    return Batch(torch.from_numpy(tokens), torch.tensor(lengths), rows, count)
+    ids = [sentences[i] for i in global_batch[rows].tolist()]
+    lengths = np.array([len(row) for row in ids])
+    held = np.arange(lengths.max()) < lengths[:, None]
+    tokens = np.full(held.shape, pad, dtype=np.int64)
+    tokens[held] = np.concatenate(ids)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(lengths), rows, count)

@@ -26,6 +26,7 @@ import shutil
 import tempfile
 import time
 import zlib
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -476,7 +477,7 @@ def _pool(rows: Dataset, columns: tuple[str, ...], where: str) -> Dataset:
 
 def _sift(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
     """The rows to keep, and in words what is left out ("" for nothing)."""
-    kept: list[int] = []
+    kept = array("q")
     seen: set[str] = set()
     empty = long = repeated = 0
     batches = (batch.column(TEXT_COLUMN).to_pylist() for batch in text.with_format("arrow").iter(BATCH))
@@ -497,7 +498,7 @@ def _sift(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
         (long, f"{_count(long, 'sentence')} of more than {data.max_words} words"),
         (repeated, _count(repeated, "repeated sentence")),
     ]
-    return np.array(kept, dtype=np.int64), ", ".join(words for count, words in counted if count)
+    return np.frombuffer(kept, dtype=np.int64), ", ".join(words for count, words in counted if count)
 
 
 def _split_rows(rows: np.ndarray, data: DataConfig, path: Path) -> dict[str, np.ndarray]:
@@ -546,7 +547,7 @@ def _vocabulary(data: DataConfig, train: Dataset) -> Vocabulary:
 def _build(folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, notes: list[str], origin: dict) -> None:
     """Write the whole corpus into a new folder."""
     for split, sentences in words.items():
-        ids = sentences.map(
+        ids = sentences.with_format("arrow").map(
             _encode_batch,
             batched=True,
             batch_size=BATCH,
@@ -557,15 +558,23 @@ def _build(folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, note
             cache_file_name=str(folder.with_name(f"{split}-ids.arrow")),
             desc=f"Encoding {split}",
         )
-        ids.save_to_disk(str(folder / split))
+        ids.with_format(None).save_to_disk(str(folder / split))
     vocabulary.save(folder / VOCABULARY)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     manifest = {"notes": notes, "origin": origin, "files": sizes}
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _encode_batch(batch: dict[str, list[list[str]]], vocabulary: Vocabulary) -> dict[str, list[list[int]]]:
-    return {"ids": [vocabulary.encode(words) for words in batch["words"]]}
+def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
+    """Column ``words`` → column ``ids``. Each distinct word of the batch is looked up once."""
+    words = batch.column("words").combine_chunks()
+    flat = words.flatten().dictionary_encode()
+    ids = np.array(vocabulary.encode(flat.dictionary.to_pylist())[1:-1], dtype=np.int32)[flat.indices]
+    offsets = words.offsets.to_numpy() - words.offsets[0].as_py()
+    # Where a sentence begins and where it ends, which is where the next one begins.
+    places = np.repeat(offsets, 2)[1:-1]
+    ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(words)))
+    return pa.table({"ids": pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)})
 
 
 def _publish(built: Path, folder: Path) -> None:

@@ -36,6 +36,11 @@ SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER = "<unk-allCaps>", "<unk-initCap>", "<unk-lower>", "<unk-other>"
 CLASSES = (*(name for name, _ in SHAPES), ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER)
 
+# A sentence of words, commas and a last period alone, as 98% of SNLI's are; and the words that the Treebank rules take
+# apart without an apostrophe.
+_PLAIN = re.compile(r"[A-Za-z0-9]+(?:(?:,? +|-)[A-Za-z0-9]+)*\.?")
+_CONTRACTED = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b", re.IGNORECASE)
+
 UnknownWords = Literal["classes", "single", "closed"]
 UNKNOWN_TOKENS: dict[UnknownWords, tuple[str, ...]] = {
     "classes": CLASSES,
@@ -55,6 +60,9 @@ def _treebank():
 
 def tokenize(sentence: str) -> list[str]:
     """Words and punctuation by the Treebank rules (``isn't`` → ``is n't``, quotes → `````` and ``''``)."""
+    if _PLAIN.fullmatch(sentence) and not _CONTRACTED.search(sentence):
+        # What the rules come to here, without their thirty passes over the text.
+        return sentence.replace(",", " ,").replace(".", " .").split()
     return _treebank()[0].tokenize(sentence)
 
 

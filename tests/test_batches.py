@@ -75,6 +75,33 @@ def test_the_same_key_gives_the_same_plan_and_another_key_another():
         assert not same(plan, training_plan(lengths, 8, key))
 
 
+def planned_by_lists(lengths: np.ndarray, batch_size: int, key: tuple[int, ...]) -> list[np.ndarray]:
+    """A plan step by step, each step with arrays of its own."""
+
+    def cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    rng = np.random.Generator(np.random.PCG64(list(key)))
+    windows = cut(rng.permutation(len(lengths)), WINDOW * batch_size)
+    batches = cut(np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows]), batch_size)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32, 512])
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 2048, 2049, 5000, 100_003])
+def test_a_plan_is_in_place_what_it_is_step_by_step(count, batch_size):
+    """Runs that were interrupted before plans were made in place go on by the same batches."""
+    lengths = np.random.default_rng(count).integers(3, 41, count).astype(np.int32)
+    plan, expected = training_plan(lengths, batch_size, KEY), planned_by_lists(lengths, batch_size, KEY)
+    assert same(plan, expected)
+    half = len(expected) // 2
+    assert same(plan[:half], expected[:half])
+    assert same(plan[half:], expected[half:])
+    assert np.array_equal(plan[-1], expected[-1])
+    with pytest.raises(IndexError):
+        plan[len(expected)]
+
+
 def test_planning_leaves_the_global_generator_alone():
     np.random.seed(0)
     before = np.random.get_state()[1].copy()

@@ -110,6 +110,19 @@ def test_sentences_are_the_rows_of_memory_mapped_arrow(tmp_path_factory, rows, s
             sentences[outside]
 
 
+WORDS = st.lists(st.lists(st.sampled_from(["a", "dog", "</s>", "<unk-lower>", "Oslo", "12", "é"]), max_size=6))
+
+
+@hypothesis_settings(max_examples=60)
+@given(rows=WORDS.filter(bool), start=st.integers(0, 3))
+def test_batches_are_encoded_as_single_sentences_are(rows, start):
+    vocabulary = Vocabulary.build({"a": 3, "dog": 1}, 1, "classes")
+    words = pa.array(rows, pa.list_(pa.string())).slice(start)
+    encoded = corpus._encode_batch(pa.table({"words": words}), vocabulary).column("ids")
+    assert encoded.to_pylist() == [vocabulary.encode(row) for row in rows[start:]]
+    assert encoded.type == pa.list_(pa.int32())
+
+
 # Files.
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nltk.tokenize import NLTKWordTokenizer
 
 from distvae.errors import UserError
 from distvae.vocabulary import CLASSES, SPECIALS, Vocabulary, join, shape_class, tokenize
@@ -150,6 +151,22 @@ def test_missing_file(tmp_path):
 def test_tokenize_and_join(sentence, tokens):
     assert tokenize(sentence) == tokens
     assert join(tokens) == sentence
+
+
+PIECES = st.sampled_from(
+    [*"aZ9.,-:;'\"!?()$%_ ", "  ", "\t", "man", "Cannot", "gonna", "gimme", "wanna", "D'ye", "'tis", "n't", "'s", "--",
+     "...", "``", "3,360", "well-known", "é", "ı", "，", "\u2014"]
+)  # fmt: skip
+PLAIN = st.sampled_from(["a", "Man", "two", "12", "red-haired", "cannot", "Gonna", "lemme", "more", "dog,", " "])
+
+
+@given(
+    st.lists(PIECES, max_size=8).map("".join)
+    | st.lists(PIECES, max_size=8).map(" ".join)
+    | st.lists(PLAIN, max_size=8).map(lambda words: " ".join(words) + ".")
+)
+def test_plain_sentences_are_tokenised_as_all_others_are(sentence):
+    assert tokenize(sentence) == NLTKWordTokenizer().tokenize(sentence)
 
 
 def test_specials_in_the_text_are_words():

@@ -1,0 +1,384 @@
+"""How costs grow: with the sentences of a corpus, with the sizes of the model and its sentences, with a split's size.
+
+    python -m tests.benchmarks.growth [--sentences 10000,100000,1000000,10000000] [--quick] [--out FILE.json]
+
+Every measurement of a corpus has a process of its own. What is timed of a model takes turns, round by round, in one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, Features, List, Value
+from rich.console import Console
+from rich.table import Table
+
+from distvae import corpus
+from distvae.batches import collate, training_plan
+from distvae.config import Config, DataConfig, ModelConfig
+from distvae.corpus import Sentences
+from distvae.evaluation import evaluate, mutual_information
+from distvae.measure import Trainer
+from distvae.model import Posterior
+from distvae.runtime import Runtime
+from distvae.scaling import count_work, plain_table
+
+BATCH, KEY, PAD = 32, (0, 1, 1), 0
+MIB = 2**20
+
+# Words, as frequent as Zipf's law has them, and the share of sentences that end in 's: as many of SNLI's have more
+# punctuation than commas and a period.
+WORDS, POSSESSIVE = 12_000, 0.02
+# Valid and test hold this share of the sentences each, but not more of them.
+HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.05, 6_000
+SAMPLING_SECONDS = 0.02
+
+CONSOLE = Console(width=120)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a step and a score are timed at."""
+
+    vocabulary: int
+    latent: int = 32
+    tokens: int = 12  # words and ``</s>``
+    samples: int = 50  # K
+
+
+BASE, QUICK_BASE = Sizes(10_000), Sizes(1000, tokens=6, samples=10)
+GROWTH = {
+    "vocabulary": (10_000, 50_000, 250_000),
+    "latent": (8, 32, 128),
+    "tokens": (12, 50, 200),
+    "samples": (50, 500),
+}
+QUICK_GROWTH = {"vocabulary": (1000, 10_000), "latent": (8, 128), "tokens": (6, 24), "samples": (10, 100)}
+NAMES = {"vocabulary": "vocabulary", "latent": "latent size", "tokens": "words and </s>", "samples": "K"}
+SCORED = 2  # sentences of a score that is timed
+SPLITS, QUICK_SPLITS = (1000, 4000, 16_000), (500, 2000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description=__doc__.splitlines()[0])
+    parser.add_argument("--sentences", help="of the corpora, such as 10000,100000")
+    parser.add_argument("--quick", action="store_true", help="small sizes, in a minute")
+    parser.add_argument("--out", type=Path, help="write all figures there as JSON")
+    options = parser.parse_args()
+    counts = options.sentences or ("10000,100000" if options.quick else "10000,100000,1000000,10000000")
+    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "corpus": []}
+    for count in map(int, filter(None, counts.split(","))):
+        CONSOLE.print(f"[dim]a corpus of {count:,} sentences …")
+        found["corpus"].append(corpus_costs(count))
+    CONSOLE.print("[dim]steps and scores …")
+    base, growth = (QUICK_BASE, QUICK_GROWTH) if options.quick else (BASE, GROWTH)
+    found |= alone(model_costs, base, growth, QUICK_SPLITS if options.quick else SPLITS, 3 if options.quick else 5)
+    for title, table in tables(found):
+        CONSOLE.print(f"\n{title}", table)
+    if options.out is not None:
+        options.out.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+# -- A process of its own, and its memory ------------------------------------------------------------------------------
+
+
+def alone(function: Callable[..., dict], *arguments: Any, folder: Path | None = None) -> dict[str, Any]:
+    """What a function returns in a new process, with the memory that it takes there beside the imports, in bytes.
+
+    ``peak`` is of resident memory, ``peak_anonymous`` of what is no page of a file, and ``worker_peak`` of the resident
+    memory of its largest child; ``peak_disk`` is of the files below ``folder``.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_answer, args=(theirs, function, *arguments))
+    process.start()
+    theirs.close()
+    before = ours.recv()
+    anonymous = disk = 0
+    while not ours.poll(SAMPLING_SECONDS):
+        with contextlib.suppress(OSError):  # files come and go
+            anonymous = max(anonymous, _memory("RssAnon", process.pid))
+            if folder is not None:
+                disk = max(disk, bytes_below(folder))
+    found = ours.recv()
+    process.join()
+    return found | {"peak_anonymous": max(0, anonymous - before), "peak_disk": disk}
+
+
+def _answer(connection: Connection, function: Callable[..., dict], *arguments: Any) -> None:
+    # Not getrusage's peak, which is that of the process that this one was forked from, if that was higher.
+    before = _memory("VmHWM")
+    connection.send(_memory("RssAnon"))
+    found = function(*arguments)
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    connection.send(found | {"peak": _memory("VmHWM") - before, "worker_peak": worker})
+
+
+def _memory(name: str, process: int | str = "self") -> int:
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024
+
+
+def bytes_below(folder: Path) -> int:
+    """The sizes of all files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+# -- Sentences of a corpus ---------------------------------------------------------------------------------------------
+
+
+def write_corpus(folder: Path, count: int, seed: int = 0) -> None:
+    """Write ``train.txt``, ``valid.txt`` and ``test.txt``, with about the lengths of SNLI's sentences."""
+    rng = np.random.default_rng(seed)
+    held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * count))
+    for split, size in {"valid": held_out, "test": held_out, "train": count - 2 * held_out}.items():
+        with open(folder / f"{split}.txt", "w", encoding="utf-8") as file:
+            for first in range(0, size, 100_000):
+                file.write(_lines(min(100_000, size - first), rng))
+
+
+def _lines(count: int, rng: np.random.Generator) -> str:
+    lengths = np.clip(3 + rng.gamma(2.0, 3.3, count), 3, 40).astype(np.int32)
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
+    cumulative = np.cumsum(1 / np.arange(1, WORDS + 1))
+    drawn = np.searchsorted(cumulative, rng.random(offsets[-1]) * cumulative[-1])
+    words = pa.array([f"w{i}" for i in range(WORDS)]).take(pa.array(drawn))
+    sentences = pc.binary_join(pa.ListArray.from_arrays(offsets, words), " ")
+    ends = pa.array([".\n", "'s.\n"]).take(pa.array((rng.random(count) < POSSESSIVE).astype(np.int32)))
+    return "".join(pc.binary_join_element_wise(sentences, ends, "").to_pylist())
+
+
+def corpus_costs(count: int) -> dict[str, Any]:
+    """Time and memory of a corpus of so many sentences in all, and of an epoch's batches."""
+    with tempfile.TemporaryDirectory(prefix="distvae-growth-") as name:
+        folder = Path(name, "text")
+        folder.mkdir()
+        write_corpus(folder, count)
+        data = DataConfig(path=str(folder), cache=str(Path(name, "cache")))
+        cold = alone(first_batch, data, folder=Path(name, "cache"))
+        return {
+            "sentences": count,
+            "text_bytes": bytes_below(folder),
+            "cold": cold,
+            "cache_bytes": bytes_below(Path(data.cache)),
+            "warm": alone(first_batch, data),
+            "plan": alone(plan_alone, data),
+            "epoch": alone(epoch, data),
+        }
+
+
+def first_batch(data: DataConfig) -> dict[str, Any]:
+    """From a config to the first batch."""
+    began = time.perf_counter()
+    sentences = corpus.load(corpus.prepare(data, progress=False)).train
+    plan = training_plan(sentences.lengths, BATCH, KEY)
+    collate(sentences, plan[0], slice(0, len(plan[0])), PAD)
+    return {"seconds": time.perf_counter() - began}
+
+
+def plan_alone(data: DataConfig) -> dict[str, Any]:
+    """An epoch's plan."""
+    sentences = _load(data)
+    began, before = time.process_time(), _memory("RssAnon")
+    plan = training_plan(sentences.lengths, BATCH, KEY)
+    seconds = time.process_time() - began
+    return {
+        "seconds": seconds / len(sentences),
+        "bytes": (_memory("RssAnon") - before) / len(sentences),
+        "batches": len(plan),
+    }
+
+
+def epoch(data: DataConfig) -> dict[str, Any]:
+    """An epoch's plan, and all of its batches."""
+    sentences = _load(data)
+    began = time.process_time()
+    plan = training_plan(sentences.lengths, BATCH, KEY)
+    planned = time.process_time()
+    for batch in plan:
+        collate(sentences, batch, slice(0, len(batch)), PAD)
+    ended = time.process_time()
+    return {"seconds": (ended - began) / len(sentences), "collate_seconds": (ended - planned) / len(plan)}
+
+
+def _load(data: DataConfig) -> Sentences:
+    return corpus.load(next(Path(data.cache).iterdir())).train
+
+
+# -- Sizes of a model and of its sentences -----------------------------------------------------------------------------
+
+
+def model_costs(base: Sizes, growth: dict[str, Sequence[int]], splits: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Seconds of training steps and of importance-weighted scores, and of the mutual information of whole splits."""
+    runtime = Runtime()
+    grid = {name: [replace(base, **{name: value}) for value in values] for name, values in growth.items()}
+    trainers, actions = {}, {}
+    for sizes in dict.fromkeys(sizes for some in grid.values() for sizes in some):
+        config = Config(model=_model(sizes))
+        trained = replace(sizes, samples=0)
+        if trained not in trainers:
+            trainers[trained] = Trainer(runtime, config, sizes.vocabulary, sizes.tokens)
+            actions["step", trained] = lambda trainer=trainers[trained]: trainer.step(BATCH, send=True)
+        model, sentences = trainers[trained].model, random_sentences(sizes)
+        actions["score", sizes] = lambda model=model, sentences=sentences, sizes=sizes, config=config: evaluate(
+            model, sentences, config.evaluation, runtime, sizes.samples
+        )
+    for size in splits:
+        posterior, z = random_posteriors(size, base.latent)
+        actions["information", size] = lambda posterior=posterior, z=z: mutual_information(posterior, z, runtime)
+    seconds = take_turns(actions, rounds)
+    return {
+        "device": runtime.device.type,
+        "threads": torch.get_num_threads(),
+        "step": [
+            {"grows": name, **asdict(sizes), "seconds": seconds["step", replace(sizes, samples=0)]}
+            | {"flops": BATCH * count_work(_model(sizes), sizes.vocabulary, sizes.tokens).flops}
+            for name, some in grid.items()
+            for sizes in some
+            if name != "samples"
+        ],
+        "score": [
+            {"grows": name, **asdict(sizes), "seconds": seconds["score", sizes] / SCORED, "flops": scoring_work(sizes)}
+            for name, some in grid.items()
+            for sizes in some
+        ],
+        "information": [{"sentences": size, "seconds": seconds["information", size]} for size in splits],
+    }
+
+
+def _model(sizes: Sizes) -> ModelConfig:
+    return ModelConfig(latent_size=sizes.latent)
+
+
+def random_sentences(sizes: Sizes) -> Sentences:
+    """As many as a score is timed on."""
+    ids = np.random.default_rng(0).integers(3, sizes.vocabulary, (SCORED, sizes.tokens + 1))
+    return Sentences(Dataset.from_dict({"ids": ids.tolist()}, Features({"ids": List(Value("int32"))})))
+
+
+def random_posteriors(count: int, latent: int) -> tuple[Posterior, torch.Tensor]:
+    """Posteriors and a draw of each."""
+    generator = torch.Generator().manual_seed(0)
+    mean, log_variance, noise = torch.randn(3, count, latent, dtype=torch.float64, generator=generator)
+    posterior = Posterior(mean, log_variance)
+    return posterior, posterior.sample(noise)
+
+
+def scoring_work(sizes: Sizes) -> int:
+    """Operations of the matrix products of a sentence's scores: an encoding, and K + 1 decodings."""
+    model = _model(sizes)
+    embedding, hidden, latent = model.embedding_size, model.hidden_size, model.latent_size
+    encoding = 2 * hidden * (4 * (embedding + hidden) * (sizes.tokens + 1) + 2 * latent)
+    step = 4 * (embedding + latent + hidden) + sizes.vocabulary
+    return encoding + (sizes.samples + 1) * 2 * hidden * (step * sizes.tokens + latent)
+
+
+def take_turns(actions: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
+    """Median seconds of each, after a round that does not count."""
+    seconds: dict[Any, list[float]] = {name: [] for name in actions}
+    for number in range(-1, rounds):
+        for name, action in actions.items():
+            began = time.perf_counter()
+            action()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+# -- What is shown -----------------------------------------------------------------------------------------------------
+
+
+def tables(found: dict[str, Any]) -> list[tuple[str, Table]]:
+    """What was measured, each with a title."""
+    where = f"{found['device'].upper()}, {found['threads']} threads"
+    return [
+        (f"To the first batch, imports not counted; {found['cores']} cores", _corpus_table(found["corpus"])),
+        (f"An epoch's batches of {BATCH}, in time of one core", _epoch_table(found["corpus"])),
+        (f"A training step of {BATCH} sentences; {where}", _model_table(found["step"])),
+        (f"Scores of a sentence, its importance-weighted NLL among them; {where}", _model_table(found["score"])),
+        ("Mutual information of a split", _information_table(found["information"])),
+    ]
+
+
+def _corpus_table(rows: list[dict[str, Any]]) -> Table:
+    table = plain_table("sentences", "cold, s", "µs each", "peak MiB", "anonymous", "warm, s", "peak MiB", "anonymous")
+    for row in rows:
+        count, cold, warm = row["sentences"], row["cold"], row["warm"]
+        table.add_row(
+            f"{count:,}",
+            f"{cold['seconds']:.1f}",
+            f"{cold['seconds'] / count * 1e6:.1f}",
+            *(f"{cold[name] / MIB:.0f}" for name in ("peak", "peak_anonymous")),
+            f"{warm['seconds']:.2f}",
+            *(f"{warm[name] / MIB:.0f}" for name in ("peak", "peak_anonymous")),
+        )
+    return table
+
+
+def _epoch_table(rows: list[dict[str, Any]]) -> Table:
+    table = plain_table(
+        "sentences", "plan, ns each", "bytes each", "collate, µs", "plan and collate, µs each", "disk, bytes each",
+        "while built",
+    )  # fmt: skip
+    for row in rows:
+        count, plan, epoch = row["sentences"], row["plan"], row["epoch"]
+        table.add_row(
+            f"{count:,}",
+            f"{plan['seconds'] * 1e9:.0f}",
+            f"{plan['bytes']:.1f}",
+            f"{epoch['collate_seconds'] * 1e6:.0f}",
+            f"{epoch['seconds'] * 1e6:.2f}",
+            f"{row['cache_bytes'] / count:.0f}",
+            f"{row['cold']['peak_disk'] / count:.0f}",
+        )
+    return table
+
+
+def _model_table(rows: list[dict[str, Any]]) -> Table:
+    table = plain_table("", "ms", "×", "GFLOP", "×", "time × / work ×", "GFLOP/s")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        first = next(other for other in rows if other["grows"] == row["grows"])
+        time_growth, work_growth = (row[name] / first[name] for name in ("seconds", "flops"))
+        table.add_row(
+            f"{NAMES[row['grows']]} {row[row['grows']]:,}",
+            f"{row['seconds'] * 1e3:,.1f}",
+            f"{time_growth:.2f}",
+            f"{row['flops'] / 1e9:,.1f}",
+            f"{work_growth:.2f}",
+            f"{time_growth / work_growth:.2f}",
+            f"{row['flops'] / row['seconds'] / 1e9:,.0f}",
+            end_section=following is not None and following["grows"] != row["grows"],
+        )
+    return table
+
+
+def _information_table(rows: list[dict[str, Any]]) -> Table:
+    table = plain_table("sentences", "s", "ns a pair")
+    for row in rows:
+        pair = row["seconds"] / row["sentences"] ** 2
+        table.add_row(f"{row['sentences']:,}", f"{row['seconds']:.2f}", f"{pair * 1e9:.1f}")
+    return table
+
+
+if __name__ == "__main__":
+    main()
