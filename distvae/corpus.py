@@ -88,7 +88,9 @@ class Sentences(Sequence[np.ndarray]):
         chunks = dataset.data.column("ids").chunks
         self._chunks = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]
         self._firsts = np.cumsum([0] + [len(chunk) for chunk in chunks]).tolist()
-        self.lengths = np.concatenate([np.diff(offsets) for _, offsets in self._chunks])
+        self.lengths = np.empty(self._firsts[-1], dtype=np.int32)
+        for first, (_, offsets) in zip(self._firsts, self._chunks, strict=False):
+            np.subtract(offsets[1:], offsets[:-1], out=self.lengths[first : first + len(offsets) - 1])
 
     def __len__(self) -> int:
         return len(self.lengths)

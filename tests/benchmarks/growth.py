@@ -10,17 +10,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import re
 import resource
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -195,16 +196,16 @@ def first_batch(data: DataConfig) -> dict[str, Any]:
 
 
 def plan_alone(data: DataConfig) -> dict[str, Any]:
-    """An epoch's plan."""
-    sentences = _load(data)
-    began, before = time.process_time(), _memory("RssAnon")
-    plan = training_plan(sentences.lengths, BATCH, KEY)
+    """An epoch's plan: seconds a sentence, and bytes a sentence while it is made and afterwards."""
+    lengths = _load(data).lengths
+    began = time.process_time()
+    training_plan(lengths, BATCH, KEY)
     seconds = time.process_time() - began
-    return {
-        "seconds": seconds / len(sentences),
-        "bytes": (_memory("RssAnon") - before) / len(sentences),
-        "batches": len(plan),
-    }
+    tracemalloc.start()
+    plan = training_plan(lengths, BATCH, KEY)
+    kept, peak = tracemalloc.get_traced_memory()
+    del plan
+    return {"seconds": seconds / len(lengths), "kept": kept / len(lengths), "held": peak / len(lengths)}
 
 
 def epoch(data: DataConfig) -> dict[str, Any]:
@@ -292,8 +293,8 @@ def scoring_work(sizes: Sizes) -> int:
 
 
 def take_turns(actions: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
-    """Median seconds of each, after a round that does not count."""
-    seconds: dict[Any, list[float]] = {name: [] for name in actions}
+    """The least seconds of each, as others may use the machine; a first round does not count."""
+    seconds = dict.fromkeys(actions, math.inf)
     for number in range(-1, rounds):
         for name, action in actions.items():
             began = time.perf_counter()
@@ -301,8 +302,8 @@ def take_turns(actions: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, 
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if number >= 0:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: median(times) for name, times in seconds.items()}
+                seconds[name] = min(seconds[name], time.perf_counter() - began)
+    return seconds
 
 
 # -- What is shown -----------------------------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ def _corpus_table(rows: list[dict[str, Any]]) -> Table:
 
 def _epoch_table(rows: list[dict[str, Any]]) -> Table:
     table = plain_table(
-        "sentences", "plan, ns each", "bytes each", "collate, µs", "plan and collate, µs each", "disk, bytes each",
+        "sentences", "plan, ns each", "peak bytes each", "collate, µs", "plan and collate, µs each", "disk, bytes each",
         "while built",
     )  # fmt: skip
     for row in rows:
@@ -345,7 +346,7 @@ def _epoch_table(rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             f"{count:,}",
             f"{plan['seconds'] * 1e9:.0f}",
-            f"{plan['bytes']:.1f}",
+            f"{plan['held']:.1f}",
             f"{epoch['collate_seconds'] * 1e6:.0f}",
             f"{epoch['seconds'] * 1e6:.2f}",
             f"{row['cache_bytes'] / count:.0f}",
