@@ -41,6 +41,15 @@ def mallopt(monkeypatch):
     return told
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CPU's business")
+def test_what_is_too_small_for_full_precision_is_zero_while_a_runtime_is_open():
+    small = torch.tensor(1e-30)
+    runtime = Runtime()
+    assert small * 1e-10 == 0
+    runtime.close()
+    assert small * 1e-10 > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
