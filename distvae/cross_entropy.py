@@ -13,8 +13,10 @@ from torch.autograd.function import once_differentiable
 # Logits whose softmax is taken at a time, in float32. On a CPU they fit into its caches; a GPU has to be kept busy.
 _SOFTMAX = {"cpu": 2**20, "cuda": 2**26}
 
-# Logits that there are at a time where no gradient is asked for: the product is as fast as that of all.
+# Logits that there are at a time where no gradient is asked for, and rows of them at the least, for each product reads
+# the whole weight: it is as fast as that of all.
 _PRODUCT = {"cpu": 2**23, "cuda": 2**26}
+_PRODUCT_ROWS = 128
 
 # Sums of exponentials between which float32 holds every term that counts.
 _RANGE = 1e-25, 1e35
@@ -43,7 +45,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, ignore
 
 def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, ignore: int) -> Tensor:
     losses = []
-    rows = _rows(_PRODUCT, weight)
+    rows = max(_PRODUCT_ROWS, _rows(_PRODUCT, weight))
     for some, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
         logits, pieces = some @ weight.t(), _rows(_SOFTMAX, weight)
         for part, at in zip(logits.split(pieces), wanted.split(pieces), strict=True):
