@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Logits whose softmax is taken at a time, in float32. On a CPU they fit into its caches; a GPU has to be kept busy.
-_SOFTMAX = {"cpu": 2**20, "cuda": 2**26}
+_SOFTMAX = {"cpu": 2**20, "gpu": 2**26}
 
 # Logits that there are at a time where no gradient is asked for, and rows of them at the least, for each product reads
 # the whole weight: it is as fast as that of all.
-_PRODUCT = {"cpu": 2**23, "cuda": 2**26}
+_PRODUCT = {"cpu": 2**23, "gpu": 2**26}
 _PRODUCT_ROWS = 128
 
 # Sums of exponentials between which float32 holds every term that counts.
@@ -100,4 +100,4 @@ def _cross_entropy(logits: Tensor, targets: Tensor, gradient: bool = False) -> T
 
 def _rows(values: dict[str, int], weight: Tensor) -> int:
     """How many rows of logits, at the most, hold so many values."""
-    return max(1, values[weight.device.type] // len(weight))
+    return max(1, values["cpu" if weight.device.type == "cpu" else "gpu"] // len(weight))
