@@ -175,16 +175,17 @@ def _seconds(runtime: Runtime, actions: dict[Hashable, Callable[[], object]], ro
     for number in range(-WARM_UP, rounds):
         for i, action in enumerate(actions.values()):
             runtime.sum(torch.zeros(1, device=device))  # all start together
-            _wait(device)
+            wait(device)
             started = time.perf_counter()
             action()
-            _wait(device)
+            wait(device)
             if number >= 0:
                 times[runtime.rank, i, number] = time.perf_counter() - started
     slowest: Tensor = runtime.sum(times).amax(dim=0)
     return dict(zip(actions, slowest.median(dim=1).values.tolist(), strict=True))
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until it has done what it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

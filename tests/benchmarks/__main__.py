@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -19,18 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from rich.console import Console
 
 from distvae import corpus
-from distvae.batches import training_plan
 from distvae.runtime import has_bf16
 from distvae.scaling import plain_table
 from tests.benchmarks import ceilings
-from tests.benchmarks.contestants import PARTS, Contest, Ours, Process, Textbook
-from tests.benchmarks.sentences import write_sentences
-
-CONSOLE = Console(width=120)
+from tests.benchmarks.contestants import PARTS, Contest, Ours, Process, Textbook, plan_of, prepare, quartiles, some_of
+from tests.benchmarks.machine import CONSOLE, device, device_name
 
 
 def main() -> None:
@@ -53,31 +47,16 @@ def main() -> None:
         options.out.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
 
-def prepare(folder: Path, overrides: tuple[str, ...], sentences: int) -> Contest:
-    """Write the sentences and the config of a contest."""
-    write_sentences(folder / "data", train=8000, valid=500, test=100)
-    config = {
-        "data": {"path": str(folder / "data"), "min_count": 1, "cache": str(folder / "cache")},
-        # At these ranges and this rate the weights stay near where they start, however many steps are timed.
-        "model": {"init_range": 0.1},
-        "optimizer": {"learning_rate": 0.01},
-        "checkpoint": {"every_minutes": None},
-    }
-    (folder / "benchmark.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    return Contest(folder / "benchmark.yaml", overrides, sentences)
-
-
 def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, Any]:
     """Time all contestants, and the machine."""
     config = contest.load()
     prepared = corpus.load(corpus.prepare(config.data, progress=False))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     vocabulary_size = len(prepared.vocabulary)
-    machine = ceilings.Machine(device, config.model.hidden_size, vocabulary_size, 32 * 9)
+    machine = ceilings.Machine(device(), config.model.hidden_size, vocabulary_size, 32 * 9)
     kinds = {"textbook": (Textbook,), "float32": (Ours, "optimizer.mixed_precision=no")}
-    if has_bf16(device):
+    if has_bf16(device()):
         kinds["bf16"] = (Ours, "optimizer.mixed_precision=bf16")
     processes = {name: Process(kind, contest, *overrides) for name, (kind, *overrides) in kinds.items()}
     found: dict[str, Any] = {
@@ -89,7 +68,7 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
     }
     for batch_size in batch_sizes:
         CONSOLE.print(f"[dim]training, batch {batch_size} …")
-        plan = training_plan(prepared.train.lengths, batch_size, (0, 0, 1))
+        plan = plan_of(prepared, batch_size)
         count = max(2, 256 // batch_size)
         seconds: dict[str, list[float]] = {name: [] for name in processes}
         for number in range(-2, rounds):
@@ -137,7 +116,7 @@ def _score(contest, processes, machine, rounds, config, vocabulary_size, prepare
             took, nll[name] = processes[name].ask("score")
             if number >= 0:
                 seconds[name].append(took / contest.sentences)
-    steps = float(np.mean(np.percentile(prepared.valid.lengths, np.linspace(0, 100, contest.sentences)))) - 1
+    steps = float(some_of(prepared.valid, contest.sentences).lengths.mean()) - 1
     contestants = {}
     for name, times in seconds.items():
         work = ceilings.importance_sampling(config.model, vocabulary_size, 1, contest.samples, steps, name == "bf16")
@@ -154,19 +133,6 @@ def _turn(names: list[str], number: int) -> list[str]:
     """Who comes after whom changes from round to round."""
     start = number % len(names)
     return names[start:] + names[:start]
-
-
-def quartiles(values: np.ndarray) -> tuple[float, float, float]:
-    return tuple(float(v) for v in np.percentile(values, (25, 50, 75)))
-
-
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    amx = any("amx_bf16" in line for line in lines if line.startswith("flags"))
-    return f"{model or platform.processor()}{' with AMX' if amx else ''}"
 
 
 def show(found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from distvae.config import ModelConfig
+from distvae.measure import wait
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,6 @@ class Machine:
         action()
         wait(self._device)
         return time.perf_counter() - began
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def training_step(sizes: ModelConfig, vocabulary_size: int, sentences: int, steps: int, bf16: bool) -> list[Work]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,16 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from distvae import corpus, draws, train
-from distvae.batches import collate, evaluation_plan, training_plan
+from distvae.batches import Plan, collate, training_plan
 from distvae.config import Config, load_config
 from distvae.evaluation import evaluate
 from distvae.interruption import Signals
+from distvae.measure import wait
 from distvae.resume import open_run
 from distvae.runtime import Runtime
 from distvae.starts import Hold
-from tests.benchmarks.ceilings import wait
+from tests.benchmarks.machine import device, memory
+from tests.benchmarks.sentences import write_sentences
 from tests.benchmarks.textbook import TextbookTraining, TextbookVAE, importance_weighted_nll
 
 # Sentences of one length that are scored, and are scored together.
@@ -51,6 +53,20 @@ class Contest:
         return load_config(self.config, [*self.overrides, *more])
 
 
+def prepare(folder: Path, overrides: tuple[str, ...], sentences: int) -> Contest:
+    """Write the sentences and the config of a contest."""
+    write_sentences(folder / "data", train=8000, valid=500, test=100)
+    config = {
+        "data": {"path": str(folder / "data"), "min_count": 1, "cache": str(folder / "cache")},
+        # At these ranges and this rate the weights stay near where they start, however many steps are timed.
+        "model": {"init_range": 0.1},
+        "optimizer": {"learning_rate": 0.01},
+        "checkpoint": {"every_minutes": None},
+    }
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return Contest(folder / "benchmark.yaml", overrides, sentences)
+
+
 class Ours:
     """The trainer of ``distvae/train.py``, and its evaluation."""
 
@@ -67,15 +83,15 @@ class Ours:
         self.sums = train._Sums(config.model.latent_size, self.runtime.device)
         self.trainer.engine.module.train()
         self.contest, self.bf16 = contest, config.optimizer.mixed_precision == "bf16"
-        self.scored = _some(self.trainer.corpus.valid, contest.sentences)
+        self.scored = some_of(self.trainer.corpus.valid, contest.sentences)
 
     def train(self, batch_size: int, first: int, count: int) -> float:
         """Seconds of ``count`` steps, from the ``first`` of an epoch on."""
-        plan = _plan(self.trainer.corpus, batch_size)
+        plan = plan_of(self.trainer.corpus, batch_size)
         began = time.perf_counter()
         for i in range(first, first + count):
             self.trainer._step(self.stage, (1, i), plan[i % len(plan)], self.sums)
-        self._wait()
+        wait(self.runtime.device)
         return time.perf_counter() - began
 
     def parts(self, batch_size: int, first: int, count: int) -> dict[str, float]:
@@ -107,10 +123,10 @@ class Ours:
         plain = getattr(holder, name)
 
         def timed(*args, **kwargs):
-            self._wait()
+            wait(self.runtime.device)
             began = time.perf_counter()
             done = plain(*args, **kwargs)
-            self._wait()
+            wait(self.runtime.device)
             seconds[part] += time.perf_counter() - began
             return done
 
@@ -123,16 +139,13 @@ class Ours:
     def weights(self) -> dict[str, np.ndarray]:
         return {name: value.cpu().numpy() for name, value in self.trainer.model.state_dict().items()}
 
-    def _wait(self) -> None:
-        wait(self.runtime.device)
-
 
 class Textbook:
     """The textbook's step and scoring, on the same sentences; its batches lie on the device beforehand."""
 
     def __init__(self, contest: Contest):
         config = contest.load()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device()
         if config.cpu_threads is not None:
             torch.set_num_threads(config.cpu_threads)
         self.corpus = corpus.load(corpus.prepare(config.data, progress=False))
@@ -140,11 +153,11 @@ class Textbook:
         self.model = TextbookVAE(config.model, len(self.vocabulary), self.vocabulary.pad).to(self.device)
         self.training = TextbookTraining(self.model, config.optimizer.learning_rate, config.optimizer.clip_norm)
         self.batches: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-        self.contest, self.scored = contest, _some(self.corpus.valid, contest.sentences)
+        self.contest, self.scored = contest, some_of(self.corpus.valid, contest.sentences)
 
     def train(self, batch_size: int, first: int, count: int) -> float:
         """As ``Ours.train``."""
-        plan = _plan(self.corpus, batch_size)
+        plan = plan_of(self.corpus, batch_size)
         batches = [self._batch(plan, batch_size, i % len(plan)) for i in range(first, first + count)]
         self.model.train()
         began = time.perf_counter()
@@ -160,7 +173,7 @@ class Textbook:
         nll = [importance_weighted_nll(self.model, sentence, self.contest.samples) for sentence in sentences]
         return time.perf_counter() - began, float(np.mean(nll))
 
-    def _batch(self, plan: list[np.ndarray], batch_size: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, plan: Plan, batch_size: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         if (batch_size, number) not in self.batches:
             sentences = plan[number]
             batch = collate(self.corpus.train, sentences, slice(0, len(sentences)), self.vocabulary.pad)
@@ -210,11 +223,11 @@ def _peak_memory() -> int:
     """Bytes: on the GPU where there is one, of the process on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+    return memory("VmHWM")
 
 
-def _plan(sentences: corpus.Corpus, batch_size: int) -> list[np.ndarray]:
+def plan_of(sentences: corpus.Corpus, batch_size: int) -> Plan:
+    """The batches of an epoch."""
     return training_plan(sentences.train.lengths, batch_size, (0, 0, 1))
 
 
@@ -231,8 +244,12 @@ class _Some:
         return self.ids[index]
 
 
-def _some(sentences: corpus.Sentences, count: int) -> _Some:
+def some_of(sentences: corpus.Sentences, count: int) -> _Some:
     """Sentences from all over the lengths there are, two of a length."""
-    order = np.concatenate(evaluation_plan(sentences.lengths, len(sentences)))
+    order = np.argsort(sentences.lengths, kind="stable")
     places = np.linspace(0, len(order) - _TOGETHER, count // _TOGETHER).round().astype(int)
     return _Some([sentences[int(order[place + i])] for place in places for i in range(_TOGETHER)])
+
+
+def quartiles(values: np.ndarray) -> tuple[float, float, float]:
+    return tuple(float(v) for v in np.percentile(values, (25, 50, 75)))

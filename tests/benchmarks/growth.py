@@ -13,7 +13,6 @@ import json
 import math
 import multiprocessing
 import os
-import re
 import resource
 import tempfile
 import time
@@ -29,7 +28,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, List, Value
-from rich.console import Console
 from rich.table import Table
 
 from distvae import corpus
@@ -37,10 +35,11 @@ from distvae.batches import collate, training_plan
 from distvae.config import Config, DataConfig, ModelConfig
 from distvae.corpus import Sentences
 from distvae.evaluation import evaluate, mutual_information
-from distvae.measure import Trainer
+from distvae.measure import Trainer, wait
 from distvae.model import Posterior
 from distvae.runtime import Runtime
 from distvae.scaling import count_work, plain_table
+from tests.benchmarks.machine import CONSOLE, device, memory
 
 BATCH, KEY, PAD = 32, (0, 1, 1), 0
 MIB = 2**20
@@ -51,8 +50,6 @@ WORDS, POSSESSIVE = 12_000, 0.02
 # Valid and test hold this share of the sentences each, but not more of them.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.05, 6_000
 SAMPLING_SECONDS = 0.02
-
-CONSOLE = Console(width=120)
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def alone(function: Callable[..., dict], *arguments: Any, folder: Path | None = 
     anonymous = disk = 0
     while not ours.poll(SAMPLING_SECONDS):
         with contextlib.suppress(OSError):  # files come and go
-            anonymous = max(anonymous, _memory("RssAnon", process.pid))
+            anonymous = max(anonymous, memory("RssAnon", process.pid))
             if folder is not None:
                 disk = max(disk, bytes_below(folder))
     found = ours.recv()
@@ -125,17 +122,11 @@ def alone(function: Callable[..., dict], *arguments: Any, folder: Path | None = 
 
 
 def _answer(connection: Connection, function: Callable[..., dict], *arguments: Any) -> None:
-    # Not getrusage's peak, which is that of the process that this one was forked from, if that was higher.
-    before = _memory("VmHWM")
-    connection.send(_memory("RssAnon"))
+    before = memory("VmHWM")
+    connection.send(memory("RssAnon"))
     found = function(*arguments)
     worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    connection.send(found | {"peak": _memory("VmHWM") - before, "worker_peak": worker})
-
-
-def _memory(name: str, process: int | str = "self") -> int:
-    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
-    return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024
+    connection.send(found | {"peak": memory("VmHWM") - before, "worker_peak": worker})
 
 
 def bytes_below(folder: Path) -> int:
@@ -203,7 +194,7 @@ def plan_alone(data: DataConfig) -> dict[str, Any]:
     seconds = time.process_time() - began
     tracemalloc.start()
     plan = training_plan(lengths, BATCH, KEY)
-    kept, peak = tracemalloc.get_traced_memory()
+    kept, peak = tracemalloc.get_tracedmemory()
     del plan
     return {"seconds": seconds / len(lengths), "kept": kept / len(lengths), "held": peak / len(lengths)}
 
@@ -299,8 +290,7 @@ def take_turns(actions: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, 
         for name, action in actions.items():
             began = time.perf_counter()
             action()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            wait(device())
             if number >= 0:
                 seconds[name] = min(seconds[name], time.perf_counter() - began)
     return seconds

@@ -14,11 +14,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from distvae.scaling import plain_table
-from tests.benchmarks.__main__ import CONSOLE, device_name, prepare, quartiles
-from tests.benchmarks.contestants import Ours, Process
+from tests.benchmarks.contestants import Ours, Process, prepare, quartiles
+from tests.benchmarks.machine import CONSOLE, device_name
 
 STEPS = 24
 
@@ -49,11 +48,10 @@ def measure(folder: Path, together: list[int], rounds: int, overrides: tuple[str
     contest = prepare(folder, overrides, sentences=2)
     batch_size = contest.load().optimizer.batch_size
     cores = len(os.sched_getaffinity(0))
-    threads = {} if torch.cuda.is_available() else {count: max(1, cores // count) for count in together}
-    crowds = {}
-    for count in together:
-        mine = [f"cpu_threads={threads[count]}"] if threads else []
-        crowds[count] = [Process(Ours, contest, *mine) for _ in range(count)]
+    crowds = {
+        count: [Process(Ours, contest, f"cpu_threads={max(1, cores // count)}") for _ in range(count)]
+        for count in together
+    }
     rates: dict[int, list[float]] = {count: [] for count in together}
     for number in range(-1, rounds):
         for count, crowd in crowds.items():
