@@ -36,7 +36,7 @@ from distvae.files import (
     whole_folder,
     writing,
 )
-from distvae.model import TextVAE
+from distvae.model import TextVAE, model_of
 from distvae.starts import last_begun
 from distvae.vocabulary import Vocabulary
 
@@ -277,10 +277,7 @@ class Export:
         Raises:
             UserError: weights, config and vocabulary do not belong together.
         """
-        model = TextVAE(
-            self.config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown,
-            fused_output=self.config.speed.output_layer == "fused",
-        )  # fmt: skip
+        model = model_of(self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
         check_weights(model, self.weights, self.folder)
         model.load_state_dict(self.weights)
         return model.to(device).eval()

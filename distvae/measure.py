@@ -19,7 +19,7 @@ from distvae import draws
 from distvae.config import Config
 from distvae.engine import make_engine
 from distvae.errors import UserError
-from distvae.model import Noise, TextVAE, initialise
+from distvae.model import Noise, initialise, model_of
 from distvae.objective import kl_per_dimension
 from distvae.runtime import Runtime
 from distvae.scaling import Machine, Network, Work, fit_compute, fit_network, plain_table, predict, step_collectives
@@ -140,9 +140,7 @@ class Trainer:
     def __init__(self, runtime: Runtime, config: Config, vocabulary_size: int, tokens: int):
         self.runtime, self.config, self.tokens = runtime, config, tokens
         self.vocabulary_size = vocabulary_size
-        self.model = TextVAE(
-            config.model, vocabulary_size, pad=0, unknown=1, fused_output=config.speed.output_layer == "fused"
-        )
+        self.model = model_of(config, vocabulary_size, pad=0, unknown=1)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         self.model.to(runtime.device)
         self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)

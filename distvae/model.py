@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distvae.config import ModelConfig
+from distvae.config import Config, ModelConfig
 from distvae.cross_entropy import linear_cross_entropy
 
 State = tuple[Tensor, Tensor]  # h and c of an LSTM, each [1, b, H]
@@ -164,6 +164,11 @@ class TextVAE(nn.Module):
         if noise is not None:
             reconstruction = self.decoder.reconstruction(tokens, posterior.sample(noise.latent), noise)
         return reconstruction, posterior.mean, posterior.log_variance
+
+
+def model_of(config: Config, vocabulary_size: int, pad: int, unknown: int) -> TextVAE:
+    """The model that a run's config asks for, before its weights are drawn or loaded."""
+    return TextVAE(config.model, vocabulary_size, pad, unknown, fused_output=config.speed.output_layer == "fused")
 
 
 def initialise(module: nn.Module, sizes: ModelConfig, generator: torch.Generator) -> None:

@@ -31,7 +31,7 @@ from distvae.files import write_json, writing
 from distvae.graphs import Compute, GraphedSteps
 from distvae.interruption import INTERRUPTED, InterruptedRun, Look, Looks, Signals
 from distvae.kl_control import POLICIES, KLPolicy, Linear
-from distvae.model import Noise, TextVAE, initialise
+from distvae.model import Noise, initialise, model_of
 from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.plateau import Plateau, Verdict
 from distvae.report import Results, StageEnd
@@ -254,10 +254,7 @@ class Trainer:
         self.step = 0
         self.ended: list[StageEnd] = []
 
-        self.model = TextVAE(
-            config.model, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown,
-            fused_output=config.speed.output_layer == "fused",
-        )  # fmt: skip
+        self.model = model_of(config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         self.resumed = None if opening.checkpoint is None else self._resume(opening.checkpoint)
         if config.pretrained is not None and self.resumed is None:
