@@ -194,7 +194,7 @@ def plan_alone(data: DataConfig) -> dict[str, Any]:
     seconds = time.process_time() - began
     tracemalloc.start()
     plan = training_plan(lengths, BATCH, KEY)
-    kept, peak = tracemalloc.get_tracedmemory()
+    kept, peak = tracemalloc.get_traced_memory()
     del plan
     return {"seconds": seconds / len(lengths), "kept": kept / len(lengths), "held": peak / len(lengths)}
 

@@ -1,5 +1,9 @@
 """What must not get lost: ratios to the textbook inside one run, well below what is measured on an idle machine."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,6 +14,7 @@ from tests.benchmarks.__main__ import compare, show
 from tests.benchmarks.ceilings import Ceilings, Work, importance_sampling, training_step
 from tests.benchmarks.contestants import PARTS, prepare
 from tests.benchmarks.textbook import TextbookVAE
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,19 @@ def test_scoring_is_not_slower_than_it_was_and_scores_the_same(found):
     if has_bf16(torch.device("cpu")):
         assert contestants["bf16"]["ratio"][1] > 1.4
         assert contestants["bf16"]["nll"] == pytest.approx(contestants["float32"]["nll"], abs=0.05)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("growth", ["--quick", "--sentences", "2000"]), ("sharing", ["--together", "1,2", "--rounds", "1"])],
+)
+def test_the_other_benchmarks_measure(name, arguments, tmp_path):
+    found = tmp_path / "found.json"
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments, "--out", str(found)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(found.read_text())
 
 
 def test_the_floor_is_what_each_piece_of_work_takes_at_the_least():
