@@ -71,15 +71,11 @@ def open_run(
             raise UserError(
                 f"{run}: a run is there already; go on with it by resume=auto, or name another folder by run=FOLDER"
             )
-        for path in run.iterdir():
-            inside(run, path.name)
-        changed = _changed(load_config(run / "config.yaml"), config, run, may_change)
-        if config.resume == "auto" and not changed and (run / "results.json").exists():
-            with contextlib.suppress(UserError):  # they are of a start that another has overtaken
-                results = report.load_results(run)
-                with writing(run):
-                    tracking.end_status(run, results.start)
-                return Opening(None, results=results)
+        results = finished(config, run, may_change)
+        if results is not None:
+            with writing(run):
+                tracking.end_status(run, results.start)
+            return Opening(None, results=results)
         if config.resume == "auto":
             found = checkpoint.newest_checkpoint(run)
     if config.resume not in ("never", "auto"):
@@ -100,6 +96,23 @@ def open_run(
         write_json(run / "environment.json", tracking.environment(processes))
         tracking.write_status(run, "running", start=start.number)
     return Opening(start, found)
+
+
+def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()) -> Results | None:
+    """What has come of the run in this folder, if it has ended and this config asks for nothing more.
+
+    Raises:
+        UserError: it is a run that this config does not continue.
+    """
+    if not holds_run(run):
+        return None
+    for path in run.iterdir():
+        inside(run, path.name)
+    changed = _changed(load_config(run / "config.yaml"), config, run, may_change)
+    if config.resume == "auto" and not changed and (run / "results.json").exists():
+        with contextlib.suppress(UserError):  # they are of a start that another has overtaken
+            return report.load_results(run)
+    return None
 
 
 def _named(config: Config, run: Path, may_change: frozenset[str]) -> Path:

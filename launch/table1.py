@@ -1,0 +1,282 @@
+"""Trains every row of the paper's Table 1 on this machine: ``python launch/table1.py [option …] [key=value …]``.
+
+Each row is a run like any other, several of them side by side. The autoencoder's encoder is the pretraining of the rows
+that have one. What is finished is left alone, and what was interrupted goes on: the same command again. In the end
+stands a report of all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from distvae.config import Config, ConfigError, load_config
+from distvae.errors import UserError, tell
+from distvae.interruption import INTERRUPTED, SIGNALS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What each run gets here.
+OWN_KEYS = ("run", "seed", "pretrained")
+
+# Runs on a GPU at once, if there are as many cores: a small model leaves most of it idle.
+RUNS_PER_GPU = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run of the table."""
+
+    name: str  # its folder below the table's
+    config_file: Path
+    overrides: tuple[str, ...]
+    config: Config
+    after: str | None  # the run whose pretraining it takes
+    finished: bool
+
+    def command(self, *more: str) -> list[str]:
+        return [sys.executable, str(ROOT / "distvae" / "train.py"), str(self.config_file), *self.overrides, *more]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it was
+    interrupted and can go on."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        folder = options.folder or Path("runs", "table1", options.rows.resolve().name)
+        rows = plan(options.rows, folder, options.seeds, options.overrides)
+        if options.plan:
+            print_plan(rows)
+            return 0
+        from distvae import paper_report  # late: a plan is asked for where nothing is drawn
+
+        code = Table(rows, folder, places(rows, options.side_by_side)).run()
+        if code == 0:
+            paper_report.write([folder / row.name for row in rows], folder)
+        return code
+    except UserError as error:
+        tell(error)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="launch/table1.py", description="Train every row of the paper's Table 1.")
+    parser.add_argument(
+        "--rows", type=Path, default=Path("configs/snli"), metavar="FOLDER",
+        help="of a config for each row (default configs/snli)",
+    )  # fmt: skip
+    parser.add_argument("--folder", type=Path, help="of all runs (default: runs/table1/ and the name of --rows)")
+    parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="S,S,…", help="default 0,1,2")
+    parser.add_argument(
+        "--side-by-side", type=int, metavar="N",
+        help=f"runs at once (default: one a core; with GPUs on each, up to {RUNS_PER_GPU})",
+    )  # fmt: skip
+    parser.add_argument("--plan", action="store_true", help="only say which runs are to be trained, and after which")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every row, such as data.path=FOLDER")
+    return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: should be numbers with commas between, such as 0,1,2") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: should be different numbers from 0")
+    return seeds
+
+
+# -- The plan ----------------------------------------------------------------------------------------------------------
+
+
+def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[str]) -> list[Row]:
+    """The runs of all rows and seeds, each behind the one whose pretraining it takes.
+
+    Raises:
+        UserError: a config or an override cannot be used, or a run is there already under another config.
+    """
+    from distvae.resume import finished
+
+    files = sorted(configs.glob("*.yaml"))
+    if not files:
+        raise UserError(f"--rows {configs}: holds no config (*.yaml)")
+    for override in overrides:
+        if override.partition("=")[0] in OWN_KEYS:
+            raise ConfigError(f"{override}: each row has its own {', '.join(OWN_KEYS)}; see --folder and --seeds")
+    loaded = {file: load_config(file, overrides) for file in files}
+    sources = [file for file, config in loaded.items() if not config.train.max_epochs]
+    needing = [file for file, config in loaded.items() if config.train.max_epochs and config.pretrain.max_epochs]
+    if needing and len(sources) != 1:
+        raise UserError(
+            f"--rows {configs}: {', '.join(file.name for file in needing)} want pretraining, and it is to come from the"
+            f" one row that is nothing else (train.max_epochs: 0), of which there are {len(sources)}"
+        )
+    rows = []
+    for seed in seeds:
+        for file in [*sources, *(file for file in files if file not in sources)]:
+            name = f"seed-{seed}/{file.stem}"
+            after = f"seed-{seed}/{sources[0].stem}" if file in needing else None
+            own = [*overrides, f"run={folder / name}", f"seed={seed}"]
+            if after is not None:
+                own.append(f"pretrained={folder / after}")
+            config = load_config(file, own)
+            rows.append(Row(name, file, tuple(own), config, after, finished(config, folder / name) is not None))
+    return rows
+
+
+def print_plan(rows: list[Row]) -> None:
+    """A line for each run that is to be trained: its name, that of the run it waits for or a dash, its config and
+    overrides, in the words of a shell."""
+    waiting = {row.name for row in rows if not row.finished}
+    for row in rows:
+        if not row.finished:
+            after = row.after if row.after in waiting else "-"
+            print(row.name, after, shlex.join([str(row.config_file), *row.overrides]))
+
+
+# -- The machine -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run can train."""
+
+    gpu: str | None
+    threads: int
+
+
+def places(rows: list[Row], side_by_side: int | None) -> list[Place]:
+    """As many as there are to be runs at once, those of different GPUs in turn.
+
+    Raises:
+        UserError: ``side_by_side`` is no such number.
+    """
+    import torch
+
+    if side_by_side is not None and side_by_side < 1:
+        raise UserError(f"--side-by-side {side_by_side}: should be at least 1")
+    waiting = [row for row in rows if not row.finished]
+    cores = len(os.sched_getaffinity(0))
+    gpus: list[str | None] = [str(i) for i in range(torch.cuda.device_count())]
+    if os.environ.get("CUDA_VISIBLE_DEVICES") and gpus:
+        gpus = os.environ["CUDA_VISIBLE_DEVICES"].split(",")[: len(gpus)]
+    most = max(1, min(len(waiting), cores, len(gpus) * RUNS_PER_GPU if gpus else cores))
+    count = side_by_side or most
+    return [Place(gpus[i % len(gpus)] if gpus else None, max(1, cores // count)) for i in range(count)]
+
+
+class Table:
+    """Trains the rows wherever there is a place.
+
+    Args:
+        folder: of all runs, and of a log of each.
+    """
+
+    def __init__(self, rows: list[Row], folder: Path, places: list[Place]):
+        self.rows, self.folder = rows, folder
+        self.free = places
+        self.running: dict[str, tuple[subprocess.Popen, Place, threading.Thread]] = {}
+        self.codes = {row.name: 0 for row in rows if row.finished}
+        self.asked = False
+
+    def run(self) -> int:
+        """Train what is not finished. Returns the program's exit code."""
+        for row in self.rows:
+            if row.finished:
+                print(f"{row.name}: finished")
+        former = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+        try:
+            while not self.asked and any(row.name not in self.codes for row in self.rows):
+                self._fill()
+                self._wait()
+            while self.running:
+                self._wait()
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+        return self._conclude()
+
+    def _fill(self) -> None:
+        """Start what may start, as far as there are places."""
+        for row in self.rows:
+            if row.name in self.codes or row.name in self.running:
+                continue
+            source = 0 if row.after is None else self.codes.get(row.after)
+            if source:
+                self.codes[row.name] = source
+                print(f"{row.name}: not started, for {row.after} is its pretraining")
+            elif source == 0 and self.free and not self.asked:
+                self._start(row, self.free.pop(0))
+
+    def _start(self, row: Row, place: Place) -> None:
+        log = self.folder / f"{row.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # As `accelerate launch` would start a process alone, so that it hears of this one's end.
+        environment = {"ACCELERATE_MIXED_PRECISION": "no"} | os.environ | {"PYTHONUNBUFFERED": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        more = []
+        if place.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+        elif row.config.cpu_threads is None:
+            more = [f"cpu_threads={place.threads}"]
+        child = subprocess.Popen(
+            row.command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            text=True, errors="replace", env=environment, start_new_session=True,
+        )  # fmt: skip
+        relay = threading.Thread(target=_relay, args=(row.name, child.stdout, log))
+        relay.start()
+        self.running[row.name] = child, place, relay
+        where = f"GPU {place.gpu}" if place.gpu is not None else f"{row.config.cpu_threads or place.threads} threads"
+        print(f"{row.name}: on {where}; all that it says is in {log}", flush=True)
+
+    def _wait(self) -> None:
+        """See which runs have ended, after a moment."""
+        time.sleep(0.2)
+        for name, (child, place, relay) in list(self.running.items()):
+            code = child.poll()
+            if code is not None:
+                relay.join()
+                del self.running[name]
+                self.free.append(place)
+                self.codes[name] = code
+                said = {0: "finished", INTERRUPTED: "interrupted"}.get(code, f"failed with exit code {code}")
+                print(f"{name}: {said}", flush=True)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        self.asked = True
+        for child, _, _ in self.running.values():
+            child.send_signal(number)
+
+    def _conclude(self) -> int:
+        failed = [name for name, code in self.codes.items() if code not in (0, INTERRUPTED)]
+        for name in failed:
+            if (self.folder / f"{name}.log").exists():
+                print(f"distvae: {name} failed; see {self.folder / name}.log", file=sys.stderr)
+        if self.asked or INTERRUPTED in self.codes.values():
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+        return 1 if failed else 0
+
+
+def _relay(name: str, lines: IO[str], log: Path) -> None:
+    """Keep what a run says, and show a line of it for each epoch."""
+    with log.open("a", encoding="utf-8") as kept:
+        for line in lines:
+            kept.write(line)
+            kept.flush()
+            if line.startswith(("pretrain ", "train ", "distvae: ", "WARNING ")):
+                print(f"{name:<18} {line}", end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
