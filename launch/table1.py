@@ -49,8 +49,8 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it was
-    interrupted and can go on."""
+    """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it
+    was interrupted and can go on."""
     options = _parser().parse_intermixed_args(arguments)
     try:
         folder = options.folder or Path("runs", "table1", options.rows.resolve().name)
@@ -113,7 +113,8 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
     for override in overrides:
         if override.partition("=")[0] in OWN_KEYS:
             raise ConfigError(f"{override}: each row has its own {', '.join(OWN_KEYS)}; see --folder and --seeds")
-    loaded = {file: load_config(file, overrides) for file in files}
+    loaded = {file: load_config(file) for file in files}
+    given = {file: _overrides_of(config, overrides) for file, config in loaded.items()}
     sources = [file for file, config in loaded.items() if not config.train.max_epochs]
     needing = [file for file, config in loaded.items() if config.train.max_epochs and config.pretrain.max_epochs]
     if needing and len(sources) != 1:
@@ -126,12 +127,18 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
         for file in [*sources, *(file for file in files if file not in sources)]:
             name = f"seed-{seed}/{file.stem}"
             after = f"seed-{seed}/{sources[0].stem}" if file in needing else None
-            own = [*overrides, f"run={folder / name}", f"seed={seed}"]
+            own = [*given[file], f"run={folder / name}", f"seed={seed}"]
             if after is not None:
                 own.append(f"pretrained={folder / after}")
             config = load_config(file, own)
             rows.append(Row(name, file, tuple(own), config, after, finished(config, folder / name) is not None))
     return rows
+
+
+def _overrides_of(config: Config, overrides: Sequence[str]) -> list[str]:
+    """Those that a row takes: one whose config has no such stage stays without."""
+    missing = {f"{name}.max_epochs" for name in ("pretrain", "train") if not getattr(config, name).max_epochs}
+    return [override for override in overrides if override.partition("=")[0] not in missing]
 
 
 def print_plan(rows: list[Row]) -> None:
