@@ -12,7 +12,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from dataclasses import field as plain_field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -401,6 +401,19 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
         raise ConfigError(f"{source}: {explain(error)}", None if ("run",) in wrong else tree.get("run")) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    """The config with what the launcher may have set, for a run's folder says what it used.
+
+    Args:
+        precision: of the training.
+    """
+    return replace(
+        config,
+        optimizer=replace(config.optimizer, mixed_precision=precision),
+        evaluation=replace(config.evaluation, mixed_precision=config.evaluation.mixed_precision or precision),
+    )
 
 
 def dump_config(config: Config) -> str:

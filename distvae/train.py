@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ import torch
 from distvae import checkpoint, corpus, draws, generation, report, tracking
 from distvae.batches import Batch, collate, share, training_plan
 from distvae.checkpoint import Checkpoint, RunState, Saver, Weights
-from distvae.config import CAPTIONS, Config, ConfigError, load_config
+from distvae.config import CAPTIONS, Config, ConfigError, load_config, with_precision
 from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, tell
@@ -114,13 +114,7 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
     """
     signals = signals or Signals()
     runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
-    # The launcher may have set the precision; what a run used stands in its config.
-    precision = runtime.mixed_precision
-    config = replace(
-        config,
-        optimizer=replace(config.optimizer, mixed_precision=precision),
-        evaluation=replace(config.evaluation, mixed_precision=config.evaluation.mixed_precision or precision),
-    )
+    config = with_precision(config, runtime.mixed_precision)
     try:
         results = carry_out(config, Path(config.run), runtime, signals, caller or Caller())
     except (UserError, InterruptedRun):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from distvae.config import Config, ConfigError, load_config
+from distvae.config import Config, ConfigError, load_config, with_precision
 from distvae.errors import UserError, tell
 from distvae.interruption import INTERRUPTED, SIGNALS
 
@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What each run gets here.
 OWN_KEYS = ("run", "seed", "pretrained")
+
+# The launcher's word, as `accelerate launch` gives it, where the config says nothing.
+PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 # Runs on a GPU at once, if there are as many cores: a small model leaves most of it idle.
 RUNS_PER_GPU = 8
@@ -131,6 +134,7 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
             if after is not None:
                 own.append(f"pretrained={folder / after}")
             config = load_config(file, own)
+            config = with_precision(config, config.optimizer.mixed_precision or PRECISION)
             rows.append(Row(name, file, tuple(own), config, after, finished(config, folder / name) is not None))
     return rows
 
@@ -228,8 +232,8 @@ class Table:
     def _start(self, row: Row, place: Place) -> None:
         log = self.folder / f"{row.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        # As `accelerate launch` would start a process alone, so that it hears of this one's end.
-        environment = {"ACCELERATE_MIXED_PRECISION": "no"} | os.environ | {"PYTHONUNBUFFERED": "1"}
+        # As `accelerate launch` starts a process, which hears by that of this one's end.
+        environment = os.environ | {"ACCELERATE_MIXED_PRECISION": PRECISION, "PYTHONUNBUFFERED": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         more = []
         if place.gpu is not None:
