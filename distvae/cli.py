@@ -1,7 +1,7 @@
 """``distvae evaluate | sample | interpolate | reconstruct | compare``: what is done with trained models.
 
-``distvae sweep-report``: what a sweep has come to. ``distvae scaling | measure``: what training over several processes
-sends and takes.
+``distvae report``: the paper's tables, figure and claims. ``distvae sweep-report``: what a sweep has come to. ``distvae
+scaling | measure``: what training over several processes sends and takes.
 """
 
 from __future__ import annotations
@@ -76,6 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_compare, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
 
+    added = command(_report, run=False)
+    added.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, of several methods and seeds")
+    added.add_argument("--out", metavar="FOLDER", default=".", help="for report.html, report.md (default: this one)")
+    added.add_argument(
+        "--sentence", action="append", default=[], metavar="SENTENCE",
+        help="to reconstruct, as often as there are some (default: some that are built in)",
+    )  # fmt: skip
+
     added = command(_sweep_report, run=False)
     added.add_argument("folder", metavar="FOLDER", help="a sweep's folder, also one that was moved or still runs")
 
@@ -147,6 +155,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.seed is not None and options.seed < 0:
         raise UserError(f"--seed {options.seed}: should be at least 0")
     found = load_export(options.run)
+    if options.importance_samples is not None and found.config.autoencoder:
+        raise UserError(f"--importance-samples: {options.run} is an autoencoder; its z has no prior, so it has no NLL")
     data, settings = found.config.data, found.config.evaluation
     try:
         if options.data is not None:
@@ -212,6 +222,18 @@ def _compare(options: argparse.Namespace) -> None:
         _print_json({name: report.as_dict(result) for name, result in results.items()})
     else:
         report.show(results)
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Write the paper's tables, figure and claims, by runs of its methods: report.html and report.md."""
+    from distvae import paper_report
+
+    found = paper_report.write(options.runs, options.out, options.sentence)
+    if options.json:
+        _print_json(paper_report.as_dict(found))
+    else:
+        report.show_parts(paper_report.tables(found))
+        print(Path(options.out, "report.html"))
 
 
 def _sweep_report(options: argparse.Namespace) -> None:

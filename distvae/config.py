@@ -231,6 +231,11 @@ class KLConfig:
         return self
 
     @property
+    def autoencoder(self) -> bool:
+        """Whether γ is 0 for good."""
+        return self.policy in ("constant", "linear") and self.weight == 0
+
+    @property
     def annealing(self) -> int:
         """Epochs for which γ rises, whatever the policy: a constant has none."""
         return 0 if self.policy == "constant" else self.anneal_epochs
@@ -331,6 +336,11 @@ class Config:
         if self.pretrained is not None and self.train.max_epochs == 0:
             raise ValueError("pretrained is given and train.max_epochs is 0: there is nothing to train")
         return self
+
+    @property
+    def autoencoder(self) -> bool:
+        """Whether the run ends with an autoencoder, whose z has no prior: an NLL says nothing of it."""
+        return self.train.max_epochs == 0 or self.kl.autoencoder
 
 
 class ConfigError(UserError):

@@ -89,6 +89,18 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class SentenceScores:
+    """What each sentence of a split scores, in the split's order, in nats: [N] each, float64. The means are in
+    ``Scores``; these set two models' scores of the same sentences against each other."""
+
+    tokens: np.ndarray
+    re: np.ndarray
+    kl: np.ndarray
+    mutual_information: np.ndarray  # whose mean it is
+    nll: np.ndarray | None  # None where none was asked for
+
+
+@dataclass(frozen=True)
 class Floor:
     """What no model can beat on these sentences in expectation: −log p*(x) of the grammar they were drawn from."""
 
@@ -104,6 +116,18 @@ def evaluate(
     importance_samples: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Scores:
+    """Score a split: ``score`` without the single sentences."""
+    return score(model, sentences, settings, runtime, importance_samples, on_progress)[0]
+
+
+def score(
+    model: TextVAE,
+    sentences: Sentences,
+    settings: EvaluationConfig,
+    runtime: Runtime,
+    importance_samples: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Scores, SentenceScores]:
     """Score every sentence once, on all ranks together.
 
     Args:
@@ -112,7 +136,7 @@ def evaluate(
         on_progress: told how many sentences of the split have been scored since the last call.
 
     Returns:
-        The same Scores on every rank.
+        The same on every rank.
     """
     training = model.training
     model.eval()
@@ -123,7 +147,13 @@ def evaluate(
             information = mutual_information(table.posterior, table.z, runtime)
     finally:
         model.train(training)
-    return _summary(table, information, settings.seed, importance_samples)
+    return _summary(table, information, settings.seed, importance_samples), SentenceScores(
+        tokens=table.tokens,
+        re=table.re,
+        kl=kl_per_dimension(*table.posterior).sum(dim=1).numpy(),
+        mutual_information=information,
+        nll=table.nll if importance_samples else None,
+    )
 
 
 def floor(sentences: Sentences, vocabulary: Vocabulary) -> Floor:

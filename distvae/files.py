@@ -138,6 +138,11 @@ def as_json(content: Any) -> str:
 
 
 def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) -> None:
+    """Write text whole or not at all; see ``write_bytes``."""
+    write_bytes(path, text.encode("utf-8"), check)
+
+
+def write_bytes(path: Path, content: bytes, check: Callable[[], None] = lambda: None) -> None:
     """Write a file whole or not at all.
 
     Args:
@@ -145,7 +150,7 @@ def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) 
     """
     new = temporary(path)
     try:
-        new.write_text(text, encoding="utf-8")
+        new.write_bytes(content)
         flush(new)
         check()
         os.replace(new, path)

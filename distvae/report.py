@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+from pyarrow import parquet
 from pydantic import TypeAdapter, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distvae.errors import UserError
-from distvae.evaluation import Floor, Scores
-from distvae.files import read_json, write_json
+from distvae.evaluation import Floor, Scores, SentenceScores
+from distvae.files import read_json, write_bytes, write_json
 from distvae.starts import last_begun
 
 
@@ -69,6 +72,36 @@ def from_dict(content: Any, path: Path) -> Results:
 def save_results(run: Path, results: Results, check: Callable[[], None] = lambda: None) -> None:
     """Write a run's ``results.json``. ``check`` is called before it is put in its place; may raise."""
     write_json(run / "results.json", as_dict(results), check)
+
+
+def save_sentence_scores(run: Path, scores: SentenceScores, check: Callable[[], None] = lambda: None) -> None:
+    """Write a run's ``sentences.parquet``, a row for each sentence that its results are of. ``check``: as there."""
+    columns = {name: values for name, values in vars(scores).items() if values is not None}
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(columns), sink)
+    write_bytes(run / "sentences.parquet", sink.getvalue().to_pybytes(), check)
+
+
+def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
+    """Read what each sentence scored.
+
+    Args:
+        results: of the run.
+
+    Raises:
+        UserError: it is missing, damaged, or not what these results are the means of.
+    """
+    path = Path(run) / "sentences.parquet"
+    try:
+        table = parquet.read_table(path)
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+        scores = SentenceScores(**{"nll": None} | columns)
+    except (OSError, pyarrow.ArrowException, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    found = results.scores
+    if len(scores.re) != found.sentences or not math.isclose(scores.re.mean(), found.re.mean, rel_tol=1e-9):
+        raise UserError(f"{path}: is not what {Path(run) / 'results.json'} gives the means of")
+    return scores
 
 
 def load_results(run: str | Path) -> Results:

@@ -17,7 +17,7 @@ from distvae.tracking import Progress
 def rescore(
     name: str, found: Export, split: str, data: DataConfig, settings: EvaluationConfig, runtime: Runtime
 ) -> Results:
-    """Score a split, with K = ``settings.importance_samples``: every process calls this.
+    """Score a split, with K = ``settings.importance_samples`` unless it is an autoencoder: every process calls this.
 
     Args:
         name: of the export, for errors.
@@ -36,9 +36,8 @@ def rescore(
         )
     sentences = getattr(prepared, split)
     with Progress("evaluate", len(sentences), runtime.is_main) as progress:
-        scores = evaluate(
-            found.model(runtime.device), sentences, settings, runtime, settings.importance_samples, progress.advance
-        )
+        samples = 0 if found.config.autoencoder else settings.importance_samples
+        scores = evaluate(found.model(runtime.device), sentences, settings, runtime, samples, progress.advance)
     return Results(
         split=split,
         scores=scores,

@@ -91,7 +91,8 @@ def open_run(
         for folder in (run, run / "checkpoints"):
             sweep(folder)
         # A run that goes on has no results until it ends again.
-        (run / "results.json").unlink(missing_ok=True)
+        for name in ("results.json", "sentences.parquet"):
+            (run / name).unlink(missing_ok=True)
         write_text(run / "config.yaml", dump_config(config))
         write_json(run / "environment.json", tracking.environment(processes))
         tracking.write_status(run, "running", start=start.number)

@@ -31,6 +31,7 @@ from distvae.account import (
 )
 from distvae.errors import UserError
 from distvae.files import write_text, writing
+from distvae.pages import escaped, markdown_table, render
 from distvae.sweep import Generation, Sweep, Trial
 
 # The metrics that TensorBoard's table of trials shows.
@@ -56,17 +57,15 @@ def write_report(folder: str | Path) -> Account:
 
 def html(account: Account) -> str:
     """The report as a page that needs nothing beside itself."""
-    # Late, for no run that trains has a use for them.
+    # Late, for no run that trains has a use for it.
     try:
-        import jinja2
         from plotly.offline import get_plotlyjs
 
         from distvae.sweep_plots import sections
     except ImportError as error:
         raise UserError(f"a sweep's report needs {error.name}: pip install 'distvae[sweep]'") from None
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    return render(
+        "sweep_report.html",
         title=title(account),
         summary=summary(account),
         columns=columns(account),
@@ -88,39 +87,32 @@ def markdown(account: Account) -> str:
     shown = columns(account)
     if account.entries:
         parts.append(
-            _rows([c.title for c in shown], [[c.text(entry) or "–" for c in shown] for entry in account.entries])
+            markdown_table(
+                [c.title for c in shown], [[c.text(entry) or "–" for c in shown] for entry in account.entries]
+            )
         )
     else:
         parts.append("None has begun.")
     if by_elbo(account):
         parts.append(by_elbo(account))
     if endings(account):
-        parts += ["## What failed or was stopped", "\n".join(f"- {_escaped(line)}" for line in endings(account))]
+        parts += ["## What failed or was stopped", "\n".join(f"- {escaped(line)}" for line in endings(account))]
     parts.append("## Where the time went")
     for title_, table in (("by the clock", by_the_clock(account)), ("of the places", by_the_trials(account))):
         if table:
             rows = [[part.what, duration(part.seconds), f"{part.share:.0%}"] for part in table]
-            parts.append(_rows([title_, "time", "share"], rows))
+            parts.append(markdown_table([title_, "time", "share"], rows))
     if utilisation(account) is not None:
         parts.append(f"Trials held {utilisation(account):.0%} of the places' time while trials ran.")
     if lineage(account):
         rows = [[run, parent, f"{step:,}", values] for run, parent, step, values in lineage(account)]
-        parts += ["## Lineage", _rows(["run", "went on from", "at step", "with"], rows)]
+        parts += ["## Lineage", markdown_table(["run", "went on from", "at step", "with"], rows)]
     parts += ["## How to read it", "\n".join(f"- {line}" for line in reading(account))]
     return "\n\n".join(parts) + "\n"
 
 
 def title(account: Account) -> str:
     return f"Sweep {account.folder.resolve().name}"
-
-
-def _rows(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def table(account: Account) -> Table:

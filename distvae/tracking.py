@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -224,11 +225,23 @@ def environment(processes: str) -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "machine": platform.platform(),
+        "device": _device(),
         "processes": processes,
         # A copy of the code that a cluster's job runs need not be installed.
         "packages": {"distvae": __version__} | {name: version(name) for name in packages},
         "commit": _commit(),
     }
+
+
+def _device() -> str:
+    """The name of a GPU of this process, or of the CPU where it has none."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _commit() -> str | None:

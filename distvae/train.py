@@ -26,7 +26,7 @@ from distvae.config import CAPTIONS, Config, ConfigError, load_config, with_prec
 from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, tell
-from distvae.evaluation import Scores, evaluate, floor
+from distvae.evaluation import Scores, SentenceScores, floor, score
 from distvae.files import write_json, writing
 from distvae.graphs import Compute, GraphedSteps
 from distvae.interruption import INTERRUPTED, InterruptedRun, Look, Looks, Signals
@@ -179,9 +179,8 @@ def stages_of(config: Config) -> list[Stage]:
         stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Linear(0.0), FREE_BITS["none"], True))
     if config.train.max_epochs:
         kl = config.kl
-        autoencoder = kl.policy in ("constant", "linear") and kl.weight == 0
         policy, free_bits = POLICIES[kl.policy](kl), FREE_BITS[kl.free_bits]
-        stages.append(Stage("train", 1, config.train.max_epochs, policy, free_bits, autoencoder))
+        stages.append(Stage("train", 1, config.train.max_epochs, policy, free_bits, kl.autoencoder))
     return stages
 
 
@@ -667,16 +666,15 @@ class Trainer:
 
     def _validate(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> Scores:
         try:
-            # A weighted NLL of an autoencoder says nothing: its z has no prior.
             samples = 0 if stage.autoencoder else self.config.evaluation.validation_samples
-            return self._evaluate("validate", self.corpus.valid, epoch, samples)
+            return self._evaluate("validate", self.corpus.valid, epoch, samples)[0]
         except InterruptedRun:
             self._save(stage, progress, epoch)
             self._interrupt()
 
     def _evaluate(
         self, title: str, sentences: Sentences, epoch: EpochProgress | None = None, importance_samples: int = 0
-    ) -> Scores:
+    ) -> tuple[Scores, SentenceScores]:
         """Score sentences, looking up with the other ranks between batches.
 
         Raises:
@@ -691,7 +689,7 @@ class Trainer:
         self.looks.pace()
         with Progress(title, len(sentences), self.runtime.is_main) as bar:
             settings = self.config.evaluation
-            return evaluate(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
+            return score(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
 
     # -- What a run leaves ---------------------------------------------------------------------------------------------
 
@@ -699,8 +697,9 @@ class Trainer:
         """Score the test sentences with the weights that the last stage ended with, and close the run's folder."""
         test = self.corpus.test
         self._write(lambda: self._export("best", self._weights()))
+        samples = 0 if self.config.autoencoder else self.config.evaluation.importance_samples
         try:
-            scores = self._evaluate("evaluate", test, importance_samples=self.config.evaluation.importance_samples)
+            scores, each = self._evaluate("evaluate", test, importance_samples=samples)
         except InterruptedRun:
             self._interrupt()  # the end of the last stage is saved
         if not scores.finite:
@@ -718,14 +717,15 @@ class Trainer:
             world_size=self.runtime.world_size,
             start=self.start,
         )
-        self._write(lambda: self._conclude(results))
+        self._write(lambda: self._conclude(results, each))
         self._look(self.no_bad_step)
         return results
 
-    def _conclude(self, results: Results) -> None:
+    def _conclude(self, results: Results, each: SentenceScores) -> None:
         self.saver.wait()
         self.saver.close()
         self.tracker.close()
+        report.save_sentence_scores(self.run, each, self.hold.check)
         report.save_results(self.run, results, self.hold.check)
         tracking.write_status(self.run, "finished", start=self.start)
 
