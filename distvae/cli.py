@@ -228,6 +228,8 @@ def _report(options: argparse.Namespace) -> None:
     """Write the paper's tables, figure and claims, by runs of its methods: report.html and report.md."""
     from distvae import paper_report
 
+    if any(not sentence.strip() for sentence in options.sentence):
+        raise UserError("--sentence: is empty")
     found = paper_report.write(options.runs, options.out, options.sentence)
     if options.json:
         _print_json(paper_report.as_dict(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from distvae import captions
-from distvae.checkpoint import load_export
+from distvae.checkpoint import Export, load_export
 from distvae.config import CAPTIONS
 from distvae.errors import UserError
 from distvae.files import write_bytes, write_text, writing
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.methods import Method, Run, gather
+from distvae.model import TextVAE
 from distvae.pages import markdown_table, render
 from distvae.paper import TABLE_1, Claim, claims, corrected
 from distvae.vocabulary import join, tokenize
@@ -35,6 +36,9 @@ _MORE_COLOURS = ("#1a9e6b", "#8a5fbf", "#a8870f", "#222222")
 
 # Of Table 2: whose draws are the ends of its lines, and how many sentences a line has.
 _LINES, _STEPS = (0, 1), 11
+
+# Seeds captions that no run's data.seed draws.
+_FRESH = 2**31
 
 # What is reconstructed where nothing else is asked for: in no corpus, in words that are in many.
 SENTENCES = (
@@ -61,7 +65,7 @@ class Part:
     title: str
     text: str = ""
     header: list[str] | None = None
-    lines: tuple[Line, ...] = ()
+    lines: Sequence[Line] = ()
     notes: tuple[str, ...] = ()
     figure: str | None = None  # what it shows
 
@@ -88,11 +92,12 @@ def write(folders: Sequence[str | Path], target: str | Path, sentences: Sequence
         UserError: a folder is no run's, is damaged, or the pages cannot be written.
     """
     report, target = tell(folders, sentences), Path(target)
+    pages = {"report.md": markdown(report), "report.html": html(report)}
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
         write_bytes(target / FIGURE, report.figure)
-        write_text(target / "report.md", markdown(report))
-        write_text(target / "report.html", html(report))
+        for name, text in pages.items():
+            write_text(target / name, text)
     return report
 
 
@@ -100,14 +105,16 @@ def tell(folders: Sequence[str | Path], sentences: Sequence[str] = ()) -> Report
     """What runs tell of the paper's methods."""
     methods = gather(folders)
     found = claims(methods)
+    heads = ["", *(method.name for method in methods if method.finished)]
     parts = [
-        Part("Table 1", _about_table(methods), _TABLE_HEADER, tuple(_table(methods)), tuple(_table_notes(methods))),
-        Part("What the paper claims", "", ["claim", "", "by these figures"], tuple(_claim(claim) for claim in found)),
+        Part("Table 1", _about_table(methods), _TABLE_HEADER, _table(methods), tuple(_table_notes(methods))),
+        Part("What the paper claims", "", ["claim", "verdict", "by these figures"], [_claim(one) for one in found]),
         Part("Figure 2", figure=_FIGURE_TEXT),
-        Part("Table 2", _INTERPOLATION_TEXT, ["", *_heads(methods)], tuple(_interpolations(methods))),
-        Part("Reconstructions", _RECONSTRUCTION_TEXT, ["", *_heads(methods)], tuple(_rebuilt(methods, sentences))),
-        Part("The runs", "", _RUN_HEADER, tuple(_run(method, run) for method in methods for run in method.runs)),
+        Part("Table 2", _INTERPOLATION_TEXT, heads, _interpolations(methods)),
+        Part("Reconstructions", _RECONSTRUCTION_TEXT, heads, _rebuilt(methods, sentences)),
+        Part("The runs", "", _RUN_HEADER, [_run(method, run) for method in methods for run in method.runs]),
     ]
+    parts = [part for part in parts if part.figure or part.lines]
     return Report("The paper's methods, compared", _summary(methods), parts, found, _figure(methods))
 
 
@@ -318,38 +325,29 @@ _INTERPOLATION_TEXT = (
 _RECONSTRUCTION_TEXT = "Greedy decodings of the sentences' posterior means; of each method's first run."
 
 
-def _shown(methods: list[Method]) -> list[Method]:
-    return [method for method in methods if method.finished]
-
-
-def _heads(methods: list[Method]) -> list[str]:
-    return [method.name for method in _shown(methods)]
+def _models(methods: list[Method]) -> Iterator[tuple[TextVAE, Export]]:
+    for method in methods:
+        if method.finished:
+            found = load_export(method.finished[0].folder)
+            yield found.model("cpu"), found
 
 
 def _interpolations(methods: list[Method]) -> list[Line]:
     columns = []
-    for method in _shown(methods):
-        found = load_export(method.finished[0].folder)
-        model = found.model("cpu")
-        column = []
-        for seed in _LINES:
-            line = interpolation(*prior_draws(model, 2, seed), _STEPS)
-            column += [*decode(model, line, found.vocabulary, Decoding()), ""]
-        columns.append(column[:-1])
-    if not columns:
-        return []
-    steps = [*range(1, _STEPS + 1), ""] * len(_LINES)
-    return [Line([str(step), *cells]) for step, *cells in zip(steps, *columns, strict=False)]
+    for model, found in _models(methods):
+        lines = [interpolation(*prior_draws(model, 2, seed), _STEPS) for seed in _LINES]
+        decoded = [decode(model, line, found.vocabulary, Decoding()) for line in lines]
+        columns.append([sentence for sentences in decoded for sentence in [*sentences, ""]][:-1])
+    steps = [*map(str, range(1, _STEPS + 1)), ""] * len(_LINES)
+    return [Line([step, *cells]) for step, cells in zip(steps, zip(*columns, strict=True), strict=False)]
 
 
 def _rebuilt(methods: list[Method], sentences: Sequence[str]) -> list[Line]:
     columns = []
-    for method in _shown(methods):
-        found = load_export(method.finished[0].folder)
+    for model, found in _models(methods):
         if not sentences:
             drawn = found.config.data.path == CAPTIONS
-            sentences = [join(words) for words in captions.generate(5, 2**31)] if drawn else SENTENCES
-        model = found.model("cpu")
+            sentences = [join(words) for words in captions.generate(5, _FRESH)] if drawn else SENTENCES
         ids = [found.vocabulary.encode(tokenize(sentence)) for sentence in sentences]
         columns.append(decode(model, posterior_means(model, ids, found.vocabulary.pad), found.vocabulary, Decoding()))
     return [Line(list(cells)) for cells in zip(sentences, *columns, strict=True)] if columns else []

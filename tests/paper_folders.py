@@ -1,0 +1,126 @@
+"""Folders of the paper's methods that nobody ran: the scores are made up, and written as a run writes its own."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from distvae import captions, checkpoint, report
+from distvae.config import CAPTIONS, Config, dump_config, parse_config
+from distvae.evaluation import SentenceScores, mean_estimate, perplexity
+from distvae.files import write_json, write_text
+from distvae.model import model_of
+from distvae.report import Results, StageEnd
+from distvae.vocabulary import Vocabulary
+from tests.sweep_folders import record, scores
+
+N = 200
+TOKENS = np.arange(N) % 5 + 8
+
+SIZES = {"embedding_size": 4, "hidden_size": 6, "latent_size": 4}
+TREES = {
+    "ae": {"train": {"max_epochs": 0}},
+    "kla": {"pretrain": {"max_epochs": 0}, "kl": {"policy": "linear"}},
+    "pt_kla": {"pretrained": "runs/ae", "kl": {"policy": "linear"}},
+    "pt_kla_fb": {"pretrained": "runs/ae", "kl": {"policy": "linear", "free_bits": "dimension"}},
+    "pt_kla_sfb": {"pretrained": "runs/ae"},
+}
+
+# RE, KL, NLL, MI, AU as the paper would have them.
+PAPER = {
+    "ae": (6.8, 90.0, None, 8.0, 4),
+    "kla": (36.0, 0.02, 35.9, 0.01, 0),
+    "pt_kla": (36.2, 0.01, 36.1, 0.0, 0),
+    "pt_kla_fb": (32.0, 4.8, 35.1, 4.0, 4),
+    "pt_kla_sfb": (32.4, 4.2, 35.4, 3.8, 4),
+}
+
+
+def config_of(row: str, run: Path, seed: int = 0, **more) -> Config:
+    tree = {"run": str(run), "seed": seed, "model": SIZES} | TREES[row]
+    return parse_config(tree | more, row)
+
+
+def sentence_scores(row: str, seed: int = 0, shift: float = 0.0) -> SentenceScores:
+    """Scores around those of ``PAPER``, whose noise is that of the sentence but for a little of the run's own."""
+    re, kl, nll, information, _ = PAPER[row]
+    shared = np.random.default_rng(5).normal(0, 6, N)
+    own = np.random.default_rng([sorted(PAPER).index(row), seed]).normal(0, 0.2, (3, N))
+    shared -= shared.mean()
+    return SentenceScores(
+        TOKENS.astype(np.float64),
+        re + shared + own[0] + shift,
+        np.full(N, kl) + own[1] * min(kl, 1),
+        np.full(N, information),
+        None if nll is None else nll + shared + own[2] + shift,
+    )
+
+
+def write_run(
+    run: Path,
+    row: str,
+    seed: int = 0,
+    shift: float = 0.0,
+    finished: bool = True,
+    corpus: str = "fedcba9876543210",
+    **more,
+) -> Config:
+    """A run of a row. ``more``: of its config."""
+    run.mkdir(parents=True)
+    config = config_of(row, run, seed, **more)
+    write_text(run / "config.yaml", dump_config(config))
+    environment = {"python": "3.11.7", "device": "a CPU", "processes": "1 process", "commit": "0123456789abcdef"}
+    packages = {"distvae": "0.1.0", "torch": "2.13.0"}
+    write_json(run / "environment.json", environment | {"packages": packages})
+    re, kl, _, information, units = PAPER[row]
+    stage = "pretrain" if row == "ae" else "train"
+    lines = []
+    for epoch in range(1, 17):
+        weight = 0.0 if row == "ae" else min(epoch / 10, 1.0)
+        # Free bits swing more than soft ones, which swing more than what is dead.
+        swing = {"pt_kla_fb": 0.6, "pt_kla_sfb": 0.2}.get(row, 0.0) * (-1) ** epoch
+        valid = scores(re + kl + 16 - epoch, kl + swing, information, units, samples=0)
+        lines.append(json.dumps(asdict(record(stage, epoch, 10 * epoch, weight, valid, "improved"))) + "\n")
+    (run / "metrics.jsonl").write_text("".join(lines))
+    if finished:
+        each = sentence_scores(row, seed, shift)
+        report.save_sentence_scores(run, each)
+        counts = dict.fromkeys(captions.words(), 9)
+        closed = config.data.path == CAPTIONS
+        vocabulary = Vocabulary.closed(counts) if closed else Vocabulary.build(counts, 2, "classes")
+        write_results(run, row, each, stage, vocabulary, corpus)
+        model = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown)
+        checkpoint.export(run / "best", model.state_dict(), config, vocabulary, 1, 160)
+    return config
+
+
+def write_results(run: Path, row: str, each: SentenceScores, stage: str, vocabulary: Vocabulary, corpus: str) -> None:
+    neg_elbo, weighted = each.re + each.kl, each.nll is not None
+    made = scores(0, 0, 0, PAPER[row][4], samples=500 if weighted else 0)
+    found = replace(
+        made,
+        sentences=N,
+        tokens=int(TOKENS.sum()),
+        re=mean_estimate(each.re),
+        kl=mean_estimate(each.kl),
+        neg_elbo=mean_estimate(neg_elbo),
+        elbo_ppl=perplexity(neg_elbo, each.tokens),
+        mutual_information=mean_estimate(each.mutual_information),
+        nll=mean_estimate(each.nll) if weighted else None,
+        ppl=perplexity(each.nll, each.tokens) if weighted else None,
+        nll_excess=mean_estimate(each.nll - neg_elbo) if weighted else None,
+    )
+    ends = (StageEnd(stage, 16, True, 14),)
+    results = Results("test", found, None, ends, vocabulary.fingerprint, len(vocabulary), corpus, 1)
+    report.save_results(run, results)
+
+
+def write_table(folder: Path, seeds: int = 1, rows=tuple(PAPER)) -> list[Path]:
+    """Runs of all rows, those of a seed lying a little off the others."""
+    runs = []
+    for seed in range(seeds):
+        for row in rows:
+            runs.append(folder / f"seed-{seed}" / row)
+            write_run(runs[-1], row, seed, shift=0.1 * seed)
+    return runs

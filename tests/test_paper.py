@@ -1,0 +1,119 @@
+import math
+
+import pytest
+
+from distvae.methods import gather
+from distvae.paper import TABLE_1, claims, corrected
+from tests.paper_folders import PAPER, write_run, write_table
+
+CLAIMS = [
+    "KL annealing alone collapses",
+    "so it does after pretraining",
+    "free bits after both do not",
+    "soft free bits after both do not",
+    "soft free bits end nearer to λ than free bits",
+    "soft free bits have the lower −ELBO",
+    "free bits have the lower PPL",
+    "both have a lower PPL than KL annealing: free bits",
+    "… and soft free bits",
+    "the KL is steadier under soft free bits than under free bits",
+    "the autoencoder has the lowest RE",
+]
+VAES = [name for name in TABLE_1 if name != "AE"]
+
+
+# -- Table 1 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VAES)
+def test_the_printed_rows_agree_with_themselves(name):
+    """RE + KL is −ELBO, and both perplexities are of the same number of tokens: no digit was mistyped."""
+    row = TABLE_1[name]
+    assert row.re + row.kl == pytest.approx(row.neg_elbo, abs=0.02)
+    tokens = row.nll / math.log(row.ppl)
+    assert tokens == pytest.approx(9.533, abs=0.004)
+    assert row.neg_elbo / math.log(row.elbo_ppl) == pytest.approx(tokens, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "nll"),
+    [
+        ("KLA", (35.734, 36.06)),
+        ("PT + KLA", (35.994, 36.27)),
+        ("PT + KLA + FB", (35.114, 36.50)),
+        ("PT + KLA + SFB", (35.364, 36.73)),
+    ],
+)
+def test_a_corrected_nll_is_up_to_ln_4_lower_and_not_above_the_neg_elbo(name, nll):
+    found = corrected(TABLE_1[name], autoencoder=False)
+    assert found.nll == pytest.approx(nll, abs=5e-4)
+    assert found.ppl == pytest.approx([math.exp(value / 9.533) for value in nll], rel=2e-3)
+    assert found.re == TABLE_1[name].re
+
+
+def test_the_autoencoders_re_is_of_four_sentences():
+    found = corrected(TABLE_1["AE"], autoencoder=True)
+    assert (found.nll, found.ppl, found.re) == (None, None, pytest.approx(6.7675))
+
+
+# -- Its claims --------------------------------------------------------------------------------------------------------
+
+
+def verdicts(folders) -> dict[str, str]:
+    return {claim.text: claim.verdict for claim in claims(gather(folders))}
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_runs_like_the_papers_bear_its_claims_out(tmp_path, seeds):
+    assert verdicts(write_table(tmp_path, seeds)) == dict.fromkeys(CLAIMS, "held")
+
+
+def test_what_was_not_run_or_has_not_finished_is_said(tmp_path):
+    write_run(tmp_path / "kla", "kla")
+    write_run(tmp_path / "fb", "pt_kla_fb", finished=False)
+    found = {claim.text: claim for claim in claims(gather([tmp_path / "kla", tmp_path / "fb"]))}
+    assert found.pop("KL annealing alone collapses").verdict == "held"
+    assert {claim.verdict for claim in found.values()} == {"no runs"}
+    assert found["free bits have the lower PPL"].figures == "no finished run of PT + KLA + FB or PT + KLA + SFB"
+    assert found["… and soft free bits"].figures == "no finished run of PT + KLA + SFB"
+
+
+@pytest.mark.parametrize(
+    ("row", "scores", "claim", "verdict"),
+    [
+        ("kla", (33.0, 3.0, 35.9, 2.5, 4), "KL annealing alone collapses", "not held"),
+        # A KL near λ of a latent variable that says nothing.
+        ("pt_kla_fb", (32.0, 4.0, 35.1, 0.05, 4), "free bits after both do not", "not held"),
+        ("pt_kla_sfb", (32.4, 4.2, 35.4, 3.8, 2), "soft free bits after both do not", "not held"),
+        ("pt_kla_sfb", (32.4, 2.0, 33.0, 1.8, 4), "soft free bits end nearer to λ than free bits", "not held"),
+        ("pt_kla_sfb", (33.4, 4.2, 35.4, 3.8, 4), "soft free bits have the lower −ELBO", "not held"),
+        ("pt_kla_sfb", (32.6, 4.2, 35.4, 3.8, 4), "soft free bits have the lower −ELBO", "too close to tell"),
+        ("pt_kla_sfb", (32.4, 4.2, 34.9, 3.8, 4), "free bits have the lower PPL", "not held"),
+        ("ae", (34.0, 90.0, None, 8.0, 4), "the autoencoder has the lowest RE", "not held"),
+    ],
+)
+def test_runs_unlike_the_papers_do_not(tmp_path, monkeypatch, row, scores, claim, verdict):
+    monkeypatch.setitem(PAPER, row, scores)
+    assert verdicts(write_table(tmp_path))[claim] == verdict
+
+
+def test_seeds_that_disagree_tell_nothing(tmp_path, monkeypatch):
+    runs = write_table(tmp_path, rows=("kla",))
+    monkeypatch.setitem(PAPER, "kla", (33.0, 3.0, 35.9, 2.5, 4))
+    write_run(tmp_path / "other", "kla", seed=1)
+    assert verdicts([*runs, tmp_path / "other"])["KL annealing alone collapses"] == "too close to tell"
+
+
+def test_what_differs_less_than_its_seeds_do_is_too_close_to_tell(tmp_path):
+    for seed, shift in enumerate((-1.0, 0.0, 1.0)):
+        write_run(tmp_path / f"fb {seed}", "pt_kla_fb", seed, shift)
+        write_run(tmp_path / f"sfb {seed}", "pt_kla_sfb", seed, -shift)
+    assert verdicts(tmp_path.iterdir())["free bits have the lower PPL"] == "too close to tell"
+
+
+def test_the_first_of_two_methods_of_a_kind_is_judged(tmp_path, monkeypatch):
+    runs = write_table(tmp_path)
+    monkeypatch.setitem(PAPER, "pt_kla_sfb", (32.4, 8.2, 36.4, 0.0, 0))
+    write_run(tmp_path / "eight", "pt_kla_sfb", kl={"target_rate": 8.0})
+    assert verdicts([*runs, tmp_path / "eight"])["soft free bits after both do not"] == "held"
+    assert verdicts([tmp_path / "eight", *runs])["soft free bits after both do not"] == "not held"
