@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: its report, and TensorBoard's table of trials, in a real browser."""
+"""What a person sees in a real browser: reports, and TensorBoard's table of trials."""
 
 import subprocess
 import sys
@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from distvae import sweep
+from distvae import paper_report, sweep
 from distvae.sweep_report import write_hparams, write_report
 from tests.conftest import free_port
+from tests.paper_folders import write_table
 from tests.sweep_folders import ORDER, SCORES, large_sweep, pbt_sweep, small_sweep, sweep_of, write_sweep
 
 pytestmark = pytest.mark.cluster
@@ -99,6 +100,16 @@ def test_a_sweep_that_has_not_begun_is_a_page(see, tmp_path):
     seen = see(asked.folder / "sweep.html")
     assert seen.complaints == []
     assert "None has begun." in seen.page.inner_text("body")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_papers_report_shows_its_figure_without_a_network(see, tmp_path, scheme):
+    paper_report.write(write_table(tmp_path / "runs", seeds=2), tmp_path / "report")
+    seen = see(tmp_path / "report" / "report.html", scheme)
+    assert [url for url in seen.asked if not url.startswith(("file:", "data:"))] == []
+    assert seen.complaints == []
+    assert seen.page.eval_on_selector("img", "img => img.complete && img.naturalWidth") > 300
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_the_table_is_sorted_by_the_column_that_is_clicked(see, tmp_path):
