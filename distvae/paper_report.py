@@ -197,6 +197,7 @@ def _table(methods: list[Method]) -> list[Line]:
 
 def _scores(method: Method) -> list[str]:
     results = [run.results.scores for run in method.finished]
+    autoencoder = method.runs[0].config.autoencoder
     effective = [scores.effective_samples for scores in results]
     units = method.over_seeds([scores.active_units for scores in results])
     return [
@@ -204,8 +205,8 @@ def _scores(method: Method) -> list[str]:
         _said(method.perplexity("nll")),
         _said(method.score("re")),
         _said(method.score("kl")),
-        _said(method.score("neg_elbo")),
-        _said(method.perplexity("neg_elbo")),
+        "–" if autoencoder else _said(method.score("neg_elbo")),
+        "–" if autoencoder else _said(method.perplexity("neg_elbo")),
         f"{units.mean:g} of {len(results[0].kl_per_dimension)}" + _bracketed(units.spread, ".1f"),
         _said(method.score("mutual_information")),
         "–" if None in effective else f"{sum(effective) / len(effective):.0f}",
@@ -238,8 +239,8 @@ def _table_notes(methods: list[Method]) -> list[str]:
         "NLL: importance weighted, at most −ELBO in expectation. PPL, ELBO PPL: exp of NLL and −ELBO a token, words and"
         " the end of the sentence. AU: units whose posterior mean varies over the sentences by more than 0.01. MI:"
         " mutual information of sentence and latent variable, which is what tells a living one from a dead one. ESS:"
-        " effective number of the importance samples. The autoencoder's z has no prior: it has no NLL, and its KL is no"
-        " cost.",
+        " effective number of the importance samples. The autoencoder's z has no prior: its KL is no cost, and"
+        " it has no −ELBO and no NLL.",
         "The paper's corpus, vocabulary and batches are others, so its figures are to be compared among each other."
         " Corrected: its program joined importance samples with other sentences' prefixes, four in turn, so that NLL"
         " is too high by up to ln 4, and no NLL is above −ELBO; the autoencoder's RE is of a batch of four.",

@@ -86,7 +86,7 @@ def test_our_figures_are_those_of_the_results_with_their_errors(one_seed):
     for run, row in zip(runs, table[1::3], strict=True):
         scores = json.loads((run / "results.json").read_text())["scores"]
         for name, cell in zip(("nll", "ppl", "re", "kl", "neg_elbo", "elbo_ppl"), row[1:7], strict=True):
-            expected = scores[name]
+            expected = None if row[0] == "AE" and "elbo" in name else scores[name]
             assert cell == ("–" if expected is None else f"{expected['mean']:.2f} ± {expected['standard_error']:.2f}")
         assert row[7] == f"{scores['active_units']} of 4"
         assert row[8].startswith(f"{scores['mutual_information']['mean']:.2f}")
