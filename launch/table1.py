@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "--side-by-side", type=int, metavar="N",
         help=f"runs at once (default: one a core; with GPUs on each, up to {RUNS_PER_GPU})",
     )  # fmt: skip
-    parser.add_argument("--plan", action="store_true", help="only say which runs are to be trained, and after which")
+    parser.add_argument("--plan", action="store_true", help="only say which runs there are, and what each waits for")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every row, such as data.path=FOLDER")
     return parser
 
@@ -146,13 +146,13 @@ def _overrides_of(config: Config, overrides: Sequence[str]) -> list[str]:
 
 
 def print_plan(rows: list[Row]) -> None:
-    """A line for each run that is to be trained: its name, that of the run it waits for or a dash, its config and
-    overrides, in the words of a shell."""
-    waiting = {row.name for row in rows if not row.finished}
+    """A line for each run, in the words of a shell: its name; `finished`, or the run that it waits for, or a dash where
+    it need not wait; its config and overrides."""
+    done = {row.name for row in rows if row.finished}
     for row in rows:
-        if not row.finished:
-            after = row.after if row.after in waiting else "-"
-            print(row.name, after, shlex.join([str(row.config_file), *row.overrides]))
+        waits = "-" if row.after is None or row.after in done else row.after
+        state = "finished" if row.finished else waits
+        print(shlex.join([row.name, state, str(row.config_file), *row.overrides]))
 
 
 # -- The machine -------------------------------------------------------------------------------------------------------

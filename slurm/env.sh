@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034
 # What a site sets: the only file here to edit. As it stands it suits a site with nothing special.
 #
-# submit.sh reads it on the login node for the account and the partition; every node of a job reads it before the
-# program starts there, in the folder that the job was submitted from, and the job itself before it is requeued. A command
-# that fails here fails the job.
+# submit.sh reads it on the login node for the account and the partition, and table1.sh for the Python; every node of a
+# job reads it before the program starts there, in the folder that the job was submitted from, and the job itself before
+# it is requeued. A command that fails here fails the job.
 
 # The account that pays, and the partition that the jobs go to. Empty: the site's default. Options given to submit.sh
 # win (--account=NAME, --partition=NAME); a bare `sbatch slurm/train.sh` knows nothing of these two.

@@ -1,6 +1,7 @@
 """The shell scripts by themselves, without a cluster."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -75,7 +76,7 @@ def test_submit_says_what_is_no_job(checkout, arguments, says):
     done = bash("slurm/submit.sh", *arguments, cwd=checkout)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"distvae: {says}")
-    assert done.stderr.rstrip().endswith("one of: sweep train")
+    assert done.stderr.rstrip().endswith("one of: report sweep train")
 
 
 SWEEP = "configs/tests/sweep.yaml"
@@ -146,8 +147,177 @@ def stand_ins(checkout: Path, texts: dict[str, str]) -> Path:
     return programs
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no folder to write to: slurm/report.sh --out FOLDER RUN…"),
+        (["runs/one"], "no folder to write to: "),
+        (["--out", "runs/report"], "no run: "),
+    ],
+)
+@pytest.mark.parametrize("script", ["report.sh", "submit.sh"])
+def test_a_reports_bad_arguments_get_one_line_at_once(checkout, script, arguments, says):
+    start = {"report.sh": ["slurm/report.sh"], "submit.sh": ["slurm/submit.sh", "--nodes=1", "report"]}[script]
+    done = bash(*start, *arguments, cwd=checkout, SLURM_JOB_ID="7")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distvae: {says}")
+    assert done.stderr.count("\n") == 1
+    assert not (checkout / "runs").exists()
+
+
+def test_a_report_runs_from_its_copy(checkout):
+    programs = stand_ins(checkout, {"python3": 'printf "%s\\n" "$PYTHONPATH" "$@" >words\nexit 3\n'})
+    words = ["--out", "runs/ta ble", "runs/ta ble/seed-0/ae"]
+    done = bash("slurm/report.sh", "--copy", "runs/slurm/one", *words, cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    for path in ("slurm/job.sh", "distvae/cli.py"):
+        (checkout / path).write_text("exit 9 [\n")
+    code = "runs/slurm/one/code"
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": "there"}
+    start = [f"{code}/slurm/report.sh", "--from", "runs/slurm/one", *words]
+    # A run that has not begun is left out, as one is whose pretraining failed.
+    done = bash(*start, cwd=checkout, **environment)
+    assert (done.returncode, done.stderr) == (2, "distvae: none of these runs has begun: runs/ta ble/seed-0/ae\n")
+    run = checkout / words[-1]
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    done = bash(*start, "runs/ta ble/seed-0/kla", cwd=checkout, **environment)
+    assert done.returncode == 3, done.stderr
+    said = (checkout / "words").read_text().splitlines()
+    assert said == [f"{checkout / code}:there", f"{code}/distvae/cli.py", "report", *words]
+
+
+# -- Table 1 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seeds"], "--seeds needs a value: slurm/table1.sh [sbatch option …]"),
+        (["--nodes", "2"], "'2': write an sbatch option as one word (--nodes=2)"),
+        (["data.path"], "'data.path': write an sbatch option as one word (--nodes=2), and an override as key=value: "),
+        (["--dependency=afterok:3"], "--dependency=afterok:3: cannot be given here"),
+        (["--gpus-per-node=1", "-Jname"], "-Jname: cannot be given here"),
+        (["--rows=nowhere"], "--rows nowhere: holds no config (*.yaml)"),
+    ],
+)
+def test_tables_bad_arguments_get_one_line_and_submit_nothing(checkout, arguments, says):
+    programs = stand_ins(checkout, {"squeue": "", "sbatch": "touch submitted\n"})
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = bash("slurm/table1.sh", *arguments, cwd=checkout, PATH=path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distvae: {says}")
+    assert done.stderr.count("\n") == 1
+    assert not (checkout / "runs").exists()
+    assert not (checkout / "submitted").exists()
+
+
+# What launch/table1.py would say.
+PLAN = """\
+seed-0/ae - {config} 'data.path=a b.txt' 'run=runs/ta ble/seed-0/ae'
+seed-0/kla finished {config} 'run=runs/ta ble/seed-0/kla'
+seed-0/fb seed-0/ae {config} 'run=runs/ta ble/seed-0/fb'
+seed-0/sfb seed-0/ae {config} 'run=runs/ta ble/seed-0/sfb'
+seed-1/ae - {config} 'run=runs/ta ble/seed-1/ae'
+seed-1/fb seed-1/ae {config} 'run=runs/ta ble/seed-1/fb'
+"""
+
+# Slurm's queue, a file, and its sbatch, which refuses what $REFUSED says.
+SBATCH = """\
+[[ -z $REFUSED || $* != *"$REFUSED"* ]] || { echo "sbatch: error: refused" >&2; exit 1; }
+printf '%s\n' "$*" >>submitted
+echo "$((40 + $(wc -l <submitted)))"
+"""
+
+
+@pytest.fixture
+def table(checkout):
+    """Runs slurm/table1.sh with a plan of its own and a queue of the jobs given; ``submitted`` in the checkout has what
+    sbatch was called with."""
+    (checkout / "plan").write_text(PLAN.format(config=CONFIG))
+    programs = stand_ins(
+        checkout, {"python3": 'echo "$@" >asked\ncat plan\n', "squeue": "cat queue\n", "sbatch": SBATCH}
+    )
+
+    def run(*arguments: str, queue: dict[str, str], refused: str = "") -> subprocess.CompletedProcess:
+        jobs = [f"{job} {checkout}/runs/ta ble/{name}\n" for name, job in queue.items()]
+        (checkout / "queue").write_text("".join(["4 RUNNING None other\n", *jobs]))
+        path = f"{programs}:{os.environ['PATH']}"
+        return bash("slurm/table1.sh", *arguments, cwd=checkout, PATH=path, REFUSED=refused)
+
+    return run
+
+
+def submitted(checkout: Path) -> dict[str, str]:
+    """What sbatch was called with, by the names of the jobs."""
+    calls = (checkout / "submitted").read_text().splitlines()
+    return {re.search(rf"--job-name={checkout}/runs/ta ble/(\S+) ", call)[1]: call for call in calls}
+
+
+def test_a_table_submits_what_neither_has_finished_nor_is_in_the_queue(table, checkout):
+    queue = {
+        "seed-0/ae": "7 RUNNING None", "seed-0/fb": "8 PENDING Dependency",
+        "seed-1/fb": "9 PENDING DependencyNeverSatisfied", "report": "10 PENDING Dependency",
+    }  # fmt: skip
+    words = ["--gpus-per-node=1", "--rows", "my rows", "data.path=a b.txt", "--seeds=0,1", "--time=9"]
+    done = table(*words, queue=queue)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "seed-0/ae: job 7, in the queue",
+        "seed-0/kla: finished",
+        "seed-0/fb: job 8, in the queue",
+        "seed-0/sfb: job 41, afterok:7",
+        "seed-1/ae: job 42",
+        "seed-1/fb: job 43, afterok:42",
+        "report: job 44, afterany:7:8:41:42:43,singleton",
+    ]
+    asked = "launch/table1.py --plan --rows=my rows data.path=a b.txt --seeds=0,1\n"
+    assert (checkout / "asked").read_text() == asked
+    calls = submitted(checkout)
+    assert list(calls) == ["seed-0/sfb", "seed-1/ae", "seed-1/fb", "report"]
+    assert all(" --gpus-per-node=1 --time=9 " in call for call in calls.values())
+    assert " --dependency=afterok:7 --kill-on-invalid-dep=yes " in calls["seed-0/sfb"]
+    assert "--dependency" not in calls["seed-1/ae"]
+    assert calls["seed-1/fb"].endswith(f" {CONFIG} run=runs/ta ble/seed-1/fb")
+    runs = [f"runs/ta ble/{line.split()[0]}" for line in PLAN.splitlines()]
+    assert " --nodes=1 runs/slurm/report-" in calls["report"]
+    assert calls["report"].endswith(" ".join(["--out", "runs/ta ble", *runs]))
+
+
+def test_a_table_whose_jobs_are_all_in_the_queue_submits_none(table, checkout):
+    names = [line.split()[0] for line in PLAN.splitlines()]
+    done = table(queue={name: f"{i} PENDING None" for i, name in enumerate([*names, "report"], 10)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(", in the queue\n") == 6
+    assert not (checkout / "submitted").exists()
+
+
+def test_a_table_that_has_finished_has_only_its_report(table, checkout):
+    plan = "".join(f"{name} finished {CONFIG} run=runs/table/{name}\n" for name in ("seed-0/ae", "seed-0/kla"))
+    (checkout / "plan").write_text(plan)
+    done = table(queue={})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "seed-0/ae: finished\nseed-0/kla: finished\nreport: job 41, singleton\n"
+
+
+def test_a_table_says_what_could_not_be_submitted(table, checkout):
+    done = table(queue={"seed-1/ae": "7 COMPLETING None"}, refused="seed-0/sfb")
+    assert done.returncode == 1
+    assert done.stdout == "seed-0/ae: job 41\nseed-0/kla: finished\nseed-0/fb: job 42, afterok:41\n"
+    assert done.stderr == (
+        "sbatch: error: refused\ndistvae: seed-0/sfb: could not be submitted; submitted before it, and left to run:"
+        " 41 42; the same command goes on\n"
+    )
+    done = table(queue={"seed-0/ae": "7 COMPLETING None"})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "distvae: seed-0/ae: its job 7 is just ending; wait until it has left the queue; no job was submitted; the same"
+        " command goes on\n"
+    )
+
+
 def test_scripts_want_the_checkouts_folder_and_a_job(checkout, tmp_path):
-    for script in ("train.sh", "sweep.sh", "submit.sh"):
+    for script in ("train.sh", "sweep.sh", "report.sh", "submit.sh", "table1.sh"):
         done = bash(str(checkout / "slurm" / script), CONFIG, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr == f"distvae: {tmp_path} is not a checkout of distvae; submit from its folder\n"

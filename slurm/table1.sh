@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Trains every row of the paper's Table 1 in Slurm jobs, and has a report of them written in the end:
+#   bash slurm/table1.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]
+# from the checkout's folder. --rows, --folder, --seeds and key=value are those of launch/table1.py, which knows the
+# runs; any other option is sbatch's, one word (--gpus-per-node=1), for each of the jobs.
+#
+# Each run is a job of slurm/train.sh, and waits until the one has completed whose pretraining it takes. What has
+# finished or is in the queue is not submitted again: the same command goes on. See docs/slurm.md.
+set -euo pipefail
+
+if [[ ! -f slurm/job.sh ]]; then
+    echo "distvae: $PWD is not a checkout of distvae; submit from its folder" >&2
+    exit 2
+fi
+. slurm/job.sh
+
+usage="slurm/table1.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]"
+options=() table=()
+while (($#)); do
+    case $1 in
+        --rows | --folder | --seeds)
+            (($# > 1)) || fail "$1 needs a value: $usage"
+            table+=("$1=$2")
+            shift ;;
+        --rows=* | --folder=* | --seeds=*) table+=("$1") ;;
+        --dependency* | -d* | --job-name* | -J* | --array* | -a* | --clusters* | -M* | --wait | -W | --test-only)
+            fail "$1: cannot be given here, where each run is a job with a name and a dependency of its own" ;;
+        -*) options+=("$1") ;;
+        [!=]*=*) table+=("$1") ;;
+        *) fail "'$1': write an sbatch option as one word (--nodes=2), and an override as key=value: $usage" ;;
+    esac
+    shift
+done
+
+plan() ( # as launch/table1.py makes it, with the Python that the jobs have
+    set -e +u
+    . slurm/env.sh >/dev/null
+    # The precision that a launcher may have set here is not what those of the jobs set.
+    env -u ACCELERATE_MIXED_PRECISION PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" \
+        "${container[@]}" python3 launch/table1.py --plan "${table[@]}"
+)
+
+stop() { # WHY
+    local others="no job was submitted"
+    ((${#submitted[@]} == 0)) || others="submitted before it, and left to run: ${submitted[*]}"
+    echo "distvae: $1; $others; the same command goes on" >&2
+    exit 1
+}
+
+submit() { # TITLE FOLDER AFTER [sbatch option …] JOB WORD…: see that a job is in the queue; sets `id` to its number
+    local title=$1 name state said order=()
+    name=$(realpath -m -- "$2")
+    read -r id state <<<"${queued[$name]:-}"
+    if [[ -n $id ]]; then
+        [[ $state != COMPLETING ]] || stop "$title: its job $id is just ending; wait until it has left the queue"
+        echo "$title: job $id, in the queue"
+    else
+        [[ -z $3 ]] || order=(--dependency="$3" --kill-on-invalid-dep=yes)
+        if ! said=$(bash slurm/submit.sh "${options[@]}" --job-name="$name" "${order[@]}" "${@:4}") ||
+            [[ ! $said =~ (^|$'\n')"job "([0-9]+) ]]; then
+            stop "$title: could not be submitted"
+        fi
+        id=${BASH_REMATCH[2]}
+        submitted+=("$id")
+        echo "$title: job $id${3:+, $3}"
+    fi
+    all+=("$id")
+}
+
+# A job has its run's folder for a name, by which it is found again. The queue is looked at before the plan is made: a
+# run that ends in between has finished by the plan.
+declare -A queued=() jobs=()
+queue=$(squeue --user="$(id -un)" --noheader --format="%A %T %r %j")
+while read -r id state reason name; do
+    # Slurm has yet to cancel what waits for a job that failed.
+    [[ -z $name || $reason == DependencyNeverSatisfied ]] || queued[$name]="$id $state"
+done <<<"$queue"
+lines=$(plan)
+mapfile -t lines <<<"$lines"
+
+submitted=() all=() runs=()
+for line in "${lines[@]}"; do
+    # A run's name, what it waits for, its config, key=value …
+    mapfile -d '' -t words < <(xargs printf '%s\0' <<<"$line")
+    title=${words[0]} after=${words[1]}
+    words=("${words[@]:2}")
+    for word in "${words[@]}"; do
+        [[ $word != run=* ]] || run=${word#run=}
+    done
+    runs+=("$run")
+    case $after in
+        finished) echo "$title: finished"; continue ;;
+        -) after= ;;
+        *) after=afterok:${jobs[$after]} ;;
+    esac
+    submit "$title" "$run" "$after" train "${words[@]}"
+    jobs[$title]=$id
+done
+
+folder=${run%"/$title"}
+if ((${#submitted[@]})); then
+    queued=() # a report there waits for fewer jobs; this one comes after it, too (singleton)
+fi
+after=$(IFS=:; echo "${all[*]}")
+submit report "$folder/report" "${after:+afterany:$after,}singleton" --nodes=1 report --out "$folder" "${runs[@]}"
