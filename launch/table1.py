@@ -18,11 +18,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from distvae.config import Config, ConfigError, load_config, with_precision
 from distvae.errors import UserError, tell
-from distvae.interruption import INTERRUPTED, SIGNALS
+from distvae.interruption import INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,23 +53,33 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it
-    was interrupted and can go on."""
+    was interrupted and can go on, 130 when it was told to end at once."""
     options = _parser().parse_intermixed_args(arguments)
+    signals = Signals()
     try:
-        folder = options.folder or Path("runs", "table1", options.rows.resolve().name)
-        rows = plan(options.rows, folder, options.seeds, options.overrides)
-        if options.plan:
-            print_plan(rows)
-            return 0
-        from distvae import paper_report  # late: a plan is asked for where nothing is drawn
-
-        code = Table(rows, folder, places(rows, options.side_by_side)).run()
-        if code == 0:
-            paper_report.write([folder / row.name for row in rows], folder)
-        return code
+        signals.install()
+        return _carry_out(options, signals)
+    except KeyboardInterrupt:
+        return 130 if signals.asked == "SIGINT" else INTERRUPTED
     except UserError as error:
         tell(error)
         return 2
+    finally:
+        signals.restore()
+
+
+def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
+    folder = options.folder or Path("runs", "table1", options.rows.resolve().name)
+    rows = plan(options.rows, folder, options.seeds, options.overrides)
+    if options.plan:
+        print_plan(rows)
+        return 0
+    from distvae import paper_report  # late: a plan is asked for where nothing is drawn
+
+    code = Table(rows, folder, places(rows, options.side_by_side), signals).run()
+    if code == 0:
+        paper_report.write([folder / row.name for row in rows], folder)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,30 +201,25 @@ class Table:
 
     Args:
         folder: of all runs, and of a log of each.
+        signals: what may ask to stop.
     """
 
-    def __init__(self, rows: list[Row], folder: Path, places: list[Place]):
-        self.rows, self.folder = rows, folder
+    def __init__(self, rows: list[Row], folder: Path, places: list[Place], signals: Signals):
+        self.rows, self.folder, self.signals = rows, folder, signals
         self.free = places
         self.running: dict[str, tuple[subprocess.Popen, Place, threading.Thread]] = {}
-        self.codes = {row.name: 0 for row in rows if row.finished}
-        self.asked = False
+        self.codes: dict[str, int | None] = {row.name: 0 for row in rows if row.finished}  # None: was not started
+        self.told = False  # the runs, that they are to stop
 
     def run(self) -> int:
         """Train what is not finished. Returns the program's exit code."""
         for row in self.rows:
             if row.finished:
                 print(f"{row.name}: finished")
-        former = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
-        try:
-            while not self.asked and any(row.name not in self.codes for row in self.rows):
+        with self.signals.deferred():
+            while self.running or (self.signals.asked is None and len(self.codes) < len(self.rows)):
                 self._fill()
                 self._wait()
-            while self.running:
-                self._wait()
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
         return self._conclude()
 
     def _fill(self) -> None:
@@ -224,9 +229,9 @@ class Table:
                 continue
             source = 0 if row.after is None else self.codes.get(row.after)
             if source:
-                self.codes[row.name] = source
+                self.codes[row.name] = None
                 print(f"{row.name}: not started, for {row.after} is its pretraining")
-            elif source == 0 and self.free and not self.asked:
+            elif source == 0 and self.free and self.signals.asked is None:
                 self._start(row, self.free.pop(0))
 
     def _start(self, row: Row, place: Place) -> None:
@@ -240,7 +245,7 @@ class Table:
             environment["CUDA_VISIBLE_DEVICES"] = place.gpu
         elif row.config.cpu_threads is None:
             more = [f"cpu_threads={place.threads}"]
-        child = subprocess.Popen(
+        child = _waiting_for_signals(
             row.command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             text=True, errors="replace", env=environment, start_new_session=True,
         )  # fmt: skip
@@ -251,8 +256,12 @@ class Table:
         print(f"{row.name}: on {where}; all that it says is in {log}", flush=True)
 
     def _wait(self) -> None:
-        """See which runs have ended, after a moment."""
+        """After a moment pass on what asks to stop, and see which runs have ended."""
         time.sleep(0.2)
+        if self.signals.asked is not None and not self.told:
+            self.told = True
+            for child, _, _ in self.running.values():
+                child.send_signal(signal.Signals[self.signals.asked])
         for name, (child, place, relay) in list(self.running.items()):
             code = child.poll()
             if code is not None:
@@ -260,23 +269,26 @@ class Table:
                 del self.running[name]
                 self.free.append(place)
                 self.codes[name] = code
-                said = {0: "finished", INTERRUPTED: "interrupted"}.get(code, f"failed with exit code {code}")
-                print(f"{name}: {said}", flush=True)
-
-    def _pass_on(self, number: int, frame: object) -> None:
-        self.asked = True
-        for child, _, _ in self.running.values():
-            child.send_signal(number)
+                how = {0: "finished", INTERRUPTED: "interrupted"}.get(code, f"failed with exit code {code}")
+                print(f"{name}: {how}", flush=True)
 
     def _conclude(self) -> int:
-        failed = [name for name, code in self.codes.items() if code not in (0, INTERRUPTED)]
+        failed = [name for name, code in self.codes.items() if code not in (0, INTERRUPTED, None)]
         for name in failed:
-            if (self.folder / f"{name}.log").exists():
-                print(f"distvae: {name} failed; see {self.folder / name}.log", file=sys.stderr)
-        if self.asked or INTERRUPTED in self.codes.values():
+            print(f"distvae: {name} failed; see {self.folder / name}.log", file=sys.stderr)
+        if self.signals.asked is not None or INTERRUPTED in self.codes.values():
             print("interrupted; the same command goes on", file=sys.stderr)
             return INTERRUPTED
         return 1 if failed else 0
+
+
+def _waiting_for_signals(command: list[str], **how: Any) -> subprocess.Popen:
+    """Start a run with its signals blocked: they wait until it can take them, for it unblocks them itself."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen(command, **how)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _relay(name: str, lines: IO[str], log: Path) -> None:
