@@ -13,7 +13,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import IO, Any
 
 from distvae.config import Config, ConfigError, load_config, with_precision
 from distvae.errors import UserError, tell
+from distvae.files import writing
 from distvae.interruption import INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,12 +207,16 @@ class Table:
     def __init__(self, rows: list[Row], folder: Path, places: list[Place], signals: Signals):
         self.rows, self.folder, self.signals = rows, folder, signals
         self.free = places
-        self.running: dict[str, tuple[subprocess.Popen, Place, threading.Thread]] = {}
+        self.running: dict[str, tuple[subprocess.Popen, Place, IO[str]]] = {}
         self.codes: dict[str, int | None] = {row.name: 0 for row in rows if row.finished}  # None: was not started
         self.told = False  # the runs, that they are to stop
 
     def run(self) -> int:
-        """Train what is not finished. Returns the program's exit code."""
+        """Train what is not finished. Returns the program's exit code.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
         for row in self.rows:
             if row.finished:
                 print(f"{row.name}: finished")
@@ -235,8 +239,6 @@ class Table:
                 self._start(row, self.free.pop(0))
 
     def _start(self, row: Row, place: Place) -> None:
-        log = self.folder / f"{row.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         # As `accelerate launch` starts a process, which hears by that of this one's end.
         environment = os.environ | {"ACCELERATE_MIXED_PRECISION": PRECISION, "PYTHONUNBUFFERED": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -245,27 +247,33 @@ class Table:
             environment["CUDA_VISIBLE_DEVICES"] = place.gpu
         elif row.config.cpu_threads is None:
             more = [f"cpu_threads={place.threads}"]
-        child = _waiting_for_signals(
-            row.command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            text=True, errors="replace", env=environment, start_new_session=True,
-        )  # fmt: skip
-        relay = threading.Thread(target=_relay, args=(row.name, child.stdout, log))
-        relay.start()
-        self.running[row.name] = child, place, relay
-        where = f"GPU {place.gpu}" if place.gpu is not None else f"{row.config.cpu_threads or place.threads} threads"
+        log = self.folder / f"{row.name}.log"
+        with writing(self.folder):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            kept, said = log.open("a", encoding="utf-8"), log.open(encoding="utf-8", errors="replace")
+        said.seek(0, os.SEEK_END)
+        with kept:
+            child = _waiting_for_signals(
+                row.command(*more), stdout=kept, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env=environment, start_new_session=True,
+            )  # fmt: skip
+        self.running[row.name] = child, place, said
+        threads = row.config.cpu_threads or place.threads
+        where = f"{threads} thread{'s' if threads > 1 else ''}" if place.gpu is None else f"GPU {place.gpu}"
         print(f"{row.name}: on {where}; all that it says is in {log}", flush=True)
 
     def _wait(self) -> None:
-        """After a moment pass on what asks to stop, and see which runs have ended."""
+        """After a moment pass on what asks to stop, show what the runs have said, and see which have ended."""
         time.sleep(0.2)
         if self.signals.asked is not None and not self.told:
             self.told = True
             for child, _, _ in self.running.values():
                 child.send_signal(signal.Signals[self.signals.asked])
-        for name, (child, place, relay) in list(self.running.items()):
+        for name, (child, place, said) in list(self.running.items()):
             code = child.poll()
+            _show(name, said)
             if code is not None:
-                relay.join()
+                said.close()
                 del self.running[name]
                 self.free.append(place)
                 self.codes[name] = code
@@ -291,14 +299,16 @@ def _waiting_for_signals(command: list[str], **how: Any) -> subprocess.Popen:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _relay(name: str, lines: IO[str], log: Path) -> None:
-    """Keep what a run says, and show a line of it for each epoch."""
-    with log.open("a", encoding="utf-8") as kept:
-        for line in lines:
-            kept.write(line)
-            kept.flush()
-            if line.startswith(("pretrain ", "train ", "distvae: ", "WARNING ")):
-                print(f"{name:<18} {line}", end="", flush=True)
+def _show(name: str, said: IO[str]) -> None:
+    """Show a line for each epoch, and each that warns or tells of an error, of what a run has said since."""
+    while True:
+        begun = said.tell()
+        line = said.readline()
+        if not line.endswith("\n"):
+            said.seek(begun)  # the rest is still to come
+            return
+        if line.startswith(("pretrain ", "train ", "distvae: ", "WARNING ")):
+            print(f"{name:<18} {line}", end="", flush=True)
 
 
 if __name__ == "__main__":
