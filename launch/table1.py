@@ -13,16 +13,16 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from distvae.config import Config, ConfigError, load_config, with_precision
 from distvae.errors import UserError, tell
-from distvae.interruption import INTERRUPTED, SIGNALS
+from distvae.files import writing
+from distvae.interruption import INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,23 +53,33 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it
-    was interrupted and can go on."""
+    was interrupted and can go on, 130 when it was told to end at once."""
     options = _parser().parse_intermixed_args(arguments)
+    signals = Signals()
     try:
-        folder = options.folder or Path("runs", "table1", options.rows.resolve().name)
-        rows = plan(options.rows, folder, options.seeds, options.overrides)
-        if options.plan:
-            print_plan(rows)
-            return 0
-        from distvae import paper_report  # late: a plan is asked for where nothing is drawn
-
-        code = Table(rows, folder, places(rows, options.side_by_side)).run()
-        if code == 0:
-            paper_report.write([folder / row.name for row in rows], folder)
-        return code
+        signals.install()
+        return _carry_out(options, signals)
+    except KeyboardInterrupt:
+        return 130 if signals.asked == "SIGINT" else INTERRUPTED
     except UserError as error:
         tell(error)
         return 2
+    finally:
+        signals.restore()
+
+
+def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
+    folder = options.folder or Path("runs", "table1", options.rows.resolve().name)
+    rows = plan(options.rows, folder, options.seeds, options.overrides)
+    if options.plan:
+        print_plan(rows)
+        return 0
+    from distvae import paper_report  # late: a plan is asked for where nothing is drawn
+
+    code = Table(rows, folder, places(rows, options.side_by_side), signals).run()
+    if code == 0:
+        paper_report.write([folder / row.name for row in rows], folder)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,30 +201,29 @@ class Table:
 
     Args:
         folder: of all runs, and of a log of each.
+        signals: what may ask to stop.
     """
 
-    def __init__(self, rows: list[Row], folder: Path, places: list[Place]):
-        self.rows, self.folder = rows, folder
+    def __init__(self, rows: list[Row], folder: Path, places: list[Place], signals: Signals):
+        self.rows, self.folder, self.signals = rows, folder, signals
         self.free = places
-        self.running: dict[str, tuple[subprocess.Popen, Place, threading.Thread]] = {}
-        self.codes = {row.name: 0 for row in rows if row.finished}
-        self.asked = False
+        self.running: dict[str, tuple[subprocess.Popen, Place, IO[str]]] = {}
+        self.codes: dict[str, int | None] = {row.name: 0 for row in rows if row.finished}  # None: was not started
+        self.told = False  # the runs, that they are to stop
 
     def run(self) -> int:
-        """Train what is not finished. Returns the program's exit code."""
+        """Train what is not finished. Returns the program's exit code.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
         for row in self.rows:
             if row.finished:
                 print(f"{row.name}: finished")
-        former = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
-        try:
-            while not self.asked and any(row.name not in self.codes for row in self.rows):
+        with self.signals.deferred():
+            while self.running or (self.signals.asked is None and len(self.codes) < len(self.rows)):
                 self._fill()
                 self._wait()
-            while self.running:
-                self._wait()
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
         return self._conclude()
 
     def _fill(self) -> None:
@@ -224,14 +233,12 @@ class Table:
                 continue
             source = 0 if row.after is None else self.codes.get(row.after)
             if source:
-                self.codes[row.name] = source
+                self.codes[row.name] = None
                 print(f"{row.name}: not started, for {row.after} is its pretraining")
-            elif source == 0 and self.free and not self.asked:
+            elif source == 0 and self.free and self.signals.asked is None:
                 self._start(row, self.free.pop(0))
 
     def _start(self, row: Row, place: Place) -> None:
-        log = self.folder / f"{row.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         # As `accelerate launch` starts a process, which hears by that of this one's end.
         environment = os.environ | {"ACCELERATE_MIXED_PRECISION": PRECISION, "PYTHONUNBUFFERED": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -240,53 +247,68 @@ class Table:
             environment["CUDA_VISIBLE_DEVICES"] = place.gpu
         elif row.config.cpu_threads is None:
             more = [f"cpu_threads={place.threads}"]
-        child = subprocess.Popen(
-            row.command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            text=True, errors="replace", env=environment, start_new_session=True,
-        )  # fmt: skip
-        relay = threading.Thread(target=_relay, args=(row.name, child.stdout, log))
-        relay.start()
-        self.running[row.name] = child, place, relay
-        where = f"GPU {place.gpu}" if place.gpu is not None else f"{row.config.cpu_threads or place.threads} threads"
+        log = self.folder / f"{row.name}.log"
+        with writing(self.folder):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            kept, said = log.open("a", encoding="utf-8"), log.open(encoding="utf-8", errors="replace")
+        said.seek(0, os.SEEK_END)
+        with kept:
+            child = _waiting_for_signals(
+                row.command(*more), stdout=kept, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env=environment, start_new_session=True,
+            )  # fmt: skip
+        self.running[row.name] = child, place, said
+        threads = row.config.cpu_threads or place.threads
+        where = f"{threads} thread{'s' if threads > 1 else ''}" if place.gpu is None else f"GPU {place.gpu}"
         print(f"{row.name}: on {where}; all that it says is in {log}", flush=True)
 
     def _wait(self) -> None:
-        """See which runs have ended, after a moment."""
+        """After a moment pass on what asks to stop, show what the runs have said, and see which have ended."""
         time.sleep(0.2)
-        for name, (child, place, relay) in list(self.running.items()):
+        if self.signals.asked is not None and not self.told:
+            self.told = True
+            for child, _, _ in self.running.values():
+                child.send_signal(signal.Signals[self.signals.asked])
+        for name, (child, place, said) in list(self.running.items()):
             code = child.poll()
+            _show(name, said)
             if code is not None:
-                relay.join()
+                said.close()
                 del self.running[name]
                 self.free.append(place)
                 self.codes[name] = code
-                said = {0: "finished", INTERRUPTED: "interrupted"}.get(code, f"failed with exit code {code}")
-                print(f"{name}: {said}", flush=True)
-
-    def _pass_on(self, number: int, frame: object) -> None:
-        self.asked = True
-        for child, _, _ in self.running.values():
-            child.send_signal(number)
+                how = {0: "finished", INTERRUPTED: "interrupted"}.get(code, f"failed with exit code {code}")
+                print(f"{name}: {how}", flush=True)
 
     def _conclude(self) -> int:
-        failed = [name for name, code in self.codes.items() if code not in (0, INTERRUPTED)]
+        failed = [name for name, code in self.codes.items() if code not in (0, INTERRUPTED, None)]
         for name in failed:
-            if (self.folder / f"{name}.log").exists():
-                print(f"distvae: {name} failed; see {self.folder / name}.log", file=sys.stderr)
-        if self.asked or INTERRUPTED in self.codes.values():
+            print(f"distvae: {name} failed; see {self.folder / name}.log", file=sys.stderr)
+        if self.signals.asked is not None or INTERRUPTED in self.codes.values():
             print("interrupted; the same command goes on", file=sys.stderr)
             return INTERRUPTED
         return 1 if failed else 0
 
 
-def _relay(name: str, lines: IO[str], log: Path) -> None:
-    """Keep what a run says, and show a line of it for each epoch."""
-    with log.open("a", encoding="utf-8") as kept:
-        for line in lines:
-            kept.write(line)
-            kept.flush()
-            if line.startswith(("pretrain ", "train ", "distvae: ", "WARNING ")):
-                print(f"{name:<18} {line}", end="", flush=True)
+def _waiting_for_signals(command: list[str], **how: Any) -> subprocess.Popen:
+    """Start a run with its signals blocked: they wait until it can take them, for it unblocks them itself."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen(command, **how)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _show(name: str, said: IO[str]) -> None:
+    """Show a line for each epoch, and each that warns or tells of an error, of what a run has said since."""
+    while True:
+        begun = said.tell()
+        line = said.readline()
+        if not line.endswith("\n"):
+            said.seek(begun)  # the rest is still to come
+            return
+        if line.startswith(("pretrain ", "train ", "distvae: ", "WARNING ")):
+            print(f"{name:<18} {line}", end="", flush=True)
 
 
 if __name__ == "__main__":
