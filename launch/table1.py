@@ -74,11 +74,13 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
     if options.plan:
         print_plan(rows)
         return 0
-    from distvae import paper_report  # late: a plan is asked for where nothing is drawn
+    from distvae import paper_report, report  # late: a plan is asked for where nothing is drawn
 
     code = Table(rows, folder, places(rows, options.side_by_side), signals).run()
-    if code == 0:
-        paper_report.write([folder / row.name for row in rows], folder)
+    begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
+    if code != INTERRUPTED and begun:
+        report.show_parts(paper_report.tables(paper_report.write(begun, folder)))
+        print(folder / "report.html")
     return code
 
 
