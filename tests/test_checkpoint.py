@@ -585,13 +585,13 @@ def test_what_is_no_json_leaves_the_former_file(tmp_path):
 
 def test_a_full_disk_leaves_the_former_json_and_nothing_else(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", {"a": 1})
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def write_half(path, text, **options):
-        write_text(path, text[: len(text) // 2], **options)
+    def write_half(path, content):
+        write_bytes(path, content[: len(content) // 2])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", write_half)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
     with pytest.raises(OSError, match="No space left"):
         write_json(tmp_path / "a.json", {"a": 2})
     assert read_json(tmp_path / "a.json") == {"a": 1}

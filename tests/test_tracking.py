@@ -250,14 +250,14 @@ def test_status_says_how_the_run_stands(tmp_path):
 
 def test_status_is_whole_at_every_moment(tmp_path, monkeypatch):
     write_status(tmp_path, "running")
-    write_text, seen = Path.write_text, []
+    write_bytes, seen = Path.write_bytes, []
 
-    def look(path, text, **options):
-        for end in (1, len(text) // 2, len(text)):
-            write_text(path, text[:end], **options)
+    def look(path, content):
+        for end in (1, len(content) // 2, len(content)):
+            write_bytes(path, content[:end])
             seen.append(json.loads((tmp_path / "status.json").read_bytes())["state"])
 
-    monkeypatch.setattr(Path, "write_text", look)
+    monkeypatch.setattr(Path, "write_bytes", look)
     write_status(tmp_path, "finished")
     assert seen == ["running"] * 3
     assert json.loads((tmp_path / "status.json").read_bytes())["state"] == "finished"
