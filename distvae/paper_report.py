@@ -108,7 +108,12 @@ def tell(folders: Sequence[str | Path], sentences: Sequence[str] = ()) -> Report
     heads = ["", *(method.name for method in methods if method.finished)]
     parts = [
         Part("Table 1", _about_table(methods), _TABLE_HEADER, _table(methods), tuple(_table_notes(methods))),
-        Part("What the paper claims", "", ["claim", "verdict", "by these figures"], [_claim(one) for one in found]),
+        Part(
+            "What the paper claims",
+            _about_claims(methods),
+            ["claim", "verdict", "by these figures"],
+            [_claim(one) for one in found],
+        ),
         Part("Figure 2", figure=_FIGURE_TEXT),
         Part("Table 2", _INTERPOLATION_TEXT, heads, _interpolations(methods)),
         Part("Reconstructions", _RECONSTRUCTION_TEXT, heads, _rebuilt(methods, sentences)),
@@ -251,6 +256,13 @@ def _table_notes(methods: list[Method]) -> list[str]:
                 excess = run.results.scores.nll_excess
                 notes.append(f"WARNING {run.folder}: NLL stands above −ELBO by {excess}, which no right estimate does.")
     return notes
+
+
+def _about_claims(methods: list[Method]) -> str:
+    text = "± is a standard error over sentences, and over seeds where there are several."
+    if any(len(method.finished) == 1 for method in methods):
+        text += " Of one seed, how far off another would lie is in no error here."
+    return text
 
 
 def _claim(claim: Claim) -> Line:

@@ -98,6 +98,12 @@ def test_several_seeds_show_their_spread(tmp_path):
     assert "standard deviation over seeds" in report.parts[0].text
     assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d \(\d+\.\d\d\)", report.parts[0].lines[0].cells[1])
     assert report.parts[0].lines[0].cells[7] == "0 of 4 (0.0)"
+    assert "Of one seed" not in report.parts[1].text
+
+
+def test_of_one_seed_it_is_said_what_no_error_tells(one_seed):
+    runs, _ = one_seed
+    assert tell(runs).parts[1].text.endswith("Of one seed, how far off another would lie is in no error here.")
 
 
 def test_the_summary_says_what_was_scored(one_seed):
