@@ -45,10 +45,14 @@ class Run:
         return sum(row["train"]["seconds"] + row["valid_seconds"] for row in self.epochs) / 3600
 
     @property
+    def vae(self) -> list[dict[str, Any]]:
+        """Records of the VAE's epochs."""
+        return [row for row in self.epochs if row["stage"] == "train"]
+
+    @property
     def annealed(self) -> list[dict[str, Any]]:
-        """Records of the VAE's epochs after annealing."""
-        rows = [row for row in self.epochs if row["stage"] == "train"]
-        return [row for row in rows if row["epoch"] > self.config.kl.annealing]
+        """Those after annealing."""
+        return [row for row in self.vae if row["epoch"] > self.config.kl.annealing]
 
     def of_sentences(self, score: PerSentence) -> np.ndarray | None:
         """A score of each test sentence: [N], in nats."""
@@ -107,17 +111,23 @@ class Method:
     def finished(self) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if run.results is not None)
 
+    def of_sentences(self, name: PerSentence) -> list[np.ndarray]:
+        """A score of each test sentence, of each finished run: [N] each, in nats. Empty where they have none."""
+        values = [run.of_sentences(name) for run in self.finished]
+        return [value for value in values if value is not None]
+
     def score(self, name: PerSentence) -> Score | None:
         """In nats a sentence. None where no run has it."""
-        values = [run.of_sentences(name) for run in self.finished]
-        if not values or any(value is None for value in values):
+        values = self.of_sentences(name)
+        if not values:
             return None
-        return Score(*_mean(np.mean(values, axis=0)), _spread([value.mean() for value in values]))
+        found = mean_estimate(np.mean(values, axis=0))
+        return Score(found.mean, found.standard_error, _spread([value.mean() for value in values]))
 
     def perplexity(self, name: Literal["nll", "neg_elbo"]) -> Score | None:
         """Of the mean over seeds: their geometric mean."""
-        values = [run.of_sentences(name) for run in self.finished]
-        if not values or any(value is None for value in values):
+        values = self.of_sentences(name)
+        if not values:
             return None
         tokens = self.finished[0].sentences.tokens
         found = perplexity(np.mean(values, axis=0), tokens)
@@ -126,11 +136,6 @@ class Method:
     def over_seeds(self, values: Sequence[float]) -> Score:
         """Of numbers that each run has one of."""
         return Score(float(np.mean(values)), None, _spread(values))
-
-
-def _mean(values: np.ndarray) -> tuple[float, float | None]:
-    found = mean_estimate(values)
-    return found.mean, found.standard_error
 
 
 def _spread(values: Sequence[float]) -> float | None:
@@ -147,11 +152,13 @@ def gather(folders: Sequence[str | Path]) -> list[Method]:
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         groups.setdefault(_settings(run), []).append(run)
-    results = [(run, run.results) for run in runs if run.results is not None]
-    for run, found in results:
-        first, known = results[0]
-        if (found.data, found.vocabulary, found.split) != (known.data, known.vocabulary, known.split):
-            raise UserError(f"{run.folder} was scored on other sentences, or words, than {first.folder}: no comparison")
+    scored = [run for run in runs if run.results is not None]
+    for run in scored:
+        found, first = run.results, scored[0].results
+        if (found.data, found.vocabulary, found.split) != (first.data, first.vocabulary, first.split):
+            raise UserError(
+                f"{run.folder} was scored on other sentences, or words, than {scored[0].folder}: no comparison"
+            )
     for group in groups.values():
         seeds = [run.config.seed for run in group]
         if len(set(seeds)) < len(seeds):
@@ -196,10 +203,10 @@ def _named(kind: str, run: Run, groups: dict[tuple, list[Run]]) -> str:
 def difference(one: Method, other: Method, score: PerSentence) -> Estimate:
     """``one`` − ``other`` of the same sentences, in nats. Its error is that over sentences and, where a method has
     several seeds, over these."""
-    means = [[run.of_sentences(score) for run in method.finished] for method in (one, other)]
-    paired = mean_estimate(np.mean(means[0], axis=0) - np.mean(means[1], axis=0))
+    ours, theirs = one.of_sentences(score), other.of_sentences(score)
+    paired = mean_estimate(np.mean(ours, axis=0) - np.mean(theirs, axis=0))
     variance = (paired.standard_error or 0.0) ** 2
-    for values in means:
+    for values in (ours, theirs):
         variance += (_spread([value.mean() for value in values]) or 0.0) ** 2 / len(values)
     return Estimate(paired.mean, float(np.sqrt(variance)))
 

@@ -46,13 +46,13 @@ class Corrected:
     re: float
 
 
-def corrected(row: Printed, autoencoder: bool) -> Corrected:
+def corrected(row: Printed) -> Corrected:
     """A printed row without what the paper's program got wrong.
 
     Its importance weights joined draws of z with other sentences' prefixes, the B of a batch in turn, which makes the
-    NLL too high by up to ln B; and no NLL stands above −ELBO. The autoencoder's RE is of a batch.
+    NLL too high by up to ln B; and no NLL stands above −ELBO. The RE of the autoencoder, which has none, is of a batch.
     """
-    if autoencoder or row.nll is None:
+    if row.nll is None:
         return Corrected(None, None, row.re / _BATCH)
     nll = row.nll - math.log(_BATCH), min(row.nll, row.neg_elbo)
     tokens = row.nll / math.log(row.ppl)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from distvae.errors import UserError
 from distvae.files import write_bytes, write_text, writing
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.methods import Method, Run, gather
-from distvae.model import TextVAE
 from distvae.pages import markdown_table, render
 from distvae.paper import TABLE_1, Claim, claims, corrected
 from distvae.vocabulary import join, tokenize
@@ -105,7 +104,9 @@ def tell(folders: Sequence[str | Path], sentences: Sequence[str] = ()) -> Report
     """What runs tell of the paper's methods."""
     methods = gather(folders)
     found = claims(methods)
-    heads = ["", *(method.name for method in methods if method.finished)]
+    shown = [method for method in methods if method.finished]
+    heads = ["", *(method.name for method in shown)]
+    exports = [load_export(method.finished[0].folder) for method in shown]
     parts = [
         Part("Table 1", _about_table(methods), _TABLE_HEADER, _table(methods), tuple(_table_notes(methods))),
         Part(
@@ -115,8 +116,8 @@ def tell(folders: Sequence[str | Path], sentences: Sequence[str] = ()) -> Report
             [_claim(one) for one in found],
         ),
         Part("Figure 2", figure=_FIGURE_TEXT),
-        Part("Table 2", _INTERPOLATION_TEXT, heads, _interpolations(methods)),
-        Part("Reconstructions", _RECONSTRUCTION_TEXT, heads, _rebuilt(methods, sentences)),
+        Part("Table 2", _INTERPOLATION_TEXT, heads, _interpolations(exports)),
+        Part("Reconstructions", _RECONSTRUCTION_TEXT, heads, _rebuilt(exports, sentences)),
         Part("The runs", "", _RUN_HEADER, [_run(method, run) for method in methods for run in method.runs]),
     ]
     parts = [part for part in parts if part.figure or part.lines]
@@ -220,13 +221,13 @@ def _scores(method: Method) -> list[str]:
 
 def _printed(kind: str) -> list[Line]:
     row = TABLE_1[kind]
-    right = corrected(row, autoencoder=kind == "AE")
+    right = corrected(row)
     printed = [row.nll, row.ppl, row.re, row.kl, row.neg_elbo, row.elbo_ppl]
     lines = [Line(["paper, as printed", *map(_said, printed), "–", "–", "–"], aside=True)]
     if right.nll is not None:
         bounds = [f"{low:.2f} to {high:.2f}" for low, high in (right.nll, right.ppl)]
         lines.append(Line(["paper, corrected", *bounds, *map(_said, printed[2:]), "–", "–", "–"], aside=True))
-    elif right.re != row.re:
+    else:
         lines.append(Line(["paper, corrected", "–", "–", _said(right.re), *("–",) * 6], aside=True))
     return lines
 
@@ -314,12 +315,11 @@ def _figure(methods: list[Method]) -> bytes:
 
 
 def _draw(axes: Sequence[Axes], run: Run, colour: str, label: str | None) -> None:
-    rows = [row for row in run.epochs if row["stage"] == "train"]
-    epochs = [row["epoch"] for row in rows]
+    epochs = [row["epoch"] for row in run.vae]
     columns = (
-        [row["valid"]["kl"]["mean"] for row in rows],
-        [row["valid"]["mutual_information"]["mean"] for row in rows],
-        [row["kl_weight"] for row in rows],
+        [row["valid"]["kl"]["mean"] for row in run.vae],
+        [row["valid"]["mutual_information"]["mean"] for row in run.vae],
+        [row["kl_weight"] for row in run.vae],
     )
     best = None if run.results is None else run.results.stages[-1].best_epoch
     for panel, values in zip(axes, columns, strict=True):
@@ -338,16 +338,10 @@ _INTERPOLATION_TEXT = (
 _RECONSTRUCTION_TEXT = "Greedy decodings of the sentences' posterior means; of each method's first run."
 
 
-def _models(methods: list[Method]) -> Iterator[tuple[TextVAE, Export]]:
-    for method in methods:
-        if method.finished:
-            found = load_export(method.finished[0].folder)
-            yield found.model("cpu"), found
-
-
-def _interpolations(methods: list[Method]) -> list[Line]:
+def _interpolations(exports: list[Export]) -> list[Line]:
     columns = []
-    for model, found in _models(methods):
+    for found in exports:
+        model = found.model("cpu")
         lines = [interpolation(*prior_draws(model, 2, seed), _STEPS) for seed in _LINES]
         decoded = [decode(model, line, found.vocabulary, Decoding()) for line in lines]
         columns.append([sentence for sentences in decoded for sentence in [*sentences, ""]][:-1])
@@ -355,12 +349,13 @@ def _interpolations(methods: list[Method]) -> list[Line]:
     return [Line([step, *cells]) for step, cells in zip(steps, zip(*columns, strict=True), strict=False)]
 
 
-def _rebuilt(methods: list[Method], sentences: Sequence[str]) -> list[Line]:
+def _rebuilt(exports: list[Export], sentences: Sequence[str]) -> list[Line]:
     columns = []
-    for model, found in _models(methods):
+    for found in exports:
         if not sentences:
             drawn = found.config.data.path == CAPTIONS
             sentences = [join(words) for words in captions.generate(5, _FRESH)] if drawn else SENTENCES
+        model = found.model("cpu")
         ids = [found.vocabulary.encode(tokenize(sentence)) for sentence in sentences]
         columns.append(decode(model, posterior_means(model, ids, found.vocabulary.pad), found.vocabulary, Decoding()))
     return [Line(list(cells)) for cells in zip(sentences, *columns, strict=True)] if columns else []

@@ -225,7 +225,7 @@ def environment(processes: str) -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "machine": platform.platform(),
-        "device": _device(),
+        "device": device_name(),
         "processes": processes,
         # A copy of the code that a cluster's job runs need not be installed.
         "packages": {"distvae": __version__} | {name: version(name) for name in packages},
@@ -233,7 +233,7 @@ def environment(processes: str) -> dict[str, Any]:
     }
 
 
-def _device() -> str:
+def device_name() -> str:
     """The name of a GPU of this process, or of the CPU where it has none."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()

@@ -45,14 +45,14 @@ def test_the_printed_rows_agree_with_themselves(name):
     ],
 )
 def test_a_corrected_nll_is_up_to_ln_4_lower_and_not_above_the_neg_elbo(name, nll):
-    found = corrected(TABLE_1[name], autoencoder=False)
+    found = corrected(TABLE_1[name])
     assert found.nll == pytest.approx(nll, abs=5e-4)
     assert found.ppl == pytest.approx([math.exp(value / 9.533) for value in nll], rel=2e-3)
     assert found.re == TABLE_1[name].re
 
 
 def test_the_autoencoders_re_is_of_four_sentences():
-    found = corrected(TABLE_1["AE"], autoencoder=True)
+    found = corrected(TABLE_1["AE"])
     assert (found.nll, found.ppl, found.re) == (None, None, pytest.approx(6.7675))
 
 

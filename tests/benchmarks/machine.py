@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from pathlib import Path
 
 import torch
 from rich.console import Console
+
+from distvae import tracking
 
 CONSOLE = Console(width=120)
 
@@ -17,12 +18,10 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    amx = any("amx_bf16" in line for line in lines if line.startswith("flags"))
-    return f"{model or platform.processor()}{' with AMX' if amx else ''}"
+    """As runs note it, and whether a CPU has AMX."""
+    cpu = Path("/proc/cpuinfo")
+    amx = device().type == "cpu" and cpu.exists() and "amx_bf16" in cpu.read_text()
+    return f"{tracking.device_name()}{' with AMX' if amx else ''}"
 
 
 def memory(name: str, process: int | str = "self") -> int:
