@@ -22,6 +22,7 @@ from distvae.checkpoint import Export, load_export
 from distvae.config import Config, OptimizerConfig, explain, load_config
 from distvae.errors import UserError, tell
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
+from distvae.interruption import ENDED
 from distvae.model import TextVAE
 from distvae.runtime import Runtime
 from distvae.vocabulary import tokenize
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(error)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return ENDED
     return 0
 
 

@@ -22,6 +22,9 @@ from distvae.runtime import Runtime
 # The exit code of a run that was interrupted and can go on: «temporary failure» of sysexits.h.
 INTERRUPTED = 75
 
+# The exit code of a program that SIGINT ended at once, as shells give it.
+ENDED = 128 + signal.SIGINT
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 # Seconds from one look to the next, and the most steps: each look waits for the device, and for the other ranks.

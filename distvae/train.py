@@ -29,7 +29,7 @@ from distvae.errors import PeerError, UserError, tell
 from distvae.evaluation import Scores, SentenceScores, floor, score
 from distvae.files import write_json, writing
 from distvae.graphs import Compute, GraphedSteps
-from distvae.interruption import INTERRUPTED, InterruptedRun, Look, Looks, Signals
+from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun, Look, Looks, Signals
 from distvae.kl_control import POLICIES, KLPolicy, Linear
 from distvae.model import Noise, initialise, model_of
 from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             code = _attempt(options, signals)
         except KeyboardInterrupt:
             # Asked twice, it is not to go on; asked once, there was nothing to save yet.
-            code = 130 if signals.asked == "SIGINT" else INTERRUPTED
+            code = ENDED if signals.asked == "SIGINT" else INTERRUPTED
         # Launchers hide a program's exit code; who started them may ask for it in a file. They end the processes that
         # are left once one has ended, by a signal that must not hit between the two.
         if "DISTVAE_EXIT_FILE" in os.environ and os.environ.get("RANK", "0") == "0":

@@ -66,7 +66,7 @@ from distvae.checkpoint import load_export
 from distvae.config import Config, OptimizerConfig, flatten, load_config
 from distvae.errors import PeerError, UserError, tell
 from distvae.files import as_json, read_json, write_json, write_text, writing
-from distvae.interruption import INTERRUPTED, InterruptedRun, Signals
+from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun, Signals
 from distvae.rescoring import rescore
 from distvae.runtime import Runtime, out_of_memory
 from distvae.starts import Hold, OvertakenError
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{interrupted}; the same command goes on", file=sys.stderr)
         code = INTERRUPTED
     except KeyboardInterrupt:
-        code = 130
+        code = ENDED
     if "DISTVAE_EXIT_FILE" in os.environ:
         Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
     return code

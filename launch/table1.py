@@ -22,7 +22,7 @@ from typing import IO, Any
 from distvae.config import Config, ConfigError, load_config, with_precision
 from distvae.errors import UserError, tell
 from distvae.files import writing
-from distvae.interruption import INTERRUPTED, SIGNALS, Signals
+from distvae.interruption import ENDED, INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signals.install()
         return _carry_out(options, signals)
     except KeyboardInterrupt:
-        return 130 if signals.asked == "SIGINT" else INTERRUPTED
+        return ENDED if signals.asked == "SIGINT" else INTERRUPTED
     except UserError as error:
         tell(error)
         return 2
@@ -278,8 +278,9 @@ class Table:
                 said.close()
                 del self.running[name]
                 self.free.append(place)
-                self.codes[name] = code
-                how = {0: "finished", INTERRUPTED: "interrupted"}.get(code, f"failed with exit code {code}")
+                # A run that SIGINT meets before there is anything to save ends at once, and can begin again.
+                self.codes[name] = INTERRUPTED if code == ENDED else code
+                how = {0: "finished", INTERRUPTED: "interrupted"}.get(self.codes[name], f"failed with exit code {code}")
                 print(f"{name}: {how}", flush=True)
 
     def _conclude(self) -> int:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from distvae import corpus, paper_report
 from distvae.checkpoint import list_checkpoints
 from distvae.config import load_config
-from distvae.interruption import INTERRUPTED, Signals
+from distvae.interruption import ENDED, INTERRUPTED, Signals
 from distvae.report import load_results
 from distvae.starts import read_starts
 from distvae.train import main as train
@@ -338,17 +338,19 @@ def test_what_a_run_says_is_kept_and_its_epochs_are_shown(rows, stand_in, tmp_pa
         assert log.count("hello\ntrain 1 γ\n".encode()) == times
 
 
-def test_a_signal_that_comes_while_runs_are_loaded_interrupts_them(rows, stand_in, tmp_path, capsys):
+# As distvae/train.py ends where there is nothing to save yet.
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, INTERRUPTED), (signal.SIGINT, ENDED)])
+def test_a_signal_that_comes_while_runs_are_loaded_interrupts_them(rows, stand_in, tmp_path, capsys, number, code):
     stand_in(
         "print('loading')",
         "time.sleep(1)",
-        f"signal.signal(signal.SIGTERM, lambda *_: os._exit({INTERRUPTED}))",
-        "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})",
+        f"signal.signal({int(number)}, lambda *_: os._exit({code}))",
+        f"signal.pthread_sigmask(signal.SIG_UNBLOCK, {{{int(number)}}})",
         "time.sleep(60)",
     )
     table, folder = tmp_path / "table", rows(ae=AUTOENCODER, kla=ALONE, pt={})
     log = table / "seed-0" / "kla.log"
-    sent = send(signal.SIGTERM, lambda: log.exists() and log.read_text())
+    sent = send(number, lambda: log.exists() and log.read_text())
     arguments = ["--rows", str(folder), "--folder", str(table), "--seeds", "0", "--side-by-side", "2"]
     assert table1.main(arguments) == INTERRUPTED
     sent.join()
