@@ -200,10 +200,12 @@ def _named(kind: str, run: Run, groups: dict[tuple, list[Run]]) -> str:
     return f"{kind} ({', '.join(f'{key}={own[key]}' for key in differing)})"
 
 
-def difference(one: Method, other: Method, score: PerSentence) -> Estimate:
-    """``one`` − ``other`` of the same sentences, in nats. Its error is that over sentences and, where a method has
-    several seeds, over these."""
-    ours, theirs = one.of_sentences(score), other.of_sentences(score)
+def difference(one: Method, other: Method, score: PerSentence, signs: tuple[int, int] = (1, 1)) -> Estimate:
+    """``one`` − ``other`` of the same sentences, in nats, each times its sign. Its error is that over sentences and,
+    where a method has several seeds, over these."""
+    ours, theirs = (
+        [sign * value for value in method.of_sentences(score)] for sign, method in zip(signs, (one, other), strict=True)
+    )
     paired = mean_estimate(np.mean(ours, axis=0) - np.mean(theirs, axis=0))
     variance = (paired.standard_error or 0.0) ** 2
     for values in (ours, theirs):

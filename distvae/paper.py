@@ -132,12 +132,12 @@ def _lives(method: Method) -> tuple[Verdict, str]:
 
 
 def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
-    scores = [method.score("kl") for method in (one, other)]
-    rates = [method.runs[0].config.kl.target_rate for method in (one, other)]
-    off = [abs(score.mean - rate) for score, rate in zip(scores, rates, strict=True)]
-    error = difference(one, other, "kl").standard_error
-    said = f"|KL − λ| is {off[0]:.2f} under {one.name}, {off[1]:.2f} under {other.name}"
-    return _judge(Estimate(off[0] - off[1], error)), said
+    off = [method.score("kl").mean - method.runs[0].config.kl.target_rate for method in (one, other)]
+    # A distance moves with the KL above λ and against it below.
+    signs = tuple(1 if value >= 0 else -1 for value in off)
+    found = Estimate(abs(off[0]) - abs(off[1]), difference(one, other, "kl", signs).standard_error)
+    said = f"|KL − λ| is {abs(off[0]):.2f} under {one.name}, {abs(off[1]):.2f} under {other.name}: {found}"
+    return _judge(found), said
 
 
 def _lower(one: Method, other: Method, score: Literal["re", "neg_elbo", "nll"]) -> tuple[Verdict, str]:

@@ -1,10 +1,13 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from distvae import report
 from distvae.methods import gather
 from distvae.paper import TABLE_1, claims, corrected
-from tests.paper_folders import PAPER, write_run, write_table
+from tests.paper_folders import PAPER, N, sentence_scores, write_run, write_table
 
 CLAIMS = [
     "KL annealing alone collapses",
@@ -95,6 +98,21 @@ def test_what_was_not_run_or_has_not_finished_is_said(tmp_path):
 def test_runs_unlike_the_papers_do_not(tmp_path, monkeypatch, row, scores, claim, verdict):
     monkeypatch.setitem(PAPER, row, scores)
     assert verdicts(write_table(tmp_path))[claim] == verdict
+
+
+def test_distances_on_two_sides_of_the_target_rate_do_not_share_their_error(tmp_path, monkeypatch):
+    """Sentences of a high KL take one KL further from λ and bring the other nearer."""
+    for row, kl in (("pt_kla_fb", 4.5), ("pt_kla_sfb", 3.6)):
+        monkeypatch.setitem(PAPER, row, (32.0, kl, 35.1, 3.5, 4))
+    runs = write_table(tmp_path, rows=("pt_kla_fb", "pt_kla_sfb"))
+    hard = np.random.default_rng(0).normal(0, 2, N)
+    for run, kl in zip(runs, (4.5, 3.6), strict=True):
+        each = sentence_scores(run.name)
+        report.save_sentence_scores(run, replace(each, kl=kl + hard - hard.mean()))
+    found = {claim.text: claim for claim in claims(gather(runs))}["soft free bits end nearer to λ than free bits"]
+    error = 2 * hard.std(ddof=1) / math.sqrt(N)
+    assert found.figures.endswith(f"0.40 under PT + KLA + SFB, 0.50 under PT + KLA + FB: -0.10 ± {error:.2f}")
+    assert found.verdict == "too close to tell"
 
 
 def test_seeds_that_disagree_tell_nothing(tmp_path, monkeypatch):
