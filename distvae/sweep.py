@@ -219,10 +219,21 @@ class TrialConfig:
 
     # Processes, which may lie on several nodes; data-parallel as in any run.
     workers: Annotated[int, Field(ge=1, le=65536)] = 1
-    # Of each process.
-    cpus: Annotated[int, Field(ge=1, le=1024)] = 1
+    # Of each process; several share a core under 1. Above 1 they are whole.
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
     # Of each process; several trials share a GPU under 1. Null: 1 where there are GPUs, else 0.
     gpus: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _whole_cores(self):
+        if self.cpus > 1 and self.cpus != int(self.cpus):
+            raise ValueError(f"trial.cpus = {self.cpus:g}: should be whole above 1")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Of each process."""
+        return max(1, int(self.cpus))
 
 
 @checked(frozen=True, config=RULES)
@@ -348,7 +359,7 @@ class Sweep:
         samples = self.config.objective.importance_samples
         ours = {"evaluation.validation_samples": samples, "evaluation.importance_samples": samples}
         ours |= self.config.set | values
-        ours |= {"run": str(run), "resume": "auto", "cpu_threads": self.config.trial.cpus}
+        ours |= {"run": str(run), "resume": "auto", "cpu_threads": self.config.trial.threads}
         if pretrained is not None:
             ours["pretrained"] = str(pretrained)
         for key, value in ours.items():

@@ -149,7 +149,7 @@ def show_plan(sweep: Sweep) -> None:
         parts.append(f"{sweep.trials} trials, which Optuna chooses as results come in")
     gpus = "1 GPU if there are any" if settings.gpus is None else f"{settings.gpus:g} GPUs"
     each = "" if settings.workers == 1 else f" for each of {settings.workers} processes"
-    parts.append(f"{sweep.trials} trials, each with {settings.cpus} CPUs and {gpus}{each}")
+    parts.append(f"{sweep.trials} trials, each with {settings.cpus:g} CPUs and {gpus}{each}")
     if shared:
         parts.append(f"{len(shared)} pretrainings, shared by all: {', '.join(shared)}")
     report.show_parts(parts)
@@ -655,7 +655,7 @@ class Driver:
             raise UserError(f"trial.gpus = {gpus:g}: several processes of a trial cannot share a GPU; give each 1")
         room = sum(
             min(
-                int(node["Resources"].get("CPU", 0) // settings.cpus),
+                int(node["Resources"].get("CPU", 0) / settings.cpus + 1e-9),
                 int(node["Resources"].get("GPU", 0) / gpus + 1e-9) if gpus else 10**9,
             )
             for node in nodes
@@ -945,7 +945,9 @@ class Driver:
         for number in best:
             run = sweeps.generations(self.folder, number)[-1].run
             if not (folder / f"{number:04d}.json").exists() and (run / "best").is_dir():
-                tasks[remote.remote(run, config.finalists.importance_samples, config.trial.cpus, os.getcwd())] = number
+                tasks[remote.remote(run, config.finalists.importance_samples, config.trial.threads, os.getcwd())] = (
+                    number
+                )
         if tasks:
             print(f"scoring finalists with K = {config.finalists.importance_samples}: {', '.join(map(str, best))}")
         while tasks:
@@ -996,11 +998,11 @@ def _pretrain(config: Config, sweep: Sweep, where: str) -> str | None:
     return None
 
 
-def _score(run: Path, importance_samples: int, cpus: int, where: str) -> dict[str, Any]:
+def _score(run: Path, importance_samples: int, threads: int, where: str) -> dict[str, Any]:
     """A finalist's scores of validation and test sentences."""
     _settle(where)
     found = load_export(run)
-    runtime = Runtime(OptimizerConfig(mixed_precision="no"), cpu_threads=cpus)
+    runtime = Runtime(OptimizerConfig(mixed_precision="no"), cpu_threads=threads)
     try:
         settings = replace(found.config.evaluation, importance_samples=importance_samples)
         return {

@@ -129,6 +129,7 @@ def test_a_trials_config_is_the_base_with_set_and_its_values(ask, tmp_path):
     assert (config.kl.target_rate, config.kl.multiplier, config.kl.anneal_epochs) == (8.0, 0.3, 3)
     assert (config.model.dropout, config.model.latent_size, config.cpu_threads) == (0.25, 4, 2)
     assert (config.evaluation.validation_samples, config.evaluation.importance_samples) == (50, 50)
+    assert ask(trial={"cpus": 0.25}).config_of({}, tmp_path / "there").cpu_threads == 1
 
 
 def test_a_dotted_key_under_set_can_be_given_on_the_command_line(ask, tmp_path):
@@ -170,6 +171,7 @@ REFUSED = {
     "no VAE": ({"set": {"train.max_epochs": 0}}, "train.max_epochs is 0"),
     "too many": ({"space": {"seed": {"grid": list(range(400))}, **X}, "num_samples": 251}, "100,400 trials"),
     "small K": ({"objective": {"importance_samples": 5}}, "objective.importance_samples = 5"),
+    "part of a core": ({"trial": {"cpus": 1.5}}, "trial.cpus = 1.5: should be whole above 1"),
     "unknown metric": ({"objective": {"metric": "loss"}}, "objective.metric = 'loss'"),
     "second is first": ({"objective": {"second": "nll"}}, "objective.second = nll: is the metric already"),
     "second with a grid": ({"objective": {"second": "kl"}}, "objective.second needs search=optuna"),

@@ -210,8 +210,11 @@ def test_optuna_draws_from_a_space_with_conditions_and_asha_ends_trials(tmp_path
         set=SET | {"train.max_epochs": 10},
         objective={"kl_tolerance": None},
         scheduler={"name": "asha", "grace_epochs": 1, "reduction_factor": 2},
+        trial={"cpus": 0.5},
     )
     run(file)
+    slots = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["slots"]
+    assert slots == min(4, 2 * len(os.sched_getaffinity(0)))
     found = trials(tmp_path / "sweep")
     assert {trial["state"] for trial in found} == {"finished", "stopped"}
     for trial in found:

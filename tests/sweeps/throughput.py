@@ -2,14 +2,15 @@
 
     python -m tests.sweeps.throughput [--together 1,2,4,8] [--trials 8] [--sentences 16000] [--epochs 3] [key=value …]
 
-On GPUs each trial gets that share of one; on a machine without, as many run side by side, a core each. Prints a table
-and writes it as JSON to ``runs/throughput/throughput.json``.
+On GPUs each trial gets that share of one, on a machine without that share of its cores, one at most. Prints a table and
+writes it as JSON to ``runs/throughput/throughput.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,8 @@ def sweep_of(together: int, config: Path, options: argparse.Namespace) -> dict:
     settings["set"] = {key: yaml.safe_load(value) for key, value in settings["set"].items()}
     if torch.cuda.is_available():
         settings["trial"] = {"gpus": 1 / together}
+    else:
+        settings["trial"] = {"cpus": min(1.0, len(os.sched_getaffinity(0)) / together)}
     path = FOLDER / f"together-{together}.yaml"
     path.write_text(yaml.safe_dump(settings))
     subprocess.run([sys.executable, ROOT / "launch" / "sweep.py", path], check=True)
