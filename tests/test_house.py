@@ -27,8 +27,15 @@ FLOORS = [
     {"sweep_plots"},
     {"sweep_report", "paper_report"},
     {"train", "cli"},
+    {"tuning.trial", "tuning.search"},
+    {"tuning.driver"},
 ]
-MODULES = sorted((ROOT / "distvae").glob("*.py"))
+PACKAGE = ROOT / "distvae"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.stem != "__init__"
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -42,19 +49,21 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_imports_run_downwards(path):
-    if path.stem == "__init__":
-        return
-    floor = next(i for i, floor in enumerate(FLOORS) if path.stem in floor)
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downwards(module):
+    floor = next(i for i, floor in enumerate(FLOORS) if module in floor)
     below = set().union(*FLOORS[:floor])
-    ours = {name.split(".")[1] for name in imported(path) if name.startswith("distvae.")} - {"__version__"}
-    assert ours <= below, f"{path.stem} imports {ours - below}"
+    names = imported(MODULES[module])
+    ours = {other for other in MODULES if f"distvae.{other}" in names}
+    assert ours <= below, f"{module} imports {ours - below}"
 
 
-def test_accelerate_stays_in_the_runtime():
-    users = {path.stem for path in MODULES if any(name.split(".")[0] == "accelerate" for name in imported(path))}
-    assert users == {"runtime"}
+def test_accelerate_stays_in_the_runtime_and_ray_where_sweeps_run():
+    def users(package):
+        return {m for m, path in MODULES.items() if any(name.split(".")[0] == package for name in imported(path))}
+
+    assert users("accelerate") == {"runtime"}
+    assert users("ray") == {"tuning.trial", "tuning.search", "tuning.driver"}
 
 
 def test_plain_training_waits_for_no_engine_that_it_does_not_use():
@@ -73,7 +82,7 @@ def test_no_module_shadows_another():
         if name != "distvae"
     }
     taken = set(sys.stdlib_module_names) | installed
-    assert not {path.stem for path in MODULES if path.stem != "__init__"} & taken
+    assert not {module.split(".")[0] for module in MODULES} & taken
 
 
 def section(title: str) -> str:
@@ -83,8 +92,8 @@ def section(title: str) -> str:
 
 def test_the_readme_names_every_module_and_no_other():
     tree = section("The code").split("```")[1]
-    named = set(re.findall(r"^  (\w+)\.py ", tree, flags=re.MULTILINE))
-    assert named == {path.stem for path in MODULES} - {"__init__"}
+    named = set(re.findall(r"^  ([\w/]+)\.py ", tree, flags=re.MULTILINE))
+    assert {name.replace("/", ".") for name in named} == set(MODULES)
     folders = set(re.findall(r"^(\w+)/ ", tree, flags=re.MULTILINE))
     assert all((ROOT / folder).is_dir() for folder in folders)
 

@@ -1,0 +1,563 @@
+"""Runs a sweep: its pretraining, its trials by Ray Tune, its finalists, its report."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.train.v2.api.exceptions import TrainingFailedError
+from tqdm import tqdm
+
+from distvae import corpus, starts
+from distvae import sweep as sweeps
+from distvae.account import said
+from distvae.config import Config
+from distvae.errors import UserError
+from distvae.files import read_json, write_json, write_text, writing
+from distvae.interruption import InterruptedRun
+from distvae.starts import Hold, OvertakenError
+from distvae.sweep import Outcome, Sweep, Trial
+from distvae.sweep_report import write_hparams, write_report
+from distvae.tracking import read_metrics
+from distvae.tuning.search import samples, scheduler, searcher
+from distvae.tuning.trial import STOP, gpus_of, pretrain, run_process, run_trial, score, trainer, trial_number
+
+# Seconds that trials have to save themselves when a sweep is interrupted: Slurm may give 30 to all of it (`KillWait`).
+_TO_SAVE = 20.0
+
+
+class Driver:
+    """Runs a sweep in its folder, or goes on with it."""
+
+    current: Driver | None = None  # what Tune's callbacks find again after a restart
+
+    def __init__(self, sweep: Sweep):
+        self.sweep, self.folder = sweep, sweep.folder
+        self.asked: str | None = None  # the signal that asked to stop
+        self.over: str | None = None  # why the sweep ends before its trials have
+        self.called: float | None = None  # when trials were told to save themselves
+        self.interrupted = False  # Tune has been told to save its state and end
+        self.trials: dict[int, Trial] = {}
+        self.running: dict[int, float] = {}  # since when
+        self._read: dict[int, Outcome | None] = {}  # what trials have come to
+        self._tune_handler = None
+        self._bar: tqdm | None = None
+
+    def run(self) -> int:
+        """The whole sweep. Returns the program's exit code.
+
+        Raises:
+            UserError: bad input; its pretraining failed.
+            InterruptedRun: a signal asked to stop.
+        """
+        self._open()
+        self.progress.starts += 1
+        self.progress.begun = self.progress.begun or time.time()
+        self._before, self._began = self.progress.seconds, time.monotonic()
+        try:
+            Driver.current = self
+            self._install_signals()
+            # What goes wrong in a trial is told in a line here, and at length in its log.
+            for name in ("ray.tune", "ray.train"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+            self._connect()
+            self._install_signals()  # again, for Ray has taken them
+            self._prepare()
+            self._pretrain()
+            self._tune()
+            self._score_finalists()
+            self._end("finished" if self._succeeded else "failed", self.over)
+        except InterruptedRun as interrupted:
+            self._end("interrupted", str(interrupted))
+            raise
+        except OvertakenError:
+            raise
+        except BaseException as error:
+            self._end("failed", str(error))
+            raise
+        finally:
+            ray.shutdown()
+            self.hold.release()
+        return 0 if self._succeeded else 1
+
+    @property
+    def _succeeded(self) -> bool:
+        return any(trial.well for trial in self.trials.values())
+
+    # -- Begin ---------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Make the sweep's folder, or see that the sweep can go on in it, and become the one that runs it."""
+        if (self.folder / "sweep.yaml").exists():
+            differing = sweeps.differences(sweeps.open_sweep(self.folder), self.sweep)
+            if differing:
+                raise UserError(f"{self.folder}: holds another sweep: {', '.join(differing)}; name another run=FOLDER")
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder}: is not empty and holds no sweep; name another run=FOLDER")
+        saved = self.folder / "tune"
+        if saved.exists() and saved.stat().st_uid != os.geteuid():
+            raise UserError(f"{saved}: is another user's; what Tune saves is read by pickle, which can run code")
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            start = starts.claim(self.folder)
+            for name, text in sweeps.dump_sweep(self.sweep).items():
+                write_text(self.folder / name, text)
+            (self.folder / STOP).unlink(missing_ok=True)
+        self.hold = Hold(self.folder, start)
+        self.progress = sweeps.load_progress(self.folder)
+        self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
+
+    def _install_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGINT and self.asked == name:
+            raise KeyboardInterrupt(name)  # asked twice
+        self.asked = self.asked or name
+
+    def _connect(self) -> None:
+        """Join the cluster that RAY_ADDRESS names, or make one of this machine."""
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        else:
+            # Of its own, so that two sweeps on a machine do not meet; its sockets' names may have some 100 characters.
+            self._scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+            context = ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                dashboard_port=_free_port(),
+                object_store_memory=200 * 2**20,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=self._scratch.name,
+            )
+            token = os.environ["RAY_AUTH_TOKEN_PATH"]
+            print(f"Ray's dashboard: http://{context.dashboard_url}, which asks for the token in {token}", flush=True)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Fit what each trial gets to what the nodes have.
+
+        Raises:
+            UserError: no node has it.
+        """
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        settings = self.sweep.config.trial
+        most = {name: max(node["Resources"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        gpus = (1.0 if most["GPU"] else 0.0) if settings.gpus is None else settings.gpus
+        for name, wanted in (("CPU", settings.cpus), ("GPU", gpus)):
+            if wanted > most[name]:
+                raise UserError(
+                    f"trial.{name.lower()}s = {wanted:g}: no node has so many {name}s, {most[name]:g} at most"
+                )
+        if settings.workers > 1 and 0 < gpus < 1:
+            raise UserError(f"trial.gpus = {gpus:g}: several processes of a trial cannot share a GPU; give each 1")
+        room = sum(
+            min(
+                int(node["Resources"].get("CPU", 0) / settings.cpus + 1e-9),
+                int(node["Resources"].get("GPU", 0) / gpus + 1e-9) if gpus else 10**9,
+            )
+            for node in nodes
+        )
+        slots = room // settings.workers
+        if slots == 0:
+            raise UserError(f"trial.workers = {settings.workers}: the nodes have room for {room} processes in all")
+        fitted = replace(self.sweep.config, trial=replace(settings, gpus=gpus))
+        self.sweep = replace(self.sweep, config=fitted)
+        slots = min(slots, self.sweep.config.max_concurrent or slots, self.sweep.trials)
+        self.progress.slots, self.progress.nodes = slots, tuple(sorted(node["NodeManagerHostname"] for node in nodes))
+        print(
+            f"{self.folder}: {self.sweep.trials} trials, {slots} at a time, on {len(nodes)} nodes of"
+            f" {sum(n['Resources'].get('CPU', 0) for n in nodes):g} CPUs and"
+            f" {sum(n['Resources'].get('GPU', 0) for n in nodes):g} GPUs in all"
+        )
+
+    def _prepare(self) -> None:
+        """See that the sentences are there, for all trials."""
+        found = {}
+        for values in samples(self.sweep):
+            data = self.sweep.config_of(values, self.folder).data
+            found[repr(data)] = data
+        for data in found.values():
+            corpus.prepare(data, progress=sys.stderr.isatty())
+
+    # -- Pretraining ---------------------------------------------------------------------------------------------------
+
+    def _pretrain(self) -> None:
+        """Train what several trials share, each once."""
+        wanted = self.sweep.pretrainings()
+        waiting = {name: config for name, config in wanted.items() if not _has_ended(config)}
+        if waiting:
+            print(f"pretraining for all trials: {', '.join(waiting)}")
+            began = time.monotonic()
+            if self.sweep.config.trial.workers > 1:
+                for name, config in waiting.items():
+                    self._pretrain_in_processes(name, config)
+            else:
+                self._pretrain_side_by_side(waiting)
+            self.progress.pretraining_seconds += time.monotonic() - began
+            self._save()
+        self.shared = frozenset(name for name, config in wanted.items() if _has_ended(config))
+
+    def _pretrain_side_by_side(self, waiting: dict[str, Config]) -> None:
+        settings = self.sweep.config.trial
+        remote = ray.remote(pretrain).options(
+            num_cpus=settings.cpus, num_gpus=gpus_of(self.sweep), max_retries=self.sweep.config.max_restarts
+        )
+        tasks = {remote.remote(config, self.sweep, os.getcwd()): name for name, config in waiting.items()}
+        seen = dict.fromkeys(waiting, 0)
+        while tasks:
+            done, _ = ray.wait(list(tasks), timeout=1.0)
+            for name, config in waiting.items():
+                seen[name] = _show_epochs(name, Path(config.run), seen[name])
+            for task in done:
+                name = tasks.pop(task)
+                try:
+                    failure = ray.get(task)
+                except ray.exceptions.RayError as error:
+                    failure = str(error)
+                if failure is not None and self.asked is None:
+                    self._tell_failed(name, failure)
+            self.hear()
+            if self.asked is not None:
+                self._call_to_save()
+                if tasks:
+                    ray.wait(list(tasks), num_returns=len(tasks), timeout=_TO_SAVE)
+                raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while pretraining")
+
+    def _tell_failed(self, name: str, failure: str) -> None:
+        print(
+            f"distvae: WARNING the pretraining {name} failed, and its trials begin by their own: {failure}", flush=True
+        )
+
+    def _pretrain_in_processes(self, name: str, config: Config) -> None:
+        work = functools.partial(run_process, sweep=self.sweep, config=config, number=-1, where=os.getcwd())
+        try:
+            trainer(self.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit()
+        except TrainingFailedError as error:
+            self._tell_failed(name, str(error))
+        _show_epochs(name, Path(config.run), 0)
+
+    # -- Trials --------------------------------------------------------------------------------------------------------
+
+    def _tune(self) -> None:
+        began = time.monotonic()
+        settings = self.sweep.config.trial
+
+        def trial(choice):
+            run_trial(choice, sweep, shared, where)
+
+        sweep, shared, where = self.sweep, self.shared, os.getcwd()
+        # Of several processes, the first only starts the others; but it has to ask for something.
+        resources = {"CPU": settings.cpus, "GPU": gpus_of(self.sweep)} if settings.workers == 1 else {"memory": 1}
+        trainable = tune.with_resources(trial, resources)
+        with tqdm(
+            total=self.sweep.trials, desc="trials", unit=" trials", disable=not sys.stderr.isatty(), dynamic_ncols=True
+        ) as self._bar:
+            self._bar.update(sum(trial.ended for trial in self.trials.values()))
+            self._tuner(trainable).fit()
+        self.progress.trial_seconds += time.monotonic() - began
+        self.hold.check()
+        if self.interrupted:
+            for number in self.running:
+                self.trials[number].state = "waiting"
+            raise InterruptedRun(f"{self.folder}: interrupted by {self.asked}, {self._counts()}")
+        self._save()
+
+    def _tuner(self, trainable) -> tune.Tuner:
+        config, objective = self.sweep.config, self.sweep.config.objective
+        saved = self.folder / "tune"
+        if tune.Tuner.can_restore(str(saved)) and any(saved.glob("experiment_state-*.json")):
+            return tune.Tuner.restore(str(saved), trainable=trainable, resume_unfinished=True)
+        # Nothing that Tune knew of its trials has come down: they begin anew, and those with a folder go on in it.
+        shutil.rmtree(saved, ignore_errors=True)
+        saved.mkdir()
+        search = searcher(self.sweep)
+        # Trials that are known beforehand stand on a grid.
+        space = None if search else {"values": tune.grid_search(self.sweep.points())}
+        # A searcher should not choose before there is room, and several processes of a trial find theirs only then.
+        bounded = search is not None or config.trial.workers > 1
+        return tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=None if objective.second else "objective",
+                mode=None if objective.second else objective.mode,
+                search_alg=search,
+                scheduler=scheduler(self.sweep),
+                num_samples=self.sweep.trials if search else 1,
+                max_concurrent_trials=self.progress.slots if bounded else config.max_concurrent,
+                reuse_actors=True,
+                trial_name_creator=trial_name,
+                trial_dirname_creator=trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(self.folder),
+                stop=Limits(),
+                callbacks=[Reporter()],
+                failure_config=tune.FailureConfig(max_failures=config.max_restarts),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if config.scheduler.name == "pbt" else None),
+                verbose=0,
+            ),
+        )
+
+    def hear(self) -> None:
+        """See what has come in from outside."""
+        if self._tune_handler is None:
+            # Tune has taken this signal; it saves its state and ends when it gets it.
+            handler = signal.getsignal(signal.SIGUSR1)
+            if handler != self._take:
+                self._tune_handler = handler
+                signal.signal(signal.SIGUSR1, self._take)
+        limits = self.sweep.config.stop
+        if limits.hours is not None and self._elapsed() > limits.hours * 3600:
+            self.over = self.over or f"stop.hours = {limits.hours:g} have passed"
+        failed = sum(trial.state == "failed" for trial in self.trials.values())
+        if limits.failed is not None and failed >= limits.failed:
+            self.over = self.over or f"{failed} trials have failed, stop.failed = {limits.failed}"
+
+    def follow(self, found: list) -> None:
+        """Take over how Tune's trials stand; pass a signal on."""
+        if self.interrupted:
+            return  # Tune ends its trials now, which is no end of theirs
+        changed = False
+        for one in found:
+            number = trial_number(one.trial_id, one.config)
+            trial = self.trials.setdefault(number, Trial(number, one.config["values"]))
+            state, reason = self._state(one)
+            if trial.ended or (trial.state, trial.reason) == (state, reason):
+                continue
+            changed = True
+            if state == "running":
+                trial.begun = trial.begun or time.time()
+                trial.starts += 1
+                self.running[number] = time.monotonic()
+            elif number in self.running:
+                trial.seconds += time.monotonic() - self.running.pop(number)
+            trial.values = one.config["values"]
+            trial.node = (one.last_result or {}).get("node", trial.node)
+            trial.state, trial.reason = state, reason
+            if trial.ended:
+                try:
+                    write_hparams(self.folder, self.sweep, trial)
+                except UserError as error:  # its records are damaged, and it has failed for that
+                    print(f"distvae: WARNING {error}", file=sys.stderr)
+                self._tell(trial)
+        if changed:
+            self._save()
+        if self.asked is not None or self.hold.lost:
+            self._call_to_save()
+            running = [number for number in self.running if _runs(self.folder, number)]
+            if self.hold.lost or not running or time.monotonic() - self.called > _TO_SAVE:
+                self.interrupted = True
+                self._tune_handler(signal.SIGUSR1, None)
+
+    def _state(self, one) -> tuple[str, str | None]:
+        told = one.last_result or {}
+        if one.status == "RUNNING":
+            return "running", None
+        if one.status == "TERMINATED":
+            if told.get("failed"):
+                return "failed", told["failed"]
+            if told.get("ended"):
+                return "finished", None
+            return "stopped", self.over or f"ended by {self.sweep.config.scheduler.name}, for others do better"
+        if one.status == "ERROR" and not one.should_recover():
+            return "failed", _why(one)
+        return "waiting", None
+
+    def _call_to_save(self) -> None:
+        """Have running trials save themselves, and wait for what comes then."""
+        if self.called is None and not self.hold.lost:
+            self.called = time.monotonic()
+            (self.folder / STOP).touch()
+
+    def _tell(self, trial: Trial) -> None:
+        """A line of a trial that has ended, and of how the sweep stands."""
+        outcomes = self._outcomes()
+        found = outcomes.get(trial.number)
+        values = " ".join(f"{key}={said(value)}" for key, value in trial.values.items())
+        line = f"trial {trial.number:>3} {trial.state}"
+        if trial.reason is not None:
+            line += f" ({trial.reason})"
+        if found is not None:
+            line += f", NLL {found.nll:.2f} KL {found.kl:.2f} MI {found.mutual_information:.2f} AU {found.active_units}"
+        line += f", {values}, after {timedelta(seconds=round(trial.seconds))}; {self._counts()}"
+        if outcomes:
+            best = sweeps.rank(self.sweep.config.objective, outcomes)[0]
+            line += f"; best: trial {best}, {self.sweep.config.objective.metric}"
+            line += f" {getattr(outcomes[best], self.sweep.config.objective.metric):.2f}"
+        line += self._left()
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        self._bar.update(1)
+
+    def _counts(self) -> str:
+        states = [trial.state for trial in self.trials.values()]
+        done = sum(trial.well for trial in self.trials.values())
+        return f"{done} of {self.sweep.trials} done, {states.count('running')} running, {states.count('failed')} failed"
+
+    def _left(self) -> str:
+        ended = [trial.seconds for trial in self.trials.values() if trial.ended]
+        left = self.sweep.trials - len(ended)
+        if not left:
+            return ""
+        seconds = sum(ended) / len(ended) * left / max(self.progress.slots, 1)
+        return f"; about {timedelta(seconds=round(seconds))} left"
+
+    def _outcomes(self) -> dict[int, Outcome]:
+        """What the trials come to that have ended well: each is read once, for nothing changes it any more."""
+        for number, trial in self.trials.items():
+            runs = sweeps.generations(self.folder, number) if trial.well and number not in self._read else []
+            if runs:
+                config = self.sweep.config_of(trial.values, runs[-1].run)
+                self._read[number] = sweeps.outcome(config, sweeps.history(self.folder, runs[-1].run))
+        return {number: found for number, found in self._read.items() if found is not None}
+
+    # -- End -----------------------------------------------------------------------------------------------------------
+
+    def _score_finalists(self) -> None:
+        """Score the best trials again, with more importance samples."""
+        config = self.sweep.config
+        outcomes = self._outcomes()
+        if config.objective.second is None:
+            best = sweeps.rank(config.objective, outcomes)[: config.finalists.count]
+        else:
+            best = sweeps.front(config.objective, outcomes)[: config.finalists.count]
+        folder = self.folder / "finalists"
+        remote = ray.remote(score).options(
+            num_cpus=config.trial.cpus, num_gpus=gpus_of(self.sweep), max_retries=config.max_restarts
+        )
+        tasks = {}
+        began = time.monotonic()
+        folder.mkdir(exist_ok=True)
+        for number in best:
+            run = sweeps.generations(self.folder, number)[-1].run
+            if not (folder / f"{number:04d}.json").exists() and (run / "best").is_dir():
+                tasks[remote.remote(run, config.finalists.importance_samples, config.trial.threads, os.getcwd())] = (
+                    number
+                )
+        if tasks:
+            print(f"scoring finalists with K = {config.finalists.importance_samples}: {', '.join(map(str, best))}")
+        while tasks:
+            done, _ = ray.wait(list(tasks), timeout=1.0)
+            for task in done:
+                write_json(folder / f"{tasks.pop(task):04d}.json", ray.get(task))
+            if self.asked is not None:
+                raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while scoring finalists")
+        self.progress.finalist_seconds += time.monotonic() - began
+
+    def _end(self, state: str, reason: str | None) -> None:
+        if self.hold.lost:
+            return
+        self.progress.state, self.progress.reason = state, reason
+        self._save()
+        if self.trials:
+            page: Path | str = self.folder / "sweep.html"
+            try:
+                write_report(self.folder)
+            except UserError as error:  # a trial's records are damaged
+                page = f"no report: {error}"
+            print(f"{self.folder}: {state}, {self._counts()}; {page}")
+
+    def _elapsed(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    def _save(self) -> None:
+        self.hold.check()
+        self.progress.seconds = self._elapsed()
+        with writing(self.folder):
+            sweeps.save_progress(self.folder, self.progress)
+            sweeps.save_trials(self.folder, [self.trials[number] for number in sorted(self.trials)])
+
+
+# -- What Tune calls ---------------------------------------------------------------------------------------------------
+
+
+class Limits(tune.Stopper):
+    """Ends the sweep when its driver says so; the driver outlives what Tune saves of this."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return Driver.current is not None and Driver.current.over is not None
+
+
+class Reporter(tune.Callback):
+    """Passes on to the driver how trials stand."""
+
+    def on_step_begin(self, iteration: int, trials: list, **info) -> None:
+        Driver.current.hear()
+
+    def on_step_end(self, iteration: int, trials: list, **info) -> None:
+        Driver.current.follow(trials)
+
+    def on_experiment_end(self, trials: list, **info) -> None:
+        Driver.current.follow(trials)
+
+
+def trial_name(trial) -> str:
+    """Names a trial in Tune's own folder."""
+    return f"trial_{trial_number(trial.trial_id, trial.config):04d}"
+
+
+# -- Helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _has_ended(config: Config) -> bool:
+    return (Path(config.run) / "results.json").exists()
+
+
+def _runs(folder: Path, number: int) -> bool:
+    """Whether a trial's newest run says that it is running."""
+    runs = sweeps.generations(folder, number)
+    if not runs:
+        return False
+    with contextlib.suppress(UserError):
+        return read_json(runs[-1].run / "status.json")["state"] == "running"
+    return False
+
+
+def _show_epochs(name: str, run: Path, seen: int) -> int:
+    """Print the epochs of a run that were not seen before; returns how many there are."""
+    rows = read_metrics(run)
+    for row in rows[seen:]:
+        print(
+            f"pretraining {name}, epoch {row['epoch']}: validation RE {row['valid']['re']['mean']:.2f},"
+            f" {row['train']['sentences'] / row['train']['seconds']:.0f} sentences/s",
+            flush=True,
+        )
+    return len(rows)
+
+
+def _why(one) -> str:
+    """The line of a trial's traceback that says why it failed."""
+    error = one.get_error()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "its process ended without a word"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

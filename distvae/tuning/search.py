@@ -1,0 +1,101 @@
+"""What Tune chooses by: the space, the searcher, the scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from distvae import sweep as sweeps
+from distvae.sweep import Sweep, Value
+
+
+def searcher(sweep: Sweep) -> OptunaSearch | None:
+    """Optuna; None where trials are known beforehand."""
+    if sweep.config.search == "random":
+        return None
+    objective = sweep.config.objective
+    metrics: str | list[str] = "objective"
+    modes: str | list[str] = objective.mode
+    if objective.second is not None:
+        metrics, modes = ["objective", "second"], [objective.mode, sweeps.METRICS[objective.second]]
+    return OptunaSearch(space=Suggestions(sweep), metric=metrics, mode=modes, seed=sweep.config.seed)
+
+
+class Suggestions:
+    """The space as Optuna draws from it: a function of an ``optuna.Trial``."""
+
+    def __init__(self, sweep: Sweep):
+        self._sweep = sweep
+
+    def __call__(self, trial) -> dict[str, Any]:
+        return {"values": self._sweep.draw(_Learnt(trial)), "number": trial.number}
+
+
+class _Learnt:
+    """Chance as Optuna's sampler has it."""
+
+    def __init__(self, trial):
+        self._trial = trial
+
+    def choice(self, key: str, values: tuple[Value, ...]) -> Value:
+        return self._trial.suggest_categorical(key, list(values))
+
+    def uniform(self, key: str, low: float, high: float, log: bool) -> float:
+        return self._trial.suggest_float(key, low, high, log=log)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        return self._trial.suggest_int(key, low, high)
+
+
+class KeepInside:
+    """Puts what population-based training has moved out of the space back to its edge."""
+
+    def __init__(self, sweep: Sweep):
+        self._space = sweep.config.space
+
+    def __call__(self, choice: dict[str, Any]) -> dict[str, Any]:
+        for key, value in choice["values"].items():
+            if self._space[key].values is None:
+                low, high = self._space[key].extremes
+                choice["values"][key] = min(max(value, low), high)
+        return choice
+
+
+def scheduler(sweep: Sweep) -> TrialScheduler | None:
+    """What ends or changes trials under way; None: nothing does."""
+    settings, space = sweep.config.scheduler, sweep.config.space
+    if settings.name == "asha":
+        longest = max(sweep.config_of(values, sweep.folder).train.max_epochs for values in samples(sweep))
+        return AsyncHyperBandScheduler(
+            time_attr="judged_epochs",
+            max_t=longest + 1,  # beyond all: a trial's own end is its training's
+            grace_period=settings.grace_epochs,
+            reduction_factor=settings.reduction_factor,
+        )
+    if settings.name == "pbt":
+        domains = {}
+        for key, dimension in space.items():
+            if dimension.values is not None:
+                domains[key] = list(dimension.values)
+            elif dimension.integer:
+                domains[key] = tune.randint(dimension.integer[0], dimension.integer[1] + 1)
+            else:
+                domains[key] = (tune.uniform if dimension.uniform else tune.loguniform)(*dimension.extremes)
+        return PopulationBasedTraining(
+            time_attr="judged_epochs",
+            burn_in_period=settings.grace_epochs,
+            perturbation_interval=settings.interval_epochs,
+            hyperparam_mutations={"values": domains},
+            quantile_fraction=settings.quantile,
+            resample_probability=settings.resample_probability,
+            custom_explore_fn=KeepInside(sweep),
+        )
+    return None
+
+
+def samples(sweep: Sweep) -> list[dict[str, Value]]:
+    """The values of all trials, or where these are not known beforehand, of some that there may be."""
+    return sweep.points() if sweep.config.search == "random" else sweep.some()
