@@ -2,9 +2,13 @@
 
 import os
 import sys
+import time
 
 # Characters of a message. A value of a megabyte would bury what is said of it.
 LONGEST = 2000
+
+# Seconds that processes without a word wait for the one that has it: launchers end all when the first has ended.
+WAIT = 5.0
 
 
 class UserError(ValueError):
@@ -22,6 +26,9 @@ class PeerError(UserError):
 
 
 def tell(error: UserError) -> None:
-    """Print the line. What is wrong for one process of a machine is wrong for all: the first of each says so."""
+    """Print the line. What is wrong for one process of a machine is wrong for all: the first of each says so, and the
+    others wait until it has."""
     if not isinstance(error, PeerError) and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"distvae: {error}", file=sys.stderr)
+    else:
+        time.sleep(WAIT)

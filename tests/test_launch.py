@@ -68,3 +68,18 @@ def test_two_launchers_make_one_run(tiny, tmp_path):
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert "2 processes by DDP on CPU" in outputs[0][0]
     assert outputs[1][0] == ""
+
+
+def test_what_is_wrong_is_said_once_though_the_other_process_is_the_first_to_find_it(tmp_path):
+    """Launchers end all processes when one has ended, also the one that has the word."""
+    program = tmp_path / "late.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "from distvae.errors import UserError, tell\n"
+        "time.sleep(1.5 if os.environ['LOCAL_RANK'] == '0' else 0)\n"
+        "tell(UserError('bad input'))\n"
+        "sys.exit(2)\n"
+    )
+    done = launch(processes=2, program=[program])
+    assert done.returncode != 0
+    assert done.stderr.count("distvae: bad input\n") == 1
