@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from tqdm import tqdm
 
 from distvae import corpus, starts
@@ -293,18 +294,15 @@ class Driver:
         search = searcher(self.sweep)
         # Trials that are known beforehand stand on a grid.
         space = None if search else {"values": tune.grid_search(self.sweep.points())}
-        # A searcher should not choose before there is room, and several processes of a trial find theirs only then.
-        bounded = search is not None or config.trial.workers > 1
         return tune.Tuner(
             trainable,
             param_space=space,
             tune_config=tune.TuneConfig(
                 metric=None if objective.second else "objective",
                 mode=None if objective.second else objective.mode,
-                search_alg=search,
+                search_alg=Searcher(search, max_concurrent=self.room) if search else Grid(),
                 scheduler=scheduler(self.sweep),
                 num_samples=self.sweep.trials if search else 1,
-                max_concurrent_trials=self.progress.slots if bounded else config.max_concurrent,
                 reuse_actors=True,
                 trial_name_creator=trial_name,
                 trial_dirname_creator=trial_name,
@@ -319,6 +317,14 @@ class Driver:
                 verbose=0,
             ),
         )
+
+    @property
+    def room(self) -> int:
+        """For so many trials at once; 0: for all that find some."""
+        # A searcher should not choose before there is room, and several processes of a trial find theirs only then.
+        if self.sweep.config.search == "optuna" or self.sweep.config.trial.workers > 1:
+            return self.progress.slots
+        return self.sweep.config.max_concurrent or 0
 
     def hear(self) -> None:
         """See what has come in from outside."""
@@ -491,6 +497,27 @@ class Driver:
 
 
 # -- What Tune calls ---------------------------------------------------------------------------------------------------
+
+
+class _Room:
+    """Has as many trials at once as the driver has room for. Tune would go on with the number that it saved, but there
+    may be other nodes now, or another ``max_concurrent``."""
+
+    @property
+    def max_concurrent(self) -> int:
+        return Driver.current.room
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        """What Tune sets does not count."""
+
+
+class Grid(_Room, BasicVariantGenerator):
+    """Chooses trials that are known beforehand."""
+
+
+class Searcher(_Room, ConcurrencyLimiter):
+    """Has a searcher choose."""
 
 
 class Limits(tune.Stopper):

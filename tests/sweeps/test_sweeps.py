@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,6 +152,23 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     for trial in found:
         one = alone(tmp_path / f"by itself {trial['number']}", tiny, **trial["values"] | {"train.max_epochs": 60})
         assert after_pretraining(moved / "trials" / f"{trial['number']:04d}") == after_pretraining(one)
+
+
+def test_a_restart_has_room_for_as_many_trials_as_it_says(monkeypatch):
+    """And not for as many as Tune saved."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    from distvae.tuning.driver import Driver, Grid, Searcher
+
+    monkeypatch.setattr(Driver, "current", SimpleNamespace(room=1))
+    optuna = OptunaSearch(space=lambda trial: {}, metric="objective", mode="min")
+    for way in (Grid(), Searcher(optuna, max_concurrent=1)):
+        monkeypatch.setattr(Driver.current, "room", 1)
+        assert way.max_concurrent == 1
+        saved = way.get_state()
+        monkeypatch.setattr(Driver.current, "room", 2)
+        way.set_state(saved | {"max_concurrent": 1})
+        assert way.max_concurrent == 2
 
 
 def test_trials_that_fail_are_told_of_and_the_others_go_on(tmp_path, tiny):
