@@ -337,6 +337,10 @@ class Sweep:
         grid = self.grid()
         return [self.draw(Seeded(number), grid[number % len(grid)]) for number in range(_TRIED)]
 
+    def samples(self) -> list[dict[str, Value]]:
+        """The values of all trials, or where these are not known beforehand, of some that there may be."""
+        return self.points() if self.config.search == "random" else self.some()
+
     def _applies(self, key: str, values: dict[str, Value]) -> bool:
         when = self.config.space[key].when or {}
         return all(

@@ -34,7 +34,7 @@ from distvae.starts import Hold, OvertakenError
 from distvae.sweep import Outcome, Sweep, Trial
 from distvae.sweep_report import write_hparams, write_report
 from distvae.tracking import read_metrics
-from distvae.tuning.search import samples, scheduler, searcher
+from distvae.tuning.search import scheduler, searcher
 from distvae.tuning.trial import STOP, gpus_of, pretrain, run_process, run_trial, score, trainer, trial_number
 
 # Seconds that trials have to save themselves when a sweep is interrupted: Slurm may give 30 to all of it (`KillWait`).
@@ -53,7 +53,8 @@ class Driver:
         self.called: float | None = None  # when trials were told to save themselves
         self.interrupted = False  # Tune has been told to save its state and end
         self.trials: dict[int, Trial] = {}
-        self.running: dict[int, float] = {}  # since when
+        self.running: set[int] = set()
+        self._counted = 0.0  # until when trials' time has been added up
         self._read: dict[int, Outcome | None] = {}  # what trials have come to
         self._tune_handler = None
         self._bar: tqdm | None = None
@@ -194,7 +195,7 @@ class Driver:
     def _prepare(self) -> None:
         """See that the sentences are there, for all trials."""
         found = {}
-        for values in samples(self.sweep):
+        for values in self.sweep.samples():
             data = self.sweep.config_of(values, self.folder).data
             found[repr(data)] = data
         for data in found.values():
@@ -260,7 +261,7 @@ class Driver:
     # -- Trials --------------------------------------------------------------------------------------------------------
 
     def _tune(self) -> None:
-        began = time.monotonic()
+        self._counted = time.monotonic()
         settings = self.sweep.config.trial
 
         def trial(choice):
@@ -275,7 +276,7 @@ class Driver:
         ) as self._bar:
             self._bar.update(sum(trial.ended for trial in self.trials.values()))
             self._tuner(trainable).fit()
-        self.progress.trial_seconds += time.monotonic() - began
+        self._count_time()
         self.hold.check()
         if self.interrupted:
             for number in self.running:
@@ -300,7 +301,7 @@ class Driver:
             tune_config=tune.TuneConfig(
                 metric=None if objective.second else "objective",
                 mode=None if objective.second else objective.mode,
-                search_alg=Searcher(search, max_concurrent=self.room) if search else Grid(),
+                search_alg=Bounded(search, max_concurrent=self.room) if search else Grid(),
                 scheduler=scheduler(self.sweep),
                 num_samples=self.sweep.trials if search else 1,
                 reuse_actors=True,
@@ -345,6 +346,7 @@ class Driver:
         """Take over how Tune's trials stand; pass a signal on."""
         if self.interrupted:
             return  # Tune ends its trials now, which is no end of theirs
+        self._count_time()
         changed = False
         for one in found:
             number = trial_number(one.trial_id, one.config)
@@ -356,9 +358,9 @@ class Driver:
             if state == "running":
                 trial.begun = trial.begun or time.time()
                 trial.starts += 1
-                self.running[number] = time.monotonic()
-            elif number in self.running:
-                trial.seconds += time.monotonic() - self.running.pop(number)
+                self.running.add(number)
+            else:
+                self.running.discard(number)
             trial.values = one.config["values"]
             trial.node = (one.last_result or {}).get("node", trial.node)
             trial.state, trial.reason = state, reason
@@ -376,6 +378,14 @@ class Driver:
             if self.hold.lost or not running or time.monotonic() - self.called > _TO_SAVE:
                 self.interrupted = True
                 self._tune_handler(signal.SIGUSR1, None)
+
+    def _count_time(self) -> None:
+        """Add the time since the last call to that of the trials that run, and of all."""
+        now = time.monotonic()
+        self.progress.trial_seconds += now - self._counted
+        for number in self.running:
+            self.trials[number].seconds += now - self._counted
+        self._counted = now
 
     def _state(self, one) -> tuple[str, str | None]:
         told = one.last_result or {}
@@ -427,7 +437,8 @@ class Driver:
         left = self.sweep.trials - len(ended)
         if not left:
             return ""
-        seconds = sum(ended) / len(ended) * left / max(self.progress.slots, 1)
+        begun = sum(trial.seconds for trial in self.trials.values() if not trial.ended)
+        seconds = max(sum(ended) / len(ended) * left - begun, 0.0) / max(self.progress.slots, 1)
         return f"; about {timedelta(seconds=round(seconds))} left"
 
     def _outcomes(self) -> dict[int, Outcome]:
@@ -516,8 +527,8 @@ class Grid(_Room, BasicVariantGenerator):
     """Chooses trials that are known beforehand."""
 
 
-class Searcher(_Room, ConcurrencyLimiter):
-    """Has a searcher choose."""
+class Bounded(_Room, ConcurrencyLimiter):
+    """Has a searcher choose, while there is room."""
 
 
 class Limits(tune.Stopper):

@@ -68,7 +68,7 @@ def scheduler(sweep: Sweep) -> TrialScheduler | None:
     """What ends or changes trials under way; None: nothing does."""
     settings, space = sweep.config.scheduler, sweep.config.space
     if settings.name == "asha":
-        longest = max(sweep.config_of(values, sweep.folder).train.max_epochs for values in samples(sweep))
+        longest = max(sweep.config_of(values, sweep.folder).train.max_epochs for values in sweep.samples())
         return AsyncHyperBandScheduler(
             time_attr="judged_epochs",
             max_t=longest + 1,  # beyond all: a trial's own end is its training's
@@ -94,8 +94,3 @@ def scheduler(sweep: Sweep) -> TrialScheduler | None:
             custom_explore_fn=KeepInside(sweep),
         )
     return None
-
-
-def samples(sweep: Sweep) -> list[dict[str, Value]]:
-    """The values of all trials, or where these are not known beforehand, of some that there may be."""
-    return sweep.points() if sweep.config.search == "random" else sweep.some()

@@ -86,6 +86,17 @@ def until(condition, process: subprocess.Popen, seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
+def account(folder: Path) -> None:
+    """See that the time of every trial that has begun is told, of all its starts, and no more than there was."""
+    begun = [trial for trial in trials(folder) if trial["starts"]]
+    told = json.loads((folder / "sweep.json").read_text())
+    for trial in begun:
+        rows = records(folder / "trials" / f"{trial['number']:04d}")
+        assert trial["seconds"] > sum(row["train"]["seconds"] for row in rows if row["stage"] == "train") > 0
+    assert sum(trial["seconds"] for trial in begun) <= told["slots"] * told["trial_seconds"]
+    assert told["trial_seconds"] < told["seconds"]
+
+
 def test_a_trial_is_the_training_and_the_sweep_tells_of_it(tmp_path, tiny):
     file = write(
         tmp_path,
@@ -143,12 +154,14 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     assert json.loads((folder / "sweep.json").read_text())["state"] == "interrupted"
     status = json.loads((runs[0] / "status.json").read_text())
     assert status["state"] in ("interrupted", "finished"), status
+    account(folder)
     # Elsewhere, and by what the folder says itself.
     folder.rename(moved)
     run("--resume", moved)
     found = trials(moved)
     assert [trial["state"] for trial in found] == ["finished"] * 2
     assert found[0]["starts"] >= 3
+    account(moved)
     for trial in found:
         one = alone(tmp_path / f"by itself {trial['number']}", tiny, **trial["values"] | {"train.max_epochs": 60})
         assert after_pretraining(moved / "trials" / f"{trial['number']:04d}") == after_pretraining(one)
@@ -158,11 +171,11 @@ def test_a_restart_has_room_for_as_many_trials_as_it_says(monkeypatch):
     """And not for as many as Tune saved."""
     from ray.tune.search.optuna import OptunaSearch
 
-    from distvae.tuning.driver import Driver, Grid, Searcher
+    from distvae.tuning.driver import Bounded, Driver, Grid
 
     monkeypatch.setattr(Driver, "current", SimpleNamespace(room=1))
     optuna = OptunaSearch(space=lambda trial: {}, metric="objective", mode="min")
-    for way in (Grid(), Searcher(optuna, max_concurrent=1)):
+    for way in (Grid(), Bounded(optuna, max_concurrent=1)):
         monkeypatch.setattr(Driver.current, "room", 1)
         assert way.max_concurrent == 1
         saved = way.get_state()
