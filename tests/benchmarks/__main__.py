@@ -23,6 +23,7 @@ from distvae import corpus
 from distvae.runtime import has_bf16
 from distvae.scaling import plain_table
 from tests.benchmarks import ceilings
+from tests.benchmarks.communication import communication
 from tests.benchmarks.contestants import PARTS, Contest, Ours, Process, Textbook, plan_of, prepare, quartiles, some_of
 from tests.benchmarks.machine import CONSOLE, device, device_name
 
@@ -99,6 +100,11 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
     found["scoring"] = _score(contest, processes, machine, rounds, config, vocabulary_size, prepared)
     for process in processes.values():
         process.close()
+    CONSOLE.print("[dim]what processes send each other …")
+    words = round(float((prepared.train.lengths - 1).mean()))
+    precision = f"optimizer.mixed_precision={'bf16' if 'bf16' in kinds else 'no'}"
+    sent = communication(contest, batch_sizes, vocabulary_size, words, rounds, precision)
+    found["communication"] = [vars(one) | {"communication": one.communication} for one in sent]
     limits = machine.ceilings()
     found["ceilings"] = vars(limits)
     for section in (*found["training"], found["scoring"]):
@@ -164,6 +170,17 @@ def show(found: dict[str, Any]) -> None:
                 split.add_row(str(row["batch_size"]), name, *ms)
     CONSOLE.print(f"\nTraining steps, vocabulary of {found['vocabulary']:,}", table)
     CONSOLE.print("\nTheir parts, in ms, timed one by one", split)
+    if found["communication"]:
+        table = plain_table("batch", "of each process", "sending nothing, ms", "communication, ms", "of the step")
+        for row in found["communication"]:
+            table.add_row(
+                str(row["batch_size"]),
+                f"{row['batch_size'] // row['processes']}",
+                f"{row['alone'] * 1e3:.1f}",
+                f"{row['communication'] * 1e3:.1f}",
+                f"{row['communication'] / row['sending']:.0%}",
+            )
+        CONSOLE.print(f"\nSteps of {found['communication'][0]['processes']} processes under DDP", table)
     scoring = found["scoring"]
     table = plain_table("", "s/sentence", "× textbook (quartiles)", "of the ceiling", "NLL")
     for name, entry in scoring["contestants"].items():

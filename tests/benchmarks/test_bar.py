@@ -34,7 +34,13 @@ def test_training_is_not_slower_than_it_was(found, capsys):
         assert set(parts) == set(PARTS)
         assert min(parts.values()) >= 0
         assert parts["data"] < 0.05 * sum(parts.values())
-    assert "of the ceiling" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of the ceiling" in said
+    assert "communication, ms" in said
+    (sent,) = found["communication"]
+    assert (sent["batch_size"], sent["processes"]) == (32, 2)
+    assert sent["sending"] == pytest.approx(sent["alone"] + sent["communication"])
+    assert 0 < sent["alone"] < sent["sending"] < 10
 
 
 @pytest.mark.long
