@@ -79,10 +79,12 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(_report, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, of several methods and seeds")
-    added.add_argument("--out", metavar="FOLDER", default=".", help="for report.html, report.md (default: this one)")
+    added.add_argument(
+        "--out", metavar="FOLDER", default=".", help="for report.html and report.md (default: the current one)"
+    )
     added.add_argument(
         "--sentence", action="append", default=[], metavar="SENTENCE",
-        help="to reconstruct, as often as there are some (default: some that are built in)",
+        help="to reconstruct; may be given several times (default: some that are built in)",
     )  # fmt: skip
 
     added = command(_sweep_report, run=False)
@@ -95,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(_measure, run=False)
     _add_model(added)
-    added.add_argument("--each", type=_integers, default=(1, 4, 16), metavar="N,N,…", help="sentences of a process")
+    added.add_argument(
+        "--each",
+        type=_integers,
+        default=(1, 4, 16),
+        metavar="N,N,…",
+        help="batches of a process to time (default 1,4,16)",
+    )
     added.add_argument("--rounds", type=int, default=9, help="of which the median is taken (default 9)")
     return parser
 
@@ -103,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/snli/pt_kla_sfb.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimizer.batch_size=4096")
-    parser.add_argument("--vocabulary", type=int, required=True, metavar="V", help="tokens; a run's first line says it")
+    parser.add_argument(
+        "--vocabulary", type=int, required=True, metavar="V", help="tokens; a run says them before its first epoch"
+    )
     parser.add_argument("--tokens", type=int, default=9, metavar="T", help="words and </s> of a sentence (default 9)")
 
 
@@ -115,9 +125,11 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, type=float, default=value, help=f"{meaning} (default {value:g})")
 
     number("--tflops", assumed.flops / 1e12, "10¹² operations a second of a process")
-    number("--overhead-ms", assumed.step_overhead * 1e3, "of a step beside its sentences")
+    number("--overhead-ms", assumed.step_overhead * 1e3, "of a step, whatever its batch")
     number("--gdraws", assumed.draws / 1e9, "10⁹ random numbers a second")
-    group.add_argument("--per-node", type=int, default=assumed.per_node, help=f"processes (default {assumed.per_node})")
+    group.add_argument(
+        "--per-node", type=int, default=assumed.per_node, help=f"processes of a node (default {assumed.per_node})"
+    )
     for name, network, where in (("inside-", assumed.inside, "inside a node"), ("", assumed.across, "between nodes")):
         number(f"--{name}latency-us", network.latency * 1e6, f"of a message {where}")
         number(f"--{name}bandwidth-gbps", network.bandwidth * 8 / 1e9, f"10⁹ bits a second {where}, each way")
@@ -226,7 +238,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    """Write the paper's tables, figure and claims, by runs of its methods: report.html and report.md."""
+    """Write the paper's tables, figure and claims, from runs of its methods: report.html and report.md."""
     from distvae import paper_report
 
     if any(not sentence.strip() for sentence in options.sentence):

@@ -283,7 +283,7 @@ def _figure(methods: list[Method]) -> bytes:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("the paper's report needs matplotlib: pip install 'distvae[report]'") from None
+        raise UserError("the paper's report needs matplotlib: pip install -e '.[report]' in the checkout") from None
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
     drawn = [method for method in methods if method.kind != "AE"]

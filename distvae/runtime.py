@@ -256,7 +256,9 @@ def _deepspeed(optimizer: OptimizerConfig, mixed_precision: str) -> DeepSpeedPlu
     """
     for package in ("deepspeed", "transformers"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"the launcher asks for DeepSpeed; {package} is missing: pip install 'distvae[deepspeed]'")
+            raise UserError(
+                f"the launcher asks for DeepSpeed; {package} is missing: pip install -e '.[deepspeed]' in the checkout"
+            )
     # What DeepSpeed says of its own insides, and of the optimizers that it has not tried, at every step or start.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -464,7 +464,7 @@ def tables(question: Question) -> list[Table | str]:
         _collective_table(question, work),
         *_epoch_remarks(question.config),
         _prediction_table(question, work),
-        "“…” stands between all that can travel during the backward doing so, and nothing; batches are global",
+        "a … b: sending hidden behind the backward as far as it can be … not at all; batches are global",
     ]
 
 

@@ -63,7 +63,7 @@ def html(account: Account) -> str:
 
         from distvae.sweep_plots import sections
     except ImportError as error:
-        raise UserError(f"a sweep's report needs {error.name}: pip install 'distvae[sweep]'") from None
+        raise UserError(f"a sweep's report needs {error.name}: pip install -e '.[sweep]' in the checkout") from None
     return render(
         "sweep_report.html",
         title=title(account),

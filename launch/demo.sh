@@ -15,7 +15,7 @@ train() {
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 rm -rf "$runs"
 mkdir -p "$runs"
-echo "training $runs/kla and $runs/pt_kla_sfb, about three minutes; their whole output is in $runs/*.log"
+echo "training $runs/kla and $runs/pt_kla_sfb, some four minutes on two cores; their whole output is in $runs/*.log"
 train kla &
 train pt_kla_sfb || { cat "$runs/pt_kla_sfb.log" >&2; exit 1; }
 wait $! || { cat "$runs/kla.log" >&2; exit 1; }

@@ -73,7 +73,7 @@ def test_a_deepspeed_config_that_says_what_the_run_says(deepspeed, settings, mes
 def test_deepspeed_that_is_not_installed(deepspeed, monkeypatch):
     deepspeed()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"deepspeed is missing: pip install 'distvae\[deepspeed\]'"):
+    with pytest.raises(UserError, match=r"deepspeed is missing: pip install -e '\.\[deepspeed\]'"):
         Runtime()
 
 

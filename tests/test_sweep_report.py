@@ -436,7 +436,7 @@ def test_without_plotly_a_line_says_what_to_install(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly", None)
     for name in [name for name in sys.modules if name.startswith("plotly.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(UserError, match=r"needs plotly.*pip install 'distvae\[sweep\]'"):
+    with pytest.raises(UserError, match=r"needs plotly.*pip install -e '\.\[sweep\]'"):
         write_report(small)
 
 

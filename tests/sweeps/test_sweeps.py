@@ -29,7 +29,7 @@ SET = {"evaluation.importance_samples": 50, "data.train_size": 81}
 
 @pytest.fixture(autouse=True)
 def ray():
-    needs(shutil.which("ray", path=str(Path(sys.executable).parent)), "no Ray: pip install 'distvae[sweep]'")
+    needs(shutil.which("ray", path=str(Path(sys.executable).parent)), "no Ray: pip install -e '.[sweep]'")
 
 
 def write(folder: Path, tiny: Path, **settings: Any) -> Path:
