@@ -337,6 +337,15 @@ class Config:
             raise ValueError("pretrained is given and train.max_epochs is 0: there is nothing to train")
         return self
 
+    @model_validator(mode="after")
+    def _no_step_spoils_those_after_it(self):
+        if self.communication.compression == "powersgd" and self.optimizer.on_nan == "skip":
+            raise ValueError(
+                "optimizer.on_nan=skip does not go with communication.compression=powersgd, which carries what it left"
+                " out of a step's gradient, finite or not, into the next"
+            )
+        return self
+
     @property
     def autoencoder(self) -> bool:
         """Whether the run ends with an autoencoder, whose z has no prior: an NLL says nothing of it."""

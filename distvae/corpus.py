@@ -139,7 +139,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
     cache = _expand("data.cache", data.cache)
     folder = cache / fingerprint
-    if _is_whole(folder):
+    if is_whole(folder):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,9 @@ def load(folder: str | Path) -> Corpus:
         UserError: the folder is damaged.
     """
     folder = Path(folder)
-    if not _is_whole(folder):
+    if not folder.exists():
+        raise UserError(f"{folder}: is not there; data.cache has to name the same folder on every machine of a run")
+    if not is_whole(folder):
         raise UserError(f"{folder}: is not a whole prepared corpus; delete it, and the next training builds it again")
     try:
         # Never into memory, whatever the environment says: ranks share the pages of the map.
@@ -584,12 +586,12 @@ def _publish(built: Path, folder: Path) -> None:
     try:
         built.rename(folder)
     except OSError:
-        if not _is_whole(folder):
+        if not is_whole(folder):
             folder.rename(built.with_name("damaged"))
             built.rename(folder)
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether every file is there and as long as it was written."""
     try:
         sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -62,7 +61,7 @@ class Engine(Protocol):
         """What this rank alone keeps from step to step, beside what all do: the same names on every rank."""
 
     def load_own_state(self, state: dict[str, Tensor]) -> None:
-        """Take an ``own_state``; an empty one leaves things as they began."""
+        """Take an ``own_state``; an empty one forgets what former gradients left behind."""
 
 
 def make_engine(
@@ -105,7 +104,9 @@ def optimizer_state(engine: Engine, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(engine: Engine, state: dict[str, Tensor]) -> None:
-    """Take an ``optimizer_state``; an empty one makes the optimizer forget what it knows."""
+    """Take an ``optimizer_state``; an empty one forgets what is known of former weights and their gradients."""
+    if not state:
+        engine.load_own_state({})
     for kept in engine.optimizer.state.values():
         for value in kept.values():
             value.zero_()
@@ -164,8 +165,17 @@ class Replicated:
     def gather(self) -> None:
         """The trainer's model is the one that is trained; under local SGD the ranks' models become their mean."""
         if self._steps_apart:
-            average_parameters(iter(self._parameters.values()), dist.group.WORLD)  # as one tensor: one collective
+            self._average()
             self._steps_apart = 0
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """As one tensor: one collective. In place, for cuDNN wants an LSTM's weights where it has laid them out."""
+        weights = list(self._parameters.values())
+        mean = torch.cat([p.flatten() for p in weights]).div_(dist.get_world_size())
+        dist.all_reduce(mean)
+        parts = mean.split([p.numel() for p in weights])
+        torch._foreach_copy_(weights, [part.view_as(p) for part, p in zip(parts, weights, strict=True)])
 
     @property
     def together(self) -> bool:
@@ -193,6 +203,9 @@ class Replicated:
         return state
 
     def load_own_state(self, state: dict[str, Tensor]) -> None:
+        if self._power is not None:
+            # What was left out of the gradients of other weights is no part of the next one.
+            self._power.error_dict.clear()
         if self._power is not None and "powersgd.iter" in state:
             self._power.iter = int(state["powersgd.iter"])
             for name, kept in self._power_memory().items():

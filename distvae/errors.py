@@ -25,10 +25,10 @@ class PeerError(UserError):
     """Bad input that the main process has found and reports: this process just stops."""
 
 
-def tell(error: UserError) -> None:
+def tell(error: UserError, own: bool = False) -> None:
     """Print the line. What is wrong for one process of a machine is wrong for all: the first of each says so, and the
-    others wait until it has."""
-    if not isinstance(error, PeerError) and os.environ.get("LOCAL_RANK", "0") == "0":
+    others wait until it has. ``own``: it is wrong for this process, whatever the others do."""
+    if own or (not isinstance(error, PeerError) and os.environ.get("LOCAL_RANK", "0") == "0"):
         print(f"distvae: {error}", file=sys.stderr)
     else:
         time.sleep(WAIT)

@@ -60,6 +60,10 @@ class GraphedSteps:
         recorded.graph.replay()
         return recorded.output
 
+    def clear(self) -> None:
+        """Forget all records: steps of another kind begin."""
+        self._recorded.clear()
+
     def _plain(self, compute: Compute, inputs: Sequence[Tensor | None]) -> Tensor:
         torch._foreach_zero_(self._gradients)
         return compute(inputs)

@@ -39,6 +39,18 @@ class Posterior(NamedTuple):
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
 
+def _run(lstm: nn.LSTM, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """The LSTM's outputs and last state, in the precision around it; on a GPU in float32 where gradients are wanted.
+
+    Under autocast cuDNN runs an LSTM in float16, whatever autocast's precision is. No loss is scaled for that, and the
+    gradients of a young encoder are below its range.
+    """
+    if inputs.is_cuda and torch.is_grad_enabled():
+        with torch.autocast("cuda", enabled=False):
+            return lstm(inputs.float(), None if state is None else (state[0].float(), state[1].float()))
+    return lstm(inputs, state)
+
+
 class Encoder(nn.Module):
     """LSTM over ``<s> w₁ … wₙ </s>``; its last hidden state gives q(z|x)."""
 
@@ -50,7 +62,7 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
         """tokens [b, L], lengths [b] → q(z|x)."""
-        hidden, _ = self.lstm(self.embedding(tokens))
+        hidden, _ = _run(self.lstm, self.embedding(tokens))
         # Padding stands on the right, so it reaches no state before a sentence's end.
         last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
         with torch.autocast(tokens.device.type, enabled=False):
@@ -126,7 +138,8 @@ class Decoder(nn.Module):
             keep[:, 0] = True  # `<s>` is no word
             inputs = torch.where(keep, inputs, self.unknown)
         embedded = self._dropped(self.embedding(inputs), None if noise is None else noise.keep_embeddings)
-        hidden, state = self.lstm(torch.cat([embedded, z.unsqueeze(1).expand(-1, steps, -1)], dim=-1), state)
+        inputs = torch.cat([embedded, z.unsqueeze(1).expand(-1, steps, -1)], dim=-1)
+        hidden, state = _run(self.lstm, inputs, state)
         return self._dropped(hidden, None if noise is None else noise.keep_outputs), state
 
     def _dropped(self, values: Tensor, keep: Tensor | None) -> Tensor:

@@ -111,6 +111,9 @@ class Runtime:
             torch.set_num_threads(cpu_threads or max(1, cores // processes))
             if keep_memory:
                 _keep_memory()
+        # Products of an LSTM by TF32, with 10 bits of mantissa, are for those who ask for no more than bfloat16's 7.
+        self._tf32 = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = self.mixed_precision == "bf16"
         self._onednn = torch.backends.mkldnn.enabled
         if self.emulates_bf16:
             # oneDNN refuses a bfloat16 LSTM on such a CPU; torch's own kernels take it.
@@ -158,12 +161,13 @@ class Runtime:
         return values
 
     def gather(self, value: torch.Tensor) -> torch.Tensor | None:
-        """Every rank's value, […] → [world_size, …], on the main process; None on the others: one collective."""
+        """Every rank's value, […] → [world_size, …], on the main process and in the CPU's memory; None on the others:
+        one collective."""
         if self.world_size == 1:
-            return value[None].clone()
+            return value[None].to("cpu", copy=True)
         rows = [torch.empty_like(value) for _ in range(self.world_size)] if self.is_main else None
         dist.gather(value.contiguous(), rows)
-        return torch.stack(rows) if self.is_main else None
+        return torch.stack([row.cpu() for row in rows]) if self.is_main else None
 
     def on_main(self, action: Callable[[], Result]) -> Result:
         """What ``action`` returns on the main process, on every process: one broadcast.
@@ -186,6 +190,24 @@ class Runtime:
             raise PeerError(outcome[1])
         return outcome[0]
 
+    def on_each_machine(self, action: Callable[[], object]) -> None:
+        """Have the first process of each machine do something, while the others wait: one collective.
+
+        Raises:
+            UserError: what ``action`` raised, on its process, and ``PeerError`` on the others.
+        """
+        failure = None
+        if self.accelerator.is_local_main_process:
+            try:
+                action()
+            except Exception as error:
+                failure = error
+        failed = self.max(torch.tensor(float(failure is not None), device=self.device))
+        if failure is not None:
+            raise failure
+        if failed > 0:
+            raise PeerError("the process that failed tells why")
+
     def _stop_if_alone(self) -> None:
         started = int(os.environ.get("WORLD_SIZE", "1"))
         tasks = max(
@@ -207,6 +229,7 @@ class Runtime:
         torch.set_num_threads(self._threads)
         torch.set_flush_denormal(False)
         torch.backends.mkldnn.set_flags(_enabled=self._onednn)
+        torch.backends.cudnn.allow_tf32 = self._tf32
         # Accelerate keeps its state for the life of a process: a next run in it would get this one's settings.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()

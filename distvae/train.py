@@ -82,7 +82,9 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        tell(UserError(f"out of memory: {error}; smaller sizes in model or optimizer.batch_size need less"))
+        rank = f"rank {os.environ['RANK']} is " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        message = f"{rank}out of memory: {error}; smaller sizes in model or optimizer.batch_size need less"
+        tell(UserError(message), own=True)
         return 2
     return 0
 
@@ -293,6 +295,10 @@ class Trainer:
 
     def _corpus(self) -> Corpus:
         folder = self.runtime.on_main(lambda: corpus.prepare(self.config.data, progress=sys.stderr.isatty()))
+        # A machine that does not see the main process's cache makes its own.
+        self.runtime.on_each_machine(
+            lambda: corpus.is_whole(folder) or corpus.prepare(self.config.data, progress=sys.stderr.isatty())
+        )
         sentences = corpus.load(folder)
         self.runtime.on_main(lambda: self._note(sentences))
         return sentences
@@ -370,6 +376,8 @@ class Trainer:
     def _run_stage(self, stage: Stage, resumed: Checkpoint | None) -> None:
         progress = StageProgress(Plateau(self.config.plateau, self.config.optimizer.learning_rate))
         load_optimizer_state(self.engine, {} if resumed is None else resumed.optimizer)
+        if self.graphs is not None:
+            self.graphs.clear()
         epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
         if resumed is not None:
             self._load(resumed.weights)
@@ -449,7 +457,6 @@ class Trainer:
         interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
         bad_step = self.no_bad_step
         began = time.monotonic() - epoch.seconds
-        shown_at = began
         shown = sum(len(sentences) for sentences in plan[: epoch.batches])
         seen = shown
         self.engine.module.train()
@@ -475,8 +482,7 @@ class Trainer:
                     epoch.seconds = time.monotonic() - began
                     # Once the last batch is trained, its validation and a checkpoint of both follow.
                     self._act(look, stage, progress, epoch, save=not last)
-                if bar.shown and time.monotonic() - shown_at > 0.2:
-                    shown_at = time.monotonic()
+                if bar.shown and (due or last):  # the look has waited for the device
                     bar.advance(seen - shown, γ=stage.policy.weight, **epoch.sums.running())
                     shown = seen
         self.engine.gather()
@@ -649,9 +655,10 @@ class Trainer:
             " (not_finite.json has all),",
             stage,
             progress,
+            ", optimizer.on_nan=skip goes on without such steps",
         )
 
-    def _stop(self, what: str, stage: Stage, progress: StageProgress) -> NoReturn:
+    def _stop(self, what: str, stage: Stage, progress: StageProgress, advice: str = "") -> NoReturn:
         if not self.runtime.is_main:
             raise PeerError("the main process tells why")
         with contextlib.suppress(UserError):
@@ -660,8 +667,8 @@ class Trainer:
         raise UserError(
             f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
             f" {stage.policy.weight:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
-            f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend it,"
-            " optimizer.on_nan=skip goes on without such steps"
+            f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend"
+            f" it{advice}"
         )
 
     def _validate(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> Scores:

@@ -547,3 +547,8 @@ def test_a_single_value_has_no_keys(load):
 @pytest.mark.parametrize("override", [".seed=1", "kl.=1", "kl..target_rate=1", ".=1", "a.b=1"])
 def test_an_override_of_no_key_is_refused(load, override):
     assert "unknown key" in str(refused(load, "", override))
+
+
+def test_powersgd_cannot_leave_a_step_out(load):
+    said = str(refused(load, "communication: {compression: powersgd}", "optimizer.on_nan=skip"))
+    assert "optimizer.on_nan=skip does not go with communication.compression=powersgd" in said

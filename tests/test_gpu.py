@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from distvae.config import ModelConfig
+from distvae.model import TextVAE
 from tests.compare import assert_same_numbers, records
 from tests.conftest import launch
 
@@ -38,6 +40,22 @@ def test_bf16_on_a_gpu_trains_to_nearly_the_same(on_gpu, tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     for here, there in zip(records(on_gpu), records(tmp_path / "run"), strict=True):
         assert there["valid"]["re"]["mean"] == pytest.approx(here["valid"]["re"]["mean"], rel=5e-3)
+
+
+def test_a_small_gradient_is_not_lost_in_bf16():
+    """As it would be in float16, in which autocast has cuDNN run an LSTM."""
+    torch.manual_seed(0)
+    model = TextVAE(ModelConfig(init_range=0.01), 100, pad=0, unknown=1).cuda()
+    tokens, lengths = torch.randint(2, 100, (32, 12), device="cuda"), torch.full((32,), 12, device="cuda")
+    gradients = []
+    for bf16 in (False, True):
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            mean = model.encoder(tokens, lengths).mean
+        model.zero_grad()
+        (1e-8 * mean.sum()).backward()
+        gradients.append(model.encoder.lstm.weight_hh_l0.grad.clone())
+    plain, mixed = gradients
+    assert (mixed - plain).norm() < 0.02 * plain.norm()
 
 
 @several

@@ -55,6 +55,16 @@ def test_a_step_that_is_played_again_takes_new_values_and_leaves_their_gradients
     assert len(steps._recorded) == 1
 
 
+def test_what_is_forgotten_is_recorded_anew():
+    parameters, compute = steps_of([1.0], [3.0])
+    steps = StandIn(parameters)
+    steps("a", compute, [torch.ones(1), torch.ones(1)])
+    steps.clear()
+    assert not steps._recorded
+    assert steps("a", compute, [torch.tensor([5.0]), torch.ones(1)]) == 8
+    assert len(steps._recorded) == 1
+
+
 def test_each_shape_and_key_has_a_record_of_its_own_and_all_share_the_gradients():
     parameters, compute = steps_of([1.0], [3.0])
     steps = StandIn(parameters)

@@ -571,6 +571,19 @@ def test_sizes_beyond_memory_are_one_line(refused):
     assert "out of memory: " in refused("model.hidden_size=1000000")
 
 
+def test_every_process_tells_of_its_own_want_of_memory(tiny, capsys, monkeypatch):
+    """The last one has the longest sentences of each batch."""
+
+    def train(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(program, "train", train)
+    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([str(tiny)]) == 2
+    assert capsys.readouterr().err.startswith("distvae: rank 3 is out of memory: CUDA")
+
+
 def test_a_run_whose_name_is_too_long_is_one_line(tiny, capsys):
     for overrides in (["seed=-1"], []):
         assert main([str(tiny), f"run=runs/{'x' * 300}", *overrides]) == 2
@@ -659,7 +672,9 @@ def test_a_loss_that_is_not_finite_counts_though_its_gradient_is(tiny, tmp_path,
 def test_an_epoch_in_which_no_step_is_finite_stops_the_run(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(program, "kl_per_dimension", lambda mean, log_variance: mean / 0)
     assert main([str(tiny), f"run={tmp_path / 'run'}", "optimizer.on_nan=skip"]) == 2
-    assert "every step is not finite (pretrain, epoch 1)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "every step is not finite (pretrain, epoch 1)" in said
+    assert "on_nan" not in said  # which it has set
 
 
 def test_a_score_that_is_not_finite_stops_the_run(tiny, tmp_path, capsys):

@@ -12,6 +12,8 @@ TRAIN_STEPS = 4 * STEPS  # of the second stage
 LOOK = "all_reduce [6]"  # of flags
 
 EVERY_RUN = {
+    # Whether every machine has the sentences.
+    "all_reduce []": 1,
     # Sentences, RE, objective and the KL of 4 dimensions.
     "all_reduce [7]": EPOCHS,
     # An evaluation's table of 20 sentences, and their mutual information: every epoch's, and the last.

@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
-from distvae import corpus, draws
+from distvae import checkpoint, corpus, draws
 from distvae.batches import collate, share, training_plan
 from distvae.config import load_config
+from distvae.engine import Replicated
 from distvae.kl_control import POLICIES
 from distvae.model import TextVAE, initialise
 from distvae.objective import kl_per_dimension
@@ -26,6 +28,18 @@ RUNS = {
     "local_4": [*ONE_STAGE, "optimizer.clip_norm=2.0", "communication.local_sgd_steps=4"],
     "plain": LONGER,
     "bf16": [*LONGER, "communication.compression=bf16"],
+    "decays": [
+        *LONGER,
+        "pretrain.max_epochs=0",
+        "train.max_epochs=8",
+        "kl.policy=constant",
+        "optimizer.learning_rate=1",
+        "optimizer.clip_norm=null",
+        "plateau.patience=1",
+        "checkpoint.keep=100",
+        "communication.compression=powersgd",
+        "communication.powersgd_start=2",
+    ],
     "powersgd": [*LONGER, "communication.compression=powersgd", "communication.powersgd_start=2"],
     "wide": [*ONE_STAGE, *WIDE],
     "wide_powersgd": [*ONE_STAGE, *WIDE, "communication.compression=powersgd", "communication.powersgd_start=2"],
@@ -108,6 +122,35 @@ def test_powersgd_trains(runs, plain, compressed):
     assert there[-1]["train"]["re"] == pytest.approx(here[-1]["train"]["re"], rel=0.03)
     if len(there) > 1:
         assert there[-1]["valid"]["re"]["mean"] < there[0]["valid"]["re"]["mean"] - 5
+
+
+def test_powersgd_forgets_what_it_left_out_of_the_gradients_of_other_weights(runs):
+    """When best weights come back."""
+    run = runs / "decays"
+    kept = {}
+    for folder in checkpoint.list_checkpoints(run):
+        saved = checkpoint.load_checkpoint(folder)
+        if saved.state.batches == 0:
+            kept[saved.state.epoch] = "powersgd.error" in saved.ranks
+    verdicts = {row["epoch"]: row["verdict"] for row in records(run)}
+    assert "decay" in verdicts.values()
+    assert kept == {epoch: verdict not in ("decay", "stop") for epoch, verdict in verdicts.items()}
+
+
+def test_an_average_leaves_the_weights_where_they_are():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        lstm = torch.nn.LSTM(3, 4)
+        engine = Replicated.__new__(Replicated)
+        engine._parameters = dict(lstm.named_parameters())
+        before = {name: (p.data_ptr(), p.detach().clone()) for name, p in lstm.named_parameters()}
+        engine._average()
+    finally:
+        dist.destroy_process_group()
+    for name, p in lstm.named_parameters():
+        place, value = before[name]
+        assert p.data_ptr() == place
+        assert torch.equal(p, value)
 
 
 def test_a_run_says_by_what_it_trains(runs):
