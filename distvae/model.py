@@ -40,14 +40,15 @@ class Posterior(NamedTuple):
 
 
 def _run(lstm: nn.LSTM, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """The LSTM's outputs and last state, in the precision around it; on a GPU in float32 where gradients are wanted.
+    """The LSTM's outputs and last state, in the precision around it; on a GPU in its weights' where it is trained.
 
     Under autocast cuDNN runs an LSTM in float16, whatever autocast's precision is. No loss is scaled for that, and the
     gradients of a young encoder are below its range.
     """
     if inputs.is_cuda and torch.is_grad_enabled():
+        dtype = lstm.weight_hh_l0.dtype
         with torch.autocast("cuda", enabled=False):
-            return lstm(inputs.float(), None if state is None else (state[0].float(), state[1].float()))
+            return lstm(inputs.to(dtype), None if state is None else (state[0].to(dtype), state[1].to(dtype)))
     return lstm(inputs, state)
 
 
