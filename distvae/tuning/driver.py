@@ -304,7 +304,8 @@ class Driver:
                 search_alg=Bounded(search, max_concurrent=self.room) if search else Grid(),
                 scheduler=scheduler(self.sweep),
                 num_samples=self.sweep.trials if search else 1,
-                reuse_actors=True,
+                # Several processes of a trial that was ended may outlast the time that reuse would wait for them.
+                reuse_actors=config.trial.workers == 1,
                 trial_name_creator=trial_name,
                 trial_dirname_creator=trial_name,
             ),
@@ -397,7 +398,7 @@ class Driver:
             if told.get("ended"):
                 return "finished", None
             return "stopped", self.over or f"ended by {self.sweep.config.scheduler.name}, for others do better"
-        if one.status == "ERROR" and not one.should_recover():
+        if one.status == "ERROR":  # Tune sets one that it starts again back to PENDING within the same step
             return "failed", _why(one)
         return "waiting", None
 
