@@ -266,6 +266,16 @@ def test_a_trial_whose_kl_is_right_goes_before_any_whose_kl_is_not():
     assert rank(NLL, {}) == []
 
 
+@pytest.mark.parametrize(("metric", "second", "sign"), [("nll", "mutual_information", -1), ("kl", "ppl", 1)])
+def test_a_trial_whose_kl_is_wrong_is_behind_by_its_second_metric_too(metric, second, sign):
+    """Or its information, which is high where the KL is, would have it kept."""
+    both = ObjectiveConfig(metric=metric, second=second)
+    right, near, far = came_to(mi=3.0), came_to(mi=8.0, kl=9.0), came_to(mi=9.0, kl=12.0)
+    assert score(both, right, second=True) == getattr(right, second)
+    told = [sign * score(both, one, second=True) for one in (right, near, far)]
+    assert told[0] < 1000 < told[1] < told[2]
+
+
 def test_what_should_be_high_is_ranked_from_above():
     high = ObjectiveConfig(metric="mutual_information")
     found = {0: came_to(mi=1.0), 1: came_to(mi=3.0), 2: came_to(mi=9.0, kl=9.0), 3: came_to(mi=8.0, kl=8.0)}

@@ -8,7 +8,6 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from distvae import sweep as sweeps
 from distvae.sweep import Sweep, Value
 
 
@@ -20,7 +19,7 @@ def searcher(sweep: Sweep) -> OptunaSearch | None:
     metrics: str | list[str] = "objective"
     modes: str | list[str] = objective.mode
     if objective.second is not None:
-        metrics, modes = ["objective", "second"], [objective.mode, sweeps.METRICS[objective.second]]
+        metrics, modes = ["objective", "second"], [objective.mode, objective.second_mode]
     return OptunaSearch(space=Suggestions(sweep), metric=metrics, mode=modes, seed=sweep.config.seed)
 
 

@@ -223,10 +223,10 @@ def _told(sweep: Sweep, config: Config, run: Path) -> dict[str, Any]:
     """What Tune is told of a trial, of which there are records."""
     rows = sweeps.history(sweep.folder, run)
     found = sweeps.outcome(config, rows)
-    second = sweep.config.objective.second
+    objective = sweep.config.objective
     return {
-        "objective": sweeps.score(sweep.config.objective, found),
-        "second": None if second is None else float(getattr(found, second)),
+        "objective": sweeps.score(objective, found),
+        "second": None if objective.second is None else sweeps.score(objective, found, second=True),
         "judged_epochs": sweeps.judged_epochs(config, rows),
         "epoch": rows[-1]["epoch"],
         **{name: getattr(found, name) for name in sweeps.METRICS},
@@ -236,7 +236,7 @@ def _told(sweep: Sweep, config: Config, run: Path) -> dict[str, Any]:
 
 def _worst(sweep: Sweep, second: bool = False) -> float:
     objective = sweep.config.objective
-    mode = sweeps.METRICS[objective.second or objective.metric] if second else objective.mode
+    mode = objective.second_mode if second and objective.second is not None else objective.mode
     return _WORST if mode == "min" else -_WORST
 
 

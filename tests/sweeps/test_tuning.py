@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from distvae import sweep as sweeps
-from tests.sweep_folders import sweep_of
+from tests.sweep_folders import scores, sweep_of, write_run
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
+from distvae.tuning import trial as trials
 from distvae.tuning.driver import Driver
 
 
@@ -40,3 +41,17 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(driver_of):
 def test_only_trials_of_one_process_pass_it_on(driver_of, workers, reused):
     tuner = driver_of(trial={"workers": workers})._tuner(lambda choice: None)
     assert tuner._local_tuner._tune_config.reuse_actors is reused
+
+
+def test_both_metrics_of_a_trial_whose_kl_is_wrong_are_told_behind_all_others(tmp_path):
+    both = {"objective": {"second": "mutual_information"}, "search": "optuna"}
+    asked = sweep_of(tmp_path / "sweep", space={"kl.multiplier": {"uniform": [0.1, 0.5]}}, **both)
+    told = []
+    for number, (kl, mi) in enumerate([(4.0, 3.0), (9.0, 8.0)]):
+        run = asked.folder / "trials" / f"{number:04d}"
+        write_run(run, scores(18.0, kl, mi, 3), curves=False)
+        told.append(trials._told(asked, asked.config_of({}, run), run))
+    assert (told[0]["objective"], told[0]["second"]) == (18.0, 3.0)
+    assert told[1]["objective"] > 1000
+    assert told[1]["second"] < -1000
+    assert told[1]["mutual_information"] == 8.0
