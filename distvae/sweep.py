@@ -686,6 +686,22 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
         )
     if sweep.trials < 2:
         raise UserError("scheduler=pbt with one trial: there is none to go on from; num_samples should be 4 or more")
+    check_room(sweep)
+
+
+def check_room(sweep: Sweep) -> None:
+    """See that the bound on trials side by side leaves the sweep what it is.
+
+    Raises:
+        UserError: it does not.
+    """
+    most = sweep.config.max_concurrent
+    if sweep.config.scheduler.name == "pbt" and most is not None and most < sweep.trials:
+        # Ray Tune counts those that it has paused too, and so would begin others only when the first have ended.
+        raise UserError(
+            f"scheduler=pbt with max_concurrent = {most}: fewer than the {sweep.trials} trials, which are compared with"
+            " one another; leave it out and raise trial.cpus or trial.gpus for fewer at once: the others pause then"
+        )
 
 
 # -- How trials stand --------------------------------------------------------------------------------------------------

@@ -196,6 +196,8 @@ REFUSED = {
     "pbt by optuna": ({"space": X, "scheduler": PBT, "search": "optuna", "num_samples": 4}, "search should be random"),
     "pbt of processes": ({"space": X, "scheduler": PBT, "num_samples": 4, "trial": {"workers": 2}},
                          "trial.workers = 2"),
+    "pbt of few at once": ({"space": X, "scheduler": PBT, "num_samples": 4, "max_concurrent": 3},
+                           "scheduler=pbt with max_concurrent = 3: fewer than the 4 trials"),
     "pbt alone": ({"space": X, "scheduler": PBT}, "scheduler=pbt with one trial"),
 }  # fmt: skip
 

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from distvae import sweep as sweeps
-from tests.sweep_folders import scores, sweep_of, write_run
+from tests.sweep_folders import pbt_sweep, scores, sweep_of, write_run
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 from distvae.tuning import trial as trials
 from distvae.tuning.driver import Driver
+from launch.sweep import main
 
 
 @pytest.fixture
@@ -55,3 +56,13 @@ def test_both_metrics_of_a_trial_whose_kl_is_wrong_are_told_behind_all_others(tm
     assert told[1]["objective"] > 1000
     assert told[1]["second"] < -1000
     assert told[1]["mutual_information"] == 8.0
+
+
+def test_a_bound_below_the_population_is_refused_in_a_line(tmp_path, capsys):
+    pbt_sweep(tmp_path / "sweep")
+    for sweep in (["--resume", str(tmp_path / "sweep")], [str(tmp_path / "file.yaml")]):
+        assert main([*sweep, "--max-concurrent", "2", "--dry-run"]) == 0
+        assert main([*sweep, "--max-concurrent", "1", "--dry-run"]) == 2
+        error = capsys.readouterr().err
+        assert "max_concurrent = 1" in error
+        assert error.count("\n") == 1
