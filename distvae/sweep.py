@@ -785,7 +785,8 @@ class Progress:
     pretraining_seconds: float = 0.0
     trial_seconds: float = 0.0  # while trials ran
     finalist_seconds: float = 0.0
-    slots: int = 0  # trials that there was room for, side by side
+    place_seconds: float = 0.0  # of all places for trials together, while trials ran: their number may change
+    slots: int = 0  # places at the last start: trials that there was room for, side by side
     nodes: tuple[str, ...] = ()
 
 

@@ -444,7 +444,7 @@ def test_trials_and_progress_come_back(tmp_path):
         Trial(1, {}),
     ]
     save_trials(tmp_path, trials)
-    progress = Progress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 4, ("n1", "n2"))
+    progress = Progress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 6.0, 4, ("n1", "n2"))
     save_progress(tmp_path, progress)
     assert load_trials(tmp_path) == trials
     assert load_progress(tmp_path) == progress

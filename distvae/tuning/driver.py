@@ -172,13 +172,7 @@ class Driver:
                 )
         if settings.workers > 1 and 0 < gpus < 1:
             raise UserError(f"trial.gpus = {gpus:g}: several processes of a trial cannot share a GPU; give each 1")
-        room = sum(
-            min(
-                int(node["Resources"].get("CPU", 0) / settings.cpus + 1e-9),
-                int(node["Resources"].get("GPU", 0) / gpus + 1e-9) if gpus else 10**9,
-            )
-            for node in nodes
-        )
+        room = sum(_places(node["Resources"], settings.cpus, gpus) for node in nodes)
         slots = room // settings.workers
         if slots == 0:
             raise UserError(f"trial.workers = {settings.workers}: the nodes have room for {room} processes in all")
@@ -381,11 +375,13 @@ class Driver:
                 self._tune_handler(signal.SIGUSR1, None)
 
     def _count_time(self) -> None:
-        """Add the time since the last call to that of the trials that run, and of all."""
+        """Add the time since the last call to that of the trials that run, of all, and of the places."""
         now = time.monotonic()
-        self.progress.trial_seconds += now - self._counted
+        passed = now - self._counted
+        self.progress.trial_seconds += passed
+        self.progress.place_seconds += passed * self.progress.slots
         for number in self.running:
-            self.trials[number].seconds += now - self._counted
+            self.trials[number].seconds += passed
         self._counted = now
 
     def _state(self, one) -> tuple[str, str | None]:
@@ -561,6 +557,12 @@ def trial_name(trial) -> str:
 
 
 # -- Helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _places(resources: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many processes of trials a node has room for. A part of a GPU is a part of one, never of two."""
+    places = int(resources.get("CPU", 0) / cpus + 1e-9)
+    return min(places, int(resources.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else places
 
 
 def _has_ended(config: Config) -> bool:

@@ -10,7 +10,7 @@ from tests.sweep_folders import pbt_sweep, scores, sweep_of, write_run
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 from distvae.tuning import trial as trials
-from distvae.tuning.driver import Driver
+from distvae.tuning.driver import Driver, _places
 from launch.sweep import main
 
 
@@ -42,6 +42,26 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(driver_of):
 def test_only_trials_of_one_process_pass_it_on(driver_of, workers, reused):
     tuner = driver_of(trial={"workers": workers})._tuner(lambda choice: None)
     assert tuner._local_tuner._tune_config.reuse_actors is reused
+
+
+def test_the_time_of_places_adds_up_however_many_there_are(driver_of, monkeypatch):
+    driver = driver_of()
+    driver.trials, driver.running = {0: sweeps.Trial(0, {}), 1: sweeps.Trial(1, {})}, {1}
+    for slots, now in ((2, 10.0), (8, 13.0)):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        driver.progress.slots = slots
+        driver._count_time()
+    assert (driver.progress.trial_seconds, driver.progress.place_seconds) == (13.0, 2 * 10.0 + 8 * 3.0)
+    assert [driver.trials[number].seconds for number in (0, 1)] == [0.0, 13.0]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "places"),
+    [(1, 0, 16), (0.5, 0, 32), (4, 1, 2), (1, 0.25, 8), (1, 1 / 3, 6), (1, 0.4, 4), (1, 0.6, 2), (8, 0.25, 2)],
+)
+def test_a_part_of_a_gpu_lies_on_one(cpus, gpus, places):
+    assert _places({"CPU": 16.0, "GPU": 2.0, "memory": 1e9}, cpus, gpus) == places
+    assert _places({"CPU": 16.0}, cpus, 0.5) == 0
 
 
 def test_both_metrics_of_a_trial_whose_kl_is_wrong_are_told_behind_all_others(tmp_path):
