@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +41,9 @@ from distvae.tuning.trial import STOP, gpus_of, pretrain, run_process, run_trial
 # Seconds that trials have to save themselves when a sweep is interrupted: Slurm may give 30 to all of it (`KillWait`).
 _TO_SAVE = 20.0
 
+# Seconds of a sweep's time that a driver that is killed leaves uncounted, at most.
+_UNCOUNTED = 60.0
+
 
 class Driver:
     """Runs a sweep in its folder, or goes on with it."""
@@ -54,7 +58,8 @@ class Driver:
         self.interrupted = False  # Tune has been told to save its state and end
         self.trials: dict[int, Trial] = {}
         self.running: set[int] = set()
-        self._counted = 0.0  # until when trials' time has been added up
+        self._part = ""  # of the sweep's time, that passes
+        self._counted = self._saved = 0.0  # until when it has been added up, and saved
         self._read: dict[int, Outcome | None] = {}  # what trials have come to
         self._tune_handler = None
         self._bar: tqdm | None = None
@@ -203,13 +208,12 @@ class Driver:
         waiting = {name: config for name, config in wanted.items() if not _has_ended(config)}
         if waiting:
             print(f"pretraining for all trials: {', '.join(waiting)}")
-            began = time.monotonic()
-            if self.sweep.config.trial.workers > 1:
-                for name, config in waiting.items():
-                    self._pretrain_in_processes(name, config)
-            else:
-                self._pretrain_side_by_side(waiting)
-            self.progress.pretraining_seconds += time.monotonic() - began
+            with self._timed("pretraining_seconds"):
+                if self.sweep.config.trial.workers > 1:
+                    for name, config in waiting.items():
+                        self._pretrain_in_processes(name, config)
+                else:
+                    self._pretrain_side_by_side(waiting)
             self._save()
         self.shared = frozenset(name for name, config in wanted.items() if _has_ended(config))
 
@@ -222,6 +226,7 @@ class Driver:
         seen = dict.fromkeys(waiting, 0)
         while tasks:
             done, _ = ray.wait(list(tasks), timeout=1.0)
+            self._count_time()
             for name, config in waiting.items():
                 seen[name] = _show_epochs(name, Path(config.run), seen[name])
             for task in done:
@@ -255,7 +260,6 @@ class Driver:
     # -- Trials --------------------------------------------------------------------------------------------------------
 
     def _tune(self) -> None:
-        self._counted = time.monotonic()
         settings = self.sweep.config.trial
 
         def trial(choice):
@@ -269,8 +273,9 @@ class Driver:
             total=self.sweep.trials, desc="trials", unit=" trials", disable=not sys.stderr.isatty(), dynamic_ncols=True
         ) as self._bar:
             self._bar.update(sum(trial.ended for trial in self.trials.values()))
-            self._tuner(trainable).fit()
-        self._count_time()
+            tuner = self._tuner(trainable)
+            with self._timed("trial_seconds"):
+                tuner.fit()
         self.hold.check()
         if self.interrupted:
             for number in self.running:
@@ -374,16 +379,6 @@ class Driver:
                 self.interrupted = True
                 self._tune_handler(signal.SIGUSR1, None)
 
-    def _count_time(self) -> None:
-        """Add the time since the last call to that of the trials that run, of all, and of the places."""
-        now = time.monotonic()
-        passed = now - self._counted
-        self.progress.trial_seconds += passed
-        self.progress.place_seconds += passed * self.progress.slots
-        for number in self.running:
-            self.trials[number].seconds += passed
-        self._counted = now
-
     def _state(self, one) -> tuple[str, str | None]:
         told = one.last_result or {}
         if one.status == "RUNNING":
@@ -462,7 +457,6 @@ class Driver:
             num_cpus=config.trial.cpus, num_gpus=gpus_of(self.sweep), max_retries=config.max_restarts
         )
         tasks = {}
-        began = time.monotonic()
         folder.mkdir(exist_ok=True)
         for number in best:
             run = sweeps.generations(self.folder, number)[-1].run
@@ -472,13 +466,14 @@ class Driver:
                 )
         if tasks:
             print(f"scoring finalists with K = {config.finalists.importance_samples}: {', '.join(map(str, best))}")
-        while tasks:
-            done, _ = ray.wait(list(tasks), timeout=1.0)
-            for task in done:
-                write_json(folder / f"{tasks.pop(task):04d}.json", ray.get(task))
-            if self.asked is not None:
-                raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while scoring finalists")
-        self.progress.finalist_seconds += time.monotonic() - began
+        with self._timed("finalist_seconds"):
+            while tasks:
+                done, _ = ray.wait(list(tasks), timeout=1.0)
+                self._count_time()
+                for task in done:
+                    write_json(folder / f"{tasks.pop(task):04d}.json", ray.get(task))
+                if self.asked is not None:
+                    raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while scoring finalists")
 
     def _end(self, state: str, reason: str | None) -> None:
         if self.hold.lost:
@@ -496,7 +491,33 @@ class Driver:
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._began
 
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """Within, the time that passes is that part's of the sweep."""
+        self._part, self._counted = part, time.monotonic()
+        try:
+            yield
+        finally:
+            self._add_time()
+
+    def _count_time(self) -> None:
+        """Add up the time since the last call, and see that little of it is lost if this process is."""
+        self._add_time()
+        if self._counted - self._saved >= _UNCOUNTED:
+            self._save()
+
+    def _add_time(self) -> None:
+        now = time.monotonic()
+        passed = now - self._counted
+        self._counted = now
+        setattr(self.progress, self._part, getattr(self.progress, self._part) + passed)
+        if self._part == "trial_seconds":
+            self.progress.place_seconds += passed * self.progress.slots
+            for number in self.running:
+                self.trials[number].seconds += passed
+
     def _save(self) -> None:
+        self._saved = time.monotonic()
         self.hold.check()
         self.progress.seconds = self._elapsed()
         with writing(self.folder):

@@ -1,11 +1,13 @@
 """What Tune and its trials ask of ``distvae.tuning``, without a cluster."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from distvae import sweep as sweeps
-from tests.sweep_folders import pbt_sweep, scores, sweep_of, write_run
+from distvae.interruption import InterruptedRun
+from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_run
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
@@ -20,7 +22,8 @@ def driver_of(tmp_path, monkeypatch):
 
     def make(**content) -> Driver:
         driver = Driver(sweep_of(tmp_path / "sweep", **content))
-        driver.progress = sweeps.Progress(slots=2)
+        driver.progress, driver.hold = sweeps.Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
+        driver._before, driver._began = 0.0, time.monotonic()
         monkeypatch.setattr(Driver, "current", driver)
         return driver
 
@@ -44,15 +47,65 @@ def test_only_trials_of_one_process_pass_it_on(driver_of, workers, reused):
     assert tuner._local_tuner._tune_config.reuse_actors is reused
 
 
-def test_the_time_of_places_adds_up_however_many_there_are(driver_of, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds of the clock that this test sets."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    return clock
+
+
+def test_the_time_of_places_adds_up_however_many_there_are(driver_of, clock):
     driver = driver_of()
     driver.trials, driver.running = {0: sweeps.Trial(0, {}), 1: sweeps.Trial(1, {})}, {1}
-    for slots, now in ((2, 10.0), (8, 13.0)):
-        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+    for slots, seconds in ((2, 10.0), (8, 3.0)):
         driver.progress.slots = slots
-        driver._count_time()
+        with driver._timed("trial_seconds"):
+            clock.now += seconds
     assert (driver.progress.trial_seconds, driver.progress.place_seconds) == (13.0, 2 * 10.0 + 8 * 3.0)
     assert [driver.trials[number].seconds for number in (0, 1)] == [0.0, 13.0]
+
+
+def test_time_is_saved_each_minute_though_no_trial_changes(driver_of, clock):
+    driver = driver_of()
+    driver.trials, driver.running = {0: sweeps.Trial(0, {}, "running")}, {0}
+    saved = []
+    with driver._timed("trial_seconds"):
+        driver._save()
+        for _ in range(7):
+            clock.now += 25.0
+            driver.follow([])
+            saved.append((sweeps.load_progress(driver.folder).seconds, sweeps.load_trials(driver.folder)[0].seconds))
+    assert saved == [(0.0, 0.0)] * 2 + [(75.0, 75.0)] * 3 + [(150.0, 150.0)] * 2
+
+
+def test_the_time_before_an_interruption_counts(driver_of, clock, monkeypatch):
+    driver = driver_of(num_samples=1)
+
+    def passes(*_, **__):
+        clock.now += 20.0
+        return [], []
+
+    def interrupted(waiting):
+        passes()
+        raise InterruptedRun
+
+    monkeypatch.setattr(driver, "_pretrain_side_by_side", interrupted)
+    with pytest.raises(InterruptedRun):
+        driver._pretrain()
+    small_sweep(driver.folder)
+    for number in (1, 5):
+        (driver.folder / "finalists" / f"{number:04d}.json").unlink()
+        (driver.folder / "trials" / f"{number:04d}" / "best").mkdir()
+    driver.trials = {trial.number: trial for trial in sweeps.load_trials(driver.folder)}
+    driver.asked = "SIGTERM"
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *work: work))
+    monkeypatch.setattr("distvae.tuning.driver.ray", SimpleNamespace(remote=lambda work: remote, wait=passes))
+    with pytest.raises(InterruptedRun):
+        driver._score_finalists()
+    driver._save()
+    told = sweeps.load_progress(driver.folder)
+    assert (told.pretraining_seconds, told.finalist_seconds) == (20.0, 20.0)
 
 
 @pytest.mark.parametrize(
