@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
+import pickletools
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -43,6 +46,12 @@ _TO_SAVE = 20.0
 
 # Seconds of a sweep's time that a driver that is killed leaves uncounted, at most.
 _UNCOUNTED = 60.0
+
+# What Tune saves of a start, whose time stands for the braces, by how trials are chosen.
+_STATE = {
+    "random": ("experiment_state-{}.json", "basic-variant-state-{}.json"),
+    "optuna": ("experiment_state-{}.json", "search_gen_state-{}.json", "searcher-state-{}.pkl"),
+}
 
 
 class Driver:
@@ -268,12 +277,11 @@ class Driver:
         sweep, shared, where = self.sweep, self.shared, os.getcwd()
         # Of several processes, the first only starts the others; but it has to ask for something.
         resources = {"CPU": settings.cpus, "GPU": gpus_of(self.sweep)} if settings.workers == 1 else {"memory": 1}
-        trainable = tune.with_resources(trial, resources)
+        tuner = self._tuner(tune.with_resources(trial, resources))
         with tqdm(
             total=self.sweep.trials, desc="trials", unit=" trials", disable=not sys.stderr.isatty(), dynamic_ncols=True
         ) as self._bar:
             self._bar.update(sum(trial.ended for trial in self.trials.values()))
-            tuner = self._tuner(trainable)
             with self._timed("trial_seconds"):
                 tuner.fit()
         self.hold.check()
@@ -286,12 +294,14 @@ class Driver:
     def _tuner(self, trainable) -> tune.Tuner:
         config, objective = self.sweep.config, self.sweep.config.objective
         saved = self.folder / "tune"
-        if tune.Tuner.can_restore(str(saved)) and any(saved.glob("experiment_state-*.json")):
+        if _drop_torn(saved, _STATE[config.search]):
             return tune.Tuner.restore(str(saved), trainable=trainable, resume_unfinished=True)
         # Nothing that Tune knew of its trials has come down: they begin anew, and those with a folder go on in it.
         shutil.rmtree(saved, ignore_errors=True)
         saved.mkdir()
         search = searcher(self.sweep)
+        if search:
+            self.trials.clear()  # it may draw others
         # Trials that are known beforehand stand on a grid.
         space = None if search else {"values": tune.grid_search(self.sweep.points())}
         return tune.Tuner(
@@ -584,6 +594,36 @@ def _places(resources: dict[str, float], cpus: float, gpus: float) -> int:
     """How many processes of trials a node has room for. A part of a GPU is a part of one, never of two."""
     places = int(resources.get("CPU", 0) / cpus + 1e-9)
     return min(places, int(resources.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else places
+
+
+def _drop_torn(saved: Path, names: tuple[str, ...]) -> bool:
+    """Remove what Tune cannot go on from: it copies its files over themselves, those of former starts too, and a driver
+    that is killed may leave a part of one. Returns whether there is something that it can go on from."""
+    for path in sorted(saved.glob(names[0].format("*")), reverse=True):
+        start = path.stem.rpartition("state-")[2]
+        files = [saved / name.format(start) for name in names]
+        if all(map(_is_whole, files)):
+            return _is_whole(saved / "tuner.pkl")
+        print(
+            f"distvae: WARNING {path}: is not whole, or not all of its start; passed over for the one before",
+            file=sys.stderr,
+        )
+        for file in files:
+            file.unlink(missing_ok=True)
+    return False
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is JSON, or else a pickle, to its end; runs nothing."""
+    try:
+        content = path.read_bytes()
+        if path.name.startswith("experiment"):
+            json.loads(content)
+        else:
+            deque(pickletools.genops(content), maxlen=0)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _has_ended(config: Config) -> bool:

@@ -1,5 +1,7 @@
 """What Tune and its trials ask of ``distvae.tuning``, without a cluster."""
 
+import json
+import pickle
 import time
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 from distvae.tuning import trial as trials
-from distvae.tuning.driver import Driver, _places
+from distvae.tuning.driver import _STATE, Driver, _places
 from launch.sweep import main
 
 
@@ -139,3 +141,66 @@ def test_a_bound_below_the_population_is_refused_in_a_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert "max_concurrent = 1" in error
         assert error.count("\n") == 1
+
+
+STARTS = ("2026-01-01_10-00-00", "2026-01-02_10-00-00")
+
+
+@pytest.fixture(params=["random", "optuna"])
+def restarted(request, driver_of):
+    """A sweep that has been started twice, and is opened again: its driver, and the files that Tune saved, by start."""
+    driver = driver_of(space={"kl.target_rate": {"choice": [2, 4]}}, search=request.param)
+    driver._tuner(lambda choice: None)
+    files = [[driver.folder / "tune" / name.format(start) for name in _STATE[request.param]] for start in STARTS]
+    for state, *others in files:
+        state.write_text(json.dumps({"trial_data": []}))
+        for other in others:
+            other.write_bytes(pickle.dumps({"drawn": list(range(9))}))
+    driver.trials = {0: sweeps.Trial(0, {"kl.target_rate": 2}, "finished")}
+    return driver, files
+
+
+def goes_on(driver: Driver) -> bool:
+    return driver._tuner(lambda choice: None)._local_tuner._is_restored
+
+
+def test_tune_goes_on_from_what_it_saved_last(restarted):
+    driver, files = restarted
+    assert goes_on(driver)
+    assert all(file.exists() for start in files for file in start)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_a_state_that_was_torn_is_passed_over_for_the_one_before(restarted, which, part):
+    driver, (first, second) = restarted
+    content = second[which].read_bytes()
+    second[which].write_bytes(content[: int(part * len(content))])
+    assert goes_on(driver)
+    assert all(file.exists() for file in first)
+    assert not any(file.exists() for file in second)
+    assert driver.trials
+
+
+def test_a_state_of_which_a_file_is_missing_is_passed_over(restarted):
+    driver, (_, second) = restarted
+    second[-1].unlink()
+    assert goes_on(driver)
+    assert not any(file.exists() for file in second)
+
+
+def test_where_no_state_is_whole_the_sweep_begins_anew(restarted):
+    driver, files = restarted
+    for start in files:
+        start[0].write_text('{"trial_data": [')
+    assert not goes_on(driver)
+    assert not list((driver.folder / "tune").glob("experiment_state-*.json"))
+    # Those of a grid are the same again; Optuna's need not be.
+    assert list(driver.trials) == ([0] if driver.sweep.config.search == "random" else [])
+
+
+def test_where_tunes_own_settings_are_torn_the_sweep_begins_anew(restarted):
+    driver, _ = restarted
+    settings = driver.folder / "tune" / "tuner.pkl"
+    settings.write_bytes(settings.read_bytes()[:-1])
+    assert not goes_on(driver)
