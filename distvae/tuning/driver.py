@@ -13,9 +13,11 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -260,11 +262,23 @@ class Driver:
 
     def _pretrain_in_processes(self, name: str, config: Config) -> None:
         work = functools.partial(run_process, sweep=self.sweep, config=config, number=-1, where=os.getcwd())
+        run, seen = Path(config.run), 0
+        done = _in_thread(trainer(self.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit)
+        while not done.done():
+            wait([done], timeout=1.0)
+            self._count_time()
+            seen = _show_epochs(name, run, seen)
+            self.hear()
+            if self.asked is not None:
+                self._call_to_save()
+                # Its processes end with Ray alone.
+                while _says_it_runs(run) and time.monotonic() - self.called < _TO_SAVE:
+                    time.sleep(0.5)
+                raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while pretraining")
         try:
-            trainer(self.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit()
+            done.result()
         except TrainingFailedError as error:
             self._tell_failed(name, str(error))
-        _show_epochs(name, Path(config.run), 0)
 
     # -- Trials --------------------------------------------------------------------------------------------------------
 
@@ -633,11 +647,28 @@ def _has_ended(config: Config) -> bool:
 def _runs(folder: Path, number: int) -> bool:
     """Whether a trial's newest run says that it is running."""
     runs = sweeps.generations(folder, number)
-    if not runs:
-        return False
+    return bool(runs) and _says_it_runs(runs[-1].run)
+
+
+def _says_it_runs(run: Path) -> bool:
     with contextlib.suppress(UserError):
-        return read_json(runs[-1].run / "status.json")["state"] == "running"
+        return read_json(run / "status.json")["state"] == "running"
     return False
+
+
+def _in_thread(work: Callable[[], Any]) -> Future:
+    """Have work done beside the main thread, which hears signals: Ray would take them from there, or block them. Nobody
+    need wait for its end."""
+    done: Future = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
 
 
 def _show_epochs(name: str, run: Path, seen: int) -> int:

@@ -1,17 +1,24 @@
 """What Tune and its trials ask of ``distvae.tuning``, without a cluster."""
 
 import json
+import os
 import pickle
+import signal
+import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from distvae import sweep as sweeps
 from distvae.interruption import InterruptedRun
+from distvae.tracking import write_status
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_run
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
+
+from ray.train.v2.api.exceptions import ControllerError
 
 from distvae.tuning import trial as trials
 from distvae.tuning.driver import _STATE, Driver, _places
@@ -117,6 +124,72 @@ def test_the_time_before_an_interruption_counts(driver_of, clock, monkeypatch):
 def test_a_part_of_a_gpu_lies_on_one(cpus, gpus, places):
     assert _places({"CPU": 16.0, "GPU": 2.0, "memory": 1e9}, cpus, gpus) == places
     assert _places({"CPU": 16.0}, cpus, 0.5) == 0
+
+
+@pytest.fixture
+def in_processes(driver_of, monkeypatch):
+    """A driver that pretrains in several processes, by a trainer that this test makes; its signals are installed."""
+    driver = driver_of(trial={"workers": 2})
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    driver._install_signals()
+
+    def pretrain(fit) -> None:
+        monkeypatch.setattr("distvae.tuning.driver.trainer", lambda *_: SimpleNamespace(fit=fit))
+        driver._pretrain()
+
+    yield driver, pretrain
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_pretraining_of_several_processes_is_saved_when_a_signal_comes(in_processes, number):
+    driver, pretrain = in_processes
+    (run,) = (Path(config.run) for config in driver.sweep.pretrainings().values())
+    ended = threading.Event()
+
+    def fit() -> None:
+        write_run(run, scores(25, 9, 3, 4), curves=False, epochs=0, pretrain=1)
+        write_status(run, "running", start=1)
+        os.kill(os.getpid(), number)
+        while not sweep_is_called_to_stop(driver.folder):
+            time.sleep(0.05)
+        write_status(run, "interrupted", start=1)
+        ended.wait(60)  # as processes that have saved themselves do
+
+    with pytest.raises(InterruptedRun, match=f"interrupted by {number.name} while pretraining"):
+        pretrain(fit)
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+    assert 0 < driver.progress.pretraining_seconds < 20
+    ended.set()
+
+
+def sweep_is_called_to_stop(folder: Path) -> bool:
+    return (folder / trials.STOP).exists()
+
+
+def test_signals_are_the_drivers_after_a_pretraining_of_several_processes(in_processes):
+    """Ray Train takes SIGINT for good where it is run by the main thread."""
+    driver, pretrain = in_processes
+
+    def fit() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    pretrain(fit)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        assert signal.getsignal(number) == driver._take
+
+
+def test_a_pretraining_of_several_processes_that_fails_is_told_of(in_processes, capsys):
+    driver, pretrain = in_processes
+
+    def fit() -> None:
+        raise ControllerError(RuntimeError("no luck"))
+
+    pretrain(fit)
+    assert "no luck" in capsys.readouterr().out
+    assert driver.shared == frozenset()
 
 
 def test_both_metrics_of_a_trial_whose_kl_is_wrong_are_told_behind_all_others(tmp_path):
