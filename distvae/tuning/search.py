@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -9,6 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 from ray.tune.search.optuna import OptunaSearch
 
 from distvae.sweep import Sweep, Value
+from distvae.tuning.trial import told_before, trial_number
 
 
 def searcher(sweep: Sweep) -> OptunaSearch | None:
@@ -49,6 +52,42 @@ class _Learnt:
         return self._trial.suggest_int(key, low, high)
 
 
+class _Remembering:
+    """Has a scheduler know again, after a restart, what it was told before: Tune saves nothing of what it knows."""
+
+    def __init__(self, sweep: Sweep, **settings: Any):
+        super().__init__(**settings)
+        self._sweep = sweep
+
+    def told_before(self, trial) -> list[dict[str, Any]]:
+        # Pickled with the scheduler, the sweep has the folder that it began in; Tune's trials have that of now.
+        folder = Path(trial.storage.experiment_fs_path).parent
+        sweep = replace(self._sweep, config=replace(self._sweep.config, run=str(folder)))
+        return told_before(sweep, trial_number(trial.trial_id, trial.config), trial.config["values"])
+
+
+class Halving(_Remembering, AsyncHyperBandScheduler):
+    """Ends the worse trials early."""
+
+    def on_trial_add(self, tune_controller, trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for told in self.told_before(trial):
+            self.on_trial_result(tune_controller, trial, told)  # what it would do has been done
+
+
+class Population(_Remembering, PopulationBasedTraining):
+    """Has the worse trials go on from the better ones."""
+
+    def on_trial_add(self, tune_controller, trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        state = self._trial_state[trial]
+        for told in self.told_before(trial):
+            now = told[self._time_attr]
+            if now >= self._burn_in_period and now - state.last_perturbation_time >= self._perturbation_interval:
+                self._save_trial_state(state, now, told, trial)
+                state.last_perturbation_time = now
+
+
 class KeepInside:
     """Puts what population-based training has moved out of the space back to its edge."""
 
@@ -68,7 +107,8 @@ def scheduler(sweep: Sweep) -> TrialScheduler | None:
     settings, space = sweep.config.scheduler, sweep.config.space
     if settings.name == "asha":
         longest = max(sweep.config_of(values, sweep.folder).train.max_epochs for values in sweep.samples())
-        return AsyncHyperBandScheduler(
+        return Halving(
+            sweep,
             time_attr="judged_epochs",
             max_t=longest + 1,  # beyond all: a trial's own end is its training's
             grace_period=settings.grace_epochs,
@@ -83,7 +123,8 @@ def scheduler(sweep: Sweep) -> TrialScheduler | None:
                 domains[key] = tune.randint(dimension.integer[0], dimension.integer[1] + 1)
             else:
                 domains[key] = (tune.uniform if dimension.uniform else tune.loguniform)(*dimension.extremes)
-        return PopulationBasedTraining(
+        return Population(
+            sweep,
             time_attr="judged_epochs",
             burn_in_period=settings.grace_epochs,
             perturbation_interval=settings.interval_epochs,

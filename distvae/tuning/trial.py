@@ -162,11 +162,19 @@ def _place(sweep: Sweep, number: int, values: dict[str, Value], origin: Path | N
 def _drop_stale(sweep: Sweep, run: Path, values: dict[str, Value]) -> None:
     """Remove the run of a trial that Tune no longer knows: it was chosen after the state was saved that Tune went on
     from."""
-    if (run / "config.yaml").exists():
-        there = dict(flatten(load_config(run / "config.yaml")))
-        here = dict(flatten(sweep.config_of(values, run)))
-        if any(there[key] != here[key] for key in sweep.config.space):
-            shutil.rmtree(run)
+    if not _has(sweep, Generation(run), values):
+        shutil.rmtree(run)
+
+
+def _has(sweep: Sweep, generation: Generation, values: dict[str, Value]) -> bool:
+    """Whether a run is of these values, or has not begun."""
+    if generation.parent is not None:
+        return generation.values == values
+    if not (generation.run / "config.yaml").exists():
+        return True
+    there = dict(flatten(load_config(generation.run / "config.yaml")))
+    here = dict(flatten(sweep.config_of(values, generation.run)))
+    return all(there[key] == here[key] for key in sweep.config.space)
 
 
 def _run(sweep: Sweep, config: Config, number: int) -> str | None:
@@ -221,16 +229,29 @@ def _wait_for_the_end() -> NoReturn:
 
 def _told(sweep: Sweep, config: Config, run: Path) -> dict[str, Any]:
     """What Tune is told of a trial, of which there are records."""
-    rows = sweeps.history(sweep.folder, run)
-    found = sweeps.outcome(config, rows)
-    objective = sweep.config.objective
+    return _judgement(sweep, config, sweeps.history(sweep.folder, run)) | {"node": socket.gethostname()}
+
+
+def told_before(sweep: Sweep, number: int, values: dict[str, Value]) -> list[dict[str, Any]]:
+    """What Tune has been told of a trial, epoch by epoch, by its records: nothing of one that is new."""
+    try:
+        runs = [g for g in sweeps.generations(sweep.folder, number) if _has(sweep, g, values)]
+        if not runs:
+            return []
+        rows, config = sweeps.history(sweep.folder, runs[-1].run), sweep.config_of(values, runs[-1].run)
+        return [_judgement(sweep, config, rows[:n]) for n, row in enumerate(rows, 1) if row["stage"] == "train"]
+    except (UserError, ValueError, KeyError, TypeError):  # damaged: the trial fails of that when its turn comes
+        return []
+
+
+def _judgement(sweep: Sweep, config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    objective, found = sweep.config.objective, sweeps.outcome(config, rows)
     return {
         "objective": sweeps.score(objective, found),
         "second": None if objective.second is None else sweeps.score(objective, found, second=True),
         "judged_epochs": sweeps.judged_epochs(config, rows),
         "epoch": rows[-1]["epoch"],
         **{name: getattr(found, name) for name in sweeps.METRICS},
-        "node": socket.gethostname(),
     }
 
 

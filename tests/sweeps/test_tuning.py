@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from distvae import sweep as sweeps
+from distvae.config import dump_config
 from distvae.interruption import InterruptedRun
 from distvae.tracking import write_status
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_run
@@ -19,9 +20,11 @@ from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 from ray.train.v2.api.exceptions import ControllerError
+from ray.tune.schedulers import PopulationBasedTraining
 
 from distvae.tuning import trial as trials
 from distvae.tuning.driver import _STATE, Driver, _places
+from distvae.tuning.search import scheduler
 from launch.sweep import main
 
 
@@ -152,10 +155,11 @@ def test_a_pretraining_of_several_processes_is_saved_when_a_signal_comes(in_proc
         write_run(run, scores(25, 9, 3, 4), curves=False, epochs=0, pretrain=1)
         write_status(run, "running", start=1)
         os.kill(os.getpid(), number)
-        while not sweep_is_called_to_stop(driver.folder):
+        end = time.monotonic() + 10
+        while not sweep_is_called_to_stop(driver.folder) and time.monotonic() < end:
             time.sleep(0.05)
         write_status(run, "interrupted", start=1)
-        ended.wait(60)  # as processes that have saved themselves do
+        ended.wait(20)  # as processes that have saved themselves do
 
     with pytest.raises(InterruptedRun, match=f"interrupted by {number.name} while pretraining"):
         pretrain(fit)
@@ -277,3 +281,94 @@ def test_where_tunes_own_settings_are_torn_the_sweep_begins_anew(restarted):
     settings = driver.folder / "tune" / "tuner.pkl"
     settings.write_bytes(settings.read_bytes()[:-1])
     assert not goes_on(driver)
+
+
+class Told:
+    """A trial as a scheduler sees it, and the folder that Tune has it in."""
+
+    status = "RUNNING"
+
+    def __init__(self, folder: Path, number: int, values: dict):
+        self.trial_id, self.config, self.experiment_tag = f"ab12_{number:05d}", {"values": values}, str(number)
+        self.storage = SimpleNamespace(experiment_fs_path=str(folder / "tune"))
+        self.run_metadata = SimpleNamespace(
+            checkpoint_manager=SimpleNamespace(checkpoint_config=SimpleNamespace(num_to_keep=None))
+        )
+
+    def is_finished(self) -> bool:
+        return True  # for population-based training, which then acts on nothing
+
+
+ALONE = SimpleNamespace(search_alg=None, get_trials=list)  # Tune's controller, as far as a scheduler asks it here
+
+
+def restored(asked: sweeps.Sweep):
+    """A sweep's scheduler, as Tune has it when a start begins: of any start it is the first one's."""
+    found = pickle.loads(pickle.dumps(scheduler(asked)))
+    found.set_search_properties("objective", asked.config.objective.mode)
+    return found
+
+
+def trained(asked: sweeps.Sweep, number: int, values: dict, epochs: int) -> list[dict]:
+    """Have a trial's records be there; returns what it has told Tune after each epoch."""
+    run = asked.folder / "trials" / f"{number:04d}"
+    config = asked.config_of(values, run)
+    write_run(run, scores(18.0 + number, values["kl.target_rate"], 3.0, 3), curves=False, epochs=epochs, pretrain=2)
+    (run / "config.yaml").write_text(dump_config(config))
+    rows = sweeps.read_metrics(run)
+    found = []
+    for epoch in range(1, epochs + 1):
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: 2 + epoch]))
+        found.append(trials._told(asked, config, run))
+    return found
+
+
+def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path):
+    asked = sweep_of(tmp_path / "sweep", scheduler={"name": "asha", "grace_epochs": 1, "reduction_factor": 2})
+    before, points = restored(asked), asked.points()
+    every = [Told(asked.folder, number, values) for number, values in enumerate(points)]
+    for one in every:
+        before.on_trial_add(ALONE, one)
+    told = [trained(asked, number, points[number], epochs=4 + number) for number in range(5)]  # the sixth is new
+    for epoch in range(9):
+        for one, results in zip(every, told, strict=False):
+            if epoch < len(results):
+                before.on_trial_result(ALONE, one, results[epoch])
+    rungs = before._brackets[0]._rungs
+    assert [(milestone, len(recorded)) for milestone, recorded in rungs] == [(8, 0), (4, 2), (2, 4), (1, 5)]
+    asked.folder.rename(tmp_path / "moved")
+    after = restored(asked)
+    for _ in range(2):  # as Tune does with a trial that it starts again
+        for number, values in enumerate(points):
+            after.on_trial_add(ALONE, Told(tmp_path / "moved", number, values))
+    assert after._brackets[0]._rungs == rungs
+
+
+def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tmp_path):
+    asked = pbt_sweep(tmp_path / "sweep")
+    before, after = restored(asked), restored(asked)
+    for number, (run, rate) in enumerate([("0000", 4.0), ("0001.1", 4.8)]):
+        values, first = {"kl.target_rate": rate}, asked.folder / "trials" / f"{number:04d}"
+        (first / "config.yaml").write_text(dump_config(asked.config_of({"kl.target_rate": 4.0}, first)))
+        one = Told(asked.folder, number, values)
+        PopulationBasedTraining.on_trial_add(before, ALONE, one)
+        rows = sweeps.history(asked.folder, asked.folder / "trials" / run)
+        for n in range(1, 9):
+            before.on_trial_result(ALONE, one, trials._judgement(asked, asked.config_of(values, first), rows[:n]))
+        after.on_trial_add(ALONE, one)
+        there, here = vars(before._trial_state[one]), vars(after._trial_state[one])
+        assert here == there
+        assert here["last_perturbation_time"] == 4  # of 5 epochs after annealing, compared each second one
+
+
+def test_what_a_damaged_or_another_trial_recorded_is_not_told_again(tmp_path):
+    asked = sweep_of(tmp_path / "sweep", scheduler={"name": "asha", "grace_epochs": 1})
+    values = asked.points()[0]
+    run = asked.folder / "trials" / "0000"
+    write_run(run, scores(18.0, 2.0, 1.5, 3), curves=False)
+    (run / "config.yaml").write_text(dump_config(asked.config_of(values, run)))
+    assert len(trials.told_before(asked, 0, values)) == 8
+    assert trials.told_before(asked, 0, values | {"kl.multiplier": 0.25}) == []
+    assert trials.told_before(asked, 1, values) == []
+    (run / "metrics.jsonl").write_text("no JSON\n" * 2)
+    assert trials.told_before(asked, 0, values) == []
