@@ -84,10 +84,8 @@ def run_trial(choice: dict[str, Any], sweep: Sweep, shared: frozenset[str], wher
     values = choice["values"]
     number = trial_number(tune.get_context().get_trial_id(), choice)
     handed = tune.get_checkpoint()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_logged(sweep.folder, f"{number:04d}"))
-        origin = None if handed is None else Path(stack.enter_context(handed.as_directory()))
-        run, resume = _place(sweep, number, values, origin)
+    with _logged(sweep.folder, f"{number:04d}"):
+        run, resume = _place(sweep, number, values, None if handed is None else Path(handed.path))
         config = _trial_config(sweep, values, run, shared)
         if resume is not None:
             config = replace(config, resume=str(resume))
@@ -136,27 +134,40 @@ def _trial_config(sweep: Sweep, values: dict[str, Value], run: Path, shared: fro
     return sweep.config_of(values, run, Path(pretraining.run))
 
 
-def _place(sweep: Sweep, number: int, values: dict[str, Value], origin: Path | None) -> tuple[Path, Path | None]:
+def _place(sweep: Sweep, number: int, values: dict[str, Value], handed: Path | None) -> tuple[Path, Path | None]:
     """The folder of the run that this trial goes on with, and the checkpoint that it begins from, if that is another's.
 
     Args:
-        origin: what Tune hands over of this trial or of the one that it goes on from; None: nothing.
+        handed: what Tune hands over of this trial or of the one that it goes on from; None: nothing.
     """
-    runs = sweeps.generations(sweep.folder, number) or [Generation(sweep.folder / "trials" / f"{number:04d}")]
-    last = runs[-1]
-    told = None if origin is None else read_json(origin / "origin.json")
-    if told is None or told["trial"] == number:
-        if last.parent is None:
-            _drop_stale(sweep, last.run, values)
-        return last.run, None
-    if last.parent is None or (last.parent.name, last.step, last.values) != (told["run"], told["step"], values):
-        run = runs[0].run.with_name(f"{runs[0].run.name}.{len(runs)}")
-        last = Generation(run, sweep.folder / "trials" / told["run"], told["step"], values)
-        shutil.rmtree(run, ignore_errors=True)  # cut short as it began
-        sweeps.save_lineage(last)
-    if checkpoint.list_checkpoints(last.run):
-        return last.run, None
-    return last.run, origin / "checkpoint"
+    first = sweep.folder / "trials" / f"{number:04d}"
+    runs = sweeps.generations(sweep.folder, number) or [Generation(first)]
+    told = {"trial": number, "run": first.name}
+    if handed is not None:
+        # Of another trial Tune has the path as it was before the sweep was moved.
+        handed = sweep.folder / "tune" / handed.parent.name / handed.name
+        told = read_json(handed / "origin.json")
+    own = told["trial"] == number
+    if own:
+        known = [g for g in runs if g.run.name == told["run"]] or runs
+    else:
+        origin = sweep.folder / "trials" / told["run"]
+        known = [g for g in runs if (g.parent, g.step, g.values) == (origin, told["step"], values)]
+    if known:
+        here = known[-1]
+        for later in runs[runs.index(here) + 1 :]:  # Tune goes on from a state that is older than these
+            shutil.rmtree(later.run)
+    else:
+        here = Generation(first.with_name(f"{first.name}.{len(runs)}"), origin, told["step"], values)
+    if own:
+        if here.parent is None:
+            _drop_stale(sweep, here.run, values)
+        return here.run, None
+    if checkpoint.list_checkpoints(here.run):
+        return here.run, None
+    shutil.rmtree(here.run, ignore_errors=True)  # cut short as it began, if at all
+    sweeps.save_lineage(here)
+    return here.run, handed / "checkpoint"
 
 
 def _drop_stale(sweep: Sweep, run: Path, values: dict[str, Value]) -> None:

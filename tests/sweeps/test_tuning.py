@@ -6,6 +6,7 @@ import pickle
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -372,3 +373,81 @@ def test_what_a_damaged_or_another_trial_recorded_is_not_told_again(tmp_path):
     assert trials.told_before(asked, 1, values) == []
     (run / "metrics.jsonl").write_text("no JSON\n" * 2)
     assert trials.told_before(asked, 0, values) == []
+
+
+NEW, RATE = {"kl.target_rate": 4.8}, {"kl.target_rate": 4.0}
+
+
+@pytest.fixture
+def population(tmp_path):
+    """Trial 1 has gone on from trial 0 in 0001.1: the sweep, and what has Tune hand over a run's checkpoint."""
+    asked = pbt_sweep(tmp_path / "sweep")
+    first = asked.folder / "trials" / "0001"
+    (first / "config.yaml").write_text(dump_config(asked.config_of(RATE, first)))
+
+    def hand(run: str, step: int, folder: Path = asked.folder) -> Path:
+        path = folder / "tune" / f"trial_{run[:4]}" / f"checkpoint_{step:06d}"
+        (path / "checkpoint").mkdir(parents=True)
+        (path / "origin.json").write_text(json.dumps({"trial": int(run[:4]), "run": run, "step": step}))
+        return path
+
+    return asked, hand
+
+
+def saves(run: Path, step: int = 80) -> None:
+    (run / "checkpoints" / f"start-0001-step-{step:09d}-epoch-0008").mkdir(parents=True)
+
+
+def test_a_trial_goes_on_with_the_run_that_tune_knows_and_later_ones_go(population):
+    """Tune's state may be from before it had the trial go on from another's."""
+    asked, hand = population
+    runs = asked.folder / "trials"
+    saves(runs / "0001.1")
+    assert trials._place(asked, 1, NEW, hand("0001.1", 60)) == (runs / "0001.1", None)
+    assert (runs / "0001.1").exists()
+    assert trials._place(asked, 1, RATE, hand("0001", 30)) == (runs / "0001", None)
+    assert not (runs / "0001.1").exists()
+    assert (runs / "0001" / "metrics.jsonl").exists()
+
+
+def test_a_trial_of_which_tune_knows_nothing_begins_with_its_first_run(population):
+    asked, _ = population
+    runs = asked.folder / "trials"
+    assert trials._place(asked, 1, RATE, None) == (runs / "0001", None)
+    assert not (runs / "0001.1").exists()
+    assert trials._place(asked, 2, RATE, None) == (runs / "0002", None)
+
+
+def test_a_run_that_went_on_from_another_goes_on_itself_once_it_has_saved(population):
+    asked, hand = population
+    run = asked.folder / "trials" / "0001.1"
+    donor = hand("0000", 40)
+    later = sweeps.Generation(run.with_name("0001.2"), run.with_name("0000"), 60, RATE)
+    sweeps.save_lineage(later)
+    saves(run)
+    assert trials._place(asked, 1, NEW, donor) == (run, None)
+    assert not later.run.exists()
+    # Another of its checkpoints, or other values, are another run.
+    assert trials._place(asked, 1, NEW, hand("0000", 60))[0] == run.with_name("0001.2")
+    assert trials._place(asked, 1, {"kl.target_rate": 5.0}, donor)[0] == run.with_name("0001.3")
+
+
+def test_a_run_that_was_cut_short_before_it_saved_begins_anew(population):
+    asked, hand = population
+    run = asked.folder / "trials" / "0001.1"
+    (run / "checkpoints").mkdir()
+    (run / "starts").mkdir()
+    donor = hand("0000", 40)
+    assert trials._place(asked, 1, NEW, donor) == (run, donor / "checkpoint")
+    assert [path.name for path in run.iterdir()] == ["lineage.json"]
+    assert sweeps.generations(asked.folder, 1)[-1] == sweeps.Generation(run, run.with_name("0000"), 40, NEW)
+
+
+def test_anothers_checkpoint_is_found_where_the_sweep_lies_now(population, tmp_path):
+    asked, hand = population
+    donor = hand("0000", 60)
+    asked.folder.rename(tmp_path / "moved")
+    moved = replace(asked, config=replace(asked.config, run=str(tmp_path / "moved")))
+    run, checkpoint = trials._place(moved, 1, RATE, donor)
+    assert run == tmp_path / "moved" / "trials" / "0001.2"
+    assert checkpoint == tmp_path / "moved" / "tune" / "trial_0000" / "checkpoint_000060" / "checkpoint"
