@@ -338,7 +338,6 @@ class Driver:
                 stop=Limits(),
                 callbacks=[Reporter()],
                 failure_config=tune.FailureConfig(max_failures=config.max_restarts),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if config.scheduler.name == "pbt" else None),
                 verbose=0,
             ),
         )

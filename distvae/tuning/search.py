@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.train._internal.session import _FutureTrainingResult
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -52,6 +55,10 @@ class _Learnt:
         return self._trial.suggest_int(key, low, high)
 
 
+# Seconds for which the state that Tune has saved may still name a checkpoint that is no longer needed.
+_UNNEEDED = 60.0
+
+
 class _Remembering:
     """Has a scheduler know again, after a restart, what it was told before: Tune saves nothing of what it knows."""
 
@@ -78,6 +85,10 @@ class Halving(_Remembering, AsyncHyperBandScheduler):
 class Population(_Remembering, PopulationBasedTraining):
     """Has the worse trials go on from the better ones."""
 
+    def __init__(self, sweep: Sweep, **settings: Any):
+        super().__init__(sweep, **settings)
+        self._needed: dict[tuple[str, ...], float] = {}  # checkpoints in Tune's folder, and until when they were
+
     def on_trial_add(self, tune_controller, trial) -> None:
         super().on_trial_add(tune_controller, trial)
         state = self._trial_state[trial]
@@ -86,6 +97,27 @@ class Population(_Remembering, PopulationBasedTraining):
             if now >= self._burn_in_period and now - state.last_perturbation_time >= self._perturbation_interval:
                 self._save_trial_state(state, now, told, trial)
                 state.last_perturbation_time = now
+
+    def on_trial_result(self, tune_controller, trial, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        self._drop_unneeded(trial)
+        return decision
+
+    def _drop_unneeded(self, trial) -> None:
+        """Remove what a trial has handed over that none goes on from any more. Tune itself would keep a number of the
+        newest, however long another waits for its place with an older one."""
+        now = time.monotonic()
+        for other, state in self._trial_state.items():
+            saved = state.last_checkpoint
+            if isinstance(saved, _FutureTrainingResult):
+                told = saved.resolve(block=False)
+                saved = None if told is None else told.checkpoint
+            for checkpoint in (other.checkpoint, saved):
+                if checkpoint is not None:
+                    self._needed[Path(checkpoint.path).parts[-2:]] = now
+        for path in Path(trial.storage.trial_fs_path).glob("checkpoint_*"):
+            if now - self._needed.setdefault(path.parts[-2:], now) > _UNNEEDED:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class KeepInside:

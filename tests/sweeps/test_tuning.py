@@ -21,6 +21,7 @@ from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 from ray.train.v2.api.exceptions import ControllerError
+from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
 from distvae.tuning import trial as trials
@@ -291,7 +292,9 @@ class Told:
 
     def __init__(self, folder: Path, number: int, values: dict):
         self.trial_id, self.config, self.experiment_tag = f"ab12_{number:05d}", {"values": values}, str(number)
-        self.storage = SimpleNamespace(experiment_fs_path=str(folder / "tune"))
+        own = folder / "tune" / f"trial_{number:04d}"
+        self.storage = SimpleNamespace(experiment_fs_path=str(folder / "tune"), trial_fs_path=str(own))
+        self.checkpoint = None
         self.run_metadata = SimpleNamespace(
             checkpoint_manager=SimpleNamespace(checkpoint_config=SimpleNamespace(num_to_keep=None))
         )
@@ -360,6 +363,42 @@ def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tm
         there, here = vars(before._trial_state[one]), vars(after._trial_state[one])
         assert here == there
         assert here["last_perturbation_time"] == 4  # of 5 epochs after annealing, compared each second one
+
+
+def test_a_checkpoint_stays_until_no_trial_may_go_on_from_it(tmp_path, clock):
+    asked = pbt_sweep(tmp_path / "sweep")
+    asked = replace(asked, config=replace(asked.config, run=str(tmp_path / "new")))
+    population = restored(asked)
+    donor, loser = (Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1))
+    for trial in (donor, loser):
+        population.on_trial_add(ALONE, trial)
+
+    def reports(epoch: int) -> set[int]:
+        """Have the donor tell of an epoch, half a minute after the one before; returns what is there then."""
+        clock.now += 30.0
+        path = Path(donor.storage.trial_fs_path) / f"checkpoint_{epoch:06d}"
+        path.mkdir(parents=True)
+        donor.checkpoint = SimpleNamespace(path=str(path))
+        population.on_trial_result(ALONE, donor, {"judged_epochs": 0, "objective": 20.0})
+        return {int(one.name[-6:]) for one in path.parent.iterdir()}
+
+    reports(1)
+    reports(2)
+    # The loser waits for its place with the second; of a third it is not yet known whether one will want it.
+    loser.checkpoint = SimpleNamespace(path=f"/before/the/move/tune/trial_0000/checkpoint_{2:06d}")
+    reports(3)
+    population._trial_state[donor].last_checkpoint = donor.checkpoint
+    assert [reports(epoch) for epoch in (4, 5, 6, 7)] == [{2, 3, 4}, {2, 3, 4, 5}, {2, 3, 4, 5, 6}, {2, 3, 5, 6, 7}]
+    loser.checkpoint = population._trial_state[donor].last_checkpoint = None
+    assert [reports(epoch) for epoch in (8, 9, 10)] == [{2, 3, 6, 7, 8}, {2, 3, 7, 8, 9}, {8, 9, 10}]
+
+
+def test_tune_itself_removes_no_checkpoint_of_a_population(driver_of):
+    driver = driver_of(
+        space={"kl.target_rate": {"uniform": [2, 6]}}, scheduler={"name": "pbt", "grace_epochs": 2, "quantile": 0.5}
+    )
+    tuner = driver._tuner(lambda choice: None)._local_tuner
+    assert (tuner._run_config.checkpoint_config or CheckpointConfig()).num_to_keep is None
 
 
 def test_what_a_damaged_or_another_trial_recorded_is_not_told_again(tmp_path):
