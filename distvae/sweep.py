@@ -788,6 +788,7 @@ class Progress:
     place_seconds: float = 0.0  # of all places for trials together, while trials ran: their number may change
     slots: int = 0  # places at the last start: trials that there was room for, side by side
     nodes: tuple[str, ...] = ()
+    ended_by: str | None = None  # what of `stop` ended it before its trials had
 
 
 def save_progress(folder: Path, progress: Progress) -> None:

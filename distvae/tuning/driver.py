@@ -97,6 +97,7 @@ class Driver:
             self._prepare()
             self._pretrain()
             self._tune()
+            self.progress.ended_by = self.over
             self._score_finalists()
             self._end("finished" if self._succeeded else "failed", self.over)
         except InterruptedRun as interrupted:
@@ -138,6 +139,9 @@ class Driver:
         self.hold = Hold(self.folder, start)
         self.progress = sweeps.load_progress(self.folder)
         self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
+        self.over = self.progress.ended_by
+        if self.over is not None:
+            print(f"{self.folder}: had ended before its trials: {self.over}; that stays, whatever stop says now")
 
     def _install_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -481,6 +485,9 @@ class Driver:
         )
         tasks = {}
         folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.json"):
+            if not _is_scored(path, config.finalists.importance_samples):
+                path.unlink()
         for number in best:
             run = sweeps.generations(self.folder, number)[-1].run
             if not (folder / f"{number:04d}.json").exists() and (run / "best").is_dir():
@@ -641,6 +648,14 @@ def _is_whole(path: Path) -> bool:
 
 def _has_ended(config: Config) -> bool:
     return (Path(config.run) / "results.json").exists()
+
+
+def _is_scored(path: Path, importance_samples: int) -> bool:
+    """Whether a finalist's scores are by so many importance samples."""
+    try:
+        return {scores["scores"]["importance_samples"] for scores in read_json(path).values()} == {importance_samples}
+    except (UserError, AttributeError, KeyError, TypeError):  # damaged
+        return False
 
 
 def _runs(folder: Path, number: int) -> bool:

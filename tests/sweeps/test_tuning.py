@@ -16,7 +16,7 @@ from distvae import sweep as sweeps
 from distvae.config import dump_config
 from distvae.interruption import InterruptedRun
 from distvae.tracking import write_status
-from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_run
+from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
@@ -25,7 +25,7 @@ from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
 from distvae.tuning import trial as trials
-from distvae.tuning.driver import _STATE, Driver, _places
+from distvae.tuning.driver import _STATE, Driver, Limits, _places
 from distvae.tuning.search import scheduler
 from launch.sweep import main
 
@@ -129,6 +129,66 @@ def test_the_time_before_an_interruption_counts(driver_of, clock, monkeypatch):
 def test_a_part_of_a_gpu_lies_on_one(cpus, gpus, places):
     assert _places({"CPU": 16.0, "GPU": 2.0, "memory": 1e9}, cpus, gpus) == places
     assert _places({"CPU": 16.0}, cpus, 0.5) == 0
+
+
+def test_finalists_are_scored_anew_with_other_importance_samples(driver_of, monkeypatch):
+    driver = driver_of(finalists={"count": 2, "importance_samples": 500})
+    small_sweep(driver.folder)
+    driver.trials = {trial.number: trial for trial in sweeps.load_trials(driver.folder)}
+    for number in (0, 1, 5):
+        (driver.folder / "trials" / f"{number:04d}" / "best").mkdir()
+    write_finalist(driver.folder, 0, *(scores(19.0, 2.1, 1.9, 2, samples=100),) * 2)  # of an earlier sweep's end
+    (driver.folder / "finalists" / "0004.json").write_text("[]")
+    asked = []
+
+    def remote(run: Path, samples: int, *_) -> str:
+        asked.append((run.name, samples))
+        return run.name
+
+    found = {"valid": {"scores": {"importance_samples": 700}}}
+    monkeypatch.setattr(
+        "distvae.tuning.driver.ray",
+        SimpleNamespace(
+            remote=lambda work: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote)),
+            wait=lambda tasks, timeout: (tasks, []),
+            get=lambda task: found,
+        ),
+    )
+    driver._score_finalists()
+    assert asked == []
+    assert sorted(path.name for path in (driver.folder / "finalists").iterdir()) == ["0001.json", "0005.json"]
+    finalists = replace(driver.sweep.config.finalists, importance_samples=700)
+    driver.sweep = replace(driver.sweep, config=replace(driver.sweep.config, finalists=finalists))
+    driver._score_finalists()
+    assert asked == [("0005", 700), ("0001", 700)]
+    assert json.loads((driver.folder / "finalists" / "0001.json").read_text()) == found
+
+
+def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
+    why = "stop.hours = 1 have passed"
+    driver = driver_of(stop={"hours": 1})
+    write_sweep(driver.sweep, [], sweeps.Progress("finished", why, 1e9, 1, 3700.0, ended_by=why))
+    again = driver_of(stop={"hours": 2})
+    again._open()
+    again.hold.release()
+    said = capsys.readouterr().out
+    assert f"had ended before its trials: {why}" in said
+    assert said.count("\n") == 1
+    assert Limits().stop_all()
+    again.hold = driver.hold
+    again.sweep = driver.sweep
+    again._before, again._began = again.progress.seconds, time.monotonic()
+    again._end("finished", again.over)
+    assert sweeps.load_progress(driver.folder).reason == why
+
+
+def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
+    driver = driver_of()
+    write_sweep(driver.sweep, [], sweeps.Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
+    driver._open()
+    driver.hold.release()
+    assert capsys.readouterr().out == ""
+    assert not Limits().stop_all()
 
 
 @pytest.fixture
