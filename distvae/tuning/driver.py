@@ -135,7 +135,7 @@ class Driver:
             start = starts.claim(self.folder)
             for name, text in sweeps.dump_sweep(self.sweep).items():
                 write_text(self.folder / name, text)
-            (self.folder / STOP).unlink(missing_ok=True)
+            (self.folder / STOP).write_text("", encoding="ascii")
         self.hold = Hold(self.folder, start)
         self.progress = sweeps.load_progress(self.folder)
         self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
@@ -424,7 +424,7 @@ class Driver:
         """Have running trials save themselves, and wait for what comes then."""
         if self.called is None and not self.hold.lost:
             self.called = time.monotonic()
-            (self.folder / STOP).touch()
+            (self.folder / STOP).write_text(f"{self.asked}\n", encoding="ascii")
 
     def _tell(self, trial: Trial) -> None:
         """A line of a trial that has ended, and of how the sweep stands."""

@@ -41,7 +41,8 @@ from distvae.sweep import Generation, Sweep, Value
 from distvae.tracking import EpochRecord
 from distvae.train import Caller, train
 
-# In a sweep's folder: while it is there, its runs save themselves and stop.
+# In a sweep's folder: its runs save themselves and stop when something stands in it. It is there from the beginning and
+# is written in place, for a network's file system may hide a new file for a minute, and tells what an old one holds.
 STOP = "stop"
 
 # Worse than any score.
@@ -60,9 +61,10 @@ class _Ear(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(0.5):
-            if self._stop_file.exists():
-                self._signals.asked = "the sweep"
-                return
+            with contextlib.suppress(OSError):  # of a network's file system, which may come back
+                if self._stop_file.read_text(encoding="ascii"):
+                    self._signals.asked = "the sweep"
+                    return
 
     def __enter__(self) -> _Ear:
         self.start()

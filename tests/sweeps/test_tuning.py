@@ -14,7 +14,7 @@ import pytest
 
 from distvae import sweep as sweeps
 from distvae.config import dump_config
-from distvae.interruption import InterruptedRun
+from distvae.interruption import InterruptedRun, Signals
 from distvae.tracking import write_status
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
@@ -231,7 +231,7 @@ def test_a_pretraining_of_several_processes_is_saved_when_a_signal_comes(in_proc
 
 
 def sweep_is_called_to_stop(folder: Path) -> bool:
-    return (folder / trials.STOP).exists()
+    return (folder / trials.STOP).exists() and (folder / trials.STOP).read_text() != ""
 
 
 def test_signals_are_the_drivers_after_a_pretraining_of_several_processes(in_processes):
@@ -550,3 +550,23 @@ def test_anothers_checkpoint_is_found_where_the_sweep_lies_now(population, tmp_p
     run, checkpoint = trials._place(moved, 1, RATE, donor)
     assert run == tmp_path / "moved" / "trials" / "0001.2"
     assert checkpoint == tmp_path / "moved" / "tune" / "trial_0000" / "checkpoint_000060" / "checkpoint"
+
+
+def test_trials_are_told_to_stop_by_a_file_that_has_been_there_from_the_beginning(driver_of):
+    """A file that a network's file system has not shown before may stay hidden for a minute."""
+    driver = driver_of()
+    (driver.folder / "sweep.yaml").write_text(sweeps.dump_sweep(driver.sweep)["sweep.yaml"])
+    (driver.folder / "base.yaml").write_text(sweeps.dump_sweep(driver.sweep)["base.yaml"])
+    (driver.folder / trials.STOP).write_text("SIGTERM\n")  # of the start before
+    driver._open()
+    there = (driver.folder / trials.STOP).stat().st_ino
+    signals = Signals()
+    with trials._Ear(driver.folder, signals) as ear:
+        ear.join(1.2)
+        assert signals.asked is None
+        driver.asked = "SIGTERM"
+        driver._call_to_save()
+        ear.join(10)
+        assert signals.asked == "the sweep"
+    driver.hold.release()
+    assert (driver.folder / trials.STOP).stat().st_ino == there
