@@ -148,7 +148,10 @@ def _place(sweep: Sweep, number: int, values: dict[str, Value], handed: Path | N
     if handed is not None:
         # Of another trial Tune has the path as it was before the sweep was moved.
         handed = sweep.folder / "tune" / handed.parent.name / handed.name
-        told = read_json(handed / "origin.json")
+        if handed.is_dir():
+            told = read_json(handed / "origin.json")
+        else:  # gone since the state was saved that Tune goes on from, where a later one was torn
+            told["run"] = ([g for g in runs if _has(sweep, g, values)] or runs)[-1].run.name
     own = told["trial"] == number
     if own:
         known = [g for g in runs if g.run.name == told["run"]] or runs

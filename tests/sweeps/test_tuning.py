@@ -517,6 +517,17 @@ def test_a_trial_of_which_tune_knows_nothing_begins_with_its_first_run(populatio
     assert trials._place(asked, 2, RATE, None) == (runs / "0002", None)
 
 
+def test_a_trial_whose_checkpoint_tune_names_in_vain_goes_on_with_the_run_of_its_values(population):
+    asked, hand = population
+    runs = asked.folder / "trials"
+    gone = [hand("0001.1", 60), hand("0000", 40)]
+    for path in gone:
+        path.rename(path.with_name("away"))
+        assert trials._place(asked, 1, NEW, path) == (runs / "0001.1", None)
+    assert trials._place(asked, 1, RATE, gone[0]) == (runs / "0001", None)
+    assert not (runs / "0001.1").exists()
+
+
 def test_a_run_that_went_on_from_another_goes_on_itself_once_it_has_saved(population):
     asked, hand = population
     run = asked.folder / "trials" / "0001.1"
