@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer import event_file_writer
 
 from distvae import cli, sweep
 from distvae.account import (
@@ -485,6 +486,12 @@ def test_the_command_refuses_a_folder_that_is_no_sweeps(tmp_path, capsys, there)
 
 
 # -- TensorBoard -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def in_order(monkeypatch):
+    """Event files are read in the order of their names, which end, within a second, in how many there were before."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
 
 
 def events(run: Path) -> EventAccumulator:
