@@ -483,13 +483,13 @@ def by_the_trials(account: Account) -> list[Spent]:
         "training stood still for a checkpoint": sum(row["saving"]["stall_seconds"] for row in rows),
     }
     parts["starting, test sentences, and all else"] = max(0.0, held - sum(parts.values()))
-    parts["places that were free"] = max(0.0, account.progress.slots * account.progress.trial_seconds - held)
+    parts["places that were free"] = max(0.0, account.progress.place_seconds - held)
     return _shares(parts)
 
 
 def utilisation(account: Account) -> float | None:
     """The share of the places' time in which a trial held them; None where no time is told."""
-    room = account.progress.slots * account.progress.trial_seconds
+    room = account.progress.place_seconds
     return sum(entry.trial.seconds for entry in account.entries) / room if room else None
 
 

@@ -193,6 +193,10 @@ class ObjectiveConfig:
     def mode(self) -> Literal["min", "max"]:
         return self.direction or METRICS[self.metric]
 
+    @property
+    def second_mode(self) -> Literal["min", "max"]:
+        return METRICS[self.second]
+
 
 @checked(frozen=True, config=RULES)
 class SchedulerConfig:
@@ -464,13 +468,14 @@ def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
     return max([row["epoch"] - config.kl.annealing for row in rows if row["stage"] == "train"] + [0])
 
 
-def score(objective: ObjectiveConfig, found: Outcome) -> float:
+def score(objective: ObjectiveConfig, found: Outcome, second: bool = False) -> float:
     """One number to compare trials by, in the objective's direction (Deb, 2000): a trial whose KL is where it should be
-    by its metric; any other behind all those, by how far its KL is off."""
+    by its metric, or by the second one; any other behind all those, by how far its KL is off."""
+    metric, mode = (objective.second, objective.second_mode) if second else (objective.metric, objective.mode)
     excess = found.excess(objective.kl_tolerance)
     if excess == 0:
-        return float(getattr(found, objective.metric))
-    return _BEHIND + excess if objective.mode == "min" else -_BEHIND - excess
+        return float(getattr(found, metric))
+    return _BEHIND + excess if mode == "min" else -_BEHIND - excess
 
 
 def rank(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
@@ -483,7 +488,7 @@ def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]
     """Of two objectives: the trials that no other beats in both, in the order of their numbers. A trial whose KL is not
     where it should be is beaten by any whose KL is less far off: else a KL that is too high would buy its way in by an
     information that is high too."""
-    signs = (1 if objective.mode == "min" else -1, 1 if METRICS[objective.second] == "min" else -1)
+    signs = (1 if objective.mode == "min" else -1, 1 if objective.second_mode == "min" else -1)
     excesses = {number: found.excess(objective.kl_tolerance) for number, found in outcomes.items()}
     least = min(excesses.values(), default=0.0)
     points = {
@@ -681,6 +686,22 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
         )
     if sweep.trials < 2:
         raise UserError("scheduler=pbt with one trial: there is none to go on from; num_samples should be 4 or more")
+    check_room(sweep)
+
+
+def check_room(sweep: Sweep) -> None:
+    """See that the bound on trials side by side leaves the sweep what it is.
+
+    Raises:
+        UserError: it does not.
+    """
+    most = sweep.config.max_concurrent
+    if sweep.config.scheduler.name == "pbt" and most is not None and most < sweep.trials:
+        # Ray Tune counts those that it has paused too, and so would begin others only when the first have ended.
+        raise UserError(
+            f"scheduler=pbt with max_concurrent = {most}: fewer than the {sweep.trials} trials, which are compared with"
+            " one another; leave it out and raise trial.cpus or trial.gpus for fewer at once: the others pause then"
+        )
 
 
 # -- How trials stand --------------------------------------------------------------------------------------------------
@@ -764,8 +785,10 @@ class Progress:
     pretraining_seconds: float = 0.0
     trial_seconds: float = 0.0  # while trials ran
     finalist_seconds: float = 0.0
-    slots: int = 0  # trials that there was room for, side by side
+    place_seconds: float = 0.0  # of all places for trials together, while trials ran: their number may change
+    slots: int = 0  # places at the last start: trials that there was room for, side by side
     nodes: tuple[str, ...] = ()
+    ended_by: str | None = None  # what of `stop` ended it before its trials had
 
 
 def save_progress(folder: Path, progress: Progress) -> None:

@@ -71,6 +71,7 @@ def _attempt(options: argparse.Namespace) -> int:
             raise UserError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
         changes["max_concurrent"] = options.max_concurrent
     sweep = replace(sweep, config=replace(sweep.config, **changes))
+    sweeps.check_room(sweep)
     if options.dry_run:
         show_plan(sweep)
         return 0

@@ -150,7 +150,7 @@ def small_sweep(folder: Path) -> Sweep:
         _, _, nll, kl, mi, units = SCORES[number]
         better = scores(nll - 0.25, kl, mi, units, samples=500)
         write_finalist(folder, number, better, replace(better, nll=Estimate(nll + 0.125, 0.16)))
-    progress = Progress("finished", None, 1e9, 2, 200.0, 20.0, 100.0, 40.0, 2, ("n1", "n2"))
+    progress = Progress("finished", None, 1e9, 2, 200.0, 20.0, 100.0, 40.0, 200.0, 2, ("n1", "n2"))
     write_sweep(asked, sorted(trials, key=lambda trial: trial.number), progress)
     return asked
 
@@ -172,7 +172,7 @@ def pbt_sweep(folder: Path) -> Sweep:
         Trial(0, {"kl.target_rate": 4.0}, "finished", seconds=60.0),
         Trial(1, {"kl.target_rate": 4.8}, "finished", seconds=62.0),
     ]
-    write_sweep(asked, trials, Progress("finished", None, 1e9, 1, 80.0, 0.0, 70.0, 0.0, 2, ("n1",)))
+    write_sweep(asked, trials, Progress("finished", None, 1e9, 1, 80.0, 0.0, 70.0, 0.0, 140.0, 2, ("n1",)))
     return asked
 
 
@@ -206,5 +206,7 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
     trials[4] = replace(trials[4], state="failed", reason="the loss or gradient of step 12 is not finite")
     trials[5] = replace(trials[5], state="running")
     trials.append(Trial(count, asked.draw(sweep.Seeded(7, count)), "waiting"))
-    write_sweep(asked, trials, Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 500.0, 0.0, 400.0, 0.0, 3))
+    write_sweep(
+        asked, trials, Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 500.0, 0.0, 400.0, 0.0, 1200.0, 3)
+    )
     return asked

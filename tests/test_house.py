@@ -27,7 +27,8 @@ FLOORS = [
     {"sweep_plots"},
     {"sweep_report", "paper_report"},
     {"train", "cli"},
-    {"tuning.trial", "tuning.search"},
+    {"tuning.trial"},
+    {"tuning.search"},
     {"tuning.driver"},
 ]
 PACKAGE = ROOT / "distvae"

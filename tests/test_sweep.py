@@ -196,6 +196,8 @@ REFUSED = {
     "pbt by optuna": ({"space": X, "scheduler": PBT, "search": "optuna", "num_samples": 4}, "search should be random"),
     "pbt of processes": ({"space": X, "scheduler": PBT, "num_samples": 4, "trial": {"workers": 2}},
                          "trial.workers = 2"),
+    "pbt of few at once": ({"space": X, "scheduler": PBT, "num_samples": 4, "max_concurrent": 3},
+                           "scheduler=pbt with max_concurrent = 3: fewer than the 4 trials"),
     "pbt alone": ({"space": X, "scheduler": PBT}, "scheduler=pbt with one trial"),
 }  # fmt: skip
 
@@ -264,6 +266,16 @@ def test_a_trial_whose_kl_is_right_goes_before_any_whose_kl_is_not():
     assert rank(replace(NLL, kl_tolerance=None), found) == [0, 5, 2, 4, 1, 3]
     assert score(NLL, found[1]) == 25.0
     assert rank(NLL, {}) == []
+
+
+@pytest.mark.parametrize(("metric", "second", "sign"), [("nll", "mutual_information", -1), ("kl", "ppl", 1)])
+def test_a_trial_whose_kl_is_wrong_is_behind_by_its_second_metric_too(metric, second, sign):
+    """Or its information, which is high where the KL is, would have it kept."""
+    both = ObjectiveConfig(metric=metric, second=second)
+    right, near, far = came_to(mi=3.0), came_to(mi=8.0, kl=9.0), came_to(mi=9.0, kl=12.0)
+    assert score(both, right, second=True) == getattr(right, second)
+    told = [sign * score(both, one, second=True) for one in (right, near, far)]
+    assert told[0] < 1000 < told[1] < told[2]
 
 
 def test_what_should_be_high_is_ranked_from_above():
@@ -432,7 +444,7 @@ def test_trials_and_progress_come_back(tmp_path):
         Trial(1, {}),
     ]
     save_trials(tmp_path, trials)
-    progress = Progress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 4, ("n1", "n2"))
+    progress = Progress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 6.0, 4, ("n1", "n2"))
     save_progress(tmp_path, progress)
     assert load_trials(tmp_path) == trials
     assert load_progress(tmp_path) == progress

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer import event_file_writer
 
 from distvae import cli, sweep
 from distvae.account import (
@@ -202,6 +204,13 @@ def test_where_the_time_went(small):
     assert "Trials held 78% of the places' time" in (small / "sweep.md").read_text(encoding="utf-8")
 
 
+def test_the_places_of_every_start_count_and_not_only_those_of_the_last(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "grown")
+    sweep.save_progress(folder, replace(sweep.load_progress(folder), slots=8))
+    assert utilisation(gather(folder)) == 155 / 200
+    assert next(p.seconds for p in by_the_trials(gather(folder)) if p.what == "places that were free") == 45.0
+
+
 def test_time_before_records_told_that_of_validation_is_not_lost(small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "old")
     for path in folder.glob("trials/*/metrics.jsonl"):
@@ -385,7 +394,7 @@ def test_what_training_records_is_what_is_read(cache, tmp_path):
     run = asked.folder / "trials" / "0000"
     results = train(asked.config_of({"kl.target_rate": 0.3}, run))
     trial = Trial(0, {"kl.target_rate": 0.3}, "finished", seconds=60.0)
-    write_sweep(asked, [trial], Progress("finished", slots=1, trial_seconds=60.0))
+    write_sweep(asked, [trial], Progress("finished", slots=1, trial_seconds=60.0, place_seconds=60.0))
     account = write_report(asked.folder)
     (entry,) = account.entries
     rows = sweep.read_metrics(run)
@@ -477,6 +486,12 @@ def test_the_command_refuses_a_folder_that_is_no_sweeps(tmp_path, capsys, there)
 
 
 # -- TensorBoard -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def in_order(monkeypatch):
+    """Event files are read in the order of their names, which end, within a second, in how many there were before."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
 
 
 def events(run: Path) -> EventAccumulator:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
+import pickletools
 import shutil
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +46,15 @@ from distvae.tuning.trial import STOP, gpus_of, pretrain, run_process, run_trial
 # Seconds that trials have to save themselves when a sweep is interrupted: Slurm may give 30 to all of it (`KillWait`).
 _TO_SAVE = 20.0
 
+# Seconds of a sweep's time that a driver that is killed leaves uncounted, at most.
+_UNCOUNTED = 60.0
+
+# What Tune saves of a start, whose time stands for the braces, by how trials are chosen.
+_STATE = {
+    "random": ("experiment_state-{}.json", "basic-variant-state-{}.json"),
+    "optuna": ("experiment_state-{}.json", "search_gen_state-{}.json", "searcher-state-{}.pkl"),
+}
+
 
 class Driver:
     """Runs a sweep in its folder, or goes on with it."""
@@ -54,7 +69,8 @@ class Driver:
         self.interrupted = False  # Tune has been told to save its state and end
         self.trials: dict[int, Trial] = {}
         self.running: set[int] = set()
-        self._counted = 0.0  # until when trials' time has been added up
+        self._part = ""  # of the sweep's time, that passes
+        self._counted = self._saved = 0.0  # until when it has been added up, and saved
         self._read: dict[int, Outcome | None] = {}  # what trials have come to
         self._tune_handler = None
         self._bar: tqdm | None = None
@@ -81,6 +97,7 @@ class Driver:
             self._prepare()
             self._pretrain()
             self._tune()
+            self.progress.ended_by = self.over
             self._score_finalists()
             self._end("finished" if self._succeeded else "failed", self.over)
         except InterruptedRun as interrupted:
@@ -118,10 +135,13 @@ class Driver:
             start = starts.claim(self.folder)
             for name, text in sweeps.dump_sweep(self.sweep).items():
                 write_text(self.folder / name, text)
-            (self.folder / STOP).unlink(missing_ok=True)
+            (self.folder / STOP).write_text("", encoding="ascii")
         self.hold = Hold(self.folder, start)
         self.progress = sweeps.load_progress(self.folder)
         self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
+        self.over = self.progress.ended_by
+        if self.over is not None:
+            print(f"{self.folder}: had ended before its trials: {self.over}; that stays, whatever stop says now")
 
     def _install_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -172,13 +192,7 @@ class Driver:
                 )
         if settings.workers > 1 and 0 < gpus < 1:
             raise UserError(f"trial.gpus = {gpus:g}: several processes of a trial cannot share a GPU; give each 1")
-        room = sum(
-            min(
-                int(node["Resources"].get("CPU", 0) / settings.cpus + 1e-9),
-                int(node["Resources"].get("GPU", 0) / gpus + 1e-9) if gpus else 10**9,
-            )
-            for node in nodes
-        )
+        room = sum(_places(node["Resources"], settings.cpus, gpus) for node in nodes)
         slots = room // settings.workers
         if slots == 0:
             raise UserError(f"trial.workers = {settings.workers}: the nodes have room for {room} processes in all")
@@ -209,13 +223,12 @@ class Driver:
         waiting = {name: config for name, config in wanted.items() if not _has_ended(config)}
         if waiting:
             print(f"pretraining for all trials: {', '.join(waiting)}")
-            began = time.monotonic()
-            if self.sweep.config.trial.workers > 1:
-                for name, config in waiting.items():
-                    self._pretrain_in_processes(name, config)
-            else:
-                self._pretrain_side_by_side(waiting)
-            self.progress.pretraining_seconds += time.monotonic() - began
+            with self._timed("pretraining_seconds"):
+                if self.sweep.config.trial.workers > 1:
+                    for name, config in waiting.items():
+                        self._pretrain_in_processes(name, config)
+                else:
+                    self._pretrain_side_by_side(waiting)
             self._save()
         self.shared = frozenset(name for name, config in wanted.items() if _has_ended(config))
 
@@ -228,6 +241,7 @@ class Driver:
         seen = dict.fromkeys(waiting, 0)
         while tasks:
             done, _ = ray.wait(list(tasks), timeout=1.0)
+            self._count_time()
             for name, config in waiting.items():
                 seen[name] = _show_epochs(name, Path(config.run), seen[name])
             for task in done:
@@ -252,16 +266,27 @@ class Driver:
 
     def _pretrain_in_processes(self, name: str, config: Config) -> None:
         work = functools.partial(run_process, sweep=self.sweep, config=config, number=-1, where=os.getcwd())
+        run, seen = Path(config.run), 0
+        done = _in_thread(trainer(self.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit)
+        while not done.done():
+            wait([done], timeout=1.0)
+            self._count_time()
+            seen = _show_epochs(name, run, seen)
+            self.hear()
+            if self.asked is not None:
+                self._call_to_save()
+                # Its processes end with Ray alone.
+                while _says_it_runs(run) and time.monotonic() - self.called < _TO_SAVE:
+                    time.sleep(0.5)
+                raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while pretraining")
         try:
-            trainer(self.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit()
+            done.result()
         except TrainingFailedError as error:
             self._tell_failed(name, str(error))
-        _show_epochs(name, Path(config.run), 0)
 
     # -- Trials --------------------------------------------------------------------------------------------------------
 
     def _tune(self) -> None:
-        self._counted = time.monotonic()
         settings = self.sweep.config.trial
 
         def trial(choice):
@@ -270,13 +295,13 @@ class Driver:
         sweep, shared, where = self.sweep, self.shared, os.getcwd()
         # Of several processes, the first only starts the others; but it has to ask for something.
         resources = {"CPU": settings.cpus, "GPU": gpus_of(self.sweep)} if settings.workers == 1 else {"memory": 1}
-        trainable = tune.with_resources(trial, resources)
+        tuner = self._tuner(tune.with_resources(trial, resources))
         with tqdm(
             total=self.sweep.trials, desc="trials", unit=" trials", disable=not sys.stderr.isatty(), dynamic_ncols=True
         ) as self._bar:
             self._bar.update(sum(trial.ended for trial in self.trials.values()))
-            self._tuner(trainable).fit()
-        self._count_time()
+            with self._timed("trial_seconds"):
+                tuner.fit()
         self.hold.check()
         if self.interrupted:
             for number in self.running:
@@ -287,12 +312,14 @@ class Driver:
     def _tuner(self, trainable) -> tune.Tuner:
         config, objective = self.sweep.config, self.sweep.config.objective
         saved = self.folder / "tune"
-        if tune.Tuner.can_restore(str(saved)) and any(saved.glob("experiment_state-*.json")):
+        if _drop_torn(saved, _STATE[config.search]):
             return tune.Tuner.restore(str(saved), trainable=trainable, resume_unfinished=True)
         # Nothing that Tune knew of its trials has come down: they begin anew, and those with a folder go on in it.
         shutil.rmtree(saved, ignore_errors=True)
         saved.mkdir()
         search = searcher(self.sweep)
+        if search:
+            self.trials.clear()  # it may draw others
         # Trials that are known beforehand stand on a grid.
         space = None if search else {"values": tune.grid_search(self.sweep.points())}
         return tune.Tuner(
@@ -304,7 +331,8 @@ class Driver:
                 search_alg=Bounded(search, max_concurrent=self.room) if search else Grid(),
                 scheduler=scheduler(self.sweep),
                 num_samples=self.sweep.trials if search else 1,
-                reuse_actors=True,
+                # Several processes of a trial that was ended may outlast the time that reuse would wait for them.
+                reuse_actors=config.trial.workers == 1,
                 trial_name_creator=trial_name,
                 trial_dirname_creator=trial_name,
             ),
@@ -314,7 +342,6 @@ class Driver:
                 stop=Limits(),
                 callbacks=[Reporter()],
                 failure_config=tune.FailureConfig(max_failures=config.max_restarts),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if config.scheduler.name == "pbt" else None),
                 verbose=0,
             ),
         )
@@ -379,14 +406,6 @@ class Driver:
                 self.interrupted = True
                 self._tune_handler(signal.SIGUSR1, None)
 
-    def _count_time(self) -> None:
-        """Add the time since the last call to that of the trials that run, and of all."""
-        now = time.monotonic()
-        self.progress.trial_seconds += now - self._counted
-        for number in self.running:
-            self.trials[number].seconds += now - self._counted
-        self._counted = now
-
     def _state(self, one) -> tuple[str, str | None]:
         told = one.last_result or {}
         if one.status == "RUNNING":
@@ -397,7 +416,7 @@ class Driver:
             if told.get("ended"):
                 return "finished", None
             return "stopped", self.over or f"ended by {self.sweep.config.scheduler.name}, for others do better"
-        if one.status == "ERROR" and not one.should_recover():
+        if one.status == "ERROR":  # Tune sets one that it starts again back to PENDING within the same step
             return "failed", _why(one)
         return "waiting", None
 
@@ -405,7 +424,7 @@ class Driver:
         """Have running trials save themselves, and wait for what comes then."""
         if self.called is None and not self.hold.lost:
             self.called = time.monotonic()
-            (self.folder / STOP).touch()
+            (self.folder / STOP).write_text(f"{self.asked}\n", encoding="ascii")
 
     def _tell(self, trial: Trial) -> None:
         """A line of a trial that has ended, and of how the sweep stands."""
@@ -465,8 +484,10 @@ class Driver:
             num_cpus=config.trial.cpus, num_gpus=gpus_of(self.sweep), max_retries=config.max_restarts
         )
         tasks = {}
-        began = time.monotonic()
         folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.json"):
+            if not _is_scored(path, config.finalists.importance_samples):
+                path.unlink()
         for number in best:
             run = sweeps.generations(self.folder, number)[-1].run
             if not (folder / f"{number:04d}.json").exists() and (run / "best").is_dir():
@@ -475,13 +496,14 @@ class Driver:
                 )
         if tasks:
             print(f"scoring finalists with K = {config.finalists.importance_samples}: {', '.join(map(str, best))}")
-        while tasks:
-            done, _ = ray.wait(list(tasks), timeout=1.0)
-            for task in done:
-                write_json(folder / f"{tasks.pop(task):04d}.json", ray.get(task))
-            if self.asked is not None:
-                raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while scoring finalists")
-        self.progress.finalist_seconds += time.monotonic() - began
+        with self._timed("finalist_seconds"):
+            while tasks:
+                done, _ = ray.wait(list(tasks), timeout=1.0)
+                self._count_time()
+                for task in done:
+                    write_json(folder / f"{tasks.pop(task):04d}.json", ray.get(task))
+                if self.asked is not None:
+                    raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while scoring finalists")
 
     def _end(self, state: str, reason: str | None) -> None:
         if self.hold.lost:
@@ -499,7 +521,33 @@ class Driver:
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._began
 
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """Within, the time that passes is that part's of the sweep."""
+        self._part, self._counted = part, time.monotonic()
+        try:
+            yield
+        finally:
+            self._add_time()
+
+    def _count_time(self) -> None:
+        """Add up the time since the last call, and see that little of it is lost if this process is."""
+        self._add_time()
+        if self._counted - self._saved >= _UNCOUNTED:
+            self._save()
+
+    def _add_time(self) -> None:
+        now = time.monotonic()
+        passed = now - self._counted
+        self._counted = now
+        setattr(self.progress, self._part, getattr(self.progress, self._part) + passed)
+        if self._part == "trial_seconds":
+            self.progress.place_seconds += passed * self.progress.slots
+            for number in self.running:
+                self.trials[number].seconds += passed
+
     def _save(self) -> None:
+        self._saved = time.monotonic()
         self.hold.check()
         self.progress.seconds = self._elapsed()
         with writing(self.folder):
@@ -562,18 +610,79 @@ def trial_name(trial) -> str:
 # -- Helpers -----------------------------------------------------------------------------------------------------------
 
 
+def _places(resources: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many processes of trials a node has room for. A part of a GPU is a part of one, never of two."""
+    places = int(resources.get("CPU", 0) / cpus + 1e-9)
+    return min(places, int(resources.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else places
+
+
+def _drop_torn(saved: Path, names: tuple[str, ...]) -> bool:
+    """Remove what Tune cannot go on from: it copies its files over themselves, those of former starts too, and a driver
+    that is killed may leave a part of one. Returns whether there is something that it can go on from."""
+    for path in sorted(saved.glob(names[0].format("*")), reverse=True):
+        start = path.stem.rpartition("state-")[2]
+        files = [saved / name.format(start) for name in names]
+        if all(map(_is_whole, files)):
+            return _is_whole(saved / "tuner.pkl")
+        print(
+            f"distvae: WARNING {path}: is not whole, or not all of its start; passed over for the one before",
+            file=sys.stderr,
+        )
+        for file in files:
+            file.unlink(missing_ok=True)
+    return False
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is JSON, or else a pickle, to its end; runs nothing."""
+    try:
+        content = path.read_bytes()
+        if path.name.startswith("experiment"):
+            json.loads(content)
+        else:
+            deque(pickletools.genops(content), maxlen=0)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 def _has_ended(config: Config) -> bool:
     return (Path(config.run) / "results.json").exists()
+
+
+def _is_scored(path: Path, importance_samples: int) -> bool:
+    """Whether a finalist's scores are by so many importance samples."""
+    try:
+        return {scores["scores"]["importance_samples"] for scores in read_json(path).values()} == {importance_samples}
+    except (UserError, AttributeError, KeyError, TypeError):  # damaged
+        return False
 
 
 def _runs(folder: Path, number: int) -> bool:
     """Whether a trial's newest run says that it is running."""
     runs = sweeps.generations(folder, number)
-    if not runs:
-        return False
+    return bool(runs) and _says_it_runs(runs[-1].run)
+
+
+def _says_it_runs(run: Path) -> bool:
     with contextlib.suppress(UserError):
-        return read_json(runs[-1].run / "status.json")["state"] == "running"
+        return read_json(run / "status.json")["state"] == "running"
     return False
+
+
+def _in_thread(work: Callable[[], Any]) -> Future:
+    """Have work done beside the main thread, which hears signals: Ray would take them from there, or block them. Nobody
+    need wait for its end."""
+    done: Future = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
 
 
 def _show_epochs(name: str, run: Path, seen: int) -> int:

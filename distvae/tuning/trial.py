@@ -41,7 +41,8 @@ from distvae.sweep import Generation, Sweep, Value
 from distvae.tracking import EpochRecord
 from distvae.train import Caller, train
 
-# In a sweep's folder: while it is there, its runs save themselves and stop.
+# In a sweep's folder: its runs save themselves and stop when something stands in it. It is there from the beginning and
+# is written in place, for a network's file system may hide a new file for a minute, and tells what an old one holds.
 STOP = "stop"
 
 # Worse than any score.
@@ -60,9 +61,10 @@ class _Ear(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(0.5):
-            if self._stop_file.exists():
-                self._signals.asked = "the sweep"
-                return
+            with contextlib.suppress(OSError):  # of a network's file system, which may come back
+                if self._stop_file.read_text(encoding="ascii"):
+                    self._signals.asked = "the sweep"
+                    return
 
     def __enter__(self) -> _Ear:
         self.start()
@@ -84,10 +86,8 @@ def run_trial(choice: dict[str, Any], sweep: Sweep, shared: frozenset[str], wher
     values = choice["values"]
     number = trial_number(tune.get_context().get_trial_id(), choice)
     handed = tune.get_checkpoint()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_logged(sweep.folder, f"{number:04d}"))
-        origin = None if handed is None else Path(stack.enter_context(handed.as_directory()))
-        run, resume = _place(sweep, number, values, origin)
+    with _logged(sweep.folder, f"{number:04d}"):
+        run, resume = _place(sweep, number, values, None if handed is None else Path(handed.path))
         config = _trial_config(sweep, values, run, shared)
         if resume is not None:
             config = replace(config, resume=str(resume))
@@ -136,37 +136,61 @@ def _trial_config(sweep: Sweep, values: dict[str, Value], run: Path, shared: fro
     return sweep.config_of(values, run, Path(pretraining.run))
 
 
-def _place(sweep: Sweep, number: int, values: dict[str, Value], origin: Path | None) -> tuple[Path, Path | None]:
+def _place(sweep: Sweep, number: int, values: dict[str, Value], handed: Path | None) -> tuple[Path, Path | None]:
     """The folder of the run that this trial goes on with, and the checkpoint that it begins from, if that is another's.
 
     Args:
-        origin: what Tune hands over of this trial or of the one that it goes on from; None: nothing.
+        handed: what Tune hands over of this trial or of the one that it goes on from; None: nothing.
     """
-    runs = sweeps.generations(sweep.folder, number) or [Generation(sweep.folder / "trials" / f"{number:04d}")]
-    last = runs[-1]
-    told = None if origin is None else read_json(origin / "origin.json")
-    if told is None or told["trial"] == number:
-        if last.parent is None:
-            _drop_stale(sweep, last.run, values)
-        return last.run, None
-    if last.parent is None or (last.parent.name, last.step, last.values) != (told["run"], told["step"], values):
-        run = runs[0].run.with_name(f"{runs[0].run.name}.{len(runs)}")
-        last = Generation(run, sweep.folder / "trials" / told["run"], told["step"], values)
-        shutil.rmtree(run, ignore_errors=True)  # cut short as it began
-        sweeps.save_lineage(last)
-    if checkpoint.list_checkpoints(last.run):
-        return last.run, None
-    return last.run, origin / "checkpoint"
+    first = sweep.folder / "trials" / f"{number:04d}"
+    runs = sweeps.generations(sweep.folder, number) or [Generation(first)]
+    told = {"trial": number, "run": first.name}
+    if handed is not None:
+        # Of another trial Tune has the path as it was before the sweep was moved.
+        handed = sweep.folder / "tune" / handed.parent.name / handed.name
+        if handed.is_dir():
+            told = read_json(handed / "origin.json")
+        else:  # gone since the state was saved that Tune goes on from, where a later one was torn
+            told["run"] = ([g for g in runs if _has(sweep, g, values)] or runs)[-1].run.name
+    own = told["trial"] == number
+    if own:
+        known = [g for g in runs if g.run.name == told["run"]] or runs
+    else:
+        origin = sweep.folder / "trials" / told["run"]
+        known = [g for g in runs if (g.parent, g.step, g.values) == (origin, told["step"], values)]
+    if known:
+        here = known[-1]
+        for later in runs[runs.index(here) + 1 :]:  # Tune goes on from a state that is older than these
+            shutil.rmtree(later.run)
+    else:
+        here = Generation(first.with_name(f"{first.name}.{len(runs)}"), origin, told["step"], values)
+    if own:
+        if here.parent is None:
+            _drop_stale(sweep, here.run, values)
+        return here.run, None
+    if checkpoint.list_checkpoints(here.run):
+        return here.run, None
+    shutil.rmtree(here.run, ignore_errors=True)  # cut short as it began, if at all
+    sweeps.save_lineage(here)
+    return here.run, handed / "checkpoint"
 
 
 def _drop_stale(sweep: Sweep, run: Path, values: dict[str, Value]) -> None:
     """Remove the run of a trial that Tune no longer knows: it was chosen after the state was saved that Tune went on
     from."""
-    if (run / "config.yaml").exists():
-        there = dict(flatten(load_config(run / "config.yaml")))
-        here = dict(flatten(sweep.config_of(values, run)))
-        if any(there[key] != here[key] for key in sweep.config.space):
-            shutil.rmtree(run)
+    if not _has(sweep, Generation(run), values):
+        shutil.rmtree(run)
+
+
+def _has(sweep: Sweep, generation: Generation, values: dict[str, Value]) -> bool:
+    """Whether a run is of these values, or has not begun."""
+    if generation.parent is not None:
+        return generation.values == values
+    if not (generation.run / "config.yaml").exists():
+        return True
+    there = dict(flatten(load_config(generation.run / "config.yaml")))
+    here = dict(flatten(sweep.config_of(values, generation.run)))
+    return all(there[key] == here[key] for key in sweep.config.space)
 
 
 def _run(sweep: Sweep, config: Config, number: int) -> str | None:
@@ -221,22 +245,35 @@ def _wait_for_the_end() -> NoReturn:
 
 def _told(sweep: Sweep, config: Config, run: Path) -> dict[str, Any]:
     """What Tune is told of a trial, of which there are records."""
-    rows = sweeps.history(sweep.folder, run)
-    found = sweeps.outcome(config, rows)
-    second = sweep.config.objective.second
+    return _judgement(sweep, config, sweeps.history(sweep.folder, run)) | {"node": socket.gethostname()}
+
+
+def told_before(sweep: Sweep, number: int, values: dict[str, Value]) -> list[dict[str, Any]]:
+    """What Tune has been told of a trial, epoch by epoch, by its records: nothing of one that is new."""
+    try:
+        runs = [g for g in sweeps.generations(sweep.folder, number) if _has(sweep, g, values)]
+        if not runs:
+            return []
+        rows, config = sweeps.history(sweep.folder, runs[-1].run), sweep.config_of(values, runs[-1].run)
+        return [_judgement(sweep, config, rows[:n]) for n, row in enumerate(rows, 1) if row["stage"] == "train"]
+    except (UserError, ValueError, KeyError, TypeError):  # damaged: the trial fails of that when its turn comes
+        return []
+
+
+def _judgement(sweep: Sweep, config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    objective, found = sweep.config.objective, sweeps.outcome(config, rows)
     return {
-        "objective": sweeps.score(sweep.config.objective, found),
-        "second": None if second is None else float(getattr(found, second)),
+        "objective": sweeps.score(objective, found),
+        "second": None if objective.second is None else sweeps.score(objective, found, second=True),
         "judged_epochs": sweeps.judged_epochs(config, rows),
         "epoch": rows[-1]["epoch"],
         **{name: getattr(found, name) for name in sweeps.METRICS},
-        "node": socket.gethostname(),
     }
 
 
 def _worst(sweep: Sweep, second: bool = False) -> float:
     objective = sweep.config.objective
-    mode = sweeps.METRICS[objective.second or objective.metric] if second else objective.mode
+    mode = objective.second_mode if second and objective.second is not None else objective.mode
     return _WORST if mode == "min" else -_WORST
 
 

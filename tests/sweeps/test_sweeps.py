@@ -93,7 +93,7 @@ def account(folder: Path) -> None:
     for trial in begun:
         rows = records(folder / "trials" / f"{trial['number']:04d}")
         assert trial["seconds"] > sum(row["train"]["seconds"] for row in rows if row["stage"] == "train") > 0
-    assert sum(trial["seconds"] for trial in begun) <= told["slots"] * told["trial_seconds"]
+    assert sum(trial["seconds"] for trial in begun) <= told["place_seconds"]
     assert told["trial_seconds"] < told["seconds"]
 
 
