@@ -179,7 +179,8 @@ def table_of_trials(browser: Browser, address: str, trials: int, picture: Path) 
         page.wait_for_timeout(2000)
         cells = page.evaluate(CELLS)
         starts = [i for i, text in enumerate(cells) if text.endswith("/tensorboard")]
-        rows = [[text for text in cells[i:j] if text] for i, j in zip(starts, [*starts[1:], len(cells)], strict=True)]
+        ends = [*starts[1:], len(cells)] if starts else []  # there may be nothing yet
+        rows = [[text for text in cells[i:j] if text] for i, j in zip(starts, ends, strict=True)]
         if len(rows) < trials:
             page.reload()
     page.screenshot(path=picture)
