@@ -206,8 +206,7 @@ class Replicated:
         if self._power is not None:
             # What was left out of the gradients of other weights is no part of the next one.
             self._power.error_dict.clear()
-        if self._power is not None and "powersgd.iter" in state:
-            self._power.iter = int(state["powersgd.iter"])
+            self._power.iter = int(state.get("powersgd.iter", self._power.iter))
             for name, kept in self._power_memory().items():
                 if f"powersgd.{name}" in state:
                     kept[0] = state[f"powersgd.{name}"].to(self.module.device, copy=True)

@@ -787,7 +787,7 @@ class Trainer:
         )
         best = None if progress.best is None else progress.best.weights
         saved = Checkpoint(
-            self._weights(), best, _copies(optimizer), _copies(ranks), state, self.config, self.runtime.world_size
+            self._weights(), best, _copies(optimizer), ranks, state, self.config, self.runtime.world_size
         )
         self._write(lambda: self.saver.save(saved))
         self.saves += 1

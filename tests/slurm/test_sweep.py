@@ -228,7 +228,7 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     (sweeps.run("other") / "go").touch()
     job = sweeps.end("other")
     assert (job.state, job.log.count("; the job is requeued, time 1 of at most 100\n")) == ("COMPLETED", 1)
-    wait_for(lambda: not sweeps.left(*cluster.nodes[:2]), "nothing is left", seconds=30)
+    wait_for(lambda: not sweeps.left(*cluster.nodes[:2]), "nothing is left", seconds=10)
     assert not list(sweeps.folder("one").glob("token"))
 
     # The site's container ran all of it.
