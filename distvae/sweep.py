@@ -320,10 +320,11 @@ class Sweep:
         return points
 
     def points(self) -> list[dict[str, Value]]:
-        """The values of every trial, of a sweep whose trials are known beforehand."""
+        """The values of every trial, of a sweep whose trials are known beforehand: every point of the grids once before
+        any twice, for a sweep may be ended early."""
         return [
             self.draw(Seeded(self.config.seed, number), point)
-            for number, point in enumerate(itertools.chain(*([p] * self.config.num_samples for p in self.grid())))
+            for number, point in enumerate(self.grid() * self.config.num_samples)
         ]
 
     def draw(self, chance: Chance, point: dict[str, Value] | None = None) -> dict[str, Value]:
