@@ -144,30 +144,35 @@ def _place(sweep: Sweep, number: int, values: dict[str, Value], handed: Path | N
     """
     first = sweep.folder / "trials" / f"{number:04d}"
     runs = sweeps.generations(sweep.folder, number) or [Generation(first)]
-    told = {"trial": number, "run": first.name}
-    if handed is not None:
+    if handed is None:
+        here = runs[0]
+    else:
         # Of another trial Tune has the path as it was before the sweep was moved.
         handed = sweep.folder / "tune" / handed.parent.name / handed.name
         if handed.is_dir():
             told = read_json(handed / "origin.json")
+            if told["trial"] != number:
+                return _place_behind_another(sweep, runs, values, handed, told)
+            here = next((g for g in runs if g.run.name == told["run"]), runs[-1])
         else:  # gone since the state was saved that Tune goes on from, where a later one was torn
-            told["run"] = ([g for g in runs if _has(sweep, g, values)] or runs)[-1].run.name
-    own = told["trial"] == number
-    if own:
-        known = [g for g in runs if g.run.name == told["run"]] or runs
-    else:
-        origin = sweep.folder / "trials" / told["run"]
-        known = [g for g in runs if (g.parent, g.step, g.values) == (origin, told["step"], values)]
+            here = ([g for g in runs if _has(sweep, g, values)] or runs)[-1]
+    _drop_later(runs, here)
+    if here.parent is None and not _has(sweep, here, values):  # chosen after the state that Tune goes on from
+        shutil.rmtree(here.run)
+    return here.run, None
+
+
+def _place_behind_another(
+    sweep: Sweep, runs: list[Generation], values: dict[str, Value], handed: Path, told: dict[str, Any]
+) -> tuple[Path, Path | None]:
+    parent = sweep.folder / "trials" / told["run"]
+    known = [g for g in runs if (g.parent, g.step, g.values) == (parent, told["step"], values)]
     if known:
         here = known[-1]
-        for later in runs[runs.index(here) + 1 :]:  # Tune goes on from a state that is older than these
-            shutil.rmtree(later.run)
+        _drop_later(runs, here)
     else:
-        here = Generation(first.with_name(f"{first.name}.{len(runs)}"), origin, told["step"], values)
-    if own:
-        if here.parent is None:
-            _drop_stale(sweep, here.run, values)
-        return here.run, None
+        first = runs[0].run
+        here = Generation(first.with_name(f"{first.name}.{len(runs)}"), parent, told["step"], values)
     if checkpoint.list_checkpoints(here.run):
         return here.run, None
     shutil.rmtree(here.run, ignore_errors=True)  # cut short as it began, if at all
@@ -175,11 +180,10 @@ def _place(sweep: Sweep, number: int, values: dict[str, Value], handed: Path | N
     return here.run, handed / "checkpoint"
 
 
-def _drop_stale(sweep: Sweep, run: Path, values: dict[str, Value]) -> None:
-    """Remove the run of a trial that Tune no longer knows: it was chosen after the state was saved that Tune went on
-    from."""
-    if not _has(sweep, Generation(run), values):
-        shutil.rmtree(run)
+def _drop_later(runs: list[Generation], here: Generation) -> None:
+    """Remove the runs behind one: Tune goes on from a state that is older than these."""
+    for later in runs[runs.index(here) + 1 :]:
+        shutil.rmtree(later.run)
 
 
 def _has(sweep: Sweep, generation: Generation, values: dict[str, Value]) -> bool:
