@@ -12,13 +12,16 @@ train() {
         tee "$runs/$1.log" | sed --unbuffered --quiet "s/^\(pretrain\|train\) .*/$(printf '%-10s' "$1") &/p"
 }
 
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 rm -rf "$runs"
 mkdir -p "$runs"
 echo "training $runs/kla and $runs/pt_kla_sfb, some four minutes on two cores; their whole output is in $runs/*.log"
+set -m # the first in a group of its own, which can be ended as a whole
 train kla &
+kla=$!
+set +m
+trap 'kill -- -$kla 2>/dev/null || true' EXIT
 train pt_kla_sfb || { cat "$runs/pt_kla_sfb.log" >&2; exit 1; }
-wait $! || { cat "$runs/kla.log" >&2; exit 1; }
+wait "$kla" || { cat "$runs/kla.log" >&2; exit 1; }
 
 distvae compare "$runs/kla" "$runs/pt_kla_sfb"
 for name in kla pt_kla_sfb; do
