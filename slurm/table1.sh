@@ -70,8 +70,8 @@ submit() { # TITLE FOLDER AFTER [sbatch option …] JOB WORD…: see that a job 
 # A job has its run's folder for a name, by which it is found again. The queue is looked at before the plan is made: a
 # run that ends in between has finished by the plan.
 declare -A queued=() jobs=()
-queue=$(squeue --user="$(id -un)" --noheader --format="%A %T %r %j")
-while read -r id state reason name; do
+queue=$(squeue --user="$(id -un)" --noheader --format="%A|%T|%r|%j")
+while IFS='|' read -r id state reason name; do
     # Slurm has yet to cancel what waits for a job that failed.
     [[ -z $name || $reason == DependencyNeverSatisfied ]] || queued[$name]="$id $state"
 done <<<"$queue"

@@ -230,6 +230,10 @@ echo "$((40 + $(wc -l <submitted)))"
 """
 
 
+# As Slurm says why a job waits.
+DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
+
+
 @pytest.fixture
 def table(checkout):
     """Runs slurm/table1.sh with a plan of its own and a queue of the jobs given; ``submitted`` in the checkout has what
@@ -240,8 +244,8 @@ def table(checkout):
     )
 
     def run(*arguments: str, queue: dict[str, str], refused: str = "") -> subprocess.CompletedProcess:
-        jobs = [f"{job} {checkout}/runs/ta ble/{name}\n" for name, job in queue.items()]
-        (checkout / "queue").write_text("".join(["4 RUNNING None other\n", *jobs]))
+        jobs = [f"{job}|{checkout}/runs/ta ble/{name}\n" for name, job in queue.items()]
+        (checkout / "queue").write_text("".join(["4|RUNNING|None|other\n", *jobs]))
         path = f"{programs}:{os.environ['PATH']}"
         return bash("slurm/table1.sh", *arguments, cwd=checkout, PATH=path, REFUSED=refused)
 
@@ -256,8 +260,8 @@ def submitted(checkout: Path) -> dict[str, str]:
 
 def test_a_table_submits_what_neither_has_finished_nor_is_in_the_queue(table, checkout):
     queue = {
-        "seed-0/ae": "7 RUNNING None", "seed-0/fb": "8 PENDING Dependency",
-        "seed-1/fb": "9 PENDING DependencyNeverSatisfied", "report": "10 PENDING Dependency",
+        "seed-0/ae": "7|RUNNING|None", "seed-0/fb": f"8|PENDING|{DOWN}",
+        "seed-1/fb": "9|PENDING|DependencyNeverSatisfied", "report": "10|PENDING|Dependency",
     }  # fmt: skip
     words = ["--gpus-per-node=1", "--rows", "my rows", "data.path=a b.txt", "--seeds=0,1", "--time=9"]
     done = table(*words, queue=queue)
@@ -286,7 +290,7 @@ def test_a_table_submits_what_neither_has_finished_nor_is_in_the_queue(table, ch
 
 def test_a_table_whose_jobs_are_all_in_the_queue_submits_none(table, checkout):
     names = [line.split()[0] for line in PLAN.splitlines()]
-    done = table(queue={name: f"{i} PENDING None" for i, name in enumerate([*names, "report"], 10)})
+    done = table(queue={name: f"{i}|PENDING|None" for i, name in enumerate([*names, "report"], 10)})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count(", in the queue\n") == 6
     assert not (checkout / "submitted").exists()
@@ -301,14 +305,14 @@ def test_a_table_that_has_finished_has_only_its_report(table, checkout):
 
 
 def test_a_table_says_what_could_not_be_submitted(table, checkout):
-    done = table(queue={"seed-1/ae": "7 COMPLETING None"}, refused="seed-0/sfb")
+    done = table(queue={"seed-1/ae": "7|COMPLETING|None"}, refused="seed-0/sfb")
     assert done.returncode == 1
     assert done.stdout == "seed-0/ae: job 41\nseed-0/kla: finished\nseed-0/fb: job 42, afterok:41\n"
     assert done.stderr == (
         "sbatch: error: refused\ndistvae: seed-0/sfb: could not be submitted; submitted before it, and left to run:"
         " 41 42; the same command goes on\n"
     )
-    done = table(queue={"seed-0/ae": "7 COMPLETING None"})
+    done = table(queue={"seed-0/ae": "7|COMPLETING|None"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "distvae: seed-0/ae: its job 7 is just ending; wait until it has left the queue; no job was submitted; the same"
