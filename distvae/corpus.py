@@ -20,7 +20,6 @@ import importlib.metadata
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -42,6 +41,7 @@ from huggingface_hub import HfApi, is_offline_mode
 
 from distvae import captions
 from distvae.config import CAPTIONS, SNLI, DataConfig
+from distvae.cores import usable_cores
 from distvae.errors import UserError
 from distvae.files import sha256
 from distvae.vocabulary import Vocabulary, tokenize
@@ -521,7 +521,7 @@ def _split_rows(rows: np.ndarray, data: DataConfig, path: Path) -> dict[str, np.
 
 def _tokenise(text: Dataset, split: str, workers: int | None, work: Path) -> Dataset:
     """Column ``text`` → column ``words``."""
-    processes = min(workers or len(os.sched_getaffinity(0)), math.ceil(len(text) / SENTENCES_PER_WORKER))
+    processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
     return text.map(
         _tokenise_batch,
         batched=True,

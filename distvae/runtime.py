@@ -26,6 +26,7 @@ from accelerate.utils import (
 )
 
 from distvae.config import CommunicationConfig, Config, OptimizerConfig
+from distvae.cores import usable_cores
 from distvae.errors import PeerError, UserError
 
 Result = TypeVar("Result")
@@ -107,7 +108,7 @@ class Runtime:
             # What goes back through a hundred steps of a young LSTM gets too small for float32's full precision, where
             # a CPU takes ten times as long for it. Threads that are started later take this over.
             torch.set_flush_denormal(True)
-            cores, processes = len(os.sched_getaffinity(0)), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            cores, processes = usable_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             torch.set_num_threads(cpu_threads or max(1, cores // processes))
             if keep_memory:
                 _keep_memory()

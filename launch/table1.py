@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distvae.config import Config, ConfigError, load_config, with_precision
+from distvae.cores import usable_cores
 from distvae.errors import UserError, tell
 from distvae.files import writing
 from distvae.interruption import ENDED, INTERRUPTED, SIGNALS, Signals
@@ -189,7 +190,7 @@ def places(rows: list[Row], side_by_side: int | None) -> list[Place]:
     if side_by_side is not None and side_by_side < 1:
         raise UserError(f"--side-by-side {side_by_side}: should be at least 1")
     waiting = [row for row in rows if not row.finished]
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     gpus: list[str | None] = [str(i) for i in range(torch.cuda.device_count())]
     if os.environ.get("CUDA_VISIBLE_DEVICES") and gpus:
         gpus = os.environ["CUDA_VISIBLE_DEVICES"].split(",")[: len(gpus)]

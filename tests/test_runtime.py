@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -156,6 +157,26 @@ def test_what_an_engine_cannot_do_is_one_line_and_leaves_nothing(tiny, tmp_path)
     assert done.stderr.count("distvae: ") == 1
     assert "communication.compression and communication.local_sgd_steps belong to plain data parallelism" in done.stderr
     assert not run.exists()
+
+
+# -- Threads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "processes", "threads"), [(None, "1", 64), ("4", "1", 4), ("4", "3", 1), ("128", "2", 32)]
+)
+def test_threads_are_the_cores_that_a_job_has_here_also_where_slurm_confines_none(
+    monkeypatch, given, processes, threads
+):
+    asked = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", given)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    Runtime().close()
+    assert asked[0] == threads
 
 
 # -- Memory that is kept -----------------------------------------------------------------------------------------------

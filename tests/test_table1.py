@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_made_is_refused(rows, tmp_path, capsys):
     ],
 )
 def test_places_are_cores_or_shares_of_gpus(tmp_path, monkeypatch, cores, gpus, visible, asked, expected):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
+    monkeypatch.setattr(table1, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -277,7 +277,7 @@ def test_places_are_cores_or_shares_of_gpus(tmp_path, monkeypatch, cores, gpus, 
 
 
 def test_a_gpu_takes_so_many_runs_and_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr(table1, "usable_cores", lambda: 64)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     many = plan(ROOT / "configs" / "snli", tmp_path, range(5), ())
     assert len(places(many, None)) == table1.RUNS_PER_GPU
