@@ -33,4 +33,5 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def escaped(text: str) -> str:
     """Text that may stand in a cell or a line of Markdown."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;")  # words such as <unk-lower> are no tags
     return " ".join(text.replace("|", "\\|").split())

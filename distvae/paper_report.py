@@ -20,7 +20,7 @@ from distvae.errors import UserError
 from distvae.files import write_bytes, write_text, writing
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.methods import Method, Run, gather
-from distvae.pages import markdown_table, render
+from distvae.pages import escaped, markdown_table, render
 from distvae.paper import TABLE_1, Claim, claims, corrected
 from distvae.vocabulary import join, tokenize
 
@@ -129,14 +129,14 @@ def tell(folders: Sequence[str | Path], sentences: Sequence[str] = ()) -> Report
 
 def markdown(report: Report) -> str:
     """``report.md``, which shows the figure beside it."""
-    blocks = [f"# {report.title}", report.summary]
+    blocks = [f"# {report.title}", escaped(report.summary)]
     for part in report.parts:
         blocks += [f"## {part.title}", part.text]
         if part.figure:
             blocks += [f"![{part.title}]({FIGURE})", part.figure]
         if part.header:
             blocks.append(markdown_table(part.header, [line.cells for line in part.lines]))
-        blocks.append("\n".join(f"- {note}" for note in part.notes))
+        blocks.append("\n".join(f"- {escaped(note)}" for note in part.notes))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

@@ -83,7 +83,7 @@ def html(account: Account) -> str:
 
 def markdown(account: Account) -> str:
     """The report without pictures."""
-    parts = [f"# {title(account)}", summary(account), "## Trials"]
+    parts = [f"# {escaped(title(account))}", escaped(summary(account)), "## Trials"]
     shown = columns(account)
     if account.entries:
         parts.append(

@@ -218,7 +218,8 @@ def test_what_folders_and_sentences_are_called_is_no_markup(tmp_path):
     assert "<i>man" not in page
     text = (tmp_path / "pages" / "report.md").read_text()
     assert "a\\|b" in text
-    assert "A <i>man</i> \\| sleeps ." in text
+    assert "A &lt;i>man&lt;/i> \\| sleeps ." in text
+    assert "<b>a" not in text
 
 
 # -- The command -------------------------------------------------------------------------------------------------------
