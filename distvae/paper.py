@@ -160,10 +160,14 @@ def _steadier(one: Method, other: Method) -> tuple[Verdict, str]:
         f"{method.name}: standard deviation {_range(spread)}, root mean square distance from λ {_range(off)}"
         for method, spread, off in zip((one, other), spreads, distances, strict=True)
     )
-    answers = [a < b for a in spreads[0] for b in spreads[1]]
-    return _of_all(answers), f"validation KL over the epochs after annealing: {said}"
+    said = f"validation KL over the epochs after annealing: {said}"
+    if any(map(math.isnan, [*spreads[0], *spreads[1]])):
+        return "too close to tell", f"{said}; – is of runs that have fewer than two such epochs"
+    return _of_all([a < b for a in spreads[0] for b in spreads[1]]), said
 
 
 def _range(values: Sequence[float]) -> str:
+    if any(map(math.isnan, values)):
+        return "–"
     low, high = min(values), max(values)
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"

@@ -129,6 +129,17 @@ def test_what_differs_less_than_its_seeds_do_is_too_close_to_tell(tmp_path):
     assert verdicts(tmp_path.iterdir())["free bits have the lower PPL"] == "too close to tell"
 
 
+def test_what_too_few_epochs_show_is_not_judged(tmp_path):
+    runs = write_table(tmp_path)
+    for run in runs:
+        rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (run / "metrics.jsonl").write_text("".join(rows[:11]))  # one after annealing
+    found = {claim.text: claim for claim in claims(gather(runs))}[CLAIMS[-2]]
+    assert found.verdict == "too close to tell"
+    assert "nan" not in found.figures
+    assert found.figures.endswith("– is of runs that have fewer than two such epochs")
+
+
 def test_the_first_of_two_methods_of_a_kind_is_judged(tmp_path, monkeypatch):
     runs = write_table(tmp_path)
     monkeypatch.setitem(PAPER, "pt_kla_sfb", (32.4, 8.2, 36.4, 0.0, 0))
