@@ -613,18 +613,25 @@ def _checked(sweep: Sweep) -> Sweep:
                 if key not in known or f"{key} = " in str(error):
                     raise
     _check_conditions(sweep, known)
-    if plain.train.max_epochs == 0:
-        raise UserError("train.max_epochs is 0: a sweep judges VAEs, and no trial has one")
     if sweep.trials > _MOST:
         raise UserError(f"the space has {sweep.trials:,} trials: more than {_MOST:,}")
     _check_search(config)
     _check_scheduler(sweep, plain)
     for values in sweep.some():
-        sweep.config_of(values, sweep.folder)
+        _check_trial(sweep, values)
     if config.search == "random":
         for values in sweep.points():
-            sweep.config_of(values, sweep.folder)
+            _check_trial(sweep, values)
     return sweep
+
+
+def _check_trial(sweep: Sweep, values: dict[str, Value]) -> None:
+    if sweep.config_of(values, sweep.folder).autoencoder:
+        given = ", ".join(f"{key} = {value}" for key, value in values.items())
+        raise UserError(
+            f"a trial with {given} is an autoencoder (train.max_epochs is 0, or γ is 0 for good), which has no NLL that"
+            " a sweep could judge it by"
+        )
 
 
 def _check_conditions(sweep: Sweep, known: dict[str, Any]) -> None:

@@ -169,6 +169,8 @@ REFUSED = {
     "both": ({"set": {"kl.target_rate": 2}}, "kl.target_rate: stands under set and under space"),
     "bad set": ({"set": {"kl.target_rat": 2}}, "did you mean kl.target_rate"),
     "no VAE": ({"set": {"train.max_epochs": 0}}, "train.max_epochs is 0"),
+    "no VAE at a point": ({"space": {"kl.policy": {"grid": ["linear"]}, "kl.weight": {"grid": [0.5, 0.0]}}},
+                          "a trial with kl.policy = linear, kl.weight = 0.0 is an autoencoder"),
     "too many": ({"space": {"seed": {"grid": list(range(400))}, **X}, "num_samples": 251}, "100,400 trials"),
     "small K": ({"objective": {"importance_samples": 5}}, "objective.importance_samples = 5"),
     "part of a core": ({"trial": {"cpus": 1.5}}, "trial.cpus = 1.5: should be whole above 1"),
