@@ -33,9 +33,10 @@ from distvae import corpus, starts
 from distvae import sweep as sweeps
 from distvae.account import said
 from distvae.config import Config
+from distvae.cores import usable_cores
 from distvae.errors import UserError
 from distvae.files import read_json, write_json, write_text, writing
-from distvae.interruption import InterruptedRun
+from distvae.interruption import SIGNALS, InterruptedRun
 from distvae.starts import Hold, OvertakenError
 from distvae.sweep import Outcome, Sweep, Trial
 from distvae.sweep_report import write_hparams, write_report
@@ -98,8 +99,10 @@ class Driver:
             self._pretrain()
             self._tune()
             self.progress.ended_by = self.over
-            self._score_finalists()
-            self._end("finished" if self._succeeded else "failed", self.over)
+            unscored = self._score_finalists()
+            self._end(
+                "finished" if self._succeeded else "failed", "; ".join(filter(None, [self.over, *unscored])) or None
+            )
         except InterruptedRun as interrupted:
             self._end("interrupted", str(interrupted))
             raise
@@ -139,13 +142,15 @@ class Driver:
         self.hold = Hold(self.folder, start)
         self.progress = sweeps.load_progress(self.folder)
         self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
+        self.progress.state, self.progress.reason = "running", None
         self.over = self.progress.ended_by
         if self.over is not None:
             print(f"{self.folder}: had ended before its trials: {self.over}; that stays, whatever stop says now")
 
     def _install_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._take)
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._take)
 
     def _take(self, number: int, frame) -> None:
         name = signal.Signals(number).name
@@ -162,7 +167,7 @@ class Driver:
             self._scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
             context = ray.init(
                 address="local",
-                num_cpus=len(os.sched_getaffinity(0)),
+                num_cpus=usable_cores(),
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
                 dashboard_port=_free_port(),
@@ -249,7 +254,7 @@ class Driver:
                 try:
                     failure = ray.get(task)
                 except ray.exceptions.RayError as error:
-                    failure = str(error)
+                    failure = _why(error)
                 if failure is not None and self.asked is None:
                     self._tell_failed(name, failure)
             self.hear()
@@ -282,7 +287,7 @@ class Driver:
         try:
             done.result()
         except TrainingFailedError as error:
-            self._tell_failed(name, str(error))
+            self._tell_failed(name, _why(error))
 
     # -- Trials --------------------------------------------------------------------------------------------------------
 
@@ -417,7 +422,7 @@ class Driver:
                 return "finished", None
             return "stopped", self.over or f"ended by {self.sweep.config.scheduler.name}, for others do better"
         if one.status == "ERROR":  # Tune sets one that it starts again back to PENDING within the same step
-            return "failed", _why(one)
+            return "failed", _why(one.get_error())
         return "waiting", None
 
     def _call_to_save(self) -> None:
@@ -471,8 +476,8 @@ class Driver:
 
     # -- End -----------------------------------------------------------------------------------------------------------
 
-    def _score_finalists(self) -> None:
-        """Score the best trials again, with more importance samples."""
+    def _score_finalists(self) -> list[str]:
+        """Score the best trials again, with more importance samples. Returns which could not be, and why."""
         config = self.sweep.config
         outcomes = self._outcomes()
         if config.objective.second is None:
@@ -483,7 +488,7 @@ class Driver:
         remote = ray.remote(score).options(
             num_cpus=config.trial.cpus, num_gpus=gpus_of(self.sweep), max_retries=config.max_restarts
         )
-        tasks = {}
+        tasks, unscored = {}, []
         folder.mkdir(exist_ok=True)
         for path in folder.glob("*.json"):
             if not _is_scored(path, config.finalists.importance_samples):
@@ -501,9 +506,15 @@ class Driver:
                 done, _ = ray.wait(list(tasks), timeout=1.0)
                 self._count_time()
                 for task in done:
-                    write_json(folder / f"{tasks.pop(task):04d}.json", ray.get(task))
+                    number = tasks.pop(task)
+                    try:
+                        write_json(folder / f"{number:04d}.json", ray.get(task))
+                    except ray.exceptions.RayError as error:
+                        unscored.append(f"finalist {number} could not be scored: {_why(error)}")
+                        print(f"distvae: WARNING {unscored[-1]}; the same command tries again", flush=True)
                 if self.asked is not None:
                     raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while scoring finalists")
+        return unscored
 
     def _end(self, state: str, reason: str | None) -> None:
         if self.hold.lost:
@@ -697,9 +708,8 @@ def _show_epochs(name: str, run: Path, seen: int) -> int:
     return len(rows)
 
 
-def _why(one) -> str:
-    """The line of a trial's traceback that says why it failed."""
-    error = one.get_error()
+def _why(error: BaseException) -> str:
+    """The line of a traceback that says why a trial or another task of Ray's failed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:500] if lines else "its process ended without a word"
 

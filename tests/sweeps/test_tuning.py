@@ -14,12 +14,13 @@ import pytest
 
 from distvae import sweep as sweeps
 from distvae.config import dump_config
-from distvae.interruption import InterruptedRun, Signals
+from distvae.interruption import SIGNALS, InterruptedRun, Signals
 from distvae.tracking import write_status
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
+from ray.exceptions import RayTaskError
 from ray.train.v2.api.exceptions import ControllerError
 from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
@@ -164,6 +165,30 @@ def test_finalists_are_scored_anew_with_other_importance_samples(driver_of, monk
     assert json.loads((driver.folder / "finalists" / "0001.json").read_text()) == found
 
 
+def test_a_finalist_that_cannot_be_scored_is_told_of_and_the_others_are(driver_of, monkeypatch, capsys):
+    driver = driver_of(finalists={"count": 2, "importance_samples": 700})
+    small_sweep(driver.folder)
+    driver.trials = {trial.number: trial for trial in sweeps.load_trials(driver.folder)}
+    for number in (1, 5):
+        (driver.folder / "trials" / f"{number:04d}" / "best").mkdir()
+
+    def get(task: str):
+        if task == "0005":  # as Ray raises what a task has raised
+            raise RayTaskError("score", "Traceback …\nno room\n", RuntimeError())
+        return {"valid": {}}
+
+    monkeypatch.setattr(
+        "distvae.tuning.driver.ray.remote",
+        lambda work: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda run, *_: run.name)),
+    )
+    monkeypatch.setattr("distvae.tuning.driver.ray.wait", lambda tasks, timeout: (tasks, []))
+    monkeypatch.setattr("distvae.tuning.driver.ray.get", get)
+    (unscored,) = driver._score_finalists()
+    assert unscored == "finalist 5 could not be scored: no room"
+    assert capsys.readouterr().out.count(unscored) == 1
+    assert [path.name for path in (driver.folder / "finalists").iterdir()] == ["0001.json"]
+
+
 def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     why = "stop.hours = 1 have passed"
     driver = driver_of(stop={"hours": 1})
@@ -189,13 +214,14 @@ def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
     driver.hold.release()
     assert capsys.readouterr().out == ""
     assert not Limits().stop_all()
+    assert (driver.progress.state, driver.progress.reason) == ("running", None)
 
 
 @pytest.fixture
 def in_processes(driver_of, monkeypatch):
     """A driver that pretrains in several processes, by a trainer that this test makes; its signals are installed."""
     driver = driver_of(trial={"workers": 2})
-    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    former = {number: signal.getsignal(number) for number in SIGNALS}
     driver._install_signals()
 
     def pretrain(fit) -> None:
@@ -207,7 +233,7 @@ def in_processes(driver_of, monkeypatch):
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_pretraining_of_several_processes_is_saved_when_a_signal_comes(in_processes, number):
     driver, pretrain = in_processes
     (run,) = (Path(config.run) for config in driver.sweep.pretrainings().values())
@@ -243,8 +269,14 @@ def test_signals_are_the_drivers_after_a_pretraining_of_several_processes(in_pro
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     pretrain(fit)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in SIGNALS:
         assert signal.getsignal(number) == driver._take
+
+
+def test_a_sweep_under_nohup_outlives_its_terminal(in_processes):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    in_processes[0]._install_signals()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_pretraining_of_several_processes_that_fails_is_told_of(in_processes, capsys):
