@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from distvae import captions, corpus
-from distvae.config import DataConfig
+from distvae.config import CAPTIONS, DataConfig
 from distvae.errors import UserError
 from distvae.vocabulary import Vocabulary
 
@@ -29,7 +29,9 @@ PAIRS = [
 
 
 def prepare(tmp_path, **settings):
-    data = DataConfig(cache=str(tmp_path / "cache"), workers=1, **{"min_count": 1, **settings})
+    if settings.get("path", CAPTIONS) != CAPTIONS:
+        settings = {"min_count": 1} | settings
+    data = DataConfig(cache=str(tmp_path / "cache"), workers=1, **settings)
     return corpus.load(corpus.prepare(data, progress=False))
 
 
@@ -331,6 +333,13 @@ def test_what_a_killed_process_had_begun_to_build_is_swept_away_after_a_while(tm
         os.utime(folder, (0, 0))
     prepare(tmp_path, train_size=5, valid_size=2, test_size=2)
     assert [folder.exists() for folder in (long_ago, lately, other)] == [False, True, True]
+
+
+def test_what_another_process_finishes_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    """It has its folder, made for building, renamed after that was listed."""
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [path / ".0123456789abcdef-gone", *real(path, pattern)])
+    prepare(tmp_path, train_size=5, valid_size=2, test_size=2)
 
 
 def test_what_changes_the_content_changes_the_fingerprint(tmp_path):
