@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -24,8 +26,12 @@ from distvae.errors import UserError, tell
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.interruption import ENDED
 from distvae.model import TextVAE
-from distvae.runtime import Runtime
+from distvae.runtime import Runtime, out_of_memory
+from distvae.tracking import Progress
 from distvae.vocabulary import tokenize
+
+# The exit code of a program whose output nobody reads any more, as shells give it.
+CLOSED = 128 + signal.SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
+        sys.stdout.flush()
     except UserError as error:
         tell(error)
+        return 2
+    except BrokenPipeError:  # whoever read has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        tell(UserError(f"out of memory: {error}"), own=True)
         return 2
     except KeyboardInterrupt:
         return ENDED
@@ -197,7 +212,7 @@ def _sample(options: argparse.Namespace) -> None:
     _at_least("--count", options.count, 1)
     model, found = _load(options.run)
     z = prior_draws(model, options.count, options.seed)
-    sentences = decode(model, z, found.vocabulary, _decoding(options))
+    sentences = _decode(model, z, found, options)
     _print(options, sentences, {"sentences": sentences})
 
 
@@ -210,17 +225,20 @@ def _interpolate(options: argparse.Namespace) -> None:
         start = _encode(model, found, [options.start])[0]
     if options.end is not None:
         end = _encode(model, found, [options.end])[0]
-    sentences = decode(model, interpolation(start, end, options.steps), found.vocabulary, _decoding(options))
+    sentences = _decode(model, interpolation(start, end, options.steps), found, options)
     _print(options, sentences, {"sentences": sentences})
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
     """Encode sentences to their posterior means, and decode those."""
-    sentences = options.sentences or [line.strip() for line in sys.stdin if line.strip()]
+    try:
+        sentences = options.sentences or [line.strip() for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: is not {error.encoding}: {error.reason}") from None
     if not sentences:
         raise UserError("no sentences to reconstruct; give them as arguments, or a line each on standard input")
     model, found = _load(options.run)
-    rebuilt = decode(model, _encode(model, found, sentences), found.vocabulary, _decoding(options))
+    rebuilt = _decode(model, _encode(model, found, sentences), found, options)
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
     _print(options, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
@@ -323,6 +341,11 @@ def _load(run: str) -> tuple[TextVAE, Export]:
 def _encode(model: TextVAE, found: Export, sentences: list[str]) -> Tensor:
     ids = [found.vocabulary.encode(tokenize(sentence)) for sentence in sentences]
     return posterior_means(model, ids, found.vocabulary.pad)
+
+
+def _decode(model: TextVAE, z: Tensor, found: Export, options: argparse.Namespace) -> list[str]:
+    with Progress("decode", len(z), shown=True) as progress:
+        return decode(model, z, found.vocabulary, _decoding(options), progress.advance)
 
 
 def _decoding(options: argparse.Namespace) -> Decoding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,10 @@ from distvae.draws import generator, sentence_noise
 from distvae.errors import UserError
 from distvae.model import TextVAE
 from distvae.vocabulary import Vocabulary
+
+# Sentences that are encoded at a time, and scores of next tokens that decoding holds at a time, in several copies of
+# float64: memory does not grow with the sentences asked for.
+ENCODED_TOGETHER, SCORED_TOGETHER = 256, 2**22
 
 
 @dataclass(frozen=True)
@@ -66,23 +71,45 @@ def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
 @torch.inference_mode()
 def posterior_means(model: TextVAE, ids: list[list[int]], pad: int) -> Tensor:
     """μ of each sentence of ids: [b, m]."""
-    batch = collate(ids, np.arange(len(ids)), slice(0, len(ids)), pad)
-    return model.encoder(batch.tokens.to(_device(model)), batch.lengths.to(_device(model))).mean
+    means = []
+    for start in range(0, len(ids), ENCODED_TOGETHER):
+        rows = slice(start, min(start + ENCODED_TOGETHER, len(ids)))
+        batch = collate(ids, np.arange(len(ids)), rows, pad)
+        means.append(model.encoder(batch.tokens.to(_device(model)), batch.lengths.to(_device(model))).mean)
+    return torch.cat(means)
 
 
 @torch.inference_mode()
-def decode(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[str]:
-    """A sentence for each z: [b, m] → b texts. The model must be in evaluation mode."""
-    if decoding.method == "beam":
-        ids = _beam(model, z, vocabulary, decoding)
-    else:
-        ids = _stepwise(model, z, vocabulary, decoding)
-    return [vocabulary.text(row) for row in ids]
+def decode(
+    model: TextVAE,
+    z: Tensor,
+    vocabulary: Vocabulary,
+    decoding: Decoding,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[str]:
+    """A sentence for each z: [b, m] → b texts. The model must be in evaluation mode.
+
+    Args:
+        on_progress: told how many sentences have been decoded since the last call.
+    """
+    beams = decoding.beam_size if decoding.method == "beam" else 1
+    together = max(1, SCORED_TOGETHER // (beams * len(vocabulary)))
+    sentences = []
+    for start in range(0, len(z), together):
+        some = z[start : start + together]
+        if decoding.method == "beam":
+            ids = _beam(model, some, vocabulary, decoding)
+        else:
+            ids = _stepwise(model, some, vocabulary, decoding, start)
+        sentences += [vocabulary.text(row) for row in ids]
+        on_progress(len(ids))
+    return sentences
 
 
-def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[list[int]]:
-    """One token at a time, each step from the state that the last one left: the prefix is read once."""
-    draws = _draws(len(z), decoding, z.device) if decoding.method == "sample" else None
+def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding, first: int) -> list[list[int]]:
+    """One token at a time, each step from the state that the last one left: the prefix is read once. ``first``: the
+    number of the first of these sentences."""
+    draws = _draws(range(first, first + len(z)), decoding, z.device) if decoding.method == "sample" else None
     state = model.decoder.initial_state(z)
     tokens = torch.full((len(z), 1), vocabulary.bos, device=z.device)
     ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
@@ -101,9 +128,9 @@ def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decod
     return torch.cat(sentences, dim=1).tolist()
 
 
-def _draws(count: int, decoding: Decoding, device: torch.device) -> Tensor:
-    """Uniform draws [count, max_tokens], set by each sentence's number: it depends on no other decoded beside it."""
-    rows = [generator(device, decoding.seed, "decode", i) for i in range(count)]
+def _draws(numbers: range, decoding: Decoding, device: torch.device) -> Tensor:
+    """Uniform draws [b, max_tokens], set by each sentence's number: it depends on no other decoded beside it."""
+    rows = [generator(device, decoding.seed, "decode", i) for i in numbers]
     return torch.stack([torch.rand(decoding.max_tokens, generator=row, device=device) for row in rows])
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -75,6 +77,28 @@ def test_reconstruct_reads_standard_input(run, said, monkeypatch):
     assert len(lines) == 4
 
 
+def test_standard_input_that_is_no_text_gets_one_line(run, said, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Two men sleep .\n\xe9\n"), encoding="utf-8"))
+    assert said("reconstruct", run, code=2).startswith("distvae: standard input: is not utf-8: ")
+
+
+def test_too_little_memory_gets_one_line(run, said, monkeypatch):
+    def decode(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("distvae.cli.decode", decode)
+    assert said("sample", run, code=2).startswith("distvae: out of memory: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(run):
+    command = (
+        f"{sys.executable} -m distvae.cli sample {run} -n 2000 --max-tokens 40 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[1] == "141"
+
+
 def test_compare_sets_runs_side_by_side(run, said):
     results = json.loads(said("compare", run, "--json"))
     assert results["finished"]["scores"] == json.loads((run / "results.json").read_text())["scores"]
@@ -103,9 +127,6 @@ def test_bad_input_gets_one_line(run, said, arguments, words):
 
 
 def test_the_command_is_installed(run):
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "distvae.cli", "sample", str(run), "-n", "2"], capture_output=True, text=True
     )

@@ -244,6 +244,16 @@ def test_samples_are_set_by_the_seed():
     assert first != other
 
 
+@pytest.mark.parametrize("options", [{}, {"method": "sample", "seed": 3}, {"method": "beam", "beam_size": 2}])
+def test_sentences_are_the_same_however_many_are_decoded_at_a_time(monkeypatch, options):
+    model, z, decoding, done = tiny_model(), latents(20), Decoding(max_tokens=8, **options), []
+    together = decode(model, z, VOCABULARY, decoding)
+    beams = decoding.beam_size if decoding.method == "beam" else 1
+    monkeypatch.setattr("distvae.generation.SCORED_TOGETHER", 7 * beams * len(VOCABULARY) + 1)
+    assert decode(model, z, VOCABULARY, decoding, done.append) == together
+    assert done == [7, 7, 6]
+
+
 # -- Beam search -------------------------------------------------------------------------------------------------------
 
 
@@ -346,7 +356,9 @@ def test_prior_draws_are_standard_normal_and_independent():
     assert (z.T.cov() - torch.eye(2)).abs().max() < 4 * math.sqrt(2 / 2500)
 
 
-def test_posterior_means_are_the_encoders_one_by_one():
+@pytest.mark.parametrize("together", [3, 256])
+def test_posterior_means_are_the_encoders_one_by_one(monkeypatch, together):
+    monkeypatch.setattr("distvae.generation.ENCODED_TOGETHER", together)
     model = tiny_model()
     rows = [VOCABULARY.encode(words.split()) for words in ("a b c", "", "d d d d d", "c")]
     found = posterior_means(model, rows, PAD)
