@@ -36,7 +36,15 @@ def _no_nul(path: str) -> str:
     return path
 
 
+def _at_home(path: str) -> str:
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise PydanticCustomError("path", "there is no such user, whose home this could be in") from None
+
+
 Location = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+Folder = Annotated[Location, AfterValidator(_at_home)]
 Seed = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=0, le=LARGEST_INT)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST_INT)]
@@ -126,6 +134,10 @@ class DataConfig:
                 "the captions are independent draws whose log p(x) is exact: distinct, max_words and columns do not"
                 " apply to data.path=captions"
             )
+        if self.path == CAPTIONS and (self.min_count, self.unk) != (type(self).min_count, type(self).unk):
+            raise ValueError(
+                "the captions' words are known, all of them: min_count and unk do not apply to data.path=captions"
+            )
         return self
 
 
@@ -194,6 +206,9 @@ class CommunicationConfig:
                 f"communication.compression={self.compression} has nothing to compress under local_sgd_steps, which"
                 " sends weights and no gradients"
             )
+        for name in ("powersgd_rank", "powersgd_start"):
+            if self.compression != "powersgd" and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"communication.{name} belongs to compression powersgd, not to {self.compression}")
         return self
 
 
@@ -305,16 +320,16 @@ class SpeedConfig:
 @dataclass(frozen=True, config=RULES)
 class Config:
     # The run's folder. Null: runs/ and the config file's path below configs/.
-    run: Location | None = None
+    run: Folder | None = None
     seed: Seed = 0
     # Threads of each process that trains on a CPU. Null: the machine's cores, shared by its processes; launchers, left
     # alone, give each process one.
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     # What to do when the run's folder holds a run: `auto` goes on from its newest checkpoint if this config continues
     # it, `never` is an error. Or a checkpoint's folder, to go on from that one, here or in a new run.
-    resume: Location = "auto"
+    resume: Folder = "auto"
     # A run whose finished pretraining (its folder `pretrained/`) takes the place of this run's.
-    pretrained: Location | None = None
+    pretrained: Folder | None = None
     data: DataConfig = plain_field(default_factory=DataConfig)
     model: ModelConfig = plain_field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = plain_field(default_factory=OptimizerConfig)

@@ -27,8 +27,8 @@ from distvae.config import (
     Config,
     ConfigError,
     Count,
+    Folder,
     KLConfig,
-    Location,
     OpenUnit,
     Positive,
     Seed,
@@ -261,11 +261,11 @@ class StopConfig:
 @checked(frozen=True, config=RULES)
 class SweepConfig:
     # The training config that the trials start from.
-    base: Location
+    base: Folder
     # Keys of it and their values, each alone: `kl.target_rate: {grid: [2, 4, 8]}`.
     space: Annotated[dict[str, Dimension], Field(min_length=1)]
     # The sweep's folder. Null: runs/ and the file's path below configs/.
-    run: Location | None = None
+    run: Folder | None = None
     # Keys that have another value in all trials than in `base`.
     set: dict[str, Any] = plain_field(default_factory=dict)
     # `random` (and grids), or `optuna`: a tree-structured Parzen estimator (Bergstra et al., 2011), which learns from

@@ -248,7 +248,7 @@ UNIT = st.floats(0, 1, exclude_min=True, exclude_max=True)
 
 ANY_CONFIG = st.builds(
     Config,
-    run=TEXT.filter(len),
+    run=TEXT.filter(lambda text: text and not text.startswith("~")),
     seed=st.integers(0, 2**64),
     resume=st.sampled_from(["never", "auto"]),
     data=st.builds(
@@ -456,6 +456,29 @@ def test_the_captions_take_no_selection(load, given):
     assert given.partition("=")[0].removeprefix("data.") in message
     assert "data.path=captions" in message
     assert load("", given, "data.path=sentences.txt").data.path == "sentences.txt"
+
+
+@pytest.mark.parametrize("given", ["data.min_count=3", "data.unk=single"])
+def test_the_captions_words_are_all_known(load, given):
+    assert given.partition("=")[0].removeprefix("data.") in str(refused(load, "", given))
+    assert load("", given, "data.path=sentences.txt").data.path == "sentences.txt"
+
+
+@pytest.mark.parametrize("given", ["communication.powersgd_rank=2", "communication.powersgd_start=9"])
+@pytest.mark.parametrize("compression", ["none", "bf16"])
+def test_powersgds_settings_belong_to_it(load, given, compression):
+    message = str(refused(load, "", given, f"communication.compression={compression}"))
+    assert message.endswith(f"{given.partition('=')[0]} belongs to compression powersgd, not to {compression}")
+    load("", given, "communication.compression=powersgd")
+
+
+@pytest.mark.parametrize("key", ["run", "resume", "pretrained"])
+def test_folders_may_be_in_a_home(load, monkeypatch, key):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert getattr(load("", f"{key}=~/runs/a"), key) == "/home/me/runs/a"
+    assert getattr(load("", f"{key}=runs/~a"), key) == "runs/~a"
+    message = str(refused(load, "", f"{key}=~nobody-of-that-name/a"))
+    assert message.endswith("there is no such user, whose home this could be in")
 
 
 @pytest.mark.parametrize("policy", ["constant", "linear"])
