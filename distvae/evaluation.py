@@ -69,7 +69,8 @@ class Scores:
     nll: Estimate | None = None
     ppl: Estimate | None = None
     effective_samples: float | None = None  # mean over sentences of 1 / Σ w̃², w̃ the normalised importance weights
-    nll_excess: Estimate | None = None  # NLL − (−ELBO), sentence by sentence; at most 0 in expectation
+    # NLL − (−ELBO), sentence by sentence, at most 0 in expectation: of both as they are in the NLL's precision.
+    nll_excess: Estimate | None = None
 
     @property
     def finite(self) -> bool:
@@ -156,10 +157,21 @@ def score(
     )
 
 
-def floor(sentences: Sentences, vocabulary: Vocabulary) -> Floor:
-    """The exact floor under NLL and PPL of sentences of the built-in captions."""
-    nll = -np.array([captions.log_probability(vocabulary.decode(ids)) for ids in sentences])
-    return Floor(mean_estimate(nll), perplexity(nll, sentences.lengths - 1))
+def floor(
+    sentences: Sentences,
+    vocabulary: Vocabulary,
+    runtime: Runtime,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Floor:
+    """The exact floor under NLL and PPL of sentences of the built-in captions; each rank computes its share: one
+    collective."""
+    nll = torch.zeros(len(sentences), dtype=torch.float64)
+    mine = share(len(sentences), runtime.rank, runtime.world_size)
+    for number in range(mine.start, mine.stop):
+        nll[number] = -captions.log_probability(vocabulary.decode(sentences[number]))
+        on_progress(runtime.world_size)
+    found = runtime.sum(nll.to(runtime.device)).cpu().numpy()
+    return Floor(mean_estimate(found), perplexity(found, sentences.lengths - 1))
 
 
 def importance_log_weights(
@@ -236,6 +248,7 @@ class _Table:
 
     tokens: np.ndarray  # [N]
     re: np.ndarray  # [N]
+    rounded_re: np.ndarray  # [N], in the NLL's precision
     nll: np.ndarray  # [N]
     effective: np.ndarray  # [N]
     posterior: Posterior  # [N, m] each
@@ -250,7 +263,7 @@ def _score(
     importance_samples: int,
     on_progress: Callable[[int], None],
 ) -> _Table:
-    rows = torch.zeros(len(sentences), 5 + 3 * model.latent_size, dtype=torch.float64)
+    rows = torch.zeros(len(sentences), 6 + 3 * model.latent_size, dtype=torch.float64)
     for numbers in evaluation_plan(sentences.lengths, settings.batch_size * runtime.world_size):
         mine = share(len(numbers), runtime.rank, runtime.world_size)
         if mine.stop > mine.start:
@@ -260,10 +273,10 @@ def _score(
             )
         on_progress(len(numbers))
     rows = runtime.sum(rows.to(runtime.device)).cpu()
-    seen, tokens, re, nll, effective = rows[:, :5].numpy().T
+    seen, tokens, re, rounded_re, nll, effective = rows[:, :6].numpy().T
     assert (seen == 1).all(), "a sentence was scored twice or not at all"
-    mean, log_variance, z = rows[:, 5:].split(model.latent_size, dim=1)
-    return _Table(tokens, re, nll, effective, Posterior(mean, log_variance), z)
+    mean, log_variance, z = rows[:, 6:].split(model.latent_size, dim=1)
+    return _Table(tokens, re, rounded_re, nll, effective, Posterior(mean, log_variance), z)
 
 
 def _score_batch(
@@ -274,14 +287,19 @@ def _score_batch(
     importance_samples: int,
     device: torch.device,
 ) -> Tensor:
-    """Rows of the table: seen, tokens, RE, NLL, effective samples, μ, log σ², z: [b, 5 + 3m], float64."""
+    """Rows of the table: seen, tokens, RE, RE in the NLL's precision, NLL, effective samples, μ, log σ², z:
+    [b, 6 + 3m], float64."""
     tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
     posterior = model.encoder(tokens, lengths)
     shape = tuple(posterior.mean.shape[1:])
     z = posterior.sample(sentence_noise(numbers, shape, device, settings.seed, "elbo"))
-    re = model.decoder.reconstruction(tokens, z)
+    re = rounded_re = model.decoder.reconstruction(tokens, z)
     nll = effective = torch.zeros_like(re)
     if importance_samples:
+        bf16 = settings.mixed_precision == "bf16" and has_bf16(device)
+        if bf16:
+            with torch.autocast(device.type, torch.bfloat16):
+                rounded_re = model.decoder.reconstruction(tokens, z)
         # As many sentences at once as their draws fit into the limit, some copies of them counted.
         group = max(1, settings.memory_mb * 2**20 // (_COPIES * 8 * importance_samples * shape[0]))
         weights = [
@@ -291,12 +309,12 @@ def _score_batch(
                 Posterior(posterior.mean[i : i + group], posterior.log_variance[i : i + group]),
                 sentence_noise(numbers[i : i + group], (importance_samples, *shape), device, settings.seed, "nll"),
                 settings.memory_mb,
-                settings.mixed_precision == "bf16" and has_bf16(device),
+                bf16,
             )
             for i in range(0, len(tokens), group)
         ]
         nll, effective = importance_weighted_nll(torch.cat(weights))
-    columns = [torch.ones_like(re), lengths - 1, re, nll, effective]
+    columns = [torch.ones_like(re), lengths - 1, re, rounded_re, nll, effective]
     return torch.cat([torch.stack([c.double() for c in columns], 1), *(x.double() for x in (*posterior, z))], 1).cpu()
 
 
@@ -320,7 +338,7 @@ def _summary(table: _Table, information: np.ndarray, seed: int, importance_sampl
         nll=mean_estimate(table.nll) if weighted else None,
         ppl=perplexity(table.nll, table.tokens) if weighted else None,
         effective_samples=float(table.effective.mean()) if weighted else None,
-        nll_excess=mean_estimate(table.nll - neg_elbo) if weighted else None,
+        nll_excess=mean_estimate(table.nll - table.rounded_re - kl) if weighted else None,
     )
 
 

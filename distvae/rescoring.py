@@ -38,10 +38,14 @@ def rescore(
     with Progress("evaluate", len(sentences), runtime.is_main) as progress:
         samples = 0 if found.config.autoencoder else settings.importance_samples
         scores = evaluate(found.model(runtime.device), sentences, settings, runtime, samples, progress.advance)
+    lowest = None
+    if data.path == CAPTIONS:
+        with Progress("floor", len(sentences), runtime.is_main) as progress:
+            lowest = floor(sentences, prepared.vocabulary, runtime, progress.advance)
     return Results(
         split=split,
         scores=scores,
-        floor=floor(sentences, prepared.vocabulary) if data.path == CAPTIONS else None,
+        floor=lowest,
         stages=(),
         vocabulary=found.vocabulary.fingerprint,
         vocabulary_size=len(found.vocabulary),

@@ -251,7 +251,7 @@ def epoch_collectives(sizes: ModelConfig, sentences: int) -> list[Collective]:
     """What an epoch adds, each once: its sums, and those of a validation of so many sentences."""
     return [
         Collective("sums of the epoch", "all_reduce", 8 * (3 + sizes.latent_size)),
-        Collective("scores of the validation", "all_reduce", 8 * (5 + 3 * sizes.latent_size) * sentences),
+        Collective("scores of the validation", "all_reduce", 8 * (6 + 3 * sizes.latent_size) * sentences),
         Collective("mutual information", "all_reduce", 8 * sentences),
     ]
 
