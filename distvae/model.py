@@ -27,6 +27,10 @@ class Noise:
     keep_embeddings: Tensor | None = None  # [b, T, E]
     keep_outputs: Tensor | None = None  # [b, T, H]
 
+    def rows(self, rows: slice) -> Noise:
+        """That of some of the sentences."""
+        return Noise(*(None if part is None else part[rows] for part in vars(self).values()))
+
 
 class Posterior(NamedTuple):
     """q(z|x) = N(mean, diag exp log_variance), each [b, m], float32 or better."""
@@ -40,12 +44,12 @@ class Posterior(NamedTuple):
 
 
 def _run(lstm: nn.LSTM, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """The LSTM's outputs and last state, in the precision around it; on a GPU in its weights' where it is trained.
+    """The LSTM's outputs and last state, in the precision around it; on a GPU in its weights' while it trains.
 
     Under autocast cuDNN runs an LSTM in float16, whatever autocast's precision is. No loss is scaled for that, and the
     gradients of a young encoder are below its range.
     """
-    if inputs.is_cuda and torch.is_grad_enabled():
+    if inputs.is_cuda and lstm.training:
         dtype = lstm.weight_hh_l0.dtype
         with torch.autocast("cuda", enabled=False):
             return lstm(inputs.to(dtype), None if state is None else (state[0].to(dtype), state[1].to(dtype)))

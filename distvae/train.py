@@ -26,7 +26,7 @@ from distvae.config import CAPTIONS, Config, ConfigError, load_config, with_prec
 from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, tell
-from distvae.evaluation import Scores, SentenceScores, floor, score
+from distvae.evaluation import Floor, Scores, SentenceScores, floor, score
 from distvae.files import write_json, writing
 from distvae.graphs import Compute, GraphedSteps
 from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun, Look, Looks, Signals
@@ -568,15 +568,20 @@ class Trainer:
         if stage.free_bits.needs_batch_mean and micros > 1:
             batch_mean = self._batch_mean_ahead(batches, len(sentences))
         whole = len(sentences) == settings.batch_size
+        own = share(len(sentences), runtime.rank, runtime.world_size)
+        if own.stop == own.start:
+            own = batches[0].rows  # the dummy's
+        noise = draws.training_noise(
+            self.config.model, own, len(sentences), steps, runtime.device, self.config.seed, stage.name, *place
+        )
         step_sums = []
         for batch in batches:
-            noise = draws.training_noise(
-                self.config.model, batch.rows, len(sentences), steps, runtime.device,
-                self.config.seed, stage.name, *place,
-            )  # fmt: skip
+            # A dummy among sentences takes the first one's draws: it counts nothing.
+            start = batch.rows.start - own.start if batch.count else 0
+            drawn = noise.rows(slice(start, start + len(batch.tokens)))
             compute = self._micro_batch(stage, batch.count, parts, len(sentences), batch_mean)
             inputs = [
-                self._on_device(batch.tokens), self._on_device(batch.lengths), *vars(noise).values(),
+                self._on_device(batch.tokens), self._on_device(batch.lengths), *vars(drawn).values(),
                 torch.full((), stage.policy.weight, dtype=torch.float64, device=runtime.device),
             ]  # fmt: skip
             with accelerator.accumulate(self.engine.module):
@@ -698,6 +703,10 @@ class Trainer:
             settings = self.config.evaluation
             return score(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
 
+    def _floor(self, sentences: Sentences) -> Floor:
+        with Progress("floor", len(sentences), self.runtime.is_main) as bar:
+            return floor(sentences, self.vocabulary, self.runtime, bar.advance)
+
     # -- What a run leaves ---------------------------------------------------------------------------------------------
 
     def finish(self) -> Results:
@@ -716,7 +725,7 @@ class Trainer:
         results = Results(
             split="test",
             scores=scores,
-            floor=floor(test, self.vocabulary) if self.config.data.path == CAPTIONS else None,
+            floor=self._floor(test) if self.config.data.path == CAPTIONS else None,
             stages=tuple(self.ended),
             vocabulary=self.vocabulary.fingerprint,
             vocabulary_size=len(self.vocabulary),

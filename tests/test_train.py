@@ -19,6 +19,7 @@ from distvae.batches import training_plan
 from distvae.captions import generate
 from distvae.checkpoint import load_export, load_state
 from distvae.config import load_config
+from distvae.draws import training_noise
 from distvae.errors import UserError
 from distvae.files import sha256
 from distvae.interruption import INTERRUPTED, Looks
@@ -189,6 +190,15 @@ def test_accumulation_changes_no_form_of_free_bits(tiny, tmp_path, form):
     one, other = map(weights, runs)
     assert all(torch.allclose(one[name], other[name], atol=2e-6) for name in one)
     assert records(runs[0])[-1]["train"]["objective"] == pytest.approx(records(runs[1])[-1]["train"]["objective"])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_step_draws_once_whatever_its_micro_batches(tiny, tmp_path, monkeypatch, steps):
+    drawn, real = [], training_noise
+    monkeypatch.setattr("distvae.draws.training_noise", lambda *given: drawn.append(given) or real(*given))
+    overrides = [f"optimizer.accumulation_steps={steps}", "pretrain.max_epochs=0", "train.max_epochs=1"]
+    assert main([str(tiny), f"run={tmp_path / 'run'}", *overrides]) == 0
+    assert len(drawn) == 11
 
 
 def test_bf16_trains_close_to_float32(finished, tiny, tmp_path):
