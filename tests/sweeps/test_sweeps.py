@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -165,6 +167,24 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     for trial in found:
         one = alone(tmp_path / f"by itself {trial['number']}", tiny, **trial["values"] | {"train.max_epochs": 60})
         assert after_pretraining(moved / "trials" / f"{trial['number']:04d}") == after_pretraining(one)
+
+
+def test_a_sweep_whose_terminal_is_closed_has_saved_itself(tmp_path, tiny):
+    file = write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1]}}, set=SET | {"train.max_epochs": 3000})
+    run = tmp_path / "sweep" / "trials" / "0000"
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [sys.executable, str(ROOT / "launch" / "sweep.py"), str(file)])
+    end = time.monotonic() + 240
+    while not (list_checkpoints(run) and records(run)):
+        assert time.monotonic() < end
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 2**16)
+    os.close(terminal)
+    os.waitpid(process, 0)
+    for folder, name in ((run, "status.json"), (tmp_path / "sweep", "sweep.json")):
+        told = json.loads((folder / name).read_text())
+        assert told["state"] == "interrupted", told
 
 
 def test_a_restart_has_room_for_as_many_trials_as_it_says(monkeypatch):
