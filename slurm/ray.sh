@@ -27,7 +27,8 @@ exit_file=$DISTVAE_EXIT_FILE
 unset DISTVAE_EXIT_FILE
 
 # Ray's own files, which another cluster on this node must not find. Its sockets' paths allow some 40 characters at most.
-# A start of this job that was killed here may have left its own.
+# A start of this job that was killed here may have left its own. It lets everyone write to them, so they lie within a
+# folder that nobody else may enter.
 rm -rf "/tmp/distvae-ray-$SLURM_JOB_ID".* 2>/dev/null || :
 temp=$(mktemp -d "/tmp/distvae-ray-$SLURM_JOB_ID.XXXX")
 
@@ -56,7 +57,7 @@ start_ray() { # OPTION…
     # Other clusters may share this node: the kernel gives each the ports that 0 stands for. Nothing of Ray's dies of USR1,
     # in case Slurm tells every process that an end is near.
     start env TMPDIR="$temp" AUTOSCALER_METRIC_PORT=0 DASHBOARD_METRIC_PORT=0 \
-        sh -c 'trap "" USR1; exec ray start "$@"' ray --block --disable-usage-stats --temp-dir="$temp" \
+        sh -c 'trap "" USR1; exec ray start "$@"' ray --block --disable-usage-stats --temp-dir="$temp/ray" \
         --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=200000000 \
         --node-manager-port=0 --object-manager-port=0 --min-worker-port=0 --max-worker-port=0 \
         --runtime-env-agent-port=0 --metrics-export-port=0 \

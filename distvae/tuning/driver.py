@@ -164,6 +164,7 @@ class Driver:
             ray.init(log_to_driver=False, logging_level="ERROR")
         else:
             # Of its own, so that two sweeps on a machine do not meet; its sockets' names may have some 100 characters.
+            # Ray lets everyone write to its folder, so that lies within one that nobody else may enter.
             self._scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
             context = ray.init(
                 address="local",
@@ -174,7 +175,7 @@ class Driver:
                 object_store_memory=200 * 2**20,
                 log_to_driver=False,
                 logging_level="ERROR",
-                _temp_dir=self._scratch.name,
+                _temp_dir=f"{self._scratch.name}/ray",
             )
             token = os.environ["RAY_AUTH_TOKEN_PATH"]
             print(f"Ray's dashboard: http://{context.dashboard_url}, which asks for the token in {token}", flush=True)

@@ -234,7 +234,8 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     # The site's container ran all of it.
     ran = sweeps.marker.read_text().splitlines()
     for node in cluster.nodes[:2]:
-        assert any(re.match(rf"{node}; .* ray --block .*--temp-dir=/tmp/distvae-ray-{job.id}\.", line) for line in ran)
+        ray = rf"{node}; .* ray --block .*--temp-dir=/tmp/distvae-ray-{job.id}\.\w+/ray "
+        assert any(re.match(ray, line) for line in ran)
     assert any(re.match(rf"{head}; .* python3 .*/launch/sweep\.py ", line) for line in ran)
 
 

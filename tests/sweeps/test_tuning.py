@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import stat
 import threading
 import time
 from dataclasses import replace
@@ -60,6 +61,19 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(driver_of):
 def test_only_trials_of_one_process_pass_it_on(driver_of, workers, reused):
     tuner = driver_of(trial={"workers": workers})._tuner(lambda choice: None)
     assert tuner._local_tuner._tune_config.reuse_actors is reused
+
+
+def test_nobody_else_may_enter_rays_folder(driver_of, monkeypatch):
+    asked = {}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
+    monkeypatch.setattr(
+        "distvae.tuning.driver.ray.init", lambda **given: asked.update(given) or SimpleNamespace(dashboard_url="")
+    )
+    driver = driver_of()
+    monkeypatch.setattr(driver, "_fit", lambda: None)
+    driver._connect()
+    assert stat.filemode(Path(asked["_temp_dir"]).parent.stat().st_mode) == "drwx------"
 
 
 @pytest.fixture
