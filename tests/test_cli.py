@@ -91,12 +91,9 @@ def test_too_little_memory_gets_one_line(run, said, monkeypatch):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(run):
-    command = (
-        f"{sys.executable} -m distvae.cli sample {run} -n 2000 --max-tokens 40 | head -n 1; echo ${{PIPESTATUS[0]}}"
-    )
+    command = f"{sys.executable} -m distvae.cli sample {run} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.stderr == ""
-    assert done.stdout.splitlines()[1] == "141"
+    assert (done.stdout, done.stderr) == ("141\n", "")
 
 
 def test_compare_sets_runs_side_by_side(run, said):
