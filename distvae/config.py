@@ -432,7 +432,8 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
         return TypeAdapter(Config).validate_json(json.dumps(tree))
     except ValidationError as error:
         wrong = {problem["loc"][:1] if problem["type"] != "json_invalid" else ("run",) for problem in error.errors()}
-        raise ConfigError(f"{source}: {explain(error)}", None if ("run",) in wrong else tree.get("run")) from None
+        run = None if ("run",) in wrong else tree.get("run")
+        raise ConfigError(f"{source}: {explain(error)}", run and _at_home(run)) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
 

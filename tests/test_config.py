@@ -477,6 +477,7 @@ def test_folders_may_be_in_a_home(load, monkeypatch, key):
     monkeypatch.setenv("HOME", "/home/me")
     assert getattr(load("", f"{key}=~/runs/a"), key) == "/home/me/runs/a"
     assert getattr(load("", f"{key}=runs/~a"), key) == "runs/~a"
+    assert refused(load, "", "run=~/runs/a", "seed=no").run == "/home/me/runs/a"
     message = str(refused(load, "", f"{key}=~nobody-of-that-name/a"))
     assert message.endswith("there is no such user, whose home this could be in")
 

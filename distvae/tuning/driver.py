@@ -709,9 +709,9 @@ def _show_epochs(name: str, run: Path, seen: int) -> int:
     return len(rows)
 
 
-def _why(error: BaseException) -> str:
+def _why(error: BaseException | None) -> str:
     """The line of a traceback that says why a trial or another task of Ray's failed."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
     return lines[-1][:500] if lines else "its process ended without a word"
 
 
