@@ -134,6 +134,10 @@ class DataConfig:
                 "the captions are independent draws whose log p(x) is exact: distinct, max_words and columns do not"
                 " apply to data.path=captions"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _captions_have_their_vocabulary(self):
         if self.path == CAPTIONS and (self.min_count, self.unk) != (type(self).min_count, type(self).unk):
             raise ValueError(
                 "the captions' words are known, all of them: min_count and unk do not apply to data.path=captions"

@@ -183,11 +183,10 @@ def load(folder: str | Path) -> Corpus:
 def _sweep(cache: Path) -> None:
     """Remove what killed processes had begun to build, long enough ago that none still builds it."""
     for path in cache.glob(".*-*"):
+        if not re.fullmatch(r"\.[0-9a-f]{16}-\w+", path.name):
+            continue
         with contextlib.suppress(FileNotFoundError):  # whoever built there has just finished
-            if (
-                re.fullmatch(r"\.[0-9a-f]{16}-\w+", path.name)
-                and time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-            ):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -27,10 +27,16 @@ ENDED = 128 + signal.SIGINT
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
+
 # Seconds from one look to the next, and the most steps: each look waits for the device, and for the other ranks.
 LOOK_SECONDS, LOOK_STEPS = 1.0, 50
 
 _PR_SET_PDEATHSIG = 1
+
+
+def asking() -> list[signal.Signals]:
+    """The signals that ask this process to stop: all of these, but SIGHUP under nohup."""
+    return [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
 
 
 class InterruptedRun(Exception):  # noqa: N818
@@ -47,9 +53,7 @@ class Signals:
 
     def install(self) -> None:
         """Take over SIGTERM, SIGUSR1, SIGINT and SIGHUP, also those that wait, and hear of a launcher's end."""
-        for number in SIGNALS:
-            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # under nohup
+        for number in asking():
             self._former[number] = signal.signal(number, self._take)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _end_with_launcher()

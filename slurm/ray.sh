@@ -27,8 +27,8 @@ exit_file=$DISTVAE_EXIT_FILE
 unset DISTVAE_EXIT_FILE
 
 # Ray's own files, which another cluster on this node must not find. Its sockets' paths allow some 40 characters at most.
-# A start of this job that was killed here may have left its own. It lets everyone write to them, so they lie within a
-# folder that nobody else may enter.
+# A start of this job that was killed here may have left its own. Ray lets everyone write to them, so they lie within
+# a folder that nobody else may enter.
 rm -rf "/tmp/distvae-ray-$SLURM_JOB_ID".* 2>/dev/null || :
 temp=$(mktemp -d "/tmp/distvae-ray-$SLURM_JOB_ID.XXXX")
 

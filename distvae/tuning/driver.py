@@ -36,7 +36,7 @@ from distvae.config import Config
 from distvae.cores import usable_cores
 from distvae.errors import UserError
 from distvae.files import read_json, write_json, write_text, writing
-from distvae.interruption import SIGNALS, InterruptedRun
+from distvae.interruption import InterruptedRun, asking
 from distvae.starts import Hold, OvertakenError
 from distvae.sweep import Outcome, Sweep, Trial
 from distvae.sweep_report import write_hparams, write_report
@@ -148,9 +148,8 @@ class Driver:
             print(f"{self.folder}: had ended before its trials: {self.over}; that stays, whatever stop says now")
 
     def _install_signals(self) -> None:
-        for number in SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, self._take)
+        for number in asking():
+            signal.signal(number, self._take)
 
     def _take(self, number: int, frame) -> None:
         name = signal.Signals(number).name

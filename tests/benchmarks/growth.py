@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import multiprocessing
-import os
 import resource
 import tempfile
 import time
@@ -33,6 +32,7 @@ from rich.table import Table
 from distvae import corpus
 from distvae.batches import collate, training_plan
 from distvae.config import Config, DataConfig, ModelConfig
+from distvae.cores import usable_cores
 from distvae.corpus import Sentences
 from distvae.evaluation import evaluate, mutual_information
 from distvae.measure import Trainer, wait
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write all figures there as JSON")
     options = parser.parse_args()
     counts = options.sentences or ("10000,100000" if options.quick else "10000,100000,1000000,10000000")
-    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "corpus": []}
+    found: dict[str, Any] = {"cores": usable_cores(), "torch": torch.__version__, "corpus": []}
     for count in map(int, filter(None, counts.split(","))):
         CONSOLE.print(f"[dim]a corpus of {count:,} sentences …")
         found["corpus"].append(corpus_costs(count))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from distvae.cores import usable_cores
 from distvae.scaling import plain_table
 from tests.benchmarks.contestants import Ours, Process, prepare, quartiles
 from tests.benchmarks.machine import CONSOLE, device_name
@@ -47,7 +47,7 @@ def measure(folder: Path, together: list[int], rounds: int, overrides: tuple[str
     """Sentences a second of all, by how many there are and round."""
     contest = prepare(folder, overrides, sentences=2)
     batch_size = contest.load().optimizer.batch_size
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     crowds = {
         count: [Process(Ours, contest, f"cpu_threads={max(1, cores // count)}") for _ in range(count)]
         for count in together

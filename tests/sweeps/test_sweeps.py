@@ -19,6 +19,7 @@ import yaml
 from distvae import sweep as sweeps
 from distvae.checkpoint import list_checkpoints
 from distvae.config import flatten, load_config
+from distvae.cores import usable_cores
 from distvae.train import main
 from tests.compare import numbers, records
 from tests.conftest import ROOT, needs
@@ -265,7 +266,7 @@ def test_optuna_draws_from_a_space_with_conditions_and_asha_ends_trials(tmp_path
     )
     run(file)
     slots = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["slots"]
-    assert slots == min(4, 2 * len(os.sched_getaffinity(0)))
+    assert slots == min(4, 2 * usable_cores())
     found = trials(tmp_path / "sweep")
     assert {trial["state"] for trial in found} == {"finished", "stopped"}
     for trial in found:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from distvae.cores import usable_cores
 from tests.conftest import ROOT
 
 FOLDER = Path("runs/throughput")
@@ -86,7 +86,7 @@ def sweep_of(together: int, config: Path, options: argparse.Namespace) -> dict:
     if torch.cuda.is_available():
         settings["trial"] = {"gpus": 1 / together}
     else:
-        settings["trial"] = {"cpus": min(1.0, len(os.sched_getaffinity(0)) / together)}
+        settings["trial"] = {"cpus": min(1.0, usable_cores() / together)}
     path = FOLDER / f"together-{together}.yaml"
     path.write_text(yaml.safe_dump(settings))
     subprocess.run([sys.executable, ROOT / "launch" / "sweep.py", path], check=True)
