@@ -10,12 +10,21 @@ below() { # PROCESS: it, and all below it
     done
 }
 
-takes() { # PROCESS NUMBER: whether it handles a signal, or will
-    local name mask
+takes() { # PROCESS NUMBER: whether it handles a signal, or blocks it until it will
+    local program own name mask blocks=0 catches=0
+    # A copy of this shell that is yet to become a program has this shell's traps for a moment.
+    mapfile -d '' program <"/proc/$1/cmdline"
+    mapfile -d '' own <"/proc/$$/cmdline"
+    [[ ${program[*]} != "${own[*]}" ]] || return 1
     while read -r name mask; do
-        case $name in SigBlk: | SigCgt:) ! ((16#$mask >> ($2 - 1) & 1)) || return 0 ;; esac
+        case $name in SigBlk:) blocks=16#$mask ;; SigCgt:) catches=16#$mask ;; esac
     done <"/proc/$1/status"
-    return 1
+    if ((blocks >> ($2 - 1) & 1)); then
+        # Not for a moment, as while a process starts another: then both block what they do not handle, and also this.
+        ! ((blocks >> ($(kill -l CHLD) - 1) & 1))
+    else
+        ((catches >> ($2 - 1) & 1))
+    fi
 } 2>/dev/null
 
 outwait() { # PROCESS: wait until a child ends, and not just until a signal comes; returns its status
