@@ -33,10 +33,8 @@ rm -rf "/tmp/distvae-ray-$SLURM_JOB_ID".* 2>/dev/null || :
 temp=$(mktemp -d "/tmp/distvae-ray-$SLURM_JOB_ID.XXXX")
 
 sessions=()
-leave() { # end what was started here, and nothing else; nobody has anything to save any more
-    local status=$? started
-    trap '' TERM USR1
-    [[ -z $first || -e $exit_file ]] || echo "$status" >"$exit_file"
+end_started() { # end what was started here, and nothing else; nobody has anything to save
+    local started
     for started in $(jobs -p); do
         disown "$started" # or bash tells of its end
         kill -KILL $(below "$started") || :
@@ -44,6 +42,14 @@ leave() { # end what was started here, and nothing else; nobody has anything to 
     for started in "${sessions[@]}"; do
         pkill -KILL --session "$started" || :
     done
+    sessions=()
+} 2>/dev/null
+
+leave() {
+    local status=$?
+    trap '' TERM USR1
+    [[ -z $first || -e $exit_file ]] || echo "$status" >"$exit_file"
+    end_started
     rm -rf "$temp"
 } 2>/dev/null
 trap leave EXIT
@@ -64,6 +70,14 @@ start_ray() { # OPTION…
         --dashboard-agent-listen-port=0 --dashboard-agent-grpc-port=0 "$@" >"$temp/start.log" 2>&1
     ray=$!
 }
+
+# Ray gives up where a node is too busy to start all its processes within half a minute.
+again() { # WHAT HAPPENED: say so, and end what is left of it; whether Ray may be started again
+    echo "Ray $1 on $SLURMD_NODENAME (start $starts of 3):"
+    tail -n 20 "$temp/start.log" | sed 's/^/    /' # not to be taken for why the job fails, if it does
+    end_started
+    ((starts++ < 3))
+} >&2
 
 head_answers() {
     timeout 5 bash -c ": </dev/tcp/${address%:*}/${address##*:}" 2>/dev/null
@@ -102,15 +116,15 @@ if there < wanted:
 if [[ -n $first ]]; then
     # Until the sweep runs, there is nothing to save: the job can go on (75, INTERRUPTED in distvae/interruption.py).
     trap 'exit 75' TERM USR1
-    start_ray --head --node-ip-address="${address%:*}" --port="${address##*:}" --ray-client-server-port="$client" \
-        --dashboard-host=127.0.0.1 --dashboard-port="$dashboard"
+    starts=1
+    while :; do
+        start_ray --head --node-ip-address="${address%:*}" --port="${address##*:}" --ray-client-server-port="$client" \
+            --dashboard-host=127.0.0.1 --dashboard-port="$dashboard"
+        start env RAY_ADDRESS="$address" python3 -c "$gather"
+        ! wait -n "$ray" "$!" || break
+        again "did not start" || { echo "distvae: Ray does not start on $SLURMD_NODENAME" >&2; exit 1; }
+    done
     export RAY_ADDRESS=$address
-    start python3 -c "$gather"
-    wait -n "$ray" "$!" || {
-        echo "distvae: Ray did not start on $SLURMD_NODENAME:"
-        tail -n 20 "$temp/start.log"
-        exit 1
-    } >&2
     asked=
     trap 'asked=USR1' USR1
     trap 'asked=TERM' TERM
@@ -138,11 +152,14 @@ if ((i == 300)); then
     exit 1
 fi
 start_ray --address="$address"
-heard=$SECONDS
+starts=1 heard=$SECONDS
 while ((SECONDS - heard < 900)); do # Slurm itself may need minutes to see that a node is lost
     if head_answers; then
         heard=$SECONDS
-        kill -0 "$ray" 2>/dev/null || break
+        if [[ ! -e $exit_file ]] && ! kill -0 "$ray" 2>/dev/null; then
+            if [[ -n $ending ]] || ! again "has ended"; then break; fi
+            start_ray --address="$address"
+        fi
     elif [[ -e $exit_file || -n $ending ]]; then
         exit 0
     elif first_is_lost; then
@@ -150,6 +167,5 @@ while ((SECONDS - heard < 900)); do # Slurm itself may need minutes to see that 
     fi
     sleep 2
 done
-echo "Ray has ended on $SLURMD_NODENAME; the sweep goes on without this node:" >&2
-tail -n 20 "$temp/start.log" | sed 's/^/    /' >&2 # not to be taken for why the job fails, if it does
+echo "the sweep goes on without $SLURMD_NODENAME" >&2
 exit 1

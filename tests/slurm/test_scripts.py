@@ -631,6 +631,8 @@ def test_a_signal_is_for_what_handles_it(checkout, process, takes):
 # Ray, as far as its scripts know it: processes that hang, one of them in a process group of its own.
 RAY = """\
 echo "$*" >"$NOTES/ray"
+echo >>"$NOTES/starts"
+(($(wc -l <"$NOTES/starts") > ${FAIL:-0})) || { echo "no room"; exit 1; }
 set -m
 sleep "600.$SLURM_JOB_ID" &
 set +m
@@ -687,6 +689,46 @@ def test_a_sweeps_first_node_ends_as_the_sweep_does(ray, tmp_path):
     assert called.startswith("start --block ")
     for option in ("--head", "--num-cpus=3", "--num-gpus=2", "--port=20000", "--node-ip-address=10.0.0.1"):
         assert f" {option} " in called
+
+
+NO_ROOM = "Ray {} on n{} (start {} of 3):\n    no room\n"
+
+
+def test_a_sweeps_first_node_starts_ray_again(ray, tmp_path):
+    said, _ = (process := ray(0, "10.0.0.1:20000", 'echo "$RAY_ADDRESS"', FAIL="2", GATHER="1")).communicate(timeout=30)
+    assert (process.returncode, said) == (
+        0, "".join(NO_ROOM.format("did not start", 1, i) for i in (1, 2)) + "10.0.0.1:20000\n",
+    )  # fmt: skip
+
+
+def test_a_sweep_fails_where_ray_does_not_start(ray, tmp_path):
+    said, _ = (process := ray(0, "10.0.0.1:20000", "echo sweeps", FAIL="9", GATHER="9")).communicate(timeout=30)
+    assert (process.returncode, said) == (
+        1, "".join(NO_ROOM.format("did not start", 1, i) for i in (1, 2, 3)) + "distvae: Ray does not start on n1\n",
+    )  # fmt: skip
+    assert (tmp_path / "exit").read_text() == "1\n"
+
+
+def test_a_sweeps_other_nodes_start_ray_again(ray, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        process = ray(1, f"127.0.0.1:{head.getsockname()[1]}", FAIL="1")
+        end = time.monotonic() + 20
+        while not (starts := tmp_path / "notes" / "starts").exists() or len(starts.read_text()) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(2.5)
+        assert process.poll() is None
+        (tmp_path / "exit").write_text("0\n")
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, NO_ROOM.format("has ended", 2, 1))
+
+
+def test_a_sweep_goes_on_without_a_node_where_ray_does_not_start(ray, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        process = ray(1, f"127.0.0.1:{head.getsockname()[1]}", FAIL="9")
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert said == "".join(NO_ROOM.format("has ended", 2, i) for i in (1, 2, 3)) + "the sweep goes on without n2\n"
 
 
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
