@@ -134,7 +134,8 @@ def score(
     Args:
         model: not wrapped for training.
         importance_samples: K of the NLL; 0 leaves NLL and PPL out.
-        on_progress: told how many sentences of the split have been scored since the last call.
+        on_progress: told how many sentences of the split have been scored since the last call; as often on every rank,
+            and also, of none, while their mutual information is found.
 
     Returns:
         The same on every rank.
@@ -145,7 +146,7 @@ def score(
         # Some GPUs would otherwise run an LSTM's float32 with 10 bits of mantissa.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             table = _score(model, sentences, settings, runtime, importance_samples, on_progress)
-            information = mutual_information(table.posterior, table.z, runtime)
+            information = mutual_information(table.posterior, table.z, runtime, lambda: on_progress(0))
     finally:
         model.train(training)
     return _summary(table, information, settings.seed, importance_samples), SentenceScores(
@@ -214,7 +215,9 @@ def importance_weighted_nll(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     return math.log(log_weights.shape[1]) - log_sum, effective
 
 
-def mutual_information(posterior: Posterior, z: Tensor, runtime: Runtime) -> np.ndarray:
+def mutual_information(
+    posterior: Posterior, z: Tensor, runtime: Runtime, on_progress: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """log q(zᵢ|xᵢ) − log q(zᵢ) of each sentence in nats, q(z) the mixture of all N posteriors.
 
     Its mean estimates I(x; z) = mean KL(q(z|x) ‖ p) − KL(q(z) ‖ p) (Hoffman and Johnson, 2016). Both terms use the same
@@ -223,6 +226,7 @@ def mutual_information(posterior: Posterior, z: Tensor, runtime: Runtime) -> np.
     Args:
         posterior: [N, m] each, the same on every rank; float64, for the squares are expanded.
         z: one draw of each posterior, [N, m].
+        on_progress: called between chunks, as often on every rank.
 
     Returns:
         [N], the same on every rank; each rank computes its share: one collective.
@@ -234,8 +238,11 @@ def mutual_information(posterior: Posterior, z: Tensor, runtime: Runtime) -> np.
     constant = (precision * mean.square() + log_variance).sum(dim=1)
     values = torch.zeros(n, dtype=torch.float64, device=runtime.device)
     chunk = max(1, _MIXTURE_VALUES // n)
-    for start in range(mine.start, mine.stop, chunk):
-        rows = slice(start, min(start + chunk, mine.stop))
+    largest = -(-n // runtime.world_size)  # of the ranks' shares
+    for done in range(0, largest, chunk):
+        if done:
+            on_progress()
+        rows = slice(min(mine.start + done, mine.stop), min(mine.start + done + chunk, mine.stop))
         log_density = -0.5 * (z[rows].square() @ precision.T - 2 * z[rows] @ (precision * mean).T + constant)
         own = log_density.gather(1, torch.arange(n, device=z.device)[rows, None]).squeeze(1)
         values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)

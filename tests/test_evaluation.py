@@ -367,6 +367,19 @@ def test_progress_counts_every_sentence():
     assert sorted(done[3:]) == [1, 1, 6, 6]  # batch_size sentences on each rank
 
 
+def test_progress_is_told_as_often_on_every_rank_while_mutual_information_is_found(monkeypatch):
+    plain = evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE)
+    monkeypatch.setattr(evaluation, "_MIXTURE_VALUES", 2 * len(WORDS))  # two sentences at once
+    calls = [[], [], []]
+    found = on_ranks(
+        3, lambda rank: evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, rank, on_progress=calls[rank.rank].append)
+    )
+    # 3, 2 and 2 sentences: in two chunks, of which the last is empty on two ranks.
+    assert calls == [[7, 0]] * 3
+    for scores in found:
+        assert scores.mutual_information.mean == pytest.approx(plain.mutual_information.mean, abs=1e-12)
+
+
 def test_without_importance_samples_there_is_no_nll():
     scores = evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE)
     assert (scores.nll, scores.ppl, scores.effective_samples, scores.nll_excess) == (None, None, None, None)
