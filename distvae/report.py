@@ -22,6 +22,9 @@ from distvae.evaluation import Floor, Scores, SentenceScores
 from distvae.files import read_json, write_bytes, write_json
 from distvae.starts import last_begun
 
+# So many epochs may be passed over by chance.
+_MANY = 3
+
 
 @dataclass(frozen=True)
 class StageEnd:
@@ -31,6 +34,13 @@ class StageEnd:
     epochs: int
     converged: bool  # False: at its epoch limit
     best_epoch: int | None  # None: no epoch could be taken as the best, and its last weights stand
+    passed_over: int = 0  # later epochs that could not: their validation KL was under the band
+
+    @property
+    def settled(self) -> bool:
+        """Whether the best weights were free to come late: not most of the epochs after them were passed over."""
+        after = self.epochs - (self.best_epoch or 0)
+        return self.passed_over < _MANY or 2 * self.passed_over <= after
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,12 @@ def remarks(results: dict[str, Results]) -> list[str]:
                 lines.append(
                     f"WARNING {name}: no epoch of {end.stage} could be taken as the best (annealing had not ended, or"
                     f" the KL never came into its band): its last weights, of epoch {end.epochs}, were scored"
+                )
+            elif not end.settled:
+                lines.append(
+                    f"WARNING {name}: {end.stage} keeps the weights of epoch {end.best_epoch} of {end.epochs}, for in"
+                    f" {end.passed_over} later ones the validation's KL was under the band; if γ swings, a smaller"
+                    " kl.multiplier or a larger kl.threshold lets it settle"
                 )
             elif not end.converged:
                 lines.append(f"{name}: {end.stage} ended at its limit of {end.epochs} epochs, not converged")

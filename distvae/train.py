@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -193,6 +193,7 @@ class Best:
     weights: Weights
     epoch: int
     kl_weight: float
+    passed_over: int = 0  # epochs since then whose weights might not be the best
 
 
 @dataclass
@@ -394,6 +395,8 @@ class Trainer:
             progress.epoch += 1
             if stage.policy.may_be_best(scores.kl.mean):
                 verdict = progress.plateau.observe(stage.loss(scores))
+            elif progress.best is not None:
+                progress.best = replace(progress.best, passed_over=progress.best.passed_over + 1)
             if verdict is Verdict.IMPROVED:
                 progress.best = Best(self._weights(), progress.epoch, kl_weight)
                 if stage.name == "train":
@@ -413,8 +416,10 @@ class Trainer:
             self.caller.after_epoch(record)
         if progress.best is not None:
             self._load(progress.best.weights)
-        best_epoch = None if progress.best is None else progress.best.epoch
-        self.ended.append(StageEnd(stage.name, progress.epoch, progress.converged, best_epoch))
+        best_epoch, passed_over = None, 0
+        if progress.best is not None:
+            best_epoch, passed_over = progress.best.epoch, progress.best.passed_over
+        self.ended.append(StageEnd(stage.name, progress.epoch, progress.converged, best_epoch, passed_over))
         if stage.name == "pretrain":
             self._write(lambda: self._export("pretrained", self._weights()))
 
@@ -790,7 +795,7 @@ class Trainer:
             policy=stage.policy.state_dict(),
             best=None
             if progress.best is None
-            else {"epoch": progress.best.epoch, "kl_weight": progress.best.kl_weight},
+            else {name: value for name, value in vars(progress.best).items() if name != "weights"},
             ended=[asdict(end) for end in self.ended],
             data=self.corpus.fingerprint,
         )

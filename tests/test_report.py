@@ -96,7 +96,9 @@ def test_results_are_plain_json(tmp_path):
     assert content["scores"]["bound_holds"] is True
     assert content["scores"]["kl_per_dimension"] == [0.013, 0.0]
     assert (content["scores"]["importance_samples"], content["scores"]["seed"]) == (500, 3)
-    assert content["stages"] == [{"stage": "train", "epochs": 31, "converged": True, "best_epoch": 24}]
+    assert content["stages"] == [
+        {"stage": "train", "epochs": 31, "converged": True, "best_epoch": 24, "passed_over": 0}
+    ]
     assert (content["vocabulary"], content["split"]) == ("0123456789abcdef", "test")
 
 
@@ -249,6 +251,21 @@ def test_a_run_without_a_best_is_a_warning(capsys):
     assert "of epoch 40, were scored" in line
     assert line in printed(results, capsys)
     assert not any("not converged" in other for other in remarks(results))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "passed_over", "warns"),
+    [(12, 5, 7, True), (12, 5, 4, True), (13, 5, 4, False), (8, 5, 3, True), (7, 5, 2, False)],
+)
+def test_early_weights_of_a_swinging_weight_are_a_warning(epochs, best, passed_over, warns):
+    stages = (StageEnd("train", epochs, False, best, passed_over),)
+    lines = warnings({"mine": replace(CURED, stages=stages)})
+    assert len(lines) == warns
+    for line in lines:
+        assert line.startswith(
+            f"WARNING mine: train keeps the weights of epoch {best} of {epochs}, for in {passed_over}"
+        )
+        assert "kl.multiplier" in line
 
 
 @pytest.mark.parametrize("change", [{"vocabulary": "f" * 16}, {"data": "f" * 16}])

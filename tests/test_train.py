@@ -150,6 +150,16 @@ def test_the_best_weights_are_scored(tiny, tmp_path):
     assert rows[-1]["learning_rate"] == 3 * 0.5**decays
 
 
+def test_epochs_that_were_passed_over_are_counted(tiny, tmp_path):
+    run = tmp_path / "run"
+    swings = ["kl.multiplier=0.9", "kl.threshold=0.01", "plateau.patience=99"]
+    for epochs in (12, 13):  # in two starts
+        assert main([str(tiny), f"run={run}", f"train.max_epochs={epochs}", *swings]) == 0
+    end = json.loads((run / "results.json").read_text())["stages"][-1]
+    verdicts = [row["verdict"] for row in records(run) if row["stage"] == "train"]
+    assert end["passed_over"] == verdicts[end["best_epoch"] :].count("not counted") == 2
+
+
 def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
     run = tmp_path / "run"
     assert main([str(tiny), f"run={run}", "kl.target_rate=50"]) == 0
