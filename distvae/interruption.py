@@ -27,7 +27,6 @@ ENDED = 128 + signal.SIGINT
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
-
 # Seconds from one look to the next, and the most steps: each look waits for the device, and for the other ranks.
 LOOK_SECONDS, LOOK_STEPS = 1.0, 50
 

@@ -414,10 +414,9 @@ class Trainer:
             if self.caller.waits:
                 self.runtime.on_main(lambda: self.saver.wait())
             self.caller.after_epoch(record)
-        if progress.best is not None:
-            self._load(progress.best.weights)
         best_epoch, passed_over = None, 0
         if progress.best is not None:
+            self._load(progress.best.weights)
             best_epoch, passed_over = progress.best.epoch, progress.best.passed_over
         self.ended.append(StageEnd(stage.name, progress.epoch, progress.converged, best_epoch, passed_over))
         if stage.name == "pretrain":
