@@ -84,6 +84,7 @@ class Sweeps:
     marker: Path  # what the stand-in's container has run
     numbers: dict[str, int] = field(default_factory=dict)
     first_nodes: dict[str, list[str]] = field(default_factory=dict)
+    saved: set[str] = field(default_factory=set)  # the trials that had saved an epoch on the node that is lost
 
     def submit(self, name: str, *options: str, words: tuple[str, ...] = ()) -> None:
         checkout = self.real if name == "real" else self.stand_in
@@ -109,10 +110,11 @@ class Sweeps:
             found[run.name] = [json.loads(start.read_text())["host"] for start in starts]
         return found
 
-    def saved_on(self, node: str) -> bool:
-        """Whether a trial has saved an epoch on a node."""
-        saved = self.run("real").glob("trials/*/checkpoints/*-epoch-0001")
-        return any(node in self.starts()[checkpoint.parts[-3]] for checkpoint in saved)
+    def look_on(self, node: str) -> set[str]:
+        """See which trials have saved an epoch on a node and are in the middle there."""
+        saved = {checkpoint.parts[-3] for checkpoint in self.run("real").glob("trials/*/checkpoints/*-epoch-0001")}
+        self.saved = {number for number, hosts in self.starts().items() if hosts == [node] and number in saved}
+        return self.saved
 
     def folder(self, name: str) -> Path:
         """The job's."""
@@ -163,17 +165,15 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
         others = [f"--exclude={two}", "--nodes=1-2", "--cpus-per-task=2"]
         sweeps.submit("real", *others)
         sweeps.submit("beheaded", *others, words=("hold=true", "tasks=16", "seconds=3"))
-        happens = {
-            "real": lambda nodes: sweeps.saved_on(nodes[1]) and nodes[1],
-            "beheaded": lambda nodes: len(sweeps.results("beheaded")) >= 3 and nodes[0],
-        }
+        lost = {"real": 1, "beheaded": 0}  # which of its nodes
+        happens = {"real": sweeps.look_on, "beheaded": lambda node: len(sweeps.results("beheaded")) >= 3}
         end = time.monotonic() + 200
         while happens:
             assert time.monotonic() < end, f"{set(happens)} do nothing after 200 s"
             for name in list(happens):
-                sweeps.first_nodes[name] = sweeps.nodes(name)
-                if lost := sweeps.first_nodes[name] and happens[name](sweeps.first_nodes[name]):
-                    assert cluster.script("stop", lost).returncode == 0
+                sweeps.first_nodes[name] = nodes = sweeps.nodes(name)
+                if nodes and happens[name](nodes[lost[name]]):
+                    assert cluster.script("stop", nodes[lost[name]]).returncode == 0
                     del happens[name]
             time.sleep(0.5)
         (sweeps.run("beheaded") / "go").touch()
@@ -181,11 +181,10 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
 
 
 def test_a_sweep_goes_on_without_a_lost_node(sweeps):
-    wait_for(lambda: any(len(hosts) > 1 for hosts in sweeps.starts().values()), "a trial goes on elsewhere")
-    job = sweeps.job("real")
     left, lost = sweeps.first_nodes["real"]
+    wait_for(lambda: [lost, left] in [sweeps.starts()[number] for number in sweeps.saved], "a trial goes on elsewhere")
+    job = sweeps.job("real")
     assert (job.state, job.fields["Restarts"], job.fields["NodeList"]) == ("RUNNING", "0", left)
-    assert any(hosts == [lost, left] for hosts in sweeps.starts().values())
     # What becomes of it is seen below.
     assert sweeps.cluster.run("scontrol", "requeue", str(job.id)).returncode == 0
 
@@ -285,9 +284,9 @@ def test_a_requeued_sweep_does_every_trial_once(sweeps):
         assert json.loads((run / "status.json").read_text())["state"] == "finished"
         # Every epoch is there once, in its order, whoever trained it.
         assert [(record["stage"], record["epoch"]) for record in records(run)] == [("train", i) for i in range(1, 5)]
-    # One that began on the lost node was in the middle again when the job was requeued.
-    lost = sweeps.first_nodes["real"][1]
-    moved = [number for number, hosts in starts.items() if hosts[0] == lost and len(hosts) > 2]
-    assert moved
-    # It went on, and did not begin anew.
-    assert any(len({record["start"] for record in records(sweeps.run("real") / "trials" / n)}) > 1 for n in moved)
+    # Those that had saved an epoch on the lost node went on from it, one in the middle again as the job was requeued.
+    assert max(len(starts[number]) for number in sweeps.saved) > 2
+    for number in sweeps.saved:
+        first, *_, last = [record["start"] for record in records(sweeps.run("real") / "trials" / number)]
+        assert (starts[number][0], first) == (sweeps.first_nodes["real"][1], 1)
+        assert last > 1
