@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-cluster lint venv clean
+.PHONY: demo test test-cluster test-long lint venv clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
@@ -11,11 +11,14 @@ demo: $(READY)
 test: $(READY) lint
 	@$(BIN)/python -m pytest -n 2 -m "not cluster and not long"
 
-# The long tests, and those on a Slurm cluster that they bring up on this machine: as root, with slurm-wlm, munge and
-# iproute2 (Debian).
+# Slurm clusters that they bring up on this machine (as root, with Debian's slurm-wlm, munge and iproute2), sweeps by Ray,
+# pages in a browser (chromium), and trainings that are killed, starved and spoilt.
 test-cluster: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster
+
+# Whole trainings, each engine by each number of processes, bad input by the hundred, benchmarks.
+test-long: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .

@@ -286,6 +286,10 @@ def _deepspeed(optimizer: OptimizerConfig, mixed_precision: str) -> DeepSpeedPlu
     # What DeepSpeed says of its own insides, and of the optimizers that it has not tried, at every step or start.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    from deepspeed import ops
+
+    # A sum for inference on CPUs: DeepSpeed would compile it at the first start, for minutes, and never call it here.
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
     plugin = DeepSpeedPlugin()
     settings = plugin.deepspeed_config
     zero = settings["zero_optimization"]

@@ -92,7 +92,7 @@ def launch(
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=600,  # DeepSpeed may have its operator to build
+        timeout=300,
     )
 
 

@@ -387,7 +387,7 @@ def test_under_nohup_a_hangup_interrupts_nothing(rows, stand_in, tmp_path):
         signal.signal(signal.SIGHUP, former)
 
 
-@pytest.fixture(params=["a stand-in", pytest.param("distvae/train.py", marks=pytest.mark.long)])
+@pytest.fixture(params=["a stand-in", pytest.param("distvae/train.py", marks=pytest.mark.cluster)])
 def failing(request, rows, stand_in):
     """A folder of configs whose autoencoder fails."""
     if request.param == "a stand-in":
@@ -417,7 +417,7 @@ def test_a_failure_stops_those_alone_that_need_its_pretraining(failing, written,
     ("number", "names"),
     [
         (signal.SIGTERM, ("ae", "pt")),
-        pytest.param(signal.SIGINT, ("ae", "kla", "pt"), marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, ("ae", "kla", "pt"), marks=pytest.mark.cluster),
     ],
     ids=["SIGTERM", "SIGINT"],
 )

@@ -7,7 +7,7 @@ import pytest
 from tests.compare import numbers
 from tests.conftest import fork
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.cluster
 
 # Processes, settings, and the step to go on from: of 66, within the second stage.
 WAYS = {

@@ -199,16 +199,15 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 class Nursery:
-    """The process that jobs are forked from.
+    """The process that jobs are forked from."""
 
-    Args:
-        extensions: a folder for what DeepSpeed builds; None: no job needs DeepSpeed.
-    """
-
-    def __init__(self, extensions: Path | None):
-        command = [sys.executable, str(VICTIM), "nursery", *([] if extensions is None else [str(extensions)])]
+    def __init__(self):
         self._process = subprocess.Popen(
-            command, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(VICTIM), "nursery"],
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._codes: dict[int, int] = {}
 
@@ -432,16 +431,15 @@ class Campaign:
         tell: gets a line of progress.
     """
 
-    def __init__(self, folder: Path, deepspeed: bool = True, tell: Callable[[str], None] = print):
+    def __init__(self, folder: Path, tell: Callable[[str], None] = print):
         self.folder, self._tell = folder, tell
         self._config = folder / "config.yaml"
         self._config.write_text(CONFIG.replace("CACHE", str(folder / "cache")))
-        self._extensions = folder / "extensions" if deepspeed else None
         self._references: dict[tuple[Way, str], Reference] = {}
 
     @cached_property
     def nursery(self) -> Nursery:
-        return Nursery(self._extensions)
+        return Nursery()
 
     def __enter__(self) -> Campaign:
         return self
@@ -458,11 +456,6 @@ class Campaign:
     ) -> Job:
         """Start a run, or start it again."""
         folder = run.with_name(f"{run.name}-starts") / uuid.uuid4().hex
-        if self._extensions is not None:
-            self.nursery.codes()  # has built them
-            environment["TORCH_EXTENSIONS_DIR"] = str(self._extensions)
-            for lock in self._extensions.glob("*/lock"):
-                lock.unlink()
         return Job(
             way, self.arguments(variant, run), folder, None if launched else self.nursery, orders, environment
         )  # fmt: skip

@@ -1,12 +1,10 @@
 """A short campaign: each kind of kill, other numbers of processes, two starts of one run. The long one is a command:
 ``python -m tests.faults --kills 100``."""
 
-import shutil
 from dataclasses import astuple
 
 import pytest
 
-from tests.conftest import needs
 from tests.faults import scenes
 from tests.faults.campaign import ALONE, KILLS, WAYS, Campaign, Chain, Kill, Way, chains
 from tests.faults.victim import Orders, Places
@@ -43,12 +41,11 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    needs(shutil.which("c++"), "DeepSpeed builds its CPU operator: no C++ compiler")
     with Campaign(tmp_path_factory.mktemp("faults")) as campaign:
         yield campaign
 
 
-@pytest.mark.long
+@pytest.mark.cluster
 @pytest.mark.parametrize("chain", SHORT, ids=lambda chain: str(chain.way))
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(campaign, chain):
     outcomes = campaign.carry_out(chain)
@@ -57,7 +54,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(campaign, chain):
     assert all(outcome.resumed and outcome.equal for outcome in outcomes)
 
 
-@pytest.mark.long
+@pytest.mark.cluster
 def test_the_number_of_processes_may_change_from_start_to_start(campaign):
     faults, difference = scenes.by_turns(campaign)
     assert faults == []
@@ -65,13 +62,13 @@ def test_the_number_of_processes_may_change_from_start_to_start(campaign):
 
 
 # In the midst of a checkpoint; where it would put older weights in the place of a later start's.
-@pytest.mark.long
+@pytest.mark.cluster
 @pytest.mark.parametrize(("place", "after", "skip"), [("save", 40, 3), ("export best", 40, 0)])
 def test_an_overtaken_start_stops_and_changes_nothing(campaign, place, after, skip):
     assert scenes.overtaken(campaign, place, after, skip) == []
 
 
-@pytest.mark.long
+@pytest.mark.cluster
 def test_a_second_start_is_refused_while_the_first_lives(campaign):
     assert scenes.refused(campaign) == []
 

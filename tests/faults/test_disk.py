@@ -15,7 +15,7 @@ from distvae.checkpoint import newest_checkpoint
 from tests.compare import numbers
 from tests.conftest import ROOT, free_port, needs
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture

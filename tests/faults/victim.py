@@ -1,8 +1,7 @@
 """The training program with places in it, at one of which it waits for what a campaign does to it.
 
 ``victim.py CONFIG [key=value …]`` is run in place of distvae/train.py; its orders are JSON in FAULTS_ORDERS.
-``victim.py nursery [FOLDER]`` imports everything once and forks runs: a line of JSON asks, a line answers. With
-a folder (for a copy of the operator that DeepSpeed builds) DeepSpeed is imported too.
+``victim.py nursery`` imports everything once and forks runs: a line of JSON asks, a line answers.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import ctypes
 import functools
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -206,16 +204,9 @@ def nursery() -> None:
     numbers of n new processes, a group by itself, and ``null`` by the exit codes of those that have ended since."""
     answers = os.dup(1)
     os.dup2(2, 1)  # libraries speak
+    import deepspeed  # noqa: F401
     import torch._dynamo  # which an optimizer imports when it is made
 
-    if len(sys.argv) > 2:
-        from deepspeed.comm.torch import build_shm_op
-
-        # It is built and loaded under a lock, which a process that is killed meanwhile leaves behind, and which all
-        # others then wait for: processes that are forked have it loaded, the others get a copy of their own.
-        if operator := build_shm_op():
-            built = Path(operator.__file__).parent
-            shutil.copytree(built, Path(sys.argv[2]) / built.name, ignore=shutil.ignore_patterns("lock"))
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)

@@ -24,7 +24,7 @@ from distvae.train import main
 from tests.compare import numbers, records
 from tests.conftest import ROOT, needs
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.cluster
 
 # A step at which rounding stays rounding.
 SET = {"evaluation.importance_samples": 50, "data.train_size": 81}
