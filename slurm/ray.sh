@@ -71,13 +71,17 @@ start_ray() { # OPTION…
     ray=$!
 }
 
+last_words() { # WHAT HAPPENED: Ray's
+    echo "Ray $1:"
+    tail -n 20 "$temp/start.log" | sed 's/^/    /' # not to be taken for why the job fails, if it does
+} >&2
+
 # Ray gives up where a node is too busy to start all its processes within half a minute.
 again() { # WHAT HAPPENED: say so, and end what is left of it; whether Ray may be started again
-    echo "Ray $1 on $SLURMD_NODENAME (start $starts of 3):"
-    tail -n 20 "$temp/start.log" | sed 's/^/    /' # not to be taken for why the job fails, if it does
+    last_words "$1 on $SLURMD_NODENAME (start $starts of 3)"
     end_started
     ((starts++ < 3))
-} >&2
+}
 
 head_answers() {
     timeout 5 bash -c ": </dev/tcp/${address%:*}/${address##*:}" 2>/dev/null
@@ -114,8 +118,8 @@ if there < wanted:
 '
 
 if [[ -n $first ]]; then
-    # Until the sweep runs, there is nothing to save: the job can go on (75, INTERRUPTED in distvae/interruption.py).
-    trap 'exit 75' TERM USR1
+    # Until the sweep runs, there is nothing to save: the job can go on.
+    trap 'exit "$interrupted"' TERM USR1
     starts=1
     while :; do
         start_ray --head --node-ip-address="${address%:*}" --port="${address##*:}" --ray-client-server-port="$client" \
@@ -135,6 +139,12 @@ if [[ -n $first ]]; then
     [[ -z $asked ]] || pass_on "$asked" "$driver"
     status=0
     outwait "$driver" || status=$?
+    # A sweep whose Ray has ended gives up after a minute, and can go on.
+    if ((status != 0 && status != 2 && status != interrupted)) && ! kill -0 "$ray" 2>/dev/null; then
+        last_words "has ended on $SLURMD_NODENAME, and the sweep with it"
+        status=$interrupted
+        echo "$status" >"$exit_file"
+    fi
     exit "$status"
 fi
 

@@ -637,7 +637,7 @@ set -m
 sleep "600.$SLURM_JOB_ID" &
 set +m
 trap '' TERM
-while :; do sleep 0.1; done
+while [[ ! -e $NOTES/end ]]; do sleep 0.1; done
 """
 
 # Slurm, which takes a job's first node from it once the file `lost` is there.
@@ -699,6 +699,16 @@ def test_a_sweeps_first_node_starts_ray_again(ray, tmp_path):
     assert (process.returncode, said) == (
         0, "".join(NO_ROOM.format("did not start", 1, i) for i in (1, 2)) + "10.0.0.1:20000\n",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "ends"), [(1, 75), (2, 2), (0, 0)])
+def test_a_sweep_whose_ray_has_ended_can_go_on(ray, tmp_path, code, ends):
+    """But where it has failed by itself, or finished, that is how it ends."""
+    command = f"touch notes/end; sleep 0.5; echo {code} >exit; exit {code}"
+    said, _ = (process := ray(0, "10.0.0.1:20000", command)).communicate(timeout=30)
+    assert process.returncode == ends
+    assert (tmp_path / "exit").read_text() == f"{ends}\n"
+    assert said == ("Ray has ended on n1, and the sweep with it:\n" if ends == 75 else "")
 
 
 def test_a_sweep_fails_where_ray_does_not_start(ray, tmp_path):

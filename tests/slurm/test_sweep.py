@@ -223,6 +223,13 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     assert (sweeps.end("one").state, sweeps.job("other").state) == ("COMPLETED", "RUNNING")
     asks = ["curl", "-s", "-H", f"Authorization: Bearer {dashboards[1][1]}", "-o", "/dev/null", "-w", "%{http_code}"]
     assert cluster.script("on", head, *asks, f"http://localhost:{dashboards[1][0]}/api/version").stdout == "200"
+    # Ray is started again on a node where it ends.
+    ended = f"Ray has ended on {cluster.nodes[1]} (start 1 of 3):\n"
+    assert cluster.script("on", cluster.nodes[1], "pkill", "-KILL", "--exact", "raylet").returncode == 0
+    log = sweeps.folder("other") / "logs" / f"{cluster.nodes[1]}.log"
+    wait_for(lambda: log.read_text().startswith(ended), "the end of Ray is seen", seconds=60)
+    wait_for(lambda: any("/raylet " in line for line in cluster.processes(cluster.nodes[1])), "Ray runs", seconds=60)
+    assert sweeps.job("other").state == "RUNNING"
     # And it can go on in a job that was told of its end.
     cluster.run("scancel", "--signal=USR1", str(sweeps.numbers["other"]))
     wait_for(lambda: sweeps.job("other").fields["Restarts"] == "1", "the job is requeued", seconds=30)
