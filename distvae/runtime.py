@@ -288,8 +288,9 @@ def _deepspeed(optimizer: OptimizerConfig, mixed_precision: str) -> DeepSpeedPlu
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     from deepspeed import ops
 
-    # A sum for inference on CPUs: DeepSpeed would compile it at the first start, for minutes, and never call it here.
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # What it can compile, which it finds out by trying compilers. It looks up a sum for inference on CPUs alone, takes
+    # minutes of the first start to compile it, and never calls it here.
+    ops.__compatible_ops__ = {}
     plugin = DeepSpeedPlugin()
     settings = plugin.deepspeed_config
     zero = settings["zero_optimization"]
