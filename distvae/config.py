@@ -286,7 +286,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, config=RULES)
 class EvaluationConfig:
-    # Sentences evaluated at once on a rank.
+    # Sentences evaluated at once on a rank, at most; fewer where each has many importance samples.
     batch_size: Positive = 128
     # K of the importance-weighted NLL.
     importance_samples: Positive = 500

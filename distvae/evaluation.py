@@ -35,6 +35,10 @@ ACTIVE_VARIANCE = 0.01
 # Draws of z set against the whole mixture at once: as many as fit into this many values of float64, some 100 MiB.
 _MIXTURE_VALUES = 2**22
 
+# Draws of importance sampling that a rank's batch has at most: seconds of work, for signals are heard between batches.
+# More are no faster.
+_DRAWS = 2**13
+
 # Copies of the draws of importance sampling that its arithmetic holds at a time.
 _COPIES = 6
 
@@ -271,7 +275,8 @@ def _score(
     on_progress: Callable[[int], None],
 ) -> _Table:
     rows = torch.zeros(len(sentences), 6 + 3 * model.latent_size, dtype=torch.float64)
-    for numbers in evaluation_plan(sentences.lengths, settings.batch_size * runtime.world_size):
+    batch_size = min(settings.batch_size, max(1, _DRAWS // max(1, importance_samples)))
+    for numbers in evaluation_plan(sentences.lengths, batch_size * runtime.world_size):
         mine = share(len(numbers), runtime.rank, runtime.world_size)
         if mine.stop > mine.start:
             batch = collate(sentences, numbers, mine, model.decoder.pad)

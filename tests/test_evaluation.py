@@ -367,6 +367,13 @@ def test_progress_counts_every_sentence():
     assert sorted(done[3:]) == [1, 1, 6, 6]  # batch_size sentences on each rank
 
 
+@pytest.mark.parametrize(("importance_samples", "batches"), [(20, [3, 3, 1]), (2**12, [2, 2, 2, 1]), (2**14, [1] * 7)])
+def test_more_importance_samples_are_of_fewer_sentences_at_once(importance_samples, batches):
+    done = []
+    evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE, importance_samples, done.append)
+    assert done == batches
+
+
 def test_progress_is_told_as_often_on_every_rank_while_mutual_information_is_found(monkeypatch):
     plain = evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE)
     monkeypatch.setattr(evaluation, "_MIXTURE_VALUES", 2 * len(WORDS))  # two sentences at once
