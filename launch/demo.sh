@@ -14,7 +14,7 @@ train() {
 
 rm -rf "$runs"
 mkdir -p "$runs"
-echo "training $runs/kla and $runs/pt_kla_sfb, some four minutes on two cores; their whole output is in $runs/*.log"
+echo "training $runs/kla and $runs/pt_kla_sfb, two to four minutes on two cores; their whole output is in $runs/*.log"
 set -m # the first in a group of its own, which can be ended as a whole
 train kla &
 kla=$!
