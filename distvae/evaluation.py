@@ -275,7 +275,11 @@ def _score(
     on_progress: Callable[[int], None],
 ) -> _Table:
     rows = torch.zeros(len(sentences), 6 + 3 * model.latent_size, dtype=torch.float64)
-    batch_size = min(settings.batch_size, max(1, _DRAWS // max(1, importance_samples)))
+    batch_size = settings.batch_size
+    if importance_samples:
+        # As many sentences at once as their draws fit into the limit, some copies of them counted.
+        fitting = settings.memory_mb * 2**20 // (_COPIES * 8 * model.latent_size)
+        batch_size = min(batch_size, max(1, min(_DRAWS, fitting) // importance_samples))
     for numbers in evaluation_plan(sentences.lengths, batch_size * runtime.world_size):
         mine = share(len(numbers), runtime.rank, runtime.world_size)
         if mine.stop > mine.start:
@@ -312,20 +316,9 @@ def _score_batch(
         if bf16:
             with torch.autocast(device.type, torch.bfloat16):
                 rounded_re = model.decoder.reconstruction(tokens, z)
-        # As many sentences at once as their draws fit into the limit, some copies of them counted.
-        group = max(1, settings.memory_mb * 2**20 // (_COPIES * 8 * importance_samples * shape[0]))
-        weights = [
-            importance_log_weights(
-                model.decoder,
-                tokens[i : i + group],
-                Posterior(posterior.mean[i : i + group], posterior.log_variance[i : i + group]),
-                sentence_noise(numbers[i : i + group], (importance_samples, *shape), device, settings.seed, "nll"),
-                settings.memory_mb,
-                bf16,
-            )
-            for i in range(0, len(tokens), group)
-        ]
-        nll, effective = importance_weighted_nll(torch.cat(weights))
+        noise = sentence_noise(numbers, (importance_samples, *shape), device, settings.seed, "nll")
+        weights = importance_log_weights(model.decoder, tokens, posterior, noise, settings.memory_mb, bf16)
+        nll, effective = importance_weighted_nll(weights)
     columns = [torch.ones_like(re), lengths - 1, re, rounded_re, nll, effective]
     return torch.cat([torch.stack([c.double() for c in columns], 1), *(x.double() for x in (*posterior, z))], 1).cpu()
 
