@@ -87,9 +87,9 @@ class Cluster:
         return job
 
     def processes(self, node: str) -> list[str]:
-        """Command lines of all that runs on a node, beside what a node is made of."""
-        lines = self.script("on", node, "ps", "-e", "-o", "args=").stdout.splitlines()
-        own = re.compile(r"/bin/bash .*cluster _init|sleep 3600|munged |slurmd |slurmstepd: |ps -e")
+        """Whole command lines (ww) of all that runs on a node, beside what a node is made of."""
+        lines = self.script("on", node, "ps", "-eww", "-o", "args=").stdout.splitlines()
+        own = re.compile(r"/bin/bash .*cluster _init|sleep 3600|munged |slurmd |slurmstepd: |ps -eww")
         return [line for line in lines if not own.match(line)]
 
 
