@@ -76,13 +76,6 @@ last_words() { # WHAT HAPPENED: Ray's
     tail -n 20 "$temp/start.log" | sed 's/^/    /' # not to be taken for why the job fails, if it does
 } >&2
 
-# Ray gives up where a node is too busy to start all its processes within half a minute.
-again() { # WHAT HAPPENED: say so, and end what is left of it; whether Ray may be started again
-    last_words "$1 on $SLURMD_NODENAME (start $starts of 3)"
-    end_started
-    ((starts++ < 3))
-}
-
 head_answers() {
     timeout 5 bash -c ": </dev/tcp/${address%:*}/${address##*:}" 2>/dev/null
 }
@@ -120,13 +113,15 @@ if there < wanted:
 if [[ -n $first ]]; then
     # Until the sweep runs, there is nothing to save: the job can go on.
     trap 'exit "$interrupted"' TERM USR1
-    starts=1
-    while :; do
+    # Ray gives up where a node is too busy to start all its processes within half a minute.
+    for ((starts = 1; ; starts++)); do
         start_ray --head --node-ip-address="${address%:*}" --port="${address##*:}" --ray-client-server-port="$client" \
             --dashboard-host=127.0.0.1 --dashboard-port="$dashboard"
         start env RAY_ADDRESS="$address" python3 -c "$gather"
         ! wait -n "$ray" "$!" || break
-        again "did not start" || { echo "distvae: Ray does not start on $SLURMD_NODENAME" >&2; exit 1; }
+        last_words "did not start on $SLURMD_NODENAME (start $starts of 3)"
+        end_started
+        ((starts < 3)) || { echo "distvae: Ray does not start on $SLURMD_NODENAME" >&2; exit 1; }
     done
     export RAY_ADDRESS=$address
     asked=
@@ -162,13 +157,23 @@ if ((i == 300)); then
     exit 1
 fi
 start_ray --address="$address"
-starts=1 heard=$SECONDS
+ends=0 due='' heard=$SECONDS
 while ((SECONDS - heard < 900)); do # Slurm itself may need minutes to see that a node is lost
     if head_answers; then
         heard=$SECONDS
         if [[ ! -e $exit_file ]] && ! kill -0 "$ray" 2>/dev/null; then
-            if [[ -n $ending ]] || ! again "has ended"; then break; fi
-            start_ray --address="$address"
+            [[ -z $ending ]] || break
+            # A node that is too busy may not be for long, one where Ray never starts should not fill its log with that.
+            if [[ -z $due ]]; then
+                pause=$((10 * ends))
+                last_words "has ended on $SLURMD_NODENAME (time $((++ends)); it is started again after $pause s)"
+                end_started
+                due=$((SECONDS + pause))
+            fi
+            if ((SECONDS >= due)); then
+                start_ray --address="$address"
+                due=''
+            fi
         fi
     elif [[ -e $exit_file || -n $ending ]]; then
         exit 0
