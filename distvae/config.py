@@ -12,10 +12,10 @@ import json
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from dataclasses import field as plain_field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -474,9 +474,17 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def explain(error: ValidationError) -> str:
-    """Every problem that was found, in a line."""
-    return "; ".join(_explain(problem) for problem in error.errors())
+def known_keys(kind: type, prefix: str = "") -> Iterator[str]:
+    """The keys of a data class, dotted, and its sections."""
+    for key, hint in get_type_hints(kind).items():
+        yield f"{prefix}{key}"
+        if is_dataclass(hint):
+            yield from known_keys(hint, f"{prefix}{key}.")
+
+
+def explain(error: ValidationError, kind: type = Config) -> str:
+    """Every problem that was found with a data class, in a line."""
+    return "; ".join(_explain(problem, kind) for problem in error.errors())
 
 
 def _read(text: str) -> Any:
@@ -537,11 +545,10 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], kind: type) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [name for name, _ in flatten(Config())] + [section.name for section in fields(Config)]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(key, known_keys(kind), n=1, cutoff=0.5)
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "json_invalid":  # lone surrogates, nesting
         return f"is not made of plain keys and values: {problem['ctx']['error']}"

@@ -150,7 +150,10 @@ PBT = {"name": "pbt", "grace_epochs": 2}
 
 REFUSED = {
     "no space": ({"space": {}}, "space"),
-    "unknown key": ({"spaces": {}}, "unknown key spaces"),
+    "unknown key": ({"spaces": {}}, "unknown key spaces; did you mean space?"),
+    "unknown key of a section": ({"trial": {"cpu": 2}}, "unknown key trial.cpu; did you mean trial.cpus?"),
+    "the training's": ({"train": {"max_epochs": 3}}, "train.max_epochs is a key of the training config: write set.tr"),
+    "a section of the training's": ({"kl": {}}, "kl is a key of the training config: write set.kl"),
     "unknown key of a config": ({"space": {"kl.target": {"grid": [1, 2]}}}, "did you mean kl.target_rate"),
     "a section": ({"space": {"kl": {"grid": [1, 2]}}}, "kl"),
     "two kinds": ({"space": {"seed": {"grid": [1], "choice": [2]}}}, "should have one of"),
