@@ -244,6 +244,12 @@ def test_a_run_under_another_config_is_refused(refused, rows, finished, tmp_path
     assert "kl.policy (soft_free_bits there, linear here)" in said
 
 
+def test_sentences_that_are_not_there_are_refused(refused, rows, tmp_path):
+    """Before any run says so, and each in its own log."""
+    assert "data.path=nowhere" in refused("--rows", rows(ae=AUTOENCODER, kla=ALONE), "data.path=nowhere")
+    assert not (tmp_path / "table").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_refused(rows, tmp_path, capsys):
     (tmp_path / "table").write_text("")
     assert table1.main(["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table")]) == 2

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,17 @@ _STATE = {
 }
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where a sweep's trials can run."""
+
+    gpus: float  # that each process of a trial gets
+    slots: int  # trials side by side
+    nodes: tuple[str, ...]
+    cpus_in_all: float
+    gpus_in_all: float
+
+
 class Driver:
     """Runs a sweep in its folder, or goes on with it."""
 
@@ -64,6 +75,7 @@ class Driver:
 
     def __init__(self, sweep: Sweep):
         self.sweep, self.folder = sweep, sweep.folder
+        self.hold: Hold | None = None
         self.asked: str | None = None  # the signal that asked to stop
         self.over: str | None = None  # why the sweep ends before its trials have
         self.called: float | None = None  # when trials were told to save themselves
@@ -83,10 +95,7 @@ class Driver:
             UserError: bad input; its pretraining failed.
             InterruptedRun: a signal asked to stop.
         """
-        self._open()
-        self.progress.starts += 1
-        self.progress.begun = self.progress.begun or time.time()
-        self._before, self._began = self.progress.seconds, time.monotonic()
+        self._look()
         try:
             Driver.current = self
             self._install_signals()
@@ -95,7 +104,23 @@ class Driver:
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             self._connect()
             self._install_signals()  # again, for Ray has taken them
+            # Bad input leaves no folder that a mended sweep would find taken.
+            places = self._fit()
             self._prepare()
+            self._open()
+            return self._go_on(places)
+        finally:
+            ray.shutdown()
+            if self.hold is not None:
+                self.hold.release()
+
+    def _go_on(self, places: Places) -> int:
+        """The sweep in its folder, from where it stands."""
+        self.progress.starts += 1
+        self.progress.begun = self.progress.begun or time.time()
+        self._before, self._began = self.progress.seconds, time.monotonic()
+        try:
+            self._take_places(places)
             self._pretrain()
             self._tune()
             self.progress.ended_by = self.over
@@ -111,9 +136,6 @@ class Driver:
         except BaseException as error:
             self._end("failed", str(error))
             raise
-        finally:
-            ray.shutdown()
-            self.hold.release()
         return 0 if self._succeeded else 1
 
     @property
@@ -122,8 +144,8 @@ class Driver:
 
     # -- Begin ---------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        """Make the sweep's folder, or see that the sweep can go on in it, and become the one that runs it."""
+    def _look(self) -> None:
+        """See that the sweep can begin in its folder, or go on there."""
         if (self.folder / "sweep.yaml").exists():
             differing = sweeps.differences(sweeps.open_sweep(self.folder), self.sweep)
             if differing:
@@ -133,6 +155,9 @@ class Driver:
         saved = self.folder / "tune"
         if saved.exists() and saved.stat().st_uid != os.geteuid():
             raise UserError(f"{saved}: is another user's; what Tune saves is read by pickle, which can run code")
+
+    def _open(self) -> None:
+        """Make the sweep's folder, and become the one that runs it."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             start = starts.claim(self.folder)
@@ -178,9 +203,8 @@ class Driver:
             )
             token = os.environ["RAY_AUTH_TOKEN_PATH"]
             print(f"Ray's dashboard: http://{context.dashboard_url}, which asks for the token in {token}", flush=True)
-        self._fit()
 
-    def _fit(self) -> None:
+    def _fit(self) -> Places:
         """Fit what each trial gets to what the nodes have.
 
         Raises:
@@ -201,23 +225,26 @@ class Driver:
         slots = room // settings.workers
         if slots == 0:
             raise UserError(f"trial.workers = {settings.workers}: the nodes have room for {room} processes in all")
-        fitted = replace(self.sweep.config, trial=replace(settings, gpus=gpus))
-        self.sweep = replace(self.sweep, config=fitted)
-        slots = min(slots, self.sweep.config.max_concurrent or slots, self.sweep.trials)
-        self.progress.slots, self.progress.nodes = slots, tuple(sorted(node["NodeManagerHostname"] for node in nodes))
+        return Places(
+            gpus,
+            slots=min(slots, self.sweep.config.max_concurrent or slots, self.sweep.trials),
+            nodes=tuple(sorted(node["NodeManagerHostname"] for node in nodes)),
+            cpus_in_all=sum(node["Resources"].get("CPU", 0) for node in nodes),
+            gpus_in_all=sum(node["Resources"].get("GPU", 0) for node in nodes),
+        )
+
+    def _take_places(self, places: Places) -> None:
+        trial = replace(self.sweep.config.trial, gpus=places.gpus)
+        self.sweep = replace(self.sweep, config=replace(self.sweep.config, trial=trial))
+        self.progress.slots, self.progress.nodes = places.slots, places.nodes
         print(
-            f"{self.folder}: {self.sweep.trials} trials, {slots} at a time, on {len(nodes)} nodes of"
-            f" {sum(n['Resources'].get('CPU', 0) for n in nodes):g} CPUs and"
-            f" {sum(n['Resources'].get('GPU', 0) for n in nodes):g} GPUs in all"
+            f"{self.folder}: {self.sweep.trials} trials, {places.slots} at a time, on {len(places.nodes)} nodes of"
+            f" {places.cpus_in_all:g} CPUs and {places.gpus_in_all:g} GPUs in all"
         )
 
     def _prepare(self) -> None:
         """See that the sentences are there, for all trials."""
-        found = {}
-        for values in self.sweep.samples():
-            data = self.sweep.config_of(values, self.folder).data
-            found[repr(data)] = data
-        for data in found.values():
+        for data in dict.fromkeys(self.sweep.config_of(values, self.folder).data for values in self.sweep.samples()):
             corpus.prepare(data, progress=sys.stderr.isatty())
 
     # -- Pretraining ---------------------------------------------------------------------------------------------------

@@ -347,7 +347,16 @@ def test_what_no_node_has_is_refused(tmp_path, tiny):
     _, error = run(write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1]}}, trial={"cpus": 1024}), code=2)
     assert "no node has so many CPUs" in error
     assert error.count("\n") == 1
-    assert not (tmp_path / "sweep" / "trials").exists()
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_sentences_that_are_not_there_are_refused(tmp_path, tiny):
+    """And no folder is left, so that the mended sweep can have it."""
+    wrong = {"data.path": str(tmp_path / "nowhere")}
+    _, error = run(write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1]}}, set=wrong), code=2)
+    assert "nowhere" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_dry_run_writes_nothing(tmp_path, tiny):
