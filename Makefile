@@ -16,9 +16,10 @@ test: $(READY) lint
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster
 
-# Whole trainings, each engine by each number of processes, bad input by the hundred, benchmarks.
+# Whole trainings, each engine by each number of processes, bad input by the hundred; then benchmarks, alone on the cores.
 test-long: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long --ignore tests/benchmarks
+	@$(BIN)/python -m pytest -m long tests/benchmarks
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
