@@ -569,10 +569,10 @@ def _parse(tree: dict[str, Any], source: str) -> SweepConfig:
     for section, ends in (("set", lambda value: False), ("space", lambda value: bool(kinds & value.keys()))):
         if isinstance(tree.get(section), dict):
             tree[section] = dict(_dotted(tree[section], ends))
-    own = {field.name for field in fields(SweepConfig)}
-    for name in (field.name for field in fields(Config)):
-        if name in tree and name not in own:
-            key = next((key for key, _ in flatten({name: tree[name]})), name)
+    strays = {field.name for field in fields(Config)} - {field.name for field in fields(SweepConfig)}
+    for name, value in tree.items():
+        if name in strays:
+            key = next((key for key, _ in flatten({name: value})), name)
             raise ConfigError(f"{source}: {key} is a key of the training config: write set.{key}", tree.get("run"))
     try:
         return TypeAdapter(SweepConfig).validate_json(json.dumps(tree))

@@ -77,9 +77,10 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
         return 0
     from distvae import corpus, paper_report, report  # late: a plan is asked for where nothing is read or drawn
 
+    where = places(rows, options.side_by_side)
     for data in dict.fromkeys(row.config.data for row in rows if not row.finished):
         corpus.prepare(data, progress=sys.stderr.isatty())  # once, and what is wrong there is not said by every row
-    code = Table(rows, folder, places(rows, options.side_by_side), signals).run()
+    code = Table(rows, folder, where, signals).run()
     begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
     if code != INTERRUPTED and begun:
         report.show_parts(paper_report.tables(paper_report.write(begun, folder)))

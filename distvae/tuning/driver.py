@@ -158,6 +158,7 @@ class Driver:
 
     def _open(self) -> None:
         """Make the sweep's folder, and become the one that runs it."""
+        self._look()  # again, for the sentences may have taken hours
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             start = starts.claim(self.folder)

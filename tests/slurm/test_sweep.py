@@ -194,7 +194,8 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
 def test_a_sweep_goes_on_without_a_lost_node(sweeps):
     left, lost = sweeps.first_nodes["real"]
     sweeps.wait_for(
-        lambda: [lost, left] in [sweeps.starts()[number] for number in sweeps.saved], "a trial goes on elsewhere"
+        lambda: [lost, left] in [hosts for number, hosts in sweeps.starts().items() if number in sweeps.saved],
+        "a trial goes on elsewhere",
     )
     job = sweeps.job("real")
     assert (job.state, job.fields["Restarts"], job.fields["NodeList"]) == ("RUNNING", "0", left)
