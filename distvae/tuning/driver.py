@@ -95,6 +95,7 @@ class Driver:
             UserError: bad input; its pretraining failed.
             InterruptedRun: a signal asked to stop.
         """
+        self._began = time.monotonic()  # what Ray and the sentences take is the sweep's time too
         self._look()
         try:
             Driver.current = self
@@ -117,8 +118,8 @@ class Driver:
     def _go_on(self, places: Places) -> int:
         """The sweep in its folder, from where it stands."""
         self.progress.starts += 1
-        self.progress.begun = self.progress.begun or time.time()
-        self._before, self._began = self.progress.seconds, time.monotonic()
+        self._before = self.progress.seconds
+        self.progress.begun = self.progress.begun or time.time() - self._elapsed()
         try:
             self._take_places(places)
             self._pretrain()

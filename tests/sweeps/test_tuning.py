@@ -27,7 +27,7 @@ from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
 from distvae.tuning import trial as trials
-from distvae.tuning.driver import _STATE, Driver, Limits, _places
+from distvae.tuning.driver import _STATE, Driver, Limits, Places, _places
 from distvae.tuning.search import scheduler
 from launch.sweep import main
 
@@ -71,7 +71,6 @@ def test_nobody_else_may_enter_rays_folder(driver_of, monkeypatch):
         "distvae.tuning.driver.ray.init", lambda **given: asked.update(given) or SimpleNamespace(dashboard_url="")
     )
     driver = driver_of()
-    monkeypatch.setattr(driver, "_fit", lambda: None)
     driver._connect()
     assert stat.filemode(Path(asked["_temp_dir"]).parent.stat().st_mode) == "drwx------"
 
@@ -201,6 +200,22 @@ def test_a_finalist_that_cannot_be_scored_is_told_of_and_the_others_are(driver_o
     assert unscored == "finalist 5 could not be scored: no room"
     assert capsys.readouterr().out.count(unscored) == 1
     assert [path.name for path in (driver.folder / "finalists").iterdir()] == ["0001.json"]
+
+
+def test_a_sweeps_time_counts_from_its_start(driver_of, monkeypatch):
+    """And not just from when Ray and the sentences are there, which is when it has a folder."""
+    driver = driver_of()
+    driver.hold = None
+    for name in ("_install_signals", "_pretrain", "_tune"):
+        monkeypatch.setattr(driver, name, lambda: None)
+    for name in ("_connect", "_prepare"):
+        monkeypatch.setattr(driver, name, lambda: time.sleep(0.2))
+    monkeypatch.setattr(driver, "_fit", lambda: Places(0.0, 1, ("here",), 1.0, 0.0))
+    monkeypatch.setattr(driver, "_score_finalists", list)
+    assert driver.run() == 1  # no trial has come to anything
+    progress = sweeps.load_progress(driver.folder)
+    assert progress.seconds >= 0.4
+    assert time.time() - progress.begun >= 0.4
 
 
 def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
