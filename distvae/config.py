@@ -513,20 +513,43 @@ def _below_configs(path: Path) -> tuple[str, ...]:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Put a ``key=value`` into a tree of plain values; the value is YAML.
+    """Put a ``key=value`` into a tree of plain values; the value is YAML without comments.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not of this form.
     """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r} is not an override; write key=value, such as kl.target_rate=6")
     try:
-        set_key(tree, key, _read(value))
+        set_key(tree, key, _read_value(value))
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
+
+
+# What YAML would drop from a value without a word.
+_DROPPED = (yaml.AnchorToken, yaml.DirectiveToken, yaml.DocumentStartToken, yaml.DocumentEndToken)
+
+
+def _read_value(text: str) -> Any:
+    """Read an override's value. A `#` in it is text, where YAML would drop it, and what follows it, as a comment.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is not a YAML value, or a part of it would be dropped.
+    """
+    text = text.strip()
+    tokens = [token for token in yaml.scan(text, _Loader) if token.end_mark.index > token.start_mark.index]
+    first = tokens[0] if tokens else None
+    whole = not text or (tokens and first.start_mark.index == 0 and tokens[-1].end_mark.index == len(text))
+    if not tokens or (len(tokens) == 1 and isinstance(first, yaml.ScalarToken) and first.plain):
+        if len(text.splitlines()) > 1:
+            raise ValueError("it has several lines")
+        return _read(text) if whole else text
+    if not whole or any(isinstance(token, _DROPPED) for token in tokens):
+        raise ValueError("a part of it is not read")
+    return _read(text)
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Whether a latent variable is alive: what its mutual information says beside its KL.
 
-A KL near its target does not make a latent alive, and neither do active units: a posterior can be far from the prior and
-the same for every sentence. The mutual information of sentence and latent decides.
+A KL near its target does not make a latent alive, and neither do active units: a posterior can be far from the prior,
+and the same for every sentence. The mutual information of sentence and latent decides.
 """
 
 from __future__ import annotations

@@ -226,6 +226,13 @@ def test_an_override_makes_the_section_that_the_file_lacks(load, text):
         ("optimizer.learning_rate=1e-3", 0.001),
         ("optimizer.clip_norm=null", None),
         ("kl.target_rate=6", 6.0),
+        # YAML would drop what follows ` #` as a comment.
+        ("data.path=runs/exp #1", "runs/exp #1"),
+        ("data.path=#1", "#1"),
+        ("data.path=it's #1", "it's #1"),
+        ("data.path='runs/exp #1'", "runs/exp #1"),
+        ('data.path="a # b"', "a # b"),
+        ("data.path= a b ", "a b"),
     ],
 )
 def test_the_value_of_an_override_is_yaml(load, override, value):
@@ -556,9 +563,20 @@ def test_an_override_is_a_key_and_a_value(load, override):
     assert str(refused(load, "", override)).startswith(f"{override!r} is not an override; write key=value")
 
 
-@pytest.mark.parametrize("value", ["[1", "@x", "{a: 1", "*a", "'x", "a: b: c"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("[1", "@x", "{a: 1", "*a", "'x", "a: b: c"),
+        # Of these YAML would drop a part.
+        *("[a, b] # c", "[a # b, c]", "{a: 1} # c", '"a" # b', "&a b", "--- a", "a\n# b", "# a\nb", "a\nb"),
+    ],
+)
 def test_an_override_whose_value_is_not_yaml_is_named(load, value):
     assert str(refused(load, "", f"data.path={value}")) == f"{f'data.path={value}'!r}: the value is not YAML; quote it"
+
+
+def test_a_number_with_a_comment_is_not_that_number(load):
+    assert "kl.target_rate = '6 # six'" in str(refused(load, "", "kl.target_rate=6 # six"))
 
 
 def test_a_single_value_has_no_keys(load):
