@@ -136,7 +136,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     """
     files = _find_files(data)
     origin = _origin(data, files)
-    fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = _fingerprint(origin)
     cache = _expand("data.cache", data.cache)
     folder = cache / fingerprint
     if is_whole(folder):
@@ -153,6 +153,15 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     except OSError as error:
         raise UserError(f"data.cache={data.cache}: cannot be written: {error.strerror or error}") from None
     return folder
+
+
+def fingerprint(data: DataConfig) -> str:
+    """Return the fingerprint of the corpus that ``prepare`` would build, without building it.
+
+    Raises:
+        UserError: a file is missing or unreadable.
+    """
+    return _fingerprint(_origin(data, _find_files(data)))
 
 
 def load(folder: str | Path) -> Corpus:
@@ -191,6 +200,10 @@ def _sweep(cache: Path) -> None:
 
 
 # What determines the content.
+
+
+def _fingerprint(origin: dict) -> str:
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _origin(data: DataConfig, files: dict[str, Path]) -> dict:

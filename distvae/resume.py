@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,12 @@ from distvae.starts import Start
 # Files of a run's folder that say what was asked for, not what came of it.
 DESCRIPTIONS = (
     "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", starts.FOLDER,
+)  # fmt: skip
+
+# Its other files.
+PRODUCTS = (
+    "checkpoints", "tensorboard", "metrics.jsonl", "pretrained", "best", "results.json", "sentences.parquet",
+    "not_finite.json",
 )  # fmt: skip
 
 # Keys that may differ when a run goes on: the first say where things lie and who does the work (the sentences are known
@@ -42,15 +46,27 @@ class Opening:
 
 
 def holds_run(run: Path) -> bool:
-    """Whether there is anything in ``run`` that a new run would spoil: more than word of a start that failed.
+    """Whether there is anything in ``run`` that a new run would spoil: more than a record of failed attempts.
 
     Raises:
-        UserError: it can be no run's folder.
+        UserError: it cannot be a run's folder, because it holds files that a run would overwrite and none wrote.
     """
     try:
-        return run.is_dir() and any(path.name not in DESCRIPTIONS for path in run.iterdir())
+        names = {path.name for path in run.iterdir()} if run.is_dir() else set()
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
+    if starts.FOLDER in names:
+        return not names.isdisjoint(PRODUCTS)
+    # Before its first attempt, a run has a status where its config was refused, and a trial of a sweep its lineage.
+    theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
+    if tracking.is_status(run / "status.json"):
+        theirs.remove("status.json")
+    if theirs:
+        raise UserError(
+            f"run={run}: holds {', '.join(sorted(theirs))}, which no run wrote there and a run would overwrite; name"
+            " another run=FOLDER"
+        )
+    return False
 
 
 def open_run(
@@ -74,7 +90,9 @@ def open_run(
         results = finished(config, run, may_change)
         if results is not None:
             with writing(run):
-                tracking.end_status(run, results.start)
+                ended = tracking.end_status(run, results.start)
+            trained_on = load_config(run / "config.yaml").data.path
+            print(f"{run}: finished {ended}, trained on data.path={trained_on} ({results.data}); its results:")
             return Opening(None, results=results)
         if config.resume == "auto":
             found = checkpoint.newest_checkpoint(run)
@@ -100,10 +118,10 @@ def open_run(
 
 
 def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()) -> Results | None:
-    """What has come of the run in this folder, if it has ended and this config asks for nothing more.
+    """The results of the run in this folder, if it has finished and this config asks for nothing more.
 
     Raises:
-        UserError: it is a run that this config does not continue.
+        UserError: it is a run that this config does not continue, or was trained on other sentences.
     """
     if not holds_run(run):
         return None
@@ -111,8 +129,15 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
         inside(run, path.name)
     changed = _changed(load_config(run / "config.yaml"), config, run, may_change)
     if config.resume == "auto" and not changed and (run / "results.json").exists():
-        with contextlib.suppress(UserError):  # they are of a start that another has overtaken
-            return report.load_results(run)
+        try:
+            results = report.load_results(run)
+        except UserError:  # they are of an attempt that a later one has overtaken
+            return None
+        try:
+            _check_sentences(config, results.data, run)
+        except UserError as error:
+            raise UserError(f"{error}; this run has finished: distvae compare {run} prints its results") from None
+        return results
     return None
 
 
@@ -163,9 +188,21 @@ def _check_state(config: Config, folder: Path) -> None:
             f"{folder}: its pretraining has ended, at pretrain.max_epochs={there.pretrain.max_epochs}, not"
             f" {config.pretrain.max_epochs}; name another run=FOLDER"
         )
-    fingerprint = corpus.prepare(config.data, progress=sys.stderr.isatty()).name
-    if state.data != fingerprint:
+    _check_sentences(config, state.data, folder)
+
+
+def _check_sentences(config: Config, trained_on: str, where: Path) -> None:
+    """Compare the sentences that a config names with those of a run.
+
+    Args:
+        trained_on: fingerprint of the run's.
+
+    Raises:
+        UserError: they differ, or are not there.
+    """
+    found = corpus.fingerprint(config.data)
+    if found != trained_on:
         raise UserError(
-            f"{folder}: was trained on other sentences ({state.data}) than {config.data.path} holds now"
-            f" ({fingerprint}); name another run=FOLDER"
+            f"{where}: was trained on other sentences ({trained_on}) than {config.data.path} holds now ({found}); name"
+            " another run=FOLDER"
         )

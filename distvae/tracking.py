@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import platform
 import subprocess
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from distvae import __version__, starts
 from distvae.errors import UserError
 from distvae.evaluation import Scores
-from distvae.files import flush, read_json, write_json, write_text
+from distvae.files import flush, read_json, sha256, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -208,14 +209,25 @@ def write_status(run: Path, state: str, reason: str | None = None, start: int | 
     write_json(run / "status.json", content)
 
 
-def end_status(run: Path, start: int) -> None:
-    """See that a finished run's ``status.json`` says so: its process may have been killed between its last files."""
+def is_status(path: Path) -> bool:
+    """Whether a file is what ``write_status`` writes."""
     try:
-        said = read_json(run / "status.json")["state"]
-    except (UserError, KeyError, TypeError):
-        said = None
-    if said != "finished":
+        content = read_json(path)
+    except UserError:
+        return False
+    return isinstance(content, dict) and {"state", "reason", "time", "start"} <= content.keys()
+
+
+def end_status(run: Path, start: int) -> str:
+    """See that a finished run's ``status.json`` says so: its process may have been killed between its last files.
+
+    Returns:
+        When it finished.
+    """
+    path = run / "status.json"
+    if not is_status(path) or read_json(path)["state"] != "finished":
         write_status(run, "finished", start=start)
+    return read_json(path)["time"]
 
 
 def environment(processes: str) -> dict[str, Any]:
@@ -231,6 +243,15 @@ def environment(processes: str) -> dict[str, Any]:
         "packages": {"distvae": __version__} | {name: version(name) for name in packages},
         "commit": _commit(),
     }
+
+
+def code_digest() -> str:
+    """SHA-256 of this package's source, in hex digits."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0{sha256(path)}\0".encode())
+    return digest.hexdigest()
 
 
 def device_name() -> str:

@@ -742,6 +742,65 @@ def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, c
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_a_finished_run_answers_for_its_own_sentences_alone(tiny, tmp_path, capsys):
+    text, same, other = tmp_path / "a.txt", tmp_path / "same.txt", tmp_path / "b.txt"
+    for path, seed in ((text, 1), (same, 1), (other, 2)):
+        path.write_text("\n".join(join(tokens) for tokens in generate(60, seed)), encoding="utf-8")
+    run = tmp_path / "run"
+    command = [str(tiny), f"run={run}", "data.train_size=null", "train.max_epochs=0", "pretrain.max_epochs=1"]
+    assert main([*command, f"data.path={text}"]) == 0
+    table = capsys.readouterr().out.partition("test sentences")[2]
+    before = contents(run)
+    for path in (text, same):
+        assert main([*command, f"data.path={path}"]) == 0
+        said = capsys.readouterr().out
+        assert f"{run}: finished 20" in said
+        assert f"trained on data.path={text}" in said
+        assert said.partition("test sentences")[2] == table
+    text.write_text(text.read_text(encoding="utf-8") + "\na b", encoding="utf-8")
+    for path, words in [
+        (text, "was trained on other sentences"),
+        (other, "was trained on other sentences"),
+        (tmp_path / "nowhere.txt", "there is no such file"),
+    ]:
+        assert main([*command, f"data.path={path}"]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        assert words in said.err
+        assert f"this run has finished: distvae compare {run} prints its results" in said.err
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.yaml", "environment.json", "vocabulary.json", "status.json", "metrics.jsonl", "best/x", "checkpoints/x"],
+)
+def test_only_what_a_run_wrote_is_a_runs(refused, tmp_path, tiny, name):
+    theirs = tmp_path / "refused" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text(tiny.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "refused" / "notes.txt").write_text("mine", encoding="utf-8")
+    before = contents(tmp_path / "refused")
+    assert f"holds {name.partition('/')[0]}, which no run wrote there" in refused()
+    assert f"holds {name.partition('/')[0]}, which no run wrote there" in refused("resume=never")
+    refused("kl.threshold=2")  # whose status would be written there
+    assert contents(tmp_path / "refused") == before
+
+
+def test_a_run_trains_beside_files_that_it_does_not_touch(tiny, tmp_path):
+    notes = tmp_path / "run" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine", encoding="utf-8")
+    for _ in range(2):
+        assert main([str(tiny), f"run={notes.parent}", "pretrain.max_epochs=1", "train.max_epochs=0"]) == 0
+    assert notes.read_text(encoding="utf-8") == "mine"
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
 
