@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 
 from distvae import corpus
 from distvae.checkpoint import Export
@@ -27,6 +28,7 @@ def rescore(
     Raises:
         UserError: they are not the sentences that the model learnt from.
     """
+    runtime.agree({"run": name, "split": split} | asdict(settings))
     folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))
     prepared = corpus.load(folder)
     if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import importlib.util
+import json
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -208,6 +210,37 @@ class Runtime:
             raise failure
         if failed > 0:
             raise PeerError("the process that failed tells why")
+
+    def agree(self, what: dict[str, Any]) -> None:
+        """Check that all ranks hold the same values: one gathering of hashes, and where they differ, one of the values.
+
+        Args:
+            what: values by name, as JSON takes them.
+
+        Raises:
+            UserError: they differ; names the first difference, on the main process, and ``PeerError`` on the others.
+        """
+        if self.world_size == 1:
+            return
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        if len(set(self._gather_objects(digest))) == 1:
+            return
+        first, *others = self._gather_objects(what)
+        if not self.is_main:
+            raise PeerError("the main process prints what differs")
+        rank, theirs = next((rank, theirs) for rank, theirs in enumerate(others, 1) if theirs != first)
+        differing = [key for key in (first | theirs) if first.get(key) != theirs.get(key)]
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise UserError(
+            f"rank {rank} has {differing[0]}={theirs.get(differing[0])}, but rank 0 has"
+            f" {differing[0]}={first.get(differing[0])}{more}: start all ranks with the same command and the same code"
+        )
+
+    def _gather_objects(self, value: Result) -> list[Result]:
+        """Return every rank's value, on every rank."""
+        values: list = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def _stop_if_alone(self) -> None:
         started = int(os.environ.get("WORLD_SIZE", "1"))

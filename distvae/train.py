@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from distvae import checkpoint, corpus, draws, generation, report, tracking
+from distvae import __version__, checkpoint, corpus, draws, generation, report, tracking
 from distvae.batches import Batch, collate, share, training_plan
 from distvae.checkpoint import Checkpoint, RunState, Saver, Weights
-from distvae.config import CAPTIONS, Config, ConfigError, load_config, with_precision
+from distvae.config import CAPTIONS, Config, ConfigError, flatten, load_config, with_precision
 from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, tell
@@ -38,7 +38,10 @@ from distvae.report import Results, StageEnd
 from distvae.resume import Opening, holds_run, open_run
 from distvae.runtime import Runtime, out_of_memory
 from distvae.starts import Hold, OvertakenError
-from distvae.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch
+from distvae.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
+
+# Keys in which the ranks of a run may differ.
+PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,6 +121,7 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
     runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
     config = with_precision(config, runtime.mixed_precision)
     try:
+        runtime.agree(_agreed(config))
         results = carry_out(config, Path(config.run), runtime, signals, caller or Caller())
     except (UserError, InterruptedRun):
         runtime.close()
@@ -125,6 +129,12 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
     # After any other error the peers may be waiting in a collective: only the end of this process tells them.
     runtime.close()
     return results
+
+
+def _agreed(config: Config) -> dict[str, Any]:
+    """What all ranks have to be started with alike, by name."""
+    settings = {key: value for key, value in flatten(config) if key not in PER_PROCESS}
+    return {"distvae.__version__": __version__, "the code's SHA-256": code_digest()} | settings
 
 
 def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, caller: Caller) -> Results:
@@ -297,12 +307,19 @@ class Trainer:
     def _corpus(self) -> Corpus:
         folder = self.runtime.on_main(lambda: corpus.prepare(self.config.data, progress=sys.stderr.isatty()))
         # A machine that does not see the main process's cache makes its own.
-        self.runtime.on_each_machine(
-            lambda: corpus.is_whole(folder) or corpus.prepare(self.config.data, progress=sys.stderr.isatty())
-        )
+        self.runtime.on_each_machine(lambda: corpus.is_whole(folder) or self._prepare_own(folder))
         sentences = corpus.load(folder)
+        self.runtime.agree({"the vocabulary's fingerprint": sentences.vocabulary.fingerprint})
         self.runtime.on_main(lambda: self._note(sentences))
         return sentences
+
+    def _prepare_own(self, folder: Path) -> None:
+        own = corpus.prepare(self.config.data, progress=sys.stderr.isatty())
+        if own.name != folder.name:
+            raise UserError(
+                f"data.path={self.config.data.path}: rank {self.runtime.rank} finds other sentences there ({own.name})"
+                f" than rank 0 ({folder.name}); give every machine the same file"
+            )
 
     def _note(self, sentences: Corpus) -> None:
         with writing(self.run):

@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from distvae.config import CommunicationConfig, Config, OptimizerConfig
-from distvae.errors import UserError
+from distvae.errors import PeerError, UserError
 from distvae.runtime import Runtime
 from tests.conftest import launch, needs
 
@@ -219,3 +220,39 @@ def test_memory_that_is_kept_is_not_fetched_again():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     without, kept = map(int, done.stdout.split())
     assert without > 10 * max(kept, 10)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([{"seed": 0}, {"seed": 0}, {"seed": 0}], None),
+        ([{"seed": 0}, {"seed": 0}, {"seed": 1}], "rank 2 has seed=1, but rank 0 has seed=0: start all ranks"),
+        ([{"a": 1, "b": 2}, {"a": 1, "b": 3}, {"a": 2, "b": 2}], "rank 1 has b=3, but rank 0 has b=2: start all ranks"),
+        ([{"a": 1, "b": 2}, {"a": 1}], "rank 1 has b=None, but rank 0 has b=2: start all ranks"),
+        ([{"a": 1, "b": 2}, {"a": 2, "b": 1}], "rank 1 has a=2, but rank 0 has a=1 (and 1 more): start all ranks"),
+    ],
+)
+def test_all_ranks_learn_that_they_differ(monkeypatch, values, words):
+    """Every rank takes part in the same gatherings, and the main process names the key and the rank."""
+    sent = [[] for _ in values]
+
+    def agree(rank):
+        runtime = object.__new__(Runtime)
+        runtime.rank, runtime.world_size = rank, len(values)
+        gathered = iter([[hashed(value) for value in values], values])
+        monkeypatch.setattr(runtime, "_gather_objects", lambda own: sent[rank].append(own) or next(gathered))
+        runtime.agree(values[rank])
+
+    def hashed(value):
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+    for rank, value in enumerate(values):
+        if words is None:
+            agree(rank)
+            assert sent[rank] == [hashed(value)]
+            continue
+        with pytest.raises(UserError) as caught:
+            agree(rank)
+        assert isinstance(caught.value, PeerError) == (rank > 0)
+        assert rank > 0 or words in str(caught.value)
+        assert sent[rank] == [hashed(value), value]

@@ -18,12 +18,12 @@ def machines(tmp_path):
     return folders
 
 
-def train(machines, *arguments):
-    """One run by a process on each machine; returns what each exited with and said."""
+def train(machines, *arguments, own=((), ())):
+    """One run by a process on each machine; returns what each exited with and said. ``own``: arguments of each."""
     port = str(free_port())
     processes = [
         subprocess.Popen(
-            [sys.executable, ROOT / "distvae" / "train.py", *map(str, arguments)],
+            [sys.executable, ROOT / "distvae" / "train.py", *map(str, arguments), *map(str, own[rank])],
             cwd=folder,
             env=os.environ
             | {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
@@ -53,3 +53,26 @@ def test_what_only_one_machine_cannot_do_ends_all_with_one_line(tiny, tmp_path, 
     told = [line for _, errors in said for line in errors.splitlines() if line.startswith("distvae: ")]
     assert len(told) == 1
     assert "data.cache=cache: cannot be written" in told[0]
+
+
+def test_ranks_that_were_started_differently_do_not_train(tiny, tmp_path, machines):
+    own = (), ("optimizer.learning_rate=0.2", "seed=1")
+    codes, said = train(machines, tiny, f"run={tmp_path / 'run'}", own=own)
+    assert codes == [2, 2], said
+    told = [line for _, errors in said for line in errors.splitlines() if line.startswith("distvae: ")]
+    assert len(told) == 1
+    assert "rank 1 has seed=1, but rank 0 has seed=0 (and 1 more): start all ranks with the same command" in told[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_machines_may_keep_the_same_sentences_in_different_places(tiny, tmp_path, machines):
+    text = "\n".join(f"a {color} {thing} ." for color in ("red", "blue", "green") for thing in "abcdefghijkl")
+    for folder, name in zip(machines, ("a.txt", "b.txt"), strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
+    settings = [tiny, f"run={tmp_path / 'run'}", "data={}", "train.max_epochs=1", "pretrain.max_epochs=0"]
+    codes, said = train(machines, *settings, "data.cache=cache", own=(["data.path=a.txt"], ["data.path=b.txt"]))
+    assert codes == [0, 0], said
+    (machines[1] / "c.txt").write_text(f"{text}\na yellow z .", encoding="utf-8")
+    codes, said = train(machines, *settings, "data.cache=other", "run=other", own=(["data.path=a.txt"], ["data.path=c.txt"]))
+    assert codes == [2, 2], said
+    assert "data.path=c.txt: rank 1 finds other sentences there" in said[1][1]
