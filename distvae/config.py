@@ -255,6 +255,11 @@ class KLConfig:
         return self.policy in ("constant", "linear") and self.weight == 0
 
     @property
+    def rate(self) -> float | None:
+        """λ, where the policy or the free bits aim at it."""
+        return self.target_rate if self.policy == "soft_free_bits" or self.free_bits != "none" else None
+
+    @property
     def annealing(self) -> int:
         """Epochs for which γ rises, whatever the policy: a constant has none."""
         return 0 if self.policy == "constant" else self.anneal_epochs
@@ -364,6 +369,11 @@ class Config:
                 " out of a step's gradient, finite or not, into the next"
             )
         return self
+
+    @property
+    def last_stage(self) -> str:
+        """The stage whose weights are the run's."""
+        return "train" if self.train.max_epochs else "pretrain"
 
     @property
     def autoencoder(self) -> bool:

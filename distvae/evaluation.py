@@ -19,8 +19,9 @@ from torch import Tensor
 
 from distvae import captions
 from distvae.batches import Batch, collate, evaluation_plan, share
-from distvae.config import EvaluationConfig
+from distvae.config import Config, EvaluationConfig
 from distvae.draws import sentence_noise
+from distvae.liveness import Latent, judge
 from distvae.model import Decoder, Posterior, TextVAE
 from distvae.objective import kl_per_dimension
 from distvae.runtime import Runtime, has_bf16
@@ -87,6 +88,10 @@ class Scores:
         """NLL ≤ −ELBO in expectation: False when the paired difference stands 3 standard errors above 0."""
         excess = self.nll_excess
         return excess is None or excess.standard_error is None or excess.mean <= 3 * excess.standard_error
+
+    def latent(self, config: Config, stage: str) -> Latent | None:
+        """Judge the latent of a run by these scores; see ``liveness.judge``."""
+        return judge(self.kl.mean, self.mutual_information.mean, self.sentences, config, stage)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

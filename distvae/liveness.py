@@ -1,4 +1,4 @@
-"""Whether a latent variable is alive: what its mutual information says beside its KL.
+"""Whether a latent variable is alive: what its mutual information says beside its KL, and what to do if it is not.
 
 A KL near its target does not make a latent alive, and neither do active units: a posterior can be far from the prior,
 and the same for every sentence. The mutual information of sentence and latent decides.
@@ -7,16 +7,27 @@ and the same for every sentence. The mutual information of sentence and latent d
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
+
+from distvae.config import Config
 
 # `dead`: the latent tells sentences apart by next to nothing. `hollow`: most of the KL is spent on a posterior that
 # hardly depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
 LatentState = Literal["alive", "weak", "hollow", "dead"]
 
 # Below this mutual information, in nats per sentence, a latent is dead.
-DEAD = 0.1
+DEAD = 0.3
 # The share of the KL, and of λ, that has to be information.
 INFORMATIVE = 0.5
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A latent's state, and what to do about it."""
+
+    state: LatentState
+    advice: str | None = None  # None: it is alive
 
 
 def latent_state(
@@ -36,10 +47,52 @@ def latent_state(
     most = math.log(sentences)
     if most == 0:
         return None
-    if mutual_information < min(DEAD, INFORMATIVE * most):
+    asked = most if target_rate is None else min(most, target_rate)
+    if mutual_information < min(DEAD, INFORMATIVE * asked):
         return "dead"
     if mutual_information < INFORMATIVE * min(kl, most):
         return "hollow"
-    if target_rate is not None and mutual_information < INFORMATIVE * min(target_rate, most):
+    if target_rate is not None and mutual_information < INFORMATIVE * asked:
         return "weak"
     return "alive"
+
+
+def judge(kl: float, mutual_information: float, sentences: int, config: Config, stage: str) -> Latent | None:
+    """Judge the latent of a run, and advise.
+
+    Args:
+        kl, mutual_information, sentences: as for ``latent_state``.
+        config: of the run.
+        stage: that trained the weights: ``pretrain`` or ``train``.
+    """
+    rate = config.kl.rate if stage == "train" else None
+    state = latent_state(kl, mutual_information, sentences, rate)
+    if state in (None, "alive"):
+        return None if state is None else Latent(state)
+    figures = f"mutual information {round(mutual_information, 2) + 0.0:.2f} of a KL of {kl:.2f} nats"
+    meaning = {
+        "dead": "the decoder ignores z",
+        "hollow": "z hardly depends on the sentence",
+        "weak": f"less than half of λ = {rate or 0:g}",
+    }[state]
+    return Latent(state, f"{figures}: {meaning}; {'; '.join(_remedies(state, config, stage))}")
+
+
+def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
+    """What to try, the most promising first."""
+    slower = f"an optimizer.learning_rate below {config.optimizer.learning_rate:g}"
+    weaker = f"a model.word_dropout above {config.model.word_dropout:g} weakens the decoder"
+    if stage == "pretrain" or config.kl.autoencoder:
+        return [f"try {slower}", weaker]
+    found = []
+    if config.kl.rate is None:
+        found.append("kl.policy=soft_free_bits holds the KL at kl.target_rate")
+    if config.pretrained is None and config.pretrain.max_epochs == 0:
+        found.append("pretrain the encoder (pretrain.max_epochs)")
+    if config.kl.rate is not None:
+        found.append(f"train longer than train.max_epochs={config.train.max_epochs}")
+        if config.kl.policy == "soft_free_bits" and config.kl.every_steps is None:
+            found.append("let γ act within epochs (kl.every_steps=40)")
+    if state != "weak":
+        found += [f"try {slower}", weaker]
+    return found

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distvae.evaluation import Estimate
-from distvae.methods import CERTAIN, Method, difference, distance, steadiness
+from distvae.liveness import DEAD, INFORMATIVE, latent_state
+from distvae.methods import CERTAIN, Method, Run, difference, distance, steadiness
 
 # -- Table 1 -----------------------------------------------------------------------------------------------------------
 
@@ -63,8 +64,8 @@ def corrected(row: Printed) -> Corrected:
 
 Verdict = Literal["held", "not held", "too close to tell", "no runs"]
 
-# A latent variable is dead below this MI, in nats, and alive where MI is this share of the KL, in this many units.
-DEAD, ALIVE_SHARE, ALIVE_UNITS = 0.3, 0.5, 3
+# A living latent has so many active units.
+ALIVE_UNITS = 3
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,24 @@ def _collapses(method: Method) -> tuple[Verdict, str]:
 
 
 def _lives(method: Method) -> tuple[Verdict, str]:
-    alive = [
-        run.results.scores.mutual_information.mean > ALIVE_SHARE * run.results.scores.kl.mean
-        and run.results.scores.active_units >= ALIVE_UNITS
-        for run in method.finished
-    ]
-    said = f"{_life(method)}; alive is an MI over {ALIVE_SHARE:g} of the KL, in {ALIVE_UNITS} units or more"
-    return _of_all(alive), said
+    said = f"{_life(method)}; alive is an MI over {INFORMATIVE:g} of the KL, in {ALIVE_UNITS} units or more"
+    return _of_all([_alive(run) for run in method.finished]), said
+
+
+def _alive(run: Run) -> bool:
+    scores = run.results.scores
+    state = latent_state(scores.kl.mean, scores.mutual_information.mean, scores.sentences)
+    return state == "alive" and scores.active_units >= ALIVE_UNITS
+
+
+def _not_alive(*methods: Method) -> str:
+    """What is to be said of methods with a run whose latent is not alive: a KL that carries no information, or none at
+    all, is no merit. Empty where there is none."""
+    return "".join(
+        f"; {method.name} is not alive in every run ({_life(method)}), so that its KL proves nothing"
+        for method in methods
+        if not all(map(_alive, method.finished))
+    )
 
 
 def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
@@ -137,7 +149,8 @@ def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
     signs = tuple(1 if value >= 0 else -1 for value in off)
     found = Estimate(abs(off[0]) - abs(off[1]), difference(one, other, "kl", signs).standard_error)
     said = f"|KL − λ| is {abs(off[0]):.2f} under {one.name}, {abs(off[1]):.2f} under {other.name}: {found}"
-    return _judge(found), said
+    verdict, lifeless = _judge(found), _not_alive(one, other)
+    return "not held" if verdict == "held" and lifeless else verdict, said + lifeless
 
 
 def _lower(one: Method, other: Method, score: Literal["re", "neg_elbo", "nll"]) -> tuple[Verdict, str]:
@@ -163,7 +176,8 @@ def _steadier(one: Method, other: Method) -> tuple[Verdict, str]:
     said = f"validation KL over the epochs after annealing: {said}"
     if any(map(math.isnan, [*spreads[0], *spreads[1]])):
         return "too close to tell", f"{said}; – is of runs that have fewer than two such epochs"
-    return _of_all([a < b for a in spreads[0] for b in spreads[1]]), said
+    verdict, lifeless = _of_all([a < b for a in spreads[0] for b in spreads[1]]), _not_alive(one, other)
+    return "not held" if verdict == "held" and lifeless else verdict, said + lifeless
 
 
 def _range(values: Sequence[float]) -> str:

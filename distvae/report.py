@@ -20,6 +20,7 @@ from rich.text import Text
 from distvae.errors import UserError
 from distvae.evaluation import Floor, Scores, SentenceScores
 from distvae.files import read_json, write_bytes, write_json
+from distvae.liveness import Latent
 from distvae.starts import last_begun
 
 # So many epochs may be passed over by chance.
@@ -56,6 +57,7 @@ class Results:
     data: str  # fingerprint
     world_size: int
     start: int | None = None  # number of the start of the run that ended it; None: not a run's own
+    latent: Latent | None = None  # None: of an older version, or too few sentences to judge it by
 
 
 def as_dict(results: Results) -> dict[str, Any]:
@@ -153,6 +155,7 @@ def table(results: dict[str, Results]) -> Table:
     row("floor under PPL", lambda r: r.floor and r.floor.ppl)
     row("AU, active units", lambda r: f"{r.scores.active_units} of {len(r.scores.kl_per_dimension)}")
     row("MI, mutual information", lambda r: r.scores.mutual_information)
+    row("latent", lambda r: r.latent and r.latent.state)
     return shown
 
 
@@ -168,11 +171,14 @@ def remarks(results: dict[str, Results]) -> list[str]:
     if len({line.partition(": ")[2] for line in lines}) == 1:
         lines = [lines[0].partition(": ")[2]]
     for name, r in results.items():
+        if r.latent is not None and r.latent.state != "alive":
+            lines.append(f"WARNING {name}: the latent is {r.latent.state}: {r.latent.advice}")
         for end in r.stages:
             if end.best_epoch is None:
                 lines.append(
                     f"WARNING {name}: no epoch of {end.stage} could be taken as the best (annealing had not ended, or"
-                    f" the KL never came into its band): its last weights, of epoch {end.epochs}, were scored"
+                    f" the KL never came into its band): its last weights, of epoch {end.epochs}, were scored; a higher"
+                    f" {end.stage}.max_epochs, fewer kl.anneal_epochs or kl.every_steps=40 give the KL time to reach it"
                 )
             elif not end.settled:
                 lines.append(

@@ -53,4 +53,5 @@ def rescore(
         vocabulary_size=len(found.vocabulary),
         data=prepared.fingerprint,
         world_size=runtime.world_size,
+        latent=scores.latent(found.config, found.config.last_stage),
     )

@@ -90,7 +90,7 @@ def open_run(
         results = finished(config, run, may_change)
         if results is not None:
             with writing(run):
-                ended = tracking.end_status(run, results.start)
+                ended = tracking.end_status(run, results.start, results.latent)
             trained_on = load_config(run / "config.yaml").data.path
             print(f"{run}: finished {ended}, trained on data.path={trained_on} ({results.data}); its results:")
             return Opening(None, results=results)

@@ -23,6 +23,10 @@ from distvae import __version__, starts
 from distvae.errors import UserError
 from distvae.evaluation import Scores
 from distvae.files import flush, read_json, sha256, write_json, write_text
+from distvae.liveness import Latent, LatentState
+
+# So many epochs in a row with a latent that is not alive are worth a warning: the first ones of a stage may be so.
+_LASTING = 3
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,15 @@ class EpochRecord:
     verdict: str  # what the plateau rule made of it; "not counted" where it was not asked
     saving: Saving
     start: int  # number of the start of the run that trained the end of it
+    latent: Latent | None = None  # by the validation sentences; None: too few to judge it by
 
     def line(self) -> str:
         """The epoch in one line."""
         mark = {"improved": "best", "not counted": "", "wait": ""}.get(self.verdict, self.verdict)
         if self.train.skipped:
             mark = f"{self.train.skipped} sentences skipped, not finite  {mark}"
+        if self.latent is not None and self.latent.state != "alive":
+            mark = f"{self.latent.state}  {mark}"
         return (
             f"{self.stage:<8} {self.epoch:>3}  γ {self.kl_weight:<5.3f} lr {self.learning_rate:<7.3g}"
             f" train RE {self.train.re:6.2f} KL {self.train.kl:5.2f}  valid RE {self.valid.re.mean:6.2f}"
@@ -108,15 +115,23 @@ class Tracker:
     """
 
     def __init__(self, run: Path, step: int = 0):
-        self._metrics = run / "metrics.jsonl"
+        self._name, self._metrics = run.name, run / "metrics.jsonl"
         kept = [row for row in read_metrics(run) if row["step"] <= step]
         write_text(self._metrics, "".join(_line(row) for row in kept))
+        self._latent: LatentState | None = None  # of the last record
+        self._lifeless = 0  # epochs in a row, of a stage, whose latent was not alive
+        for row in kept:
+            self._follow_latent(row["epoch"], (row.get("latent") or {}).get("state"))
         self._folder = run / "tensorboard"
         self._await_turn()
         self._board = SummaryWriter(self._folder, purge_step=step + 1)
 
-    def epoch(self, record: EpochRecord) -> None:
-        """Record an epoch in metrics.jsonl, in TensorBoard and on the terminal."""
+    def epoch(self, record: EpochRecord) -> bool:
+        """Record an epoch in metrics.jsonl, in TensorBoard and on the terminal.
+
+        Returns:
+            Whether the latent's state is another than in the epoch before.
+        """
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(_line(asdict(record)))
         flush(self._metrics)
@@ -135,9 +150,25 @@ class Tracker:
         self._board.add_scalar("throughput/checkpoint_stall_seconds", record.saving.stall_seconds, step)
         for d, kl in enumerate(valid.kl_per_dimension):
             self._board.add_scalar(f"latent_kl/{d:02d}", kl, step)
+        lines, former, state = [record.line()], self._latent, record.latent and record.latent.state
+        if state is not None:
+            self._board.add_scalar("latent/alive", state == "alive", step)
+        self._follow_latent(record.epoch, state)
+        if self._lifeless == _LASTING:
+            warning = (
+                f"WARNING {self._name}: for {_LASTING} epochs of {record.stage} the latent has been"
+                f" {state}: {record.latent.advice}"
+            )
+            self._board.add_text("warnings", warning, step)
+            lines.append(warning)
         with contextlib.suppress(BrokenPipeError):  # nobody reads along any more: all is on disk
-            tqdm.write(record.line(), file=sys.stdout)
+            tqdm.write("\n".join(lines), file=sys.stdout)
             sys.stdout.flush()
+        return state != former
+
+    def _follow_latent(self, epoch: int, state: LatentState | None) -> None:
+        self._latent = state
+        self._lifeless = 0 if state in (None, "alive") else 1 if epoch == 1 else self._lifeless + 1
 
     def sentences(self, name: str, sentences: list[str], step: int) -> None:
         """Show sentences as text in TensorBoard."""
@@ -198,15 +229,25 @@ class Progress:
         self._bar.close()
 
 
-def write_status(run: Path, state: str, reason: str | None = None, start: int | None = None) -> None:
-    """Say in ``run/status.json`` how the run stands: running, finished, interrupted or failed, and why.
+def write_status(
+    run: Path, state: str, reason: str | None = None, start: int | None = None, latent: Latent | None = None
+) -> None:
+    """Write ``run/status.json``: whether the run is running, finished, interrupted or failed, why, and its latent.
 
     Launchers hide a program's exit code; this file does not.
     """
     run.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     content = {"state": state, "reason": reason, "time": now, "start": start}
+    content["latent"] = None if latent is None else asdict(latent)
     write_json(run / "status.json", content)
+
+
+def last_latent(run: Path) -> Latent | None:
+    """The latent by a run's last record; None where there is none."""
+    rows = read_metrics(run)
+    latent = rows[-1].get("latent") if rows else None
+    return None if latent is None else Latent(**latent)
 
 
 def is_status(path: Path) -> bool:
@@ -218,7 +259,7 @@ def is_status(path: Path) -> bool:
     return isinstance(content, dict) and {"state", "reason", "time", "start"} <= content.keys()
 
 
-def end_status(run: Path, start: int) -> str:
+def end_status(run: Path, start: int, latent: Latent | None) -> str:
     """See that a finished run's ``status.json`` says so: its process may have been killed between its last files.
 
     Returns:
@@ -226,7 +267,7 @@ def end_status(run: Path, start: int) -> str:
     """
     path = run / "status.json"
     if not is_status(path) or read_json(path)["state"] != "finished":
-        write_status(run, "finished", start=start)
+        write_status(run, "finished", start=start, latent=latent)
     return read_json(path)["time"]
 
 

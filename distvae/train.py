@@ -165,7 +165,8 @@ def _tell_status(run: Path, hold: Hold, start: int, error: BaseException) -> Non
     interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
     with contextlib.suppress(OSError, OvertakenError):  # the error that led here is what counts
         hold.check()
-        tracking.write_status(run, "interrupted" if interrupted else "failed", str(error) or None, start)
+        state = "interrupted" if interrupted else "failed"
+        tracking.write_status(run, state, str(error) or None, start, tracking.last_latent(run))
 
 
 @dataclass(frozen=True)
@@ -753,6 +754,7 @@ class Trainer:
             data=self.corpus.fingerprint,
             world_size=self.runtime.world_size,
             start=self.start,
+            latent=scores.latent(self.config, self.config.last_stage),
         )
         self._write(lambda: self._conclude(results, each))
         self._look(self.no_bad_step)
@@ -764,7 +766,7 @@ class Trainer:
         self.tracker.close()
         report.save_sentence_scores(self.run, each, self.hold.check)
         report.save_results(self.run, results, self.hold.check)
-        tracking.write_status(self.run, "finished", start=self.start)
+        tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:
         """Write to the run's folder, on the main process. Of a failure all ranks learn when they next look up."""
@@ -840,11 +842,12 @@ class Trainer:
             self.saver.write_seconds = 0.0
         return EpochRecord(
             stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, valid_seconds, verdict,
-            saving, self.start,
+            saving, self.start, scores.latent(self.config, stage.name),
         )  # fmt: skip
 
     def _show(self, record: EpochRecord) -> None:
-        self.tracker.epoch(record)
+        if self.tracker.epoch(record):
+            tracking.write_status(self.run, "running", start=self.start, latent=record.latent)
         self._show_sentences()
         self.tracker.flush()
 

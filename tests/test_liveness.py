@@ -1,8 +1,9 @@
-"""What counts as a living latent: exact cases, among them those that a KL near its target hides."""
+"""What counts as a living latent: exact cases, among them those that a KL near its target hides; and the advice."""
 
 import pytest
 
-from distvae.liveness import latent_state
+from distvae.config import Config, KLConfig, OptimizerConfig, StageConfig
+from distvae.liveness import judge, latent_state
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from distvae.liveness import latent_state
         (0.83, 0.83, None, "alive"),
         (0.83, 0.83, 4.0, "weak"),
         (3.98, 3.51, 4.0, "alive"),
+        (0.3, 0.28, 0.3, "alive"),  # all that λ asks for
     ],
 )
 def test_mutual_information_decides(kl, information, target_rate, state):
@@ -28,3 +30,42 @@ def test_few_sentences_can_hold_little_information():
     assert latent_state(kl=4.0, mutual_information=0.69, sentences=2, target_rate=4.0) == "alive"
     assert latent_state(kl=4.0, mutual_information=0.0, sentences=2) == "dead"
     assert latent_state(kl=4.0, mutual_information=0.0, sentences=1) is None
+
+
+ALONE = {"pretrain": StageConfig(0)}
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "named", "unnamed"),
+    [
+        # The default recipe: what it already does is not advised.
+        (Config(), "train", ["kl.every_steps=40", "train.max_epochs=100", "word_dropout"], ["pretrain", "soft_free"]),
+        (Config(kl=KLConfig(every_steps=40)), "train", ["train.max_epochs"], ["every_steps"]),
+        (Config(kl=KLConfig("linear")), "train", ["kl.policy=soft_free_bits"], ["every_steps", "pretrain the encoder"]),
+        (Config(kl=KLConfig("linear"), **ALONE), "train", ["soft_free_bits", "pretrain the encoder"], []),
+        (Config(**ALONE), "train", ["pretrain the encoder"], ["kl.policy"]),
+        (Config(pretrained="runs/ae", **ALONE), "train", ["train longer"], ["pretrain the encoder"]),
+        (Config(kl=KLConfig("linear", free_bits="sentence")), "train", ["train longer"], ["kl.policy", "every_steps"]),
+        # γ plays no part in an autoencoder.
+        (Config(), "pretrain", ["optimizer.learning_rate below 0.5", "word_dropout above 0"], ["kl.", "train.max"]),
+        (Config(optimizer=OptimizerConfig(learning_rate=0.003)), "pretrain", ["learning_rate below 0.003"], ["kl."]),
+    ],
+)
+def test_the_advice_is_what_the_run_does_not_do_yet(config, stage, named, unnamed):
+    latent = judge(kl=4.1, mutual_information=0.0, sentences=4000, config=config, stage=stage)
+    assert latent.state == "dead"
+    assert latent.advice.startswith("mutual information 0.00 of a KL of 4.10 nats: the decoder ignores z; ")
+    assert all(word in latent.advice for word in named), latent.advice
+    assert not any(word in latent.advice for word in unnamed), latent.advice
+
+
+def test_a_living_latent_needs_no_advice():
+    assert judge(4.0, 3.5, 4000, Config(), "train").advice is None
+    assert judge(180.0, 6.0, 4000, Config(), "pretrain").state == "alive"
+
+
+def test_a_target_rate_counts_only_where_the_method_aims_at_it():
+    assert judge(0.8, 0.8, 4000, Config(), "train").state == "weak"
+    assert judge(0.8, 0.8, 4000, Config(kl=KLConfig("linear", free_bits="batch")), "train").state == "weak"
+    assert judge(0.8, 0.8, 4000, Config(kl=KLConfig("linear")), "train").state == "alive"
+    assert judge(0.8, 0.8, 4000, Config(), "pretrain").state == "alive"

@@ -468,10 +468,10 @@ def test_an_interrupted_table_goes_on_as_if_nothing_had_been(
     assert table1.main([*arguments, "--plan"]) == 0
     assert all(line.split()[1] == "finished" for line in capsys.readouterr().out.splitlines())
     # It answers for the sentences that it was trained on, and for no others.
-    results = runs["kla"] / "results.json"
+    results = runs["ae"] / "results.json"
     results.write_text(results.read_text().replace(json.loads(results.read_text())["data"], "0123456789abcdef"))
     assert table1.main(arguments) == 2
-    assert "seed-0/kla: was trained on other sentences (0123456789abcdef)" in capsys.readouterr().err
+    assert "seed-0/ae: was trained on other sentences (0123456789abcdef)" in capsys.readouterr().err
 
 
 def test_no_run_trains_on_without_the_program(rows, tmp_path):

@@ -242,7 +242,7 @@ def test_status_says_how_the_run_stands(tmp_path):
         write_status(run, state, reason)
         content = json.loads((run / "status.json").read_text(encoding="utf-8"))
         assert (content["state"], content["reason"]) == (state, reason)
-        assert content.keys() == {"state", "reason", "time", "start"}
+        assert content.keys() == {"state", "reason", "time", "start", "latent"}
         age = datetime.now(timezone.utc) - datetime.fromisoformat(content["time"])
         assert timedelta(seconds=-1) < age < timedelta(minutes=5)
         assert [path.name for path in run.iterdir()] == ["status.json"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distvae import corpus, engine, evaluation
 from distvae import train as program
@@ -799,6 +800,40 @@ def test_a_run_trains_beside_files_that_it_does_not_touch(tiny, tmp_path):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_collapsed_run_says_so_wherever_one_looks(tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = ["pretrain.max_epochs=0", "kl={policy: linear, weight: 50, anneal_epochs: 0}", "train.max_epochs=5"]
+    assert main([str(tiny), f"run={run}", *settings]) == 0
+    said = capsys.readouterr().out
+    epochs = [line for line in said.splitlines() if line.startswith("train ")]
+    assert all("dead" in line.split() for line in epochs[-3:])
+    while_training, _, table = said.partition("test sentences")
+    for text, opening in (
+        (while_training, "WARNING run: for 3 epochs of train the latent has been dead: "),
+        (table, "WARNING run: the latent is dead: "),
+    ):
+        warnings = [line for line in text.splitlines() if line.startswith(opening)]
+        assert len(warnings) == 1
+        assert "kl.policy=soft_free_bits" in warnings[0]
+    for name in ("status.json", "results.json"):
+        latent = json.loads((run / name).read_text())["latent"]
+        assert latent["state"] == "dead"
+        assert "kl.policy=soft_free_bits" in latent["advice"]
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert [event.value for event in board.Scalars("latent/alive")][-1] == 0
+    assert board.Tags()["tensors"].count("warnings/text_summary") == 1
+
+
+def test_a_warning_of_a_latent_survives_an_interruption(tiny, tmp_path, capsys, monkeypatch):
+    """It comes once: after the third epoch in a row, whichever attempt trained the others."""
+    run = tmp_path / "run"
+    settings = ["pretrain.max_epochs=0", "kl={policy: linear, weight: 50, anneal_epochs: 0}"]
+    for epochs, warnings in ((2, 0), (3, 1), (5, 0)):
+        assert main([str(tiny), f"run={run}", *settings, f"train.max_epochs={epochs}"]) == 0
+        assert capsys.readouterr().out.count("WARNING run: for 3 epochs") == warnings
 
 
 def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):

@@ -73,6 +73,7 @@ def test_machines_may_keep_the_same_sentences_in_different_places(tiny, tmp_path
     codes, said = train(machines, *settings, "data.cache=cache", own=(["data.path=a.txt"], ["data.path=b.txt"]))
     assert codes == [0, 0], said
     (machines[1] / "c.txt").write_text(f"{text}\na yellow z .", encoding="utf-8")
-    codes, said = train(machines, *settings, "data.cache=other", "run=other", own=(["data.path=a.txt"], ["data.path=c.txt"]))
+    settings += ["data.cache=other", "run=other"]
+    codes, said = train(machines, *settings, own=(["data.path=a.txt"], ["data.path=c.txt"]))
     assert codes == [2, 2], said
     assert "data.path=c.txt: rank 1 finds other sentences there" in said[1][1]
