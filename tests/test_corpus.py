@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from distvae import captions, corpus
+from distvae import captions, corpus, sources
 from distvae.config import CAPTIONS, DataConfig
 from distvae.errors import UserError
 from distvae.vocabulary import Vocabulary
@@ -212,10 +212,11 @@ def test_one_file_is_split(tmp_path):
     assert [len(split) for split in splits] == [80, 10, 10]
     assert prepared.notes == ("file: 1 empty line, 7 repeated sentences left out",)
     data = DataConfig(path=str(path), distinct=True)
-    cut = corpus._split_rows(np.arange(100), data, path)
+    whole = sources.Texts(None, str(path))
+    cut = corpus._split_rows(np.arange(100), data, whole)
     assert sorted(np.concatenate(list(cut.values())).tolist()) == list(range(100))
     assert sentences(prepared, "train") == [rows[i] for i in cut["train"]]
-    other = corpus._split_rows(np.arange(100), DataConfig(path=str(path), seed=1), path)
+    other = corpus._split_rows(np.arange(100), DataConfig(path=str(path), seed=1), whole)
     assert other["valid"].tolist() != cut["valid"].tolist()
     sized = prepare(tmp_path, path=str(path), distinct=True, valid_size=30, test_size=20, train_size=60)
     assert [len(sized.train), len(sized.valid), len(sized.test)] == [50, 30, 20]
@@ -250,9 +251,9 @@ def hub(monkeypatch, load_dataset, is_there=True):
         if not is_there:
             raise ConnectionError("Name or service not known\nmore")
 
-    monkeypatch.setattr(corpus.HfApi, "dataset_info", dataset_info)
-    monkeypatch.setattr(corpus.datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(corpus, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(sources.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(sources.datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "is_offline_mode", lambda: False)
 
 
 def hub_snli(path, revision):
@@ -478,9 +479,14 @@ CUT_GZIP = gzip.compress(b"a dog\n" * 999, mtime=0)[:-9]
         ("a.jsonl", b'"a"\n', {}, "a.jsonl, line 1: is not a JSON object"),
         ("a.jsonl", b'{"text": "a \xff"}\n', {}, "a.jsonl, line 1: is not UTF-8"),
         ("a.jsonl", b'{"b": 1, "c": 2}\n', {}, "a.jsonl: has no column text, but b, c; say by data.columns="),
-        ("a.jsonl", b'{"text": 1}\n', {}, "a.jsonl: column text holds int64, not text"),
-        ("a.jsonl", b'{"text": ["a"]}\n', {}, "a.jsonl: column text holds nested values, not text"),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', {}, "a.jsonl: cannot be read as json: ArrowInvalid: JSON parse error"),
+        ("a.jsonl", b'{"text": 1}\n', {}, "a.jsonl: column text holds numbers (line 1), not text"),
+        ("a.jsonl", b'{"text": ["a"]}\n', {}, "a.jsonl, line 1: column text holds a list, not text"),
+        (
+            "a.jsonl",
+            b'{"text": "\\ud800"}\n',
+            {},
+            "a.jsonl: column text holds half of a surrogate pair, which is no character: '\\ud800'",
+        ),
         ("a.json", b"{", {}, "a.json: cannot be read as json"),
         ("a.csv", b"text,b\n", {}, "a.csv: holds no sentence"),
         ("a.csv", b"text\nHello, world\n", {}, "a.csv, line 2: has 2 fields where the header has 1; quote"),
