@@ -11,6 +11,7 @@ down-sample, which keeps the order → tokenised → encoded with the vocabulary
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import itertools
@@ -30,6 +31,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 from datasets import Dataset, Features, List, Value
 
 from distvae import captions, sources
@@ -122,7 +124,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     """
     files = sources.find_files(data)
     origin = _origin(data, files)
-    fingerprint = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = _sha256(origin)[:16]
     cache = sources.expand("data.cache", data.cache)
     folder = cache / fingerprint
     if is_whole(folder):
@@ -133,6 +135,11 @@ def prepare(data: DataConfig, progress: bool) -> Path:
         work = tempfile.TemporaryDirectory(prefix=f".{fingerprint}-", dir=cache, ignore_cleanup_errors=True)
         with work, _quiet_datasets(progress):
             words, notes = _words(data, files, Path(work.name))
+            if _origin(data, files) != origin:
+                raise UserError(
+                    f"data.path={data.path}: has changed while it was read; run the same command again when nothing"
+                    " writes there"
+                )
             built = Path(work.name, fingerprint)
             _build(built, words, _vocabulary(data, words["train"]), notes, origin)
             _publish(built, folder)
@@ -142,7 +149,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
 
 
 def load(folder: str | Path) -> Corpus:
-    """Open a folder that ``prepare`` built.
+    """Open a folder that ``prepare`` built, once every file is known to be what was written.
 
     Raises:
         UserError: the folder is damaged.
@@ -150,19 +157,14 @@ def load(folder: str | Path) -> Corpus:
     folder = Path(folder)
     if not folder.exists():
         raise UserError(f"{folder}: is not there; data.cache has to name the same folder on every machine of a run")
-    if not is_whole(folder):
-        raise UserError(f"{folder}: is not a whole prepared corpus; delete it, and the next training builds it again")
     try:
+        notes = tuple(_verify(folder)["notes"])
         # Never into memory, whatever the environment says: ranks share the pages of the map.
         train, valid, test = (
             Sentences(Dataset.load_from_disk(str(folder / split), keep_in_memory=False)) for split in SPLITS
         )
-        notes = tuple(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["notes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        # Every file has its length, and yet what it holds is not what was written.
-        raise UserError(
-            f"{folder}: is damaged ({sources.reason(error)}); delete it, and the next training builds it again"
-        ) from None
+    except (_DamagedError, OSError) as error:
+        raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training builds it again") from None
     return Corpus(train, valid, test, Vocabulary.load(folder / VOCABULARY), folder.name, notes)
 
 
@@ -317,8 +319,9 @@ def _build(folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, note
         )
         ids.with_format(None).save_to_disk(str(folder / split))
     vocabulary.save(folder / VOCABULARY)
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    manifest = {"notes": notes, "origin": origin, "files": sizes}
+    digests = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    manifest = {"notes": notes, "origin": origin, "files": digests}
+    manifest["sha256"] = _sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -336,21 +339,67 @@ def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
 
 def _publish(built: Path, folder: Path) -> None:
     """Put a built corpus in its place, unless another process was first."""
-    try:
-        built.rename(folder)
-    except OSError:
-        if not is_whole(folder):
-            folder.rename(built.with_name("damaged"))
+    for attempt in itertools.count():
+        try:
             built.rename(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            if is_whole(folder):
+                return
+        with contextlib.suppress(FileNotFoundError):  # another process has just moved it away
+            folder.rename(built.with_name(f"damaged-{attempt}"))
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file is there and as long as it was written."""
+    """Whether every file is there and is what was written."""
     try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        _verify(folder)
+    except _DamagedError:
         return False
+    return True
+
+
+class _DamagedError(ValueError):
+    """A folder is not what was written; the message says which file."""
+
+
+def _verify(folder: Path) -> dict:
+    """Read the manifest of a corpus and compare all files with it.
+
+    Raises:
+        _DamagedError: one is missing, or is not what was written.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        digest = manifest.pop("sha256")
+        well = digest == _sha256(manifest) and folder.name == _sha256(manifest["origin"])[:16]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        well = False
+    if not well:
+        raise _DamagedError(f"{MANIFEST} is missing or not what was written")
+    for name, digest in manifest["files"].items():
+        try:
+            well = _digest(folder / name) == digest
+        except OSError:
+            well = False
+        if not well:
+            raise _DamagedError(f"{name} is missing or not what was written")
+    return manifest
+
+
+def _sha256(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """A digest against damage, as fast as the memory: every process of every run reads the whole corpus for it."""
+    digest, block = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def origin(data: DataConfig, files: dict[str, Path]) -> dict:
     """What determines the rows, as JSON: each file's kind and SHA-256, or the hub's revision."""
     if data.path == SNLI:
         return {"hub": SNLI, "revision": SNLI_REVISION}
-    return {name: [_kind(path), path.suffix.lower() == ".gz", _sha256(path)] for name, path in files.items()}
+    return {name: [_kind(path), _is_gzip(path), _sha256(path)] for name, path in files.items()}
 
 
 def expand(key: str, path: str) -> Path:
@@ -121,13 +121,13 @@ def _look(path: Path, data: DataConfig) -> dict[str, Path]:
         )
     if not path.is_file():
         raise UserError(f"{path}: is a pipe, a socket or a device, not a file")
-    if _kind(path) is None:
+    if not _is_readable(path):
         raise UserError(f"{path}: is of no kind that can be read ({KINDS})")
     return {WHOLE_FILE: path}
 
 
 def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Path:
-    candidates = sorted(path for path in folder.iterdir() if _kind(path) and split in _splits_named(path))
+    candidates = sorted(path for path in folder.iterdir() if _is_readable(path) and split in _splits_named(path))
     if len(candidates) > 1 and columns not in (None, (TEXT_COLUMN,)):
         # As in SNLI's own folder, which has everything twice. Plain text has no columns to name.
         candidates = [path for path in candidates if _kind(path) != ".txt"]
@@ -142,13 +142,19 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
     return candidates[0]
 
 
-def _kind(path: Path) -> str | None:
-    """The suffix before `.gz`. None: it is not a data file."""
-    zipped = path.suffix.lower() == ".gz"
-    suffix = (path.with_suffix("") if zipped else path).suffix.lower()
-    if path.name.startswith(".") or suffix not in SUFFIXES or (zipped and suffix == ".parquet") or not path.is_file():
-        return None
-    return suffix
+def _is_readable(path: Path) -> bool:
+    """Whether it is a file of a kind that is read."""
+    well = _kind(path) in SUFFIXES and not (_is_gzip(path) and _kind(path) == ".parquet")
+    return well and not path.name.startswith(".") and path.is_file()
+
+
+def _kind(path: Path) -> str:
+    """The suffix, without `.gz`."""
+    return (path.with_suffix("") if _is_gzip(path) else path).suffix.lower()
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def _splits_named(path: Path) -> set[str]:
@@ -386,7 +392,7 @@ def _find_column(names: Sequence[str], column: str, where: str) -> int:
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")
 
 
 def _pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[str]]) -> Iterator[str]:

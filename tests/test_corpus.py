@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -352,23 +353,78 @@ def test_what_changes_the_content_changes_the_fingerprint(tmp_path):
     assert len(fingerprints) == len(changes) + 1
 
 
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def swapped(content: bytes, one: bytes, other: bytes) -> bytes:
+    return content.replace(one, b"\0").replace(other, one).replace(b"\0", other)
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 def test_damaged_folders_are_built_again(tmp_path):
     folder = write_folder(tmp_path / "text")
     first = prepare(tmp_path, path=folder)
     built = tmp_path / "cache" / first.fingerprint
     arrow = next((built / "valid").glob("*.arrow"))
+    tokens = (built / "vocabulary.json").read_bytes()
     damages = (
         lambda: arrow.write_bytes(arrow.read_bytes()[:-9]),
+        # As long as before: an id or an offset, two words, a note.
+        lambda: arrow.write_bytes(flipped(arrow.read_bytes(), arrow.stat().st_size // 2)),
+        lambda: (built / "vocabulary.json").write_bytes(swapped(tokens, b'"dog"', b'"cat"')),
+        lambda: replace_in(built / "manifest.json", '"notes": []', '"notes":[0]'),
+        lambda: replace_in(built / "manifest.json", '"valid', '"train'),
+        lambda: (built / "manifest.json").write_bytes(b"[]"),
         lambda: (built / "manifest.json").unlink(),
         lambda: (built / "manifest.json").write_text("{", encoding="utf-8"),
         lambda: (built / "vocabulary.json").unlink(),
     )
     for damage in damages:
         damage()
-        with pytest.raises(UserError, match="is not a whole prepared corpus"):
+        with pytest.raises(UserError, match="is damaged .*; delete it, and the next training builds it again"):
             corpus.load(built)
         assert sentences(prepare(tmp_path, path=folder), "valid") == ["a dog", "a cat"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.fingerprint]
+
+
+def test_a_corpus_under_another_name_is_damaged(tmp_path):
+    folder = write_folder(tmp_path / "text")
+    first, other = (tmp_path / "cache" / prepare(tmp_path, path=folder, min_count=n).fingerprint for n in (1, 2))
+    shutil.rmtree(other)
+    first.rename(other)
+    with pytest.raises(UserError, match="is damaged"):
+        corpus.load(other)
+    assert len(prepare(tmp_path, path=folder, min_count=2).vocabulary) < len(prepare(tmp_path, path=folder).vocabulary)
+
+
+@pytest.mark.parametrize("change", ["grows", "is replaced", "is deleted"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change, when):
+    folder = Path(write_folder(tmp_path / "text", train="a dog\n" * 9))
+    changes = {
+        "grows": lambda: (folder / "train.txt").open("a").write("a bird\n"),
+        "is replaced": lambda: (folder / "train.txt").write_text("a dot\n" * 9),
+        "is deleted": lambda: (folder / "train.txt").unlink(),
+    }
+    real = sources.load
+
+    def load(*arguments):
+        if when == "before":
+            changes[change]()
+        texts = real(*arguments)
+        if when == "after":
+            changes[change]()
+        return texts
+
+    monkeypatch.setattr(sources, "load", load)
+    message = error_of(tmp_path, path=str(folder))
+    assert "cannot be read: No such file" in message if change == "is deleted" else "while it was read" in message
 
 
 def test_another_process_is_faster(tmp_path, monkeypatch):
