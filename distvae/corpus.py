@@ -61,6 +61,9 @@ _INVISIBLE = re.compile(
     r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]*"
 )
 
+# Above this share of unknown words in a split there is a warning.
+MANY_UNKNOWN = 0.05
+
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 
@@ -99,7 +102,9 @@ class Corpus:
 
     Attributes:
         fingerprint: 16 hex digits, of all that determines the content.
-        notes: lines for a person on what was left out, or was fewer than asked for.
+        unknown: by split, the share of its words that are not in the vocabulary; ``</s>`` does not count as a word.
+        notes: lines for a person on how files were read, what was left out, or fewer than asked for, and on unknown
+            words.
     """
 
     train: Sentences
@@ -107,6 +112,7 @@ class Corpus:
     test: Sentences
     vocabulary: Vocabulary
     fingerprint: str
+    unknown: dict[str, float]
     notes: tuple[str, ...]
 
 
@@ -158,14 +164,15 @@ def load(folder: str | Path) -> Corpus:
     if not folder.exists():
         raise UserError(f"{folder}: is not there; data.cache has to name the same folder on every machine of a run")
     try:
-        notes = tuple(_verify(folder)["notes"])
+        manifest = _verify(folder)
         # Never into memory, whatever the environment says: ranks share the pages of the map.
         train, valid, test = (
             Sentences(Dataset.load_from_disk(str(folder / split), keep_in_memory=False)) for split in SPLITS
         )
     except (_DamagedError, OSError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training builds it again") from None
-    return Corpus(train, valid, test, Vocabulary.load(folder / VOCABULARY), folder.name, notes)
+    vocabulary = Vocabulary.load(folder / VOCABULARY)
+    return Corpus(train, valid, test, vocabulary, folder.name, manifest["unknown"], tuple(manifest["notes"]))
 
 
 def _sweep(cache: Path) -> None:
@@ -305,6 +312,7 @@ def _vocabulary(data: DataConfig, train: Dataset) -> Vocabulary:
 
 def _build(folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, notes: list[str], origin: dict) -> None:
     """Write the whole corpus into a new folder."""
+    unknown = {}
     for split, sentences in words.items():
         ids = sentences.with_format("arrow").map(
             _encode_batch,
@@ -317,10 +325,12 @@ def _build(folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, note
             cache_file_name=str(folder.with_name(f"{split}-ids.arrow")),
             desc=f"Encoding {split}",
         )
+        unknown[split] = _share_of_unknown(ids.data.column("ids"), vocabulary)
         ids.with_format(None).save_to_disk(str(folder / split))
     vocabulary.save(folder / VOCABULARY)
     digests = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    manifest = {"notes": notes, "origin": origin, "files": digests}
+    notes = [*notes, _note_on_unknown(unknown)]
+    manifest = {"notes": notes, "unknown": unknown, "origin": origin, "files": digests}
     manifest["sha256"] = _sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -335,6 +345,28 @@ def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
     places = np.repeat(offsets, 2)[1:-1]
     ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(words)))
     return pa.table({"ids": pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)})
+
+
+def _share_of_unknown(sentences: pa.ChunkedArray, vocabulary: Vocabulary) -> float:
+    """The share of words, without ``<s>`` and ``</s>``, that are not in the vocabulary."""
+    unknown, words = 0, -2 * len(sentences)
+    for chunk in sentences.chunks:
+        ids = chunk.flatten().to_numpy()
+        first, last = vocabulary.unknown_ids[0], vocabulary.unknown_ids[-1]
+        unknown += int(np.count_nonzero((ids >= first) & (ids <= last)))
+        words += len(ids)
+    return unknown / words
+
+
+def _note_on_unknown(unknown: dict[str, float]) -> str:
+    shares = ", ".join(f"{share:.2%} of {split}" for split, share in unknown.items())
+    if max(unknown.values()) <= MANY_UNKNOWN:
+        return f"unknown words: {shares}"
+    return (
+        f"WARNING: unknown words: {shares}. A model predicts them as a class, which lowers its perplexity and says"
+        " nothing about the text. Lower data.min_count, add text, or separate words by spaces where the script does"
+        " not (Chinese, Japanese, Thai)"
+    )
 
 
 def _publish(built: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import random
 import re
 import shutil
 from pathlib import Path
@@ -72,7 +73,8 @@ def test_captions(tmp_path):
     assert prepared.vocabulary == Vocabulary.closed(captions.words())
     for i, (split, size) in enumerate({"train": 50, "valid": 20, "test": 30}.items()):
         assert sentences(prepared, split) == [" ".join(tokens) for tokens in captions.generate(size, (7, i))]
-    assert prepared.notes == ()
+    assert prepared.unknown == {"train": 0.0, "valid": 0.0, "test": 0.0}
+    assert prepared.notes == ("unknown words: 0.00% of train, 0.00% of valid, 0.00% of test",)
 
 
 def test_captions_by_default(tmp_path):
@@ -140,7 +142,7 @@ def test_folder_of_text(tmp_path):
     assert sentences(prepared, "train") == ["A dog runs ."]
     assert sentences(prepared, "valid") == ["A <unk-lower> <unk-lower> ."]
     assert sentences(prepared, "test") == ["A dog <unk-lower> ."]
-    assert prepared.notes == (
+    assert prepared.notes[:-1] == (
         "train: 2 empty lines, 2 sentences of more than 3 words, 2 repeated sentences left out",
         "test: 1 repeated sentence left out",
     )
@@ -201,7 +203,7 @@ def test_snli_folder(tmp_path):
         assert sentences(prepared, split) == [*expected, "She is asleep ."]
     left_out = "1 empty line, 2 sentences of more than 12 words, 1 repeated sentence left out"
     shortage = "train: 4 sentences, fewer than the 100 asked for"
-    assert prepared.notes == (f"train: {left_out}", f"valid: {left_out}", f"test: {left_out}", shortage)
+    assert prepared.notes[:-1] == (f"train: {left_out}", f"valid: {left_out}", f"test: {left_out}", shortage)
 
 
 def test_one_file_is_split(tmp_path):
@@ -211,7 +213,7 @@ def test_one_file_is_split(tmp_path):
     prepared = prepare(tmp_path, path=str(path), distinct=True)
     splits = [sentences(prepare(tmp_path, path=str(path), distinct=True, unk="single"), s) for s in corpus.SPLITS]
     assert [len(split) for split in splits] == [80, 10, 10]
-    assert prepared.notes == ("file: 1 empty line, 7 repeated sentences left out",)
+    assert prepared.notes[:-1] == ("file: 1 empty line, 7 repeated sentences left out",)
     data = DataConfig(path=str(path), distinct=True)
     whole = sources.Texts(None, str(path))
     cut = corpus._split_rows(np.arange(100), data, whole)
@@ -242,6 +244,44 @@ def test_tokenising_in_parallel_changes_nothing(tmp_path, monkeypatch):
     two = corpus.load(corpus.prepare(data, progress=False))
     assert sentences(one, "train") == sentences(two, "train")
     assert one.fingerprint == two.fingerprint
+
+
+# Unknown words.
+
+
+@pytest.mark.parametrize("unk", ["classes", "single"])
+def test_the_share_of_unknown_words_is_counted(tmp_path, unk):
+    lines = {"train": "a dog\na dog barks\n", "valid": "a cat 12\n", "test": "a dog\n\na\na <unk> </s>\n"}
+    prepared = prepare(tmp_path, path=write_folder(tmp_path / "text", **lines), min_count=2, unk=unk)
+    # NLTK's rules take <unk> and </s> apart into three tokens each.
+    assert prepared.unknown == {"train": 1 / 5, "valid": 2 / 3, "test": 6 / 10}
+    assert prepared.notes[-1].startswith(
+        "WARNING: unknown words: 20.00% of train, 66.67% of valid, 60.00% of test. A model"
+    )
+    assert "Lower data.min_count" in prepared.notes[-1]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.06])
+def test_few_unknown_words_are_no_warning(tmp_path, share):
+    known = int(round(100 * (1 - share)))
+    folder = write_folder(tmp_path / "text", valid="a\n" * known + "b\n" * (100 - known))
+    prepared = prepare(tmp_path, path=folder)
+    assert prepared.unknown["valid"] == pytest.approx(share)
+    shares = f"unknown words: 0.00% of train, {share:.2%} of valid, 0.00% of test"
+    assert prepared.notes[-1].removeprefix("WARNING: ").startswith(shares)
+    assert prepared.notes[-1].startswith("WARNING") == (share > 0.05)
+
+
+def test_text_without_words_is_a_warning(tmp_path):
+    noise = random.Random(0)
+    chinese = ["".join(noise.choices("今天天气很好我们去公园散步吧", k=12)) for _ in range(60)]
+    letters = ["".join(noise.choices("abcdefghijkl", k=9)) for _ in range(60)]
+    for rows, min_count in ((chinese, 2), (letters, 2), (["a dog"] * 60, 100_000)):
+        path = tmp_path / "all.txt"
+        path.write_text("\n".join(rows), encoding="utf-8")
+        prepared = prepare(tmp_path, path=str(path), min_count=min_count)
+        assert prepared.unknown == {"train": 1.0, "valid": 1.0, "test": 1.0}
+        assert "separate words by spaces" in prepared.notes[-1]
 
 
 # The hub.
@@ -281,7 +321,7 @@ def test_hub(tmp_path, monkeypatch):
     assert len(prepared.valid) == 2
     hypotheses = prepare(tmp_path, path="stanfordnlp/snli", columns=("hypothesis",))
     assert sentences(hypotheses, "train") == expected[1:]
-    assert hypotheses.notes == tuple(f"{split}: 1 empty line left out" for split in corpus.SPLITS)
+    assert hypotheses.notes[:-1] == tuple(f"{split}: 1 empty line left out" for split in corpus.SPLITS)
 
 
 def test_prepared_hub_corpus_needs_no_network(tmp_path, monkeypatch):
@@ -315,7 +355,9 @@ def test_prepared_once(tmp_path, monkeypatch):
     for path in (folder, write_folder(tmp_path / "moved", train="a dog\n\na cat\n")):
         again = prepare(tmp_path, path=path)
         assert again.fingerprint == first.fingerprint
-        assert again.notes == ("train: 1 empty line left out",)
+        assert again.notes == first.notes
+        assert again.notes[0] == "train: 1 empty line left out"
+        assert again.unknown == first.unknown
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.fingerprint]
     assert {path.name for path in (tmp_path / "cache" / first.fingerprint).iterdir()} == {
         *corpus.SPLITS,
@@ -378,7 +420,7 @@ def test_damaged_folders_are_built_again(tmp_path):
         # As long as before: an id or an offset, two words, a note.
         lambda: arrow.write_bytes(flipped(arrow.read_bytes(), arrow.stat().st_size // 2)),
         lambda: (built / "vocabulary.json").write_bytes(swapped(tokens, b'"dog"', b'"cat"')),
-        lambda: replace_in(built / "manifest.json", '"notes": []', '"notes":[0]'),
+        lambda: replace_in(built / "manifest.json", "0.00% of valid", "0.01% of valid"),
         lambda: replace_in(built / "manifest.json", '"valid', '"train'),
         lambda: (built / "manifest.json").write_bytes(b"[]"),
         lambda: (built / "manifest.json").unlink(),
