@@ -17,6 +17,7 @@ import json
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -448,8 +449,20 @@ class _Number(str):
     """A number as it is written."""
 
 
-_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number)
-_PAIRS = json.JSONDecoder(parse_int=_Number, object_pairs_hook=list)
+class _Repeating(dict):
+    """An object that has a key more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]):
+        super().__init__(pairs)
+        self.repeated = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+    row = dict(pairs)
+    return row if len(row) == len(pairs) else _Repeating(pairs)
+
+
+_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number, object_pairs_hook=_object)
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -463,6 +476,7 @@ class _Rows:
 
     def add(self, row: dict, place: str) -> None:
         for store in self._stores:
+            _check_key(row, store.name, self._where, place)
             store.add_json(row.get(store.name), place)
         if self._missing:
             self._missing.difference_update(row)
@@ -477,40 +491,37 @@ class _Rows:
 
 def _fill_from_json_lines(path: Path, stores: list[_Column]) -> str:
     rows = _Rows(str(path), stores)
-    marks = [json.dumps(store.name, ensure_ascii=False) for store in stores]
     for number, line in enumerate(_lines(path), 1):
         if line.isspace():
             continue
         try:
             row = _DECODER.decode(line)
-            twice = [mark for mark in marks if line.count(mark) > 1 and _is_twice(line, json.loads(mark))]
         except (ValueError, RecursionError):
-            row, twice = None, []
+            row = None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: is not a JSON object")
-        if twice:
-            raise UserError(f"{path}, line {number}: has the key {twice[0]} twice")
         rows.add(row, f"line {number}")
     rows.finish()
     return ""
 
 
-def _is_twice(line: str, key: str) -> bool:
-    return [name for name, _ in _PAIRS.decode(line)].count(key) > 1
+def _check_key(row: dict, key: str, where: str, place: str) -> None:
+    if isinstance(row, _Repeating) and key in row.repeated:
+        raise UserError(f"{where}, {place}: has the key {key} more than once")
 
 
 def _fill_from_json(path: Path, stores: list[_Column]) -> str:
     """A list of objects or of texts, objects one after the other, or one object of columns."""
-    rows, kind = _Rows(str(path), stores), None
-    columns: dict | None = None
+    rows = _Rows(str(path), stores)
+    objects, columns = True, None
     for number, (in_list, value) in enumerate(_json_values(path), 1):
-        kind = kind or type(value)
-        well = kind is dict or (kind is str and in_list)
-        if type(value) is not kind or not well or columns is not None:
+        if number == 1:
+            objects = isinstance(value, dict) or not in_list
+        if isinstance(value, dict) != objects or columns is not None:
             raise UserError(
                 f"{path}: cannot be read as json: should hold an object a line, or a list of objects or of texts"
             )
-        if kind is str:
+        if not objects:
             value = {TEXT_COLUMN: value}
         elif not in_list and number == 1 and any(_is_column(value.get(store.name)) for store in stores):
             columns = value
@@ -521,6 +532,7 @@ def _fill_from_json(path: Path, stores: list[_Column]) -> str:
         return ""
     for store in stores:
         _find_column(list(columns), store.name, str(path))
+        _check_key(columns, store.name, str(path), "row 1")
         cells = columns[store.name]
         cells = (cells.values() if isinstance(cells, dict) else cells) if _is_column(cells) else [cells]
         for number, cell in enumerate(cells, 1):

@@ -206,6 +206,14 @@ def test_snli_folder(tmp_path):
     assert prepared.notes[:-1] == (f"train: {left_out}", f"valid: {left_out}", f"test: {left_out}", shortage)
 
 
+@pytest.mark.parametrize("line", ["\u200b", "\ufeff\u2060 \u200d", "\u3164", "\x07", "\u2800\xad", "\U000e0041"])
+def test_lines_without_anything_to_see_are_empty(tmp_path, line):
+    folder = write_folder(tmp_path / "text", train=f"a dog\n{line}\n\u200b{line}a\u200b\n")
+    prepared = prepare(tmp_path, path=folder)
+    assert sentences(prepared, "train") == ["a dog", f"\u200b{line}a\u200b"]
+    assert prepared.notes[0] == "train: 1 empty line left out"
+
+
 def test_one_file_is_split(tmp_path):
     path = tmp_path / "all.txt"
     rows = [f"w{i}" for i in range(100)]

@@ -62,6 +62,7 @@ DRIFTS = {
     "object, then list": ({"a": 1}, [{"a": 1}]),
     "a number out of range": (1, 10**400),
     "not a number": (0.5, float("nan")),
+    "objects with a text": ({"text": "x"}, {"text": ["y"], "n": {"text": 1}}),
 }
 
 
@@ -139,6 +140,7 @@ def test_values_longer_than_a_piece_of_the_file(tmp_path):
 def test_numbers_among_texts_are_as_they_are_written(tmp_path):
     path = written(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": 12}\n{"text": 1e5}\n{"text": 0.10}\n{"text": true}\n')
     assert read(path) == ["a", "12", "1e5", "0.10", "true"]
+    assert read(written(tmp_path / "a.json", '["a", 1.50, null]')) == ["a", "1.50", None]
     path = written(tmp_path / "b.jsonl", '{"text": ' + "9" * 5000 + '}\n{"text": "a"}\n')
     assert read(path) == ["9" * 5000, "a"]
 
@@ -187,14 +189,16 @@ def refused(path: Path, *columns: str) -> str:
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "a"}\n{"text": {"a": 1}}\n', "line 2: column text holds an object, not text"),
-        ("a.jsonl", '{"text": "a", "text": "b"}\n', 'line 1: has the key "text" twice'),
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', "line 1: has the key text more than once"),
+        ("a.json", '[{"text": "a"}, {"text": "a", "text": "b"}]', "row 2: has the key text more than once"),
+        ("a.json", '{"text": ["a"], "text": ["b"]}', "row 1: has the key text more than once"),
         ("a.jsonl", '{"text": 1}\n{"text": false}\n', "column text holds numbers (line 1), not text"),
         ("a.jsonl", '{"text": "a"} {"text": "b"}\n', "line 1: is not a JSON object"),
         ("a.json", '[{"text": "a"}, {"text": "b"}', "row 3: the list is not closed"),
         ("a.json", '[{"text": "a"} {"text": "b"}]', "row 2: a comma is missing"),
         ("a.json", '[{"text": "a"},]', "row 2: Expecting value"),
         ("a.json", '[{"text": "a"}] []', "row 2: more follows"),
-        ("a.json", '["a", null]', "should hold an object a line, or a list of objects or of texts"),
+        ("a.json", '["a", {"text": "b"}]', "should hold an object a line, or a list of objects or of texts"),
         ("a.json", '{"text": {"en": "a", "de": "b"}}', "row 1: column text holds an object, not text"),
         ("a.json", '{"text": ["a"]}\n{"text": ["b"]}', "should hold an object a line"),
         ("a.json", '{"text": ["a", ["b"]]}', "row 2: column text holds a list, not text"),

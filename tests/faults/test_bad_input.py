@@ -495,7 +495,7 @@ REFUSED = [
     ("a.jsonl", b"null\n", "line 1: is not a JSON object"),
     ("a.jsonl", JSONL + b"null\n" * 10_000, "line 31: is not a JSON object"),
     ("a.json", b"null", "an object a line, or a list of objects"),
-    ("a.json", b"[null]", "an object a line, or a list of objects"),
+    ("a.json", b"[null]", "holds no sentence: 1 empty line left out"),
     ("a.json", b"[" * 100_000, "cannot be read as json"),
     ("a.json", b'[{"text": "a"}, 1]', "an object a line, or a list of objects"),
     ("a.json", b"[]", "holds no sentence"),
