@@ -104,7 +104,7 @@ class Corpus:
         fingerprint: 16 hex digits, of all that determines the content.
         unknown: by split, the share of its words that are not in the vocabulary; ``</s>`` does not count as a word.
         notes: lines for a person on how files were read, what was left out, or fewer than asked for, and on unknown
-            words.
+            words, which a closed vocabulary does not have.
     """
 
     train: Sentences
@@ -329,7 +329,8 @@ def _build(folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, note
         ids.with_format(None).save_to_disk(str(folder / split))
     vocabulary.save(folder / VOCABULARY)
     digests = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    notes = [*notes, _note_on_unknown(unknown)]
+    if vocabulary.unk != "closed":
+        notes = [*notes, _note_on_unknown(unknown)]
     manifest = {"notes": notes, "unknown": unknown, "origin": origin, "files": digests}
     manifest["sha256"] = _sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

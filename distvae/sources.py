@@ -633,7 +633,7 @@ def _header(path: Path, columns: list[str], usual: str) -> tuple[str, list[str]]
         except UserError as error:
             failures.append(error)
             continue
-        headers[separator] = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(row)]
+        headers[separator] = [name.strip(" ") or f"Unnamed: {i}" for i, name in enumerate(row)]
     if not headers:
         raise failures[0]
     if not any(headers.values()):

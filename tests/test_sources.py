@@ -160,6 +160,14 @@ def test_separators(tmp_path, suffix, delimiter, line_end):
     assert texts.note == ("" if delimiter == usual else f"columns separated by {sources.SEPARATORS[delimiter]}")
 
 
+@pytest.mark.parametrize("header", ["text\t", "\ttext", "n\t text ", "a,b\ttext", 'text\t"a;b;c"'])
+def test_the_header_tells_the_separator(tmp_path, header):
+    place = [name.strip() for name in header.split("\t")].index("text")
+    rows = [["A dog, a cat; a bird", "1"], ['"two\nlines"', "2"]]
+    lines = ["\t".join(row[::-1] if place else row) for row in rows]
+    assert read(written(tmp_path / "a.csv", "\n".join([header, *lines]))) == ["A dog, a cat; a bird", "two\nlines"]
+
+
 def test_quotes_of_tabs_may_be_text(tmp_path):
     note = "quotes read as part of the text"
     for rows in (['"Go!" he said', "A dog."], ['"A dog', 'barks"'], ['"', "A dog."]):
