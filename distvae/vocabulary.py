@@ -175,6 +175,11 @@ class Vocabulary:
         """The id that takes a dropped word's place: ``<unk>``, or the class of words of no other class."""
         return self._first_word - 1
 
+    @property
+    def unknown_ids(self) -> range:
+        """The ids that stand for words outside the vocabulary. In a closed vocabulary no sentence has them."""
+        return range(len(SPECIALS), self._first_word)
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits; equal exactly for vocabularies that give every word the same id."""

@@ -2,7 +2,9 @@ import gzip
 import json
 import multiprocessing
 import os
+import random
 import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from distvae import captions, corpus
+from distvae import captions, corpus, sources
 from distvae.config import CAPTIONS, DataConfig
 from distvae.errors import UserError
 from distvae.vocabulary import Vocabulary
@@ -71,6 +73,7 @@ def test_captions(tmp_path):
     assert prepared.vocabulary == Vocabulary.closed(captions.words())
     for i, (split, size) in enumerate({"train": 50, "valid": 20, "test": 30}.items()):
         assert sentences(prepared, split) == [" ".join(tokens) for tokens in captions.generate(size, (7, i))]
+    assert prepared.unknown == {"train": 0.0, "valid": 0.0, "test": 0.0}
     assert prepared.notes == ()
 
 
@@ -139,7 +142,7 @@ def test_folder_of_text(tmp_path):
     assert sentences(prepared, "train") == ["A dog runs ."]
     assert sentences(prepared, "valid") == ["A <unk-lower> <unk-lower> ."]
     assert sentences(prepared, "test") == ["A dog <unk-lower> ."]
-    assert prepared.notes == (
+    assert prepared.notes[:-1] == (
         "train: 2 empty lines, 2 sentences of more than 3 words, 2 repeated sentences left out",
         "test: 1 repeated sentence left out",
     )
@@ -200,7 +203,15 @@ def test_snli_folder(tmp_path):
         assert sentences(prepared, split) == [*expected, "She is asleep ."]
     left_out = "1 empty line, 2 sentences of more than 12 words, 1 repeated sentence left out"
     shortage = "train: 4 sentences, fewer than the 100 asked for"
-    assert prepared.notes == (f"train: {left_out}", f"valid: {left_out}", f"test: {left_out}", shortage)
+    assert prepared.notes[:-1] == (f"train: {left_out}", f"valid: {left_out}", f"test: {left_out}", shortage)
+
+
+@pytest.mark.parametrize("line", ["\u200b", "\ufeff\u2060 \u200d", "\u3164", "\x07", "\u2800\xad", "\U000e0041"])
+def test_lines_without_anything_to_see_are_empty(tmp_path, line):
+    folder = write_folder(tmp_path / "text", train=f"a dog\n{line}\n\u200b{line}a\u200b\n")
+    prepared = prepare(tmp_path, path=folder)
+    assert sentences(prepared, "train") == ["a dog", f"\u200b{line}a\u200b"]
+    assert prepared.notes[0] == "train: 1 empty line left out"
 
 
 def test_one_file_is_split(tmp_path):
@@ -210,12 +221,13 @@ def test_one_file_is_split(tmp_path):
     prepared = prepare(tmp_path, path=str(path), distinct=True)
     splits = [sentences(prepare(tmp_path, path=str(path), distinct=True, unk="single"), s) for s in corpus.SPLITS]
     assert [len(split) for split in splits] == [80, 10, 10]
-    assert prepared.notes == ("file: 1 empty line, 7 repeated sentences left out",)
+    assert prepared.notes[:-1] == ("file: 1 empty line, 7 repeated sentences left out",)
     data = DataConfig(path=str(path), distinct=True)
-    cut = corpus._split_rows(np.arange(100), data, path)
+    whole = sources.Texts(None, str(path))
+    cut = corpus._split_rows(np.arange(100), data, whole)
     assert sorted(np.concatenate(list(cut.values())).tolist()) == list(range(100))
     assert sentences(prepared, "train") == [rows[i] for i in cut["train"]]
-    other = corpus._split_rows(np.arange(100), DataConfig(path=str(path), seed=1), path)
+    other = corpus._split_rows(np.arange(100), DataConfig(path=str(path), seed=1), whole)
     assert other["valid"].tolist() != cut["valid"].tolist()
     sized = prepare(tmp_path, path=str(path), distinct=True, valid_size=30, test_size=20, train_size=60)
     assert [len(sized.train), len(sized.valid), len(sized.test)] == [50, 30, 20]
@@ -242,6 +254,44 @@ def test_tokenising_in_parallel_changes_nothing(tmp_path, monkeypatch):
     assert one.fingerprint == two.fingerprint
 
 
+# Unknown words.
+
+
+@pytest.mark.parametrize("unk", ["classes", "single"])
+def test_the_share_of_unknown_words_is_counted(tmp_path, unk):
+    lines = {"train": "a dog\na dog barks\n", "valid": "a cat 12\n", "test": "a dog\n\na\na <unk> </s>\n"}
+    prepared = prepare(tmp_path, path=write_folder(tmp_path / "text", **lines), min_count=2, unk=unk)
+    # NLTK's rules take <unk> and </s> apart into three tokens each.
+    assert prepared.unknown == {"train": 1 / 5, "valid": 2 / 3, "test": 6 / 10}
+    assert prepared.notes[-1].startswith(
+        "WARNING: unknown words: 20.00% of train, 66.67% of valid, 60.00% of test. A model"
+    )
+    assert "Lower data.min_count" in prepared.notes[-1]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.06])
+def test_few_unknown_words_are_no_warning(tmp_path, share):
+    known = int(round(100 * (1 - share)))
+    folder = write_folder(tmp_path / "text", valid="a\n" * known + "b\n" * (100 - known))
+    prepared = prepare(tmp_path, path=folder)
+    assert prepared.unknown["valid"] == pytest.approx(share)
+    shares = f"unknown words: 0.00% of train, {share:.2%} of valid, 0.00% of test"
+    assert prepared.notes[-1].removeprefix("WARNING: ").startswith(shares)
+    assert prepared.notes[-1].startswith("WARNING") == (share > 0.05)
+
+
+def test_text_without_words_is_a_warning(tmp_path):
+    noise = random.Random(0)
+    chinese = ["".join(noise.choices("今天天气很好我们去公园散步吧", k=12)) for _ in range(60)]
+    letters = ["".join(noise.choices("abcdefghijkl", k=9)) for _ in range(60)]
+    for rows, min_count in ((chinese, 2), (letters, 2), (["a dog"] * 60, 100_000)):
+        path = tmp_path / "all.txt"
+        path.write_text("\n".join(rows), encoding="utf-8")
+        prepared = prepare(tmp_path, path=str(path), min_count=min_count)
+        assert prepared.unknown == {"train": 1.0, "valid": 1.0, "test": 1.0}
+        assert "separate words by spaces" in prepared.notes[-1]
+
+
 # The hub.
 
 
@@ -250,9 +300,9 @@ def hub(monkeypatch, load_dataset, is_there=True):
         if not is_there:
             raise ConnectionError("Name or service not known\nmore")
 
-    monkeypatch.setattr(corpus.HfApi, "dataset_info", dataset_info)
-    monkeypatch.setattr(corpus.datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(corpus, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(sources.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(sources.datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources, "is_offline_mode", lambda: False)
 
 
 def hub_snli(path, revision):
@@ -279,7 +329,7 @@ def test_hub(tmp_path, monkeypatch):
     assert len(prepared.valid) == 2
     hypotheses = prepare(tmp_path, path="stanfordnlp/snli", columns=("hypothesis",))
     assert sentences(hypotheses, "train") == expected[1:]
-    assert hypotheses.notes == tuple(f"{split}: 1 empty line left out" for split in corpus.SPLITS)
+    assert hypotheses.notes[:-1] == tuple(f"{split}: 1 empty line left out" for split in corpus.SPLITS)
 
 
 def test_prepared_hub_corpus_needs_no_network(tmp_path, monkeypatch):
@@ -313,7 +363,9 @@ def test_prepared_once(tmp_path, monkeypatch):
     for path in (folder, write_folder(tmp_path / "moved", train="a dog\n\na cat\n")):
         again = prepare(tmp_path, path=path)
         assert again.fingerprint == first.fingerprint
-        assert again.notes == ("train: 1 empty line left out",)
+        assert again.notes == first.notes
+        assert again.notes[0] == "train: 1 empty line left out"
+        assert again.unknown == first.unknown
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.fingerprint]
     assert {path.name for path in (tmp_path / "cache" / first.fingerprint).iterdir()} == {
         *corpus.SPLITS,
@@ -351,23 +403,78 @@ def test_what_changes_the_content_changes_the_fingerprint(tmp_path):
     assert len(fingerprints) == len(changes) + 1
 
 
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def swapped(content: bytes, one: bytes, other: bytes) -> bytes:
+    return content.replace(one, b"\0").replace(other, one).replace(b"\0", other)
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 def test_damaged_folders_are_built_again(tmp_path):
     folder = write_folder(tmp_path / "text")
     first = prepare(tmp_path, path=folder)
     built = tmp_path / "cache" / first.fingerprint
     arrow = next((built / "valid").glob("*.arrow"))
+    tokens = (built / "vocabulary.json").read_bytes()
     damages = (
         lambda: arrow.write_bytes(arrow.read_bytes()[:-9]),
+        # As long as before: an id or an offset, two words, a note.
+        lambda: arrow.write_bytes(flipped(arrow.read_bytes(), arrow.stat().st_size // 2)),
+        lambda: (built / "vocabulary.json").write_bytes(swapped(tokens, b'"dog"', b'"cat"')),
+        lambda: replace_in(built / "manifest.json", "0.00% of valid", "0.01% of valid"),
+        lambda: replace_in(built / "manifest.json", '"valid', '"train'),
+        lambda: (built / "manifest.json").write_bytes(b"[]"),
         lambda: (built / "manifest.json").unlink(),
         lambda: (built / "manifest.json").write_text("{", encoding="utf-8"),
         lambda: (built / "vocabulary.json").unlink(),
     )
     for damage in damages:
         damage()
-        with pytest.raises(UserError, match="is not a whole prepared corpus"):
+        with pytest.raises(UserError, match="is damaged .*; delete it, and the next training builds it again"):
             corpus.load(built)
         assert sentences(prepare(tmp_path, path=folder), "valid") == ["a dog", "a cat"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.fingerprint]
+
+
+def test_a_corpus_under_another_name_is_damaged(tmp_path):
+    folder = write_folder(tmp_path / "text")
+    first, other = (tmp_path / "cache" / prepare(tmp_path, path=folder, min_count=n).fingerprint for n in (1, 2))
+    shutil.rmtree(other)
+    first.rename(other)
+    with pytest.raises(UserError, match="is damaged"):
+        corpus.load(other)
+    assert len(prepare(tmp_path, path=folder, min_count=2).vocabulary) < len(prepare(tmp_path, path=folder).vocabulary)
+
+
+@pytest.mark.parametrize("change", ["grows", "is replaced", "is deleted"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change, when):
+    folder = Path(write_folder(tmp_path / "text", train="a dog\n" * 9))
+    changes = {
+        "grows": lambda: (folder / "train.txt").open("a").write("a bird\n"),
+        "is replaced": lambda: (folder / "train.txt").write_text("a dot\n" * 9),
+        "is deleted": lambda: (folder / "train.txt").unlink(),
+    }
+    real = sources.load
+
+    def load(*arguments):
+        if when == "before":
+            changes[change]()
+        texts = real(*arguments)
+        if when == "after":
+            changes[change]()
+        return texts
+
+    monkeypatch.setattr(sources, "load", load)
+    message = error_of(tmp_path, path=str(folder))
+    assert "cannot be read: No such file" in message if change == "is deleted" else "while it was read" in message
 
 
 def test_another_process_is_faster(tmp_path, monkeypatch):
@@ -478,9 +585,14 @@ CUT_GZIP = gzip.compress(b"a dog\n" * 999, mtime=0)[:-9]
         ("a.jsonl", b'"a"\n', {}, "a.jsonl, line 1: is not a JSON object"),
         ("a.jsonl", b'{"text": "a \xff"}\n', {}, "a.jsonl, line 1: is not UTF-8"),
         ("a.jsonl", b'{"b": 1, "c": 2}\n', {}, "a.jsonl: has no column text, but b, c; say by data.columns="),
-        ("a.jsonl", b'{"text": 1}\n', {}, "a.jsonl: column text holds int64, not text"),
-        ("a.jsonl", b'{"text": ["a"]}\n', {}, "a.jsonl: column text holds nested values, not text"),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', {}, "a.jsonl: cannot be read as json: ArrowInvalid: JSON parse error"),
+        ("a.jsonl", b'{"text": 1}\n', {}, "a.jsonl: column text holds numbers (line 1), not text"),
+        ("a.jsonl", b'{"text": ["a"]}\n', {}, "a.jsonl, line 1: column text holds a list, not text"),
+        (
+            "a.jsonl",
+            b'{"text": "\\ud800"}\n',
+            {},
+            "a.jsonl: column text holds half of a surrogate pair, which is no character: '\\ud800'",
+        ),
         ("a.json", b"{", {}, "a.json: cannot be read as json"),
         ("a.csv", b"text,b\n", {}, "a.csv: holds no sentence"),
         ("a.csv", b"text\nHello, world\n", {}, "a.csv, line 2: has 2 fields where the header has 1; quote"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer
 
 from distvae.errors import UserError
-from distvae.vocabulary import CLASSES, SPECIALS, Vocabulary, join, shape_class, tokenize
+from distvae.vocabulary import CLASSES, SPECIALS, UNKNOWN_TOKENS, Vocabulary, join, shape_class, tokenize
 
 WORD = st.text(min_size=1, max_size=12)
 COUNTS = st.dictionaries(WORD | st.sampled_from(("<s>", "</s>", "<pad>", "<unk>", "<unk-lower>")), st.integers(1, 5))
@@ -52,6 +52,13 @@ def test_order_of_tokens():
     classes = Vocabulary.build(counts, 2, "classes")
     assert classes.tokens == SPECIALS + CLASSES + ("<unk>", "a", "cat", "dog")
     assert classes.tokens[classes.unknown] == "<unk-other>"
+    for vocabulary in (single, classes, Vocabulary.closed(["a"])):
+        known = {i for word in ("a", "cat", "dog") if word in vocabulary.tokens for i in vocabulary.encode([word])}
+        assert not known & {*vocabulary.unknown_ids}
+        assert vocabulary.unknown in vocabulary.unknown_ids
+        assert len(vocabulary.unknown_ids) == len(UNKNOWN_TOKENS[vocabulary.unk])
+    assert {i for word in ("rare", "Rare", "1", "<unk>", "</s>") for i in single.encode([word])[1:-1]} == {3}
+    assert {*classes.encode(["rare", "Rare", "1", "</s>"])[1:-1]} < {*classes.unknown_ids}
 
 
 def test_encode_and_decode():
