@@ -39,7 +39,7 @@ from distvae.config import CAPTIONS, DataConfig
 from distvae.cores import usable_cores
 from distvae.errors import UserError
 from distvae.sources import BATCH, SPLITS, TEXT_COLUMN, WHOLE_FILE, Texts
-from distvae.vocabulary import Vocabulary, tokenize
+from distvae.vocabulary import MANY_UNKNOWN, Vocabulary, tokenize
 
 # To be raised with every change of code that changes what is built.
 FORMAT = 2
@@ -61,8 +61,6 @@ _INVISIBLE = re.compile(
     r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
 )
 
-# Above this share of unknown words in a split there is a warning.
-MANY_UNKNOWN = 0.05
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
@@ -103,6 +101,7 @@ class Corpus:
     Attributes:
         fingerprint: 16 hex digits, of all that determines the content.
         unknown: by split, the share of its words that are not in the vocabulary; ``</s>`` does not count as a word.
+            None where the vocabulary is closed.
         notes: lines for a person on how files were read, what was left out, or fewer than asked for, and on unknown
             words, which a closed vocabulary does not have.
     """
@@ -112,7 +111,7 @@ class Corpus:
     test: Sentences
     vocabulary: Vocabulary
     fingerprint: str
-    unknown: dict[str, float]
+    unknown: dict[str, float | None]
     notes: tuple[str, ...]
 
 
@@ -337,7 +336,7 @@ def _build(folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, note
             cache_file_name=str(folder.with_name(f"{split}-ids.arrow")),
             desc=f"Encoding {split}",
         )
-        unknown[split] = _share_of_unknown(ids.data.column("ids"), vocabulary)
+        unknown[split] = None if vocabulary.unk == "closed" else _share_of_unknown(ids.data.column("ids"), vocabulary)
         ids.with_format(None).save_to_disk(str(folder / split))
     vocabulary.save(folder / VOCABULARY)
     digests = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -180,7 +180,9 @@ def _summary(methods: list[Method]) -> str:
     samples = sorted({run.results.scores.importance_samples for run in finished} - {0})
     return (
         f"{said}{results.scores.sentences:,} {results.split} sentences, {results.scores.tokens:,} tokens; vocabulary"
-        f" {results.vocabulary} of {results.vocabulary_size:,}; sentences {results.data}"
+        f" {results.vocabulary} of {results.vocabulary_size:,}"
+        + ("" if results.unknown is None else f", {results.unknown:.2%} of the words unknown")
+        + f"; sentences {results.data}"
         + (f"; NLL from K = {', '.join(map(str, samples))} importance samples." if samples else ".")
     )
 

@@ -22,6 +22,7 @@ from distvae.evaluation import Floor, Scores, SentenceScores
 from distvae.files import read_json, write_bytes, write_json
 from distvae.liveness import Latent
 from distvae.starts import last_begun
+from distvae.vocabulary import MANY_UNKNOWN
 
 # So many epochs may be passed over by chance.
 _MANY = 3
@@ -57,6 +58,7 @@ class Results:
     data: str  # fingerprint
     world_size: int
     start: int | None = None  # number of the start of the run that ended it; None: not a run's own
+    unknown: float | None = None  # share of the words that are not in the vocabulary; None: of a closed one, or unsaid
     latent: Latent | None = None  # None: of an older version, or too few sentences to judge it by
 
 
@@ -151,6 +153,7 @@ def table(results: dict[str, Results]) -> Table:
     row("NLL", lambda r: r.scores.nll)
     row("floor under NLL, −log p*(x)", lambda r: r.floor and r.floor.nll)
     row("PPL", lambda r: r.scores.ppl)
+    row("unknown words", lambda r: None if r.unknown is None else f"{r.unknown:.2%}")
     row("ELBO PPL", lambda r: r.scores.elbo_ppl)
     row("floor under PPL", lambda r: r.floor and r.floor.ppl)
     row("AU, active units", lambda r: f"{r.scores.active_units} of {len(r.scores.kl_per_dimension)}")
@@ -171,6 +174,11 @@ def remarks(results: dict[str, Results]) -> list[str]:
     if len({line.partition(": ")[2] for line in lines}) == 1:
         lines = [lines[0].partition(": ")[2]]
     for name, r in results.items():
+        if r.unknown is not None and r.unknown > MANY_UNKNOWN:
+            lines.append(
+                f"WARNING {name}: {r.unknown:.2%} of the words are unknown, and are predicted as a class: the PPL is"
+                " not that of the text; a lower data.min_count, more text or another tokenisation leaves fewer"
+            )
         if r.latent is not None and r.latent.state != "alive":
             lines.append(f"WARNING {name}: the latent is {r.latent.state}: {r.latent.advice}")
         for end in r.stages:

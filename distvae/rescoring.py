@@ -53,5 +53,6 @@ def rescore(
         vocabulary_size=len(found.vocabulary),
         data=prepared.fingerprint,
         world_size=runtime.world_size,
+        unknown=prepared.unknown[split],
         latent=scores.latent(found.config, found.config.last_stage),
     )

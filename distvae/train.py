@@ -754,6 +754,7 @@ class Trainer:
             data=self.corpus.fingerprint,
             world_size=self.runtime.world_size,
             start=self.start,
+            unknown=self.corpus.unknown["test"],
             latent=scores.latent(self.config, self.config.last_stage),
         )
         self._write(lambda: self._conclude(results, each))

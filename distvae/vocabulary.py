@@ -18,6 +18,9 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS)
 UNKNOWN = "<unk>"
 
+# Above this share of unknown words there is a warning: they are predicted as a class, which makes a perplexity low.
+MANY_UNKNOWN = 0.05
+
 # The first that matches is a word's class, so the order tells `21-year-old` (letters) from `10-12` (a dash).
 SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (f"<unk-{name}>", re.compile(pattern))

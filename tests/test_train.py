@@ -773,6 +773,19 @@ def test_a_finished_run_answers_for_its_own_sentences_alone(tiny, tmp_path, caps
     assert contents(run) == before
 
 
+def test_unknown_words_are_told_of_beside_the_perplexity(tiny, tmp_path, capsys):
+    """Sentences without spaces are a word each: what looks like a perfect model has seen none of the test's words."""
+    text, run = tmp_path / "unsegmented.txt", tmp_path / "run"
+    text.write_text("\n".join(chr(0x4E00 + i) * 5 + chr(0x5000 + i) for i in range(60)), encoding="utf-8")
+    command = [str(tiny), f"run={run}", f"data.path={text}", "data.train_size=null", "pretrain.max_epochs=0"]
+    assert main([*command, "kl.anneal_epochs=0", "train.max_epochs=1"]) == 0
+    at_start, _, table = capsys.readouterr().out.partition("test sentences")
+    assert "WARNING: unknown words: 100.00% of train, 100.00% of valid, 100.00% of test." in at_start
+    assert re.search(r"^unknown words +100.00%$", table, re.MULTILINE)
+    assert "WARNING run: 100.00% of the words are unknown" in table
+    assert json.loads((run / "results.json").read_text())["unknown"] == 1.0
+
+
 @pytest.mark.parametrize(
     "name",
     ["config.yaml", "environment.json", "vocabulary.json", "status.json", "metrics.jsonl", "best/x", "checkpoints/x"],
