@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
+import os
 import platform
 import subprocess
 import sys
@@ -12,16 +15,22 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distvae import __version__, starts
+from distvae.config import Count
 from distvae.errors import UserError
-from distvae.evaluation import Scores
-from distvae.files import flush, read_json, write_json, write_text
+from distvae.evaluation import LARGEST_SCORE, Scores
+from distvae.files import check_as, damaged, flush, parse_json, read_as, read_json, read_text, write_json, write_text
+from distvae.pages import escaped
+
+# Of one stretch of work; no clock measures longer ones.
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,9 @@ class TrainEpoch:
     neg_elbo: float
     objective: float  # RE + γ·KL̃
     kl_per_dimension: tuple[float, ...]
-    sentences: int
-    skipped: int  # sentences beside these, of steps that were left out because they were not finite
-    seconds: float
+    sentences: Annotated[int, Field(ge=1)]
+    skipped: Count  # sentences beside these, of steps that were left out because they were not finite
+    seconds: Annotated[float, Field(gt=0, le=1e10)]
 
     @property
     def sentences_per_second(self) -> float:
@@ -46,24 +55,25 @@ class TrainEpoch:
 class Saving:
     """What checkpoints have cost since the record before."""
 
-    count: int
-    stall_seconds: float  # for which training stood still
-    write_seconds: float  # in another thread
+    count: Count
+    stall_seconds: Seconds  # for which training stood still
+    write_seconds: Seconds  # in another thread
 
 
 @dataclass(frozen=True)
 class EpochRecord:
     """A line of metrics.jsonl."""
 
-    stage: str
-    epoch: int  # within the stage, from 1
-    step: int  # optimizer steps of the run so far
-    kl_weight: float  # γ, as the epoch ended
-    learning_rate: float
+    stage: Literal["pretrain", "train"]
+    epoch: Annotated[int, Field(ge=1)]  # within the stage, from 1
+    step: Count  # optimizer steps of the run so far
+    kl_weight: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]  # γ, as the epoch ended
+    learning_rate: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]
     train: TrainEpoch
     valid: Scores
-    valid_seconds: float
-    verdict: str  # what the plateau rule made of it; "not counted" where it was not asked
+    valid_seconds: Seconds
+    # What the plateau rule made of it; "not counted" where it was not asked.
+    verdict: Literal["improved", "wait", "decay", "stop", "not counted"]
     saving: Saving
     start: int  # number of the start of the run that trained the end of it
 
@@ -87,14 +97,43 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
     A start that was thought dead may have gone on writing: what it wrote beyond the step at which a later one took over
     is left out, and so is a line whose end was cut off.
+
+    Raises:
+        UserError: the file cannot be read, or a line of it is not a record.
     """
     path = run / "metrics.jsonl"
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read_text(path).split("\n")[:-1]
+    rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
     begun = starts.read_starts(run)
-    return [row for row in rows if row["start"] >= starts.responsible(begun, row["step"])]
+    counting = [row for row in rows if row["start"] >= starts.responsible(begun, row["step"])]
+    for before, row in itertools.pairwise(counting):
+        follows = before["epoch"] + 1 if row["stage"] == before["stage"] else 1
+        if row["step"] <= before["step"] or row["epoch"] != follows:
+            one, other = (f"{r['stage']} epoch {r['epoch']} at step {r['step']}" for r in (before, row))
+            raise damaged(path, "a run's records", f"{other} comes after {one}")
+    return counting
+
+
+def _row(line: str, source: str) -> dict[str, Any]:
+    """A line as plain values, once it is known to be an ``EpochRecord``, and one whose numbers agree."""
+    row = parse_json(line, source)
+    if isinstance(row, dict):
+        row.setdefault("valid_seconds", 0.0)  # which the first version did not record
+    record = check_as(EpochRecord, row, source, _RECORD)
+    train = record.train
+    why = record.valid.contradiction
+    if not math.isclose(train.neg_elbo, train.re + train.kl, rel_tol=1e-6, abs_tol=1e-6):
+        why = why or f"neg_elbo of train is {train.neg_elbo}, and re + kl is {train.re + train.kl}"
+    if not math.isclose(train.kl, sum(train.kl_per_dimension), rel_tol=1e-6, abs_tol=1e-6):
+        why = why or f"kl of train is {train.kl}, and its dimensions add up to {sum(train.kl_per_dimension)}"
+    if why is not None:
+        raise damaged(source, _RECORD, why)
+    return row
+
+
+_RECORD = "a record of an epoch"
 
 
 class Tracker:
@@ -140,7 +179,8 @@ class Tracker:
 
     def sentences(self, name: str, sentences: list[str], step: int) -> None:
         """Show sentences as text in TensorBoard."""
-        self._board.add_text(name, "\n".join(f"- {sentence}" for sentence in sentences), step)
+        # TensorBoard takes it for Markdown.
+        self._board.add_text(name, "\n".join(f"- {escaped(sentence)}" for sentence in sentences), step)
 
     def flush(self) -> None:
         """See that all is on disk: a checkpoint that follows goes on behind it."""
@@ -231,6 +271,26 @@ def environment(processes: str) -> dict[str, Any]:
         "packages": {"distvae": __version__} | {name: version(name) for name in packages},
         "commit": _commit(),
     }
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What reports tell of ``environment``."""
+
+    python: str
+    device: str
+    processes: str
+    packages: dict[str, str]
+    commit: str | None = None
+
+
+def read_environment(run: Path) -> Environment:
+    """Read a run's ``environment.json``.
+
+    Raises:
+        UserError: it cannot be read, or is not what a run writes.
+    """
+    return read_as(Environment, run / "environment.json", "what a run writes of its machine")
 
 
 def device_name() -> str:
