@@ -5,15 +5,15 @@ All is read anew, wherever the folder lies, and at any time: trials may run, wai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distvae import report
-from distvae.errors import UserError
 from distvae.evaluation import Estimate
-from distvae.files import read_json
+from distvae.files import damaged, read_json
 from distvae.report import Results
 from distvae.sweep import (
     Generation,
@@ -121,7 +121,7 @@ def gather(folder: str | Path) -> Account:
         entries=[entries[number] for number in order + rest],
         ranks={number: place for place, number in enumerate(order, 1)},
         front=front(sweep.config.objective, outcomes) if sweep.config.objective.second else [],
-        pretrainings={run.name: _records(run) for run in sorted(folder.glob("pretrained/*")) if run.is_dir()},
+        pretrainings={run.name: read_metrics(run) for run in sorted(folder.glob("pretrained/*")) if run.is_dir()},
     )
 
 
@@ -132,19 +132,19 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> Entry:
         UserError: a file is damaged.
     """
     runs = generations(folder, trial.number)
-    try:
-        rows = history(folder, runs[-1].run) if runs else []
-        found = outcome(sweep.config_of(trial.values, folder), rows)
-        row = kept(rows)
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{runs[-1].run / 'metrics.jsonl'}: is not a run's records: {error!r}") from None
+    if trial.values.keys() - sweep.config.space.keys():
+        strange = ", ".join(trial.values.keys() - sweep.config.space.keys())
+        raise damaged(folder / "trials.json", "this sweep's trials", f"trial {trial.number} has values of {strange}")
+    rows = history(folder, runs[-1].run) if runs else []
+    row = kept(rows)
+    if row is not None and row["valid"]["nll"] is None:
+        raise damaged(runs[-1].run / "metrics.jsonl", "the records of a trial", "an epoch of the VAE has no NLL")
+    found = outcome(sweep.config_of(trial.values, folder), rows)
     return Entry(
         trial=trial,
         generations=runs,
         rows=rows,
-        own=[row for generation in runs for row in _records(generation.run)],
+        own=[row for generation in runs for row in read_metrics(generation.run)],
         outcome=found,
         scores=None if row is None else row["valid"],
         off=None if found is None else found.excess(sweep.config.objective.kl_tolerance),
@@ -153,20 +153,17 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> Entry:
     )
 
 
-def _records(run: Path) -> list[dict[str, Any]]:
-    try:
-        return read_metrics(run)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run / 'metrics.jsonl'}: is not a run's records: {error!r}") from None
-
-
 def _finalist(path: Path) -> dict[str, Results]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: is not a finalist's results")
-    return {split: report.from_dict(results, path) for split, results in content.items()}
+    if not isinstance(content, dict) or content.keys() != {"valid", "test"}:
+        raise damaged(path, "a finalist's results", "it should hold `valid` and `test`")
+    found = {split: report.from_dict(results, path) for split, results in content.items()}
+    for split, results in found.items():
+        if results.split != split or results.scores.nll is None:
+            raise damaged(path, "a finalist's results", f"those of {split} are of {results.split}, or have no NLL")
+    return found
 
 
 # -- The table ---------------------------------------------------------------------------------------------------------

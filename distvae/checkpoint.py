@@ -15,10 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,8 +29,9 @@ from distvae.files import (
     Manifest,
     as_json,
     inside,
-    read_json,
+    read_as,
     read_manifest,
+    reading,
     temporary,
     verify,
     whole_folder,
@@ -52,6 +53,10 @@ _EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
 _NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
 
 
+# What rules keep from epoch to epoch.
+_State = bool | int | float | None
+
+
 @dataclass(frozen=True)
 class RunState:
     """Where a run stands after one of its optimizer steps, beside its weights."""
@@ -59,12 +64,12 @@ class RunState:
     stage: str
     epoch: Count  # epochs of the stage that have ended
     batches: Count  # of the next epoch, that have been trained; when it is all of them, their validation is next
-    seconds: float  # that these took
+    seconds: Annotated[float, Field(ge=0, le=1e10)]  # that these took
     step: Count  # optimizer steps of the run so far
     converged: bool  # the stage has ended by its own rule
-    plateau: dict[str, Any]
-    policy: dict[str, Any]
-    best: dict[str, Any] | None  # what is known of the best weights of the stage
+    plateau: dict[str, _State]
+    policy: dict[str, _State]
+    best: dict[str, _State] | None  # what is known of the best weights of the stage
     ended: list[dict[str, Any]]  # the stages before
     data: str  # fingerprint of the sentences
 
@@ -233,11 +238,7 @@ def load_state(folder: Path) -> RunState:
     Raises:
         UserError: it is missing or damaged.
     """
-    path = inside(folder, "state.json")
-    try:
-        return TypeAdapter(RunState).validate_python(read_json(path))
-    except ValidationError:
-        raise UserError(f"{path}: is not the state of a run") from None
+    return read_as(RunState, folder / "state.json", "the state of a run")
 
 
 def export(
@@ -277,8 +278,10 @@ class Export:
         Raises:
             UserError: weights, config and vocabulary do not belong together.
         """
-        model = model_of(self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
-        check_weights(model, self.weights, self.folder)
+        parts = self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown
+        with torch.device("meta"):  # sizes of a config that is not theirs may be more than there is memory for
+            check_weights(model_of(*parts), self.weights, self.folder)
+        model = model_of(*parts)
         model.load_state_dict(self.weights)
         return model.to(device).eval()
 
@@ -287,7 +290,7 @@ def check_weights(model: TextVAE, weights: Weights, where: Path) -> None:
     """See that weights are a model's.
 
     Raises:
-        UserError: one is missing, too many, or of another shape.
+        UserError: one is missing, too many, of another shape or type, or not finite.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
@@ -297,6 +300,11 @@ def check_weights(model: TextVAE, weights: Weights, where: Path) -> None:
             f"{where}: the weights do not belong to their config and vocabulary: {name} is {found.get(name)}, and"
             f" should be {expected.get(name)}"
         )
+    for name, value in model.state_dict().items():
+        if weights[name].dtype != value.dtype:
+            raise UserError(f"{where}: the weights {name} are {weights[name].dtype}, and should be {value.dtype}")
+        if not weights[name].isfinite().all():
+            raise UserError(f"{where}: the weights {name} are not all finite: nothing can be computed with them")
 
 
 def load_export(path: str | Path, kind: str = "best") -> Export:
@@ -335,6 +343,9 @@ def _order(folder: Path) -> tuple[int, ...]:
 def _load_tensors(folder: Path, name: str) -> Weights:
     path = inside(folder, name)
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        with reading(path):
+            return load_file(path)
+    except (SafetensorError, KeyError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read: {error}; it is damaged: restore it from a copy") from None

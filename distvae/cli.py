@@ -22,7 +22,8 @@ from torch import Tensor
 from distvae import measure, report, scaling
 from distvae.checkpoint import Export, load_export
 from distvae.config import Config, OptimizerConfig, explain, load_config
-from distvae.errors import UserError, tell
+from distvae.errors import UserError, printable, tell
+from distvae.files import printable_json
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.interruption import ENDED
 from distvae.model import TextVAE
@@ -266,7 +267,7 @@ def _report(options: argparse.Namespace) -> None:
         _print_json(paper_report.as_dict(found))
     else:
         report.show_parts(paper_report.tables(found))
-        print(Path(options.out, "report.html"))
+        print(printable(Path(options.out, "report.html")))
 
 
 def _sweep_report(options: argparse.Namespace) -> None:
@@ -279,7 +280,7 @@ def _sweep_report(options: argparse.Namespace) -> None:
         _print_json(sweep_report.as_dict(account))
     else:
         report.show_parts([sweep_report.table(account), accounts.summary(account), *accounts.endings(account)])
-        print(account.folder / "sweep.html")
+        print(printable(account.folder / "sweep.html"))
 
 
 def _scaling(options: argparse.Namespace) -> None:
@@ -391,11 +392,11 @@ def _print(options: argparse.Namespace, lines: list[str], content: dict) -> None
     if options.json:
         _print_json(content | {"decoding": asdict(_decoding(options))})
     else:
-        print("\n".join(lines))
+        print("\n".join(map(printable, lines)))
 
 
 def _print_json(content: dict) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    print(printable_json(json.dumps(content, indent=2, ensure_ascii=False)))
 
 
 if __name__ == "__main__":

@@ -3,20 +3,46 @@
 import os
 import sys
 import time
+import unicodedata
 
 # Characters of a message. A value of a megabyte would bury what is said of it.
 LONGEST = 2000
 
+# Characters that Unicode counts among controls, formats or the unassigned, and without which text is written wrongly:
+# (zero width) joiners and non-joiners of Persian, of Indic scripts and of emoji; marks that stand around a number in
+# Arabic, Syriac and Kaithi; Mongolian's vowel separator; the tags of a region's flag; emoji newer than this Python.
+_NEEDED = {
+    *map(chr, (0x200C, 0x200D, *range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, 0x180E)),
+    *map(chr, range(0xE0020, 0xE0080)),
+    *map(chr, range(0x1F000, 0x1FC00)),
+}
+
 # Seconds that processes without a word wait for the one that has it: launchers end all when the first has ended.
 WAIT = 5.0
+
+
+def printable(text: object) -> str:
+    """Text in one line that a terminal shows as it is, and that changes nothing else there.
+
+    Controls (terminal codes, line ends, bytes that are no text) and formats that change the order of the text around
+    them, or cannot be seen, are written as Python escapes such as ``\\x1b`` and ``\\u202e``.
+    """
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if _can_be_shown(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _can_be_shown(character: str) -> bool:
+    category = unicodedata.category(character)
+    return (category[0] != "C" and category not in ("Zl", "Zp")) or character in _NEEDED
 
 
 class UserError(ValueError):
     """Bad input. The programs print its message as one line and exit with code 2."""
 
     def __init__(self, message: str):
-        # It may quote anything that stands in a file or is a name: line ends, terminal codes, bytes that are no text.
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        line = printable(message)  # it may quote anything that a file holds or that is a name
         half = LONGEST // 2
         super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}")
 

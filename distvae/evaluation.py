@@ -40,6 +40,9 @@ _MIXTURE_VALUES = 2**22
 # More are no faster.
 _DRAWS = 2**13
 
+# Nats that float32 cannot hold by far, so that the square of any score can be written down.
+LARGEST_SCORE = 1e60
+
 # Copies of the draws of importance sampling that its arithmetic holds at a time.
 _COPIES = 6
 
@@ -93,9 +96,41 @@ class Scores:
         """Judge the latent of a run by these scores; see ``liveness.judge``."""
         return judge(self.kl.mean, self.mutual_information.mean, self.sentences, config, stage)
 
+    @property
+    def contradiction(self) -> str | None:
+        """What in these numbers one evaluation cannot give, as of a file that was damaged; None where all agree."""
+        estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
+        rates = {"elbo_ppl": self.neg_elbo.mean, "ppl": None if self.nll is None else self.nll.mean}
+        if not 0 < self.sentences <= self.tokens:
+            return f"{self.tokens} tokens in {self.sentences} sentences"
+        for name, value in estimates.items():
+            if (value.standard_error or 0.0) < 0:
+                return f"the standard error of {name} is {value.standard_error}"
+            if abs(value.mean) > LARGEST_SCORE and name not in rates:
+                return f"{name} is {value.mean}"
+        if not _same(self.neg_elbo.mean, self.re.mean + self.kl.mean):
+            return f"neg_elbo is {self.neg_elbo.mean}, and re + kl is {self.re.mean + self.kl.mean}"
+        if not _same(self.kl.mean, sum(self.kl_per_dimension)):
+            return f"kl is {self.kl.mean}, and its dimensions add up to {sum(self.kl_per_dimension)}"
+        if not 0 <= self.active_units <= len(self.kl_per_dimension):
+            return f"{self.active_units} of {len(self.kl_per_dimension)} units are active"
+        if len({self.importance_samples == 0, self.nll is None, self.ppl is None, self.effective_samples is None}) > 1:
+            return f"importance_samples is {self.importance_samples}, which does not go with nll or ppl"
+        if not 0 <= (self.effective_samples or 0.0) <= self.importance_samples * (1 + 1e-6):
+            return f"{self.effective_samples} of {self.importance_samples} importance samples are effective"
+        for name, nats in rates.items():
+            if nats is not None and not _same(math.log(estimates[name].mean), nats * self.sentences / self.tokens):
+                return f"{name} is {estimates[name].mean}, which does not go with the nats a sentence"
+        return None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"bound_holds": self.bound_holds}
+
+
+def _same(one: float, other: float) -> bool:
+    """Whether two sums of the same numbers, added up in another order, can be these."""
+    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)
 
 
 @dataclass(frozen=True)

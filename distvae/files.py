@@ -6,24 +6,32 @@ by which a reader knows that all others are whole.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from distvae.errors import UserError
+from distvae.errors import UserError, printable
+
+Kind = TypeVar("Kind")
 
 MANIFEST = "manifest.json"
+
+# Bytes of a file that is read as a whole: a sparse or endless one would take all memory.
+LARGEST = 2**30
 
 # What is not yet in its place, or no longer.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -91,11 +99,9 @@ def verify(folder: Path, *names: str) -> Manifest:
             raise UserError(f"{folder / MANIFEST}: does not name {name}")
     for name, entry in manifest.files.items():
         path = inside(folder, name)
-        try:
+        with reading(path):
             size = path.stat().st_size
             whole = size == entry.size and sha256(path) == entry.sha256
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         if not whole:
             what = "its SHA-256 is another" if size == entry.size else f"it has {size:,} bytes of {entry.size:,}"
             raise UserError(f"{path}: is not what was written: {what}")
@@ -108,11 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: it has none, or it is damaged.
     """
-    path = inside(folder, MANIFEST)
-    try:
-        return TypeAdapter(Manifest).validate_python(read_json(path))
-    except ValidationError:
-        raise UserError(f"{path}: is not the manifest of a checkpoint or an export") from None
+    return read_as(Manifest, folder / MANIFEST, "the manifest of a checkpoint or an export")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -122,7 +124,11 @@ def inside(folder: Path, name: str) -> Path:
         UserError: it leads out of the folder.
     """
     path = folder / name
-    if name != Path(name).name or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        stays = name == Path(name).name and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that no file can have
+        stays = False
+    if not stays:
         raise UserError(f"{path}: leads out of {folder}, and is not read")
     return path
 
@@ -134,7 +140,17 @@ def write_json(path: Path, content: Any, check: Callable[[], None] = lambda: Non
 
 def as_json(content: Any) -> str:
     """JSON for a person to read too."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return printable_json(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+
+
+def printable_json(text: str) -> str:
+    """The same JSON, with what a terminal should not get as it is (``printable``) written as escapes."""
+    return "".join(c if c == "\n" or printable(c) == c else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) -> None:
@@ -158,16 +174,112 @@ def write_bytes(path: Path, content: bytes, check: Callable[[], None] = lambda: 
         new.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """See that a path is a file, and turn what the file system says of a read into a line.
 
     Raises:
-        UserError: the file is missing or no JSON.
+        UserError: it cannot be read, or is a folder, a pipe or a device, which may never end.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file")
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file of a run's, a sweep's or an export's folder.
+
+    Raises:
+        UserError: it cannot be read, is no file, leads out of the folder by a link, or is far larger than any.
+    """
+    inside(path.parent, path.name)
+    with reading(path):
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise UserError(f"{path}: has {size:,} bytes, and none that was written there has so many")
+        return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """Read text; see ``read_bytes``."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: cannot be read: byte {error.start} is no UTF-8; it is damaged: restore it from a copy"
+        ) from None
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; see ``read_bytes`` and ``parse_json``."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, source: str | Path) -> Any:
+    """Plain values of JSON, all of whose numbers are finite and all of whose texts are.
+
+    Args:
+        source: where it comes from, for errors.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if "\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a character can be written nowhere
+        return content
+    except UnicodeEncodeError:
+        why = "it has a half of a character that needs two"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:
+        why = str(error)
+    raise UserError(f"{source}: cannot be read as JSON: {why}; it is damaged: restore it from a copy")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is not a number that it can hold")
+    return value
+
+
+def read_as(kind: type[Kind], path: Path, what: str) -> Kind:
+    """Read JSON as a data class, or another type that pydantic knows; see ``read_json`` and ``check_as``."""
+    return check_as(kind, read_json(path), path, what)
+
+
+def check_as(kind: type[Kind], content: Any, source: str | Path, what: str) -> Kind:
+    """Plain values of JSON as what they should be, by their types: no text is taken for a number, no 1 for `true`.
+
+    Args:
+        source: where they come from, for errors.
+        what: they should be.
+
+    Raises:
+        UserError: they are not.
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise damaged(source, what, f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def damaged(source: str | Path, what: str, why: str) -> UserError:
+    """The error of a file that holds what nobody wrote there."""
+    return UserError(f"{source}: is not {what}: {why}; it was damaged or changed: restore it from a copy")
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
 
 
 def flush(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,10 @@ import numpy as np
 from distvae.config import Config, flatten, load_config
 from distvae.errors import UserError
 from distvae.evaluation import Estimate, SentenceScores, mean_estimate, perplexity
-from distvae.files import read_json
+from distvae.files import damaged, inside
 from distvae.report import Results, load_results, load_sentence_scores
 from distvae.resume import NO_MATTER
-from distvae.tracking import read_metrics
+from distvae.tracking import Environment, read_environment, read_metrics
 
 # Beside what never matters, runs of one method differ in these.
 _BETWEEN_SEEDS = NO_MATTER | {"seed", "pretrained"}
@@ -35,7 +36,7 @@ class Run:
     folder: Path
     config: Config
     epochs: list[dict[str, Any]]  # its records, in their order
-    environment: dict[str, Any]
+    environment: Environment
     results: Results | None  # None: it has not finished
     sentences: SentenceScores | None
 
@@ -68,21 +69,36 @@ def read_run(folder: str | Path) -> Run:
         UserError: it is none, or is damaged.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
+    if not os.path.lexists(folder / "config.yaml"):
         raise UserError(f"{folder}: is no run's folder: it has no config.yaml")
-    results = load_results(folder) if (folder / "results.json").is_file() else None
-    try:
-        epochs = read_metrics(folder)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / 'metrics.jsonl'}: is damaged") from None
+    results = load_results(folder) if os.path.lexists(folder / "results.json") else None
+    epochs = read_metrics(folder)
+    if results is not None:
+        _check_stages(folder, results, epochs)
     return Run(
         folder,
-        load_config(folder / "config.yaml", whole=True),
+        load_config(inside(folder, "config.yaml"), whole=True),
         epochs,
-        read_json(folder / "environment.json"),
+        read_environment(folder),
         results,
         None if results is None else load_sentence_scores(folder, results),
     )
+
+
+def _check_stages(folder: Path, results: Results, epochs: list[dict[str, Any]]) -> None:
+    """See that a run's results tell of the epochs that it has recorded.
+
+    Raises:
+        UserError: they do not.
+    """
+    recorded = {row["stage"]: row["epoch"] for row in epochs}  # a run that began by another's checkpoint lacks some
+    told = {end.stage: end.epochs for end in results.stages}
+    if not told or any(told.get(stage) != last for stage, last in recorded.items()):
+        raise damaged(
+            folder / "results.json",
+            f"the results of what {folder / 'metrics.jsonl'} records",
+            f"it tells of epochs {told}, and recorded are {recorded}",
+        )
 
 
 @dataclass(frozen=True)

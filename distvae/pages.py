@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distvae.errors import UserError
+from distvae.errors import UserError, printable
+
+# What can begin something in a line of Markdown (markup, a tag, an entity, a link that needs no brackets, mathematics),
+# as entities: CommonMark, GitHub and TensorBoard agree on these, and not on which characters a backslash can escape.
+_MARKUP = {ord(character): f"&#{ord(character)};" for character in "\\`*[]<>|~$&"}
+_EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it marks nothing
+_URL = re.compile(r":(?=//)")
+_WWW = re.compile(r"\b(www)\.", re.IGNORECASE)
+# What makes a line a heading, an item of a list or a rule.
+_LEADING = re.compile(r"^(\d*)(#|[-+=.)](?=[-=\s]|$))")
 
 
 def render(template: str, **values: Any) -> str:
@@ -20,18 +30,27 @@ def render(template: str, **values: Any) -> str:
     except ImportError:
         raise UserError("a report needs jinja2: pip install jinja2") from None
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Markup is of the page itself; all else may be of a file.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     return environment.get_template(template).render(values)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
+    head, *body = (list(map(escaped, line)) for line in (header, *rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(header), *body))
 
 
 def escaped(text: str) -> str:
-    """Text that may stand in a cell or a line of Markdown."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;")  # words such as <unk-lower> are no tags
-    return " ".join(text.replace("|", "\\|").split())
+    """Text for a cell or a paragraph of Markdown, where it is shown as it is: a sentence, a reason or a name can be
+    anything."""
+    text = " ".join(map(printable, text.split())).translate(_MARKUP)
+    text = _EDGE_UNDERSCORE.sub("&#95;", text)
+    # An address of mail would be a link too; nothing seen, after the @, keeps it from being one.
+    text = _WWW.sub(r"\1&#46;", _URL.sub("&#58;", text)).replace("@", "@&#8203;")
+    return _LEADING.sub(lambda found: found[1] + f"&#{ord(found[2])};", text)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from distvae import captions
 from distvae.checkpoint import Export, load_export
 from distvae.config import CAPTIONS
-from distvae.errors import UserError
+from distvae.errors import UserError, printable
 from distvae.files import write_bytes, write_text, writing
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.methods import Method, Run, gather
 from distvae.pages import escaped, markdown_table, render
 from distvae.paper import TABLE_1, Claim, claims, corrected
+from distvae.report import cell
 from distvae.vocabulary import join, tokenize
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ def tables(report: Report) -> list[Table | str]:
     for part in report.parts[:2]:
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for number, head in enumerate(part.header):
-            table.add_column(head, justify="right" if part.title == "Table 1" and number else "left")
+            table.add_column(cell(head), justify="right" if part.title == "Table 1" and number else "left")
         for line in part.lines:
-            table.add_row(*map(Text, line.cells), style="dim" if line.aside else None)
+            table.add_row(*map(cell, line.cells), style="dim" if line.aside else None)
         shown += [table, part.text, ""]
     return shown
 
@@ -325,7 +325,8 @@ def _draw(axes: Sequence[Axes], run: Run, colour: str, label: str | None) -> Non
     )
     best = None if run.results is None else run.results.stages[-1].best_epoch
     for panel, values in zip(axes, columns, strict=True):
-        panel.plot(epochs, values, color=colour, linewidth=1.4, label=label)
+        # What stands between dollars would be taken for mathematics.
+        panel.plot(epochs, values, color=colour, linewidth=1.4, label=label and printable(label).replace("$", "\\$"))
         if best in epochs:
             panel.plot([best], [values[epochs.index(best)]], "o", color=colour, markersize=5)
         label = None  # one of the panels names it
@@ -369,8 +370,7 @@ _RUN_HEADER = ["run", "method", "seed", "pretraining", "VAE", "scored", "hours",
 
 
 def _run(method: Method, run: Run) -> Line:
-    environment = run.environment
-    commit = (environment.get("commit") or "–")[:12]
+    commit = (run.environment.commit or "–")[:12]
     cells = [
         str(run.folder), method.name, str(run.config.seed), _stage(run, "pretrain"), _stage(run, "train"), _best(run),
         f"{run.hours:.2f}", _machine(run), commit,
@@ -398,11 +398,5 @@ def _best(run: Run) -> str:
 
 
 def _machine(run: Run) -> str:
-    try:
-        versions = run.environment["packages"]
-        return (
-            f"{run.environment['processes']}, {run.environment['device']}; torch {versions['torch']}, Python"
-            f" {run.environment['python']}"
-        )
-    except (KeyError, TypeError):
-        raise UserError(f"{run.folder / 'environment.json'}: is not what a run writes") from None
+    made = run.environment
+    return f"{made.processes}, {made.device}; torch {made.packages.get('torch', '–')}, Python {made.python}"

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow
 from pyarrow import parquet
-from pydantic import TypeAdapter, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distvae.errors import UserError
-from distvae.evaluation import Floor, Scores, SentenceScores
-from distvae.files import read_json, write_bytes, write_json
+from distvae.errors import UserError, printable
+from distvae.evaluation import Estimate, Floor, Scores, SentenceScores, mean_estimate, perplexity
+from distvae.files import check_as, damaged, inside, read_bytes, read_json, write_bytes, write_json
 from distvae.liveness import Latent
 from distvae.starts import last_begun
-from distvae.vocabulary import MANY_UNKNOWN
+from distvae.vocabulary import MANY_UNKNOWN, Vocabulary
 
 # So many epochs may be passed over by chance.
 _MANY = 3
@@ -32,7 +33,7 @@ _MANY = 3
 class StageEnd:
     """How a stage ended."""
 
-    stage: str
+    stage: Literal["pretrain", "train"]
     epochs: int
     converged: bool  # False: at its epoch limit
     best_epoch: int | None  # None: no epoch could be taken as the best, and its last weights stand
@@ -74,13 +75,28 @@ def from_dict(content: Any, path: Path) -> Results:
         path: where it stood.
 
     Raises:
-        UserError: it is not in this form.
+        UserError: it is not in this form, or its numbers contradict each other.
     """
-    try:
-        scores = {name: value for name, value in content["scores"].items() if name != "bound_holds"}
-        return TypeAdapter(Results).validate_python(content | {"scores": scores})
-    except (AttributeError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path}: is not a run's results: {' '.join(str(error).split())}") from None
+    results = check_as(Results, _without_bound(content), path, _RESULTS)
+    why = results.scores.contradiction
+    if why is None and as_dict(results)["scores"]["bound_holds"] != content["scores"].get("bound_holds"):
+        why = "bound_holds does not go with nll_excess"
+    for end in results.stages:
+        if not (1 <= (end.best_epoch or 1) <= end.epochs and 0 <= end.passed_over <= end.epochs):
+            why = f"the epochs of {end.stage} contradict each other"
+    if why is not None:
+        raise damaged(path, _RESULTS, why)
+    return results
+
+
+_RESULTS = "a run's results"
+
+
+def _without_bound(content: Any) -> Any:
+    """``bound_holds`` follows from the others."""
+    if not isinstance(content, dict) or not isinstance(content.get("scores"), dict):
+        return content
+    return content | {"scores": {name: value for name, value in content["scores"].items() if name != "bound_holds"}}
 
 
 def save_results(run: Path, results: Results, check: Callable[[], None] = lambda: None) -> None:
@@ -107,30 +123,66 @@ def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
     """
     path = Path(run) / "sentences.parquet"
     try:
-        table = parquet.read_table(path)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
+        found = parquet.read_table(pyarrow.BufferReader(read_bytes(path)))
+        columns = {name: np.asarray(found[name].to_numpy(), dtype=np.float64) for name in found.column_names}
         scores = SentenceScores(**{"nll": None} | columns)
-    except (OSError, pyarrow.ArrowException, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    found = results.scores
-    if len(scores.re) != found.sentences or not math.isclose(scores.re.mean(), found.re.mean, rel_tol=1e-9):
-        raise UserError(f"{path}: is not what {Path(run) / 'results.json'} gives the means of")
+    except (OSError, pyarrow.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read: {error}; it is damaged: restore it from a copy") from None
+    if not _are_the_means_of(results.scores, scores):
+        raise UserError(
+            f"{path}: is not what {Path(run) / 'results.json'} gives the means of; one of them was damaged or changed:"
+            " restore it from a copy"
+        )
     return scores
+
+
+def _are_the_means_of(found: Scores, each: SentenceScores) -> bool:
+    columns = [values for values in vars(each).values() if values is not None]
+    if any(len(values) != found.sentences or not np.isfinite(values).all() for values in columns):
+        return False
+    neg_elbo = each.re + each.kl
+    expected = {
+        "re": mean_estimate(each.re),
+        "kl": mean_estimate(each.kl),
+        "neg_elbo": mean_estimate(neg_elbo),
+        "elbo_ppl": perplexity(neg_elbo, each.tokens),
+        "mutual_information": mean_estimate(each.mutual_information),
+        "nll": None if each.nll is None else mean_estimate(each.nll),
+        "ppl": None if each.nll is None else perplexity(each.nll, each.tokens),
+    }
+    return each.tokens.sum() == found.tokens and all(
+        _same(getattr(found, name), estimate) for name, estimate in expected.items()
+    )
+
+
+def _same(one: Estimate | None, other: Estimate | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    pairs = ((one.mean, other.mean), (one.standard_error, other.standard_error))
+    return all(a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) for a, b in pairs)
 
 
 def load_results(run: str | Path) -> Results:
     """Read a run's results.
 
     Raises:
-        UserError: it has none, or they are not in this form.
+        UserError: it has none, they are not in this form, or do not go with what lies beside them.
     """
     path = Path(run) / "results.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(f"{run}: has no results.json; has the run finished?")
     results = from_dict(read_json(path), path)
     last = last_begun(Path(run))
     if results.start is not None and results.start < last:
         raise UserError(f"{path}: was written by start {results.start}; start {last} has gone on with the run")
+    if (path.parent / "sentences.parquet").exists():
+        load_sentence_scores(run, results)
+    if (path.parent / "vocabulary.json").exists():
+        vocabulary = Vocabulary.load(inside(path.parent, "vocabulary.json"))
+        if (vocabulary.fingerprint, len(vocabulary)) != (results.vocabulary, results.vocabulary_size):
+            raise damaged(path, _RESULTS, "its vocabulary is not the one of vocabulary.json beside it")
     return results
 
 
@@ -138,9 +190,9 @@ def table(results: dict[str, Results]) -> Table:
     """Scores as rows, runs as columns."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     splits = "/".join(dict.fromkeys(r.split for r in results.values()))
-    shown.add_column(f"{splits} sentences, in nats")
+    shown.add_column(cell(f"{splits} sentences, in nats"))
     for name in results:
-        shown.add_column(Text(name), justify="right")
+        shown.add_column(cell(name), justify="right")
 
     def row(title: str, value) -> None:
         cells = [value(r) for r in results.values()]
@@ -221,10 +273,15 @@ def show(results: dict[str, Results]) -> None:
     show_parts([table(results), *remarks(results)])
 
 
+def cell(text: object) -> Text:
+    """Text of a table for a terminal, where nothing in it is markup or a terminal code."""
+    return Text(printable(text))
+
+
 def show_parts(parts: Iterable[Table | str]) -> None:
-    """Print tables and lines."""
+    """Print tables, whose texts are each a ``cell``, and lines."""
     # Where no terminal sets a width, nothing is to be broken.
     width = None if sys.stdout.isatty() else 1000
     console = Console(file=sys.stdout, highlight=False, width=width)
     for part in parts:
-        console.print(part, markup=False)
+        console.print(printable(part) if isinstance(part, str) else part, markup=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from distvae import checkpoint, corpus, report, starts, tracking
 from distvae.config import Config, dump_config, flatten, load_config
-from distvae.errors import UserError
+from distvae.errors import UserError, printable
 from distvae.files import inside, sweep, write_json, write_text, writing
 from distvae.report import Results
 from distvae.starts import Start
@@ -59,8 +60,10 @@ def holds_run(run: Path) -> bool:
         return not names.isdisjoint(PRODUCTS)
     # Before its first attempt, a run has a status where its config was refused, and a trial of a sweep its lineage.
     theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
-    if tracking.is_status(run / "status.json"):
-        theirs.remove("status.json")
+    if "status.json" in theirs:
+        with contextlib.suppress(UserError):
+            tracking.read_status(run)
+            theirs.remove("status.json")
     if theirs:
         raise UserError(
             f"run={run}: holds {', '.join(sorted(theirs))}, which no run wrote there and a run would overwrite; name"
@@ -91,8 +94,8 @@ def open_run(
         if results is not None:
             with writing(run):
                 ended = tracking.end_status(run, results.start, results.latent)
-            trained_on = load_config(run / "config.yaml").data.path
-            print(f"{run}: finished {ended}, trained on data.path={trained_on} ({results.data}); its results:")
+            data = f"data.path={load_config(run / 'config.yaml').data.path} ({results.data})"
+            print(printable(f"{run}: finished {ended.time}, trained on {data}; its results:"))
             return Opening(None, results=results)
         if config.resume == "auto":
             found = checkpoint.newest_checkpoint(run)

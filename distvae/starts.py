@@ -18,10 +18,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from distvae.errors import UserError
-from distvae.files import inside, read_json, write_json
+from distvae.errors import UserError, printable
+from distvae.files import read_as, write_json
 
 FOLDER = "starts"
 
@@ -54,8 +52,8 @@ def read_starts(run: Path) -> list[Start]:
     found = []
     for path in _files(run):
         try:
-            found.append(TypeAdapter(Start).validate_python(read_json(inside(path.parent, path.name))))
-        except (UserError, ValidationError):
+            found.append(read_as(Start, path, "a start of a run"))
+        except UserError:
             found.append(Start(int(path.stem), "?", "?", 0, "", None, 0, ended=True))
     return found
 
@@ -151,7 +149,8 @@ class Hold:
                 self.lost = True
                 return
             except OSError as error:  # of a network's file system, which may come back
-                print(f"distvae: WARNING {self._run}: no sign of life: {error.strerror}", file=sys.stderr)
+                warning = f"distvae: WARNING {self._run}: no sign of life: {error.strerror}"
+                print(printable(warning), file=sys.stderr)
 
 
 def _file(run: Path, number: int) -> Path:
@@ -171,7 +170,8 @@ def _succeeds(start: Start, former: Start) -> bool:
 def _lives(run: Path, start: Start) -> bool:
     if start.kernel == _kernel():
         return _born(start.process) == start.born
-    print(f"{run}: waiting for signs of life of start {start.number} on {start.host} …", file=sys.stderr)
+    waiting = f"{run}: waiting for signs of life of start {start.number} on {start.host} …"
+    print(printable(waiting), file=sys.stderr)
     seen, end = _last_beat(run, start), time.monotonic() + PATIENCE
     while time.monotonic() < end:
         time.sleep(BEAT / 10)

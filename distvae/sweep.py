@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from dataclasses import field as plain_field
@@ -44,9 +45,9 @@ from distvae.config import (
     set_key,
 )
 from distvae.errors import UserError
-from distvae.files import read_json, write_json
+from distvae.files import damaged, read_as, write_json
 from distvae.resume import NO_MATTER
-from distvae.tracking import read_metrics
+from distvae.tracking import Seconds, read_metrics
 
 # What a trial can be judged by, and which way is better.
 METRICS: dict[str, Literal["min", "max"]] = {
@@ -726,14 +727,14 @@ State = Literal["waiting", "running", "finished", "stopped", "failed"]
 class Trial:
     """A trial as the sweep's ``trials.json`` tells of it. ``stopped``: before its end, by scheduler or clock."""
 
-    number: int
+    number: Count
     values: dict[str, Value]
     state: State = "waiting"
     reason: str | None = None  # why it failed or was stopped
     node: str | None = None  # where it ran last
     begun: float | None = None  # seconds since 1970
-    seconds: float = 0.0  # that it has held its resources, all starts together
-    starts: int = 0
+    seconds: Seconds = 0.0  # that it has held its resources, all starts together
+    starts: Count = 0
 
     @property
     def well(self) -> bool:
@@ -761,12 +762,23 @@ def generations(folder: Path, number: int) -> list[Generation]:
     found = [Generation(first)] if first.is_dir() else []
     later = [path for path in first.parent.glob(f"{first.name}.*") if path.suffix[1:].isdecimal()]
     for path in sorted(later, key=lambda path: int(path.suffix[1:])):
-        try:
-            told = json.loads((path / "lineage.json").read_text(encoding="utf-8"))
-            found.append(Generation(path, folder / "trials" / Path(told["parent"]).name, told["step"], told["values"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        if not os.path.lexists(path / "lineage.json"):
             continue  # it has not begun
+        told = read_as(_Lineage, path / "lineage.json", "what a run goes on from")
+        parent = folder / "trials" / told.parent
+        if told.parent != parent.name:
+            raise damaged(path / "lineage.json", "what a run goes on from", f"{told.parent!r} is no name of a run")
+        found.append(Generation(path, parent, told.step, told.values))
     return found
+
+
+@dataclass(frozen=True)
+class _Lineage:
+    """``lineage.json``."""
+
+    parent: str  # the name of its folder
+    step: Count
+    values: dict[str, Value] | None
 
 
 def save_lineage(generation: Generation) -> None:
@@ -776,14 +788,16 @@ def save_lineage(generation: Generation) -> None:
     write_json(generation.run / "lineage.json", content)
 
 
-def history(folder: Path, run: Path) -> list[dict[str, Any]]:
-    """The records of a run and of those that it went on from, as one."""
+def history(folder: Path, run: Path, after: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The records of a run and of those that it went on from, as one. ``after``: the runs that went on from it."""
     number = int(run.name.partition(".")[0])
     own = next((g for g in generations(folder, number) if g.run.name == run.name), Generation(run))
     rows = read_metrics(own.run)
     if own.parent is None:
         return rows
-    return [row for row in history(folder, own.parent) if row["step"] <= own.step] + rows
+    if own.run in after or not own.parent.is_dir():
+        raise damaged(own.run / "lineage.json", "what a run goes on from", f"{own.parent.name} is no run before it")
+    return [row for row in history(folder, own.parent, (*after, own.run)) if row["step"] <= own.step] + rows
 
 
 @dataclass
@@ -793,13 +807,13 @@ class Progress:
     state: Literal["running", "finished", "interrupted", "failed"] = "running"
     reason: str | None = None
     begun: float = 0.0  # seconds since 1970
-    starts: int = 0
-    seconds: float = 0.0
-    pretraining_seconds: float = 0.0
-    trial_seconds: float = 0.0  # while trials ran
-    finalist_seconds: float = 0.0
-    place_seconds: float = 0.0  # of all places for trials together, while trials ran: their number may change
-    slots: int = 0  # places at the last start: trials that there was room for, side by side
+    starts: Count = 0
+    seconds: Seconds = 0.0
+    pretraining_seconds: Seconds = 0.0
+    trial_seconds: Seconds = 0.0  # while trials ran
+    finalist_seconds: Seconds = 0.0
+    place_seconds: Seconds = 0.0  # of all places for trials together, while trials ran: their number may change
+    slots: Count = 0  # places at the last start: trials that there was room for, side by side
     nodes: tuple[str, ...] = ()
     ended_by: str | None = None  # what of `stop` ended it before its trials had
 
@@ -816,12 +830,9 @@ def load_progress(folder: Path) -> Progress:
         UserError: ``sweep.json`` is not what a sweep writes.
     """
     path = folder / "sweep.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return Progress()
-    try:
-        return TypeAdapter(Progress).validate_python(read_json(path))
-    except ValidationError as error:
-        raise UserError(f"{path}: is not what a sweep writes: {' '.join(str(error).split())}") from None
+    return read_as(Progress, path, "what a sweep writes")
 
 
 def save_trials(folder: Path, trials: list[Trial]) -> None:
@@ -836,9 +847,16 @@ def load_trials(folder: Path) -> list[Trial]:
         UserError: ``trials.json`` is not what a sweep writes.
     """
     path = folder / "trials.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    try:
-        return [TypeAdapter(Trial).validate_python(row) for row in read_json(path)["trials"]]
-    except (ValidationError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is not a sweep's trials: {' '.join(str(error).split())}") from None
+    found = read_as(_Trials, path, "a sweep's trials").trials
+    if [trial.number for trial in found] != sorted({trial.number for trial in found}):
+        raise damaged(path, "a sweep's trials", "their numbers do not rise")
+    return found
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """``trials.json``."""
+
+    trials: list[Trial]

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from distvae.account import LETTERS, NAMES, Account, Entry, by_elbo, label, said
+from distvae.errors import printable
 from distvae.sweep import Dimension, Value
 
 # Told apart by the colour-blind, and on white and on black.
@@ -108,8 +109,8 @@ def _hover(entry: Entry) -> str:
 
 
 def _plain(text: str) -> str:
-    """Plotly takes a few tags in its texts."""
-    return text.replace("&", "&amp;").replace("<", "&lt;")
+    """Plotly takes a few tags in its texts, links among them."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _groups(account: Account, drawn: list[Entry]) -> list[tuple[str, dict, list[Entry]]]:
@@ -181,12 +182,12 @@ def _logarithmic(dimension: Dimension) -> bool:
 
 
 def _place(dimension: Dimension, value: Value) -> float | str:
-    return value if dimension.numeric else said(value)
+    return value if dimension.numeric else _plain(said(value))
 
 
 def _axis(dimension: Dimension, having: list[Entry], key: str) -> dict:
     if not dimension.numeric:
-        names = [said(value) for value in dimension.values]
+        names = [_plain(said(value)) for value in dimension.values]
         return {"type": "category", "categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.5]}
     # Where trials are may be beyond where they could begin (population-based training).
     values = [*dimension.extremes, *(entry.trial.values[key] for entry in having)]
@@ -275,8 +276,8 @@ def _coordinate(name: str, dimension: Dimension, values: list) -> dict:
     """An axis; trials that have no value on it run below its end."""
     missing = any(value is _MISSING for value in values)
     if not dimension.numeric:
-        names = [said(value) for value in dimension.values]
-        places = [-1 if value is _MISSING else names.index(said(value)) for value in values]
+        names = [printable(said(value)) for value in dimension.values]  # here there are no tags
+        places = [-1 if value is _MISSING else names.index(printable(said(value))) for value in values]
         ticks, texts = list(range(len(names))), names
         low, high = -0.5, len(names) - 0.5
     else:

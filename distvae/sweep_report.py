@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -119,10 +118,10 @@ def table(account: Account) -> Table:
     """The trials for a terminal."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns(account):
-        shown.add_column(Text(column.title), justify="right")
+        shown.add_column(report.cell(column.title), justify="right")
     for entry in account.entries:
         style = None if entry.within or not entry.judged else "dim"
-        shown.add_row(*(Text(column.text(entry) or "–") for column in columns(account)), style=style)
+        shown.add_row(*(report.cell(column.text(entry) or "–") for column in columns(account)), style=style)
     return shown
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import math
+import os
 import platform
 import subprocess
 import sys
@@ -13,20 +16,36 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distvae import __version__, starts
+from distvae.config import Count
 from distvae.errors import UserError
-from distvae.evaluation import Scores
-from distvae.files import flush, read_json, sha256, write_json, write_text
+from distvae.evaluation import LARGEST_SCORE, Scores
+from distvae.files import (
+    check_as,
+    damaged,
+    flush,
+    parse_json,
+    read_as,
+    read_text,
+    sha256,
+    write_json,
+    write_text,
+)
 from distvae.liveness import Latent, LatentState
+from distvae.pages import escaped
 
 # So many epochs in a row with a latent that is not alive are worth a warning: the first ones of a stage may be so.
 _LASTING = 3
+
+# Of one stretch of work; no clock measures longer ones.
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
 
 
 @dataclass(frozen=True)
@@ -38,9 +57,9 @@ class TrainEpoch:
     neg_elbo: float
     objective: float  # RE + γ·KL̃
     kl_per_dimension: tuple[float, ...]
-    sentences: int
-    skipped: int  # sentences beside these, of steps that were left out because they were not finite
-    seconds: float
+    sentences: Annotated[int, Field(ge=1)]
+    skipped: Count  # sentences beside these, of steps that were left out because they were not finite
+    seconds: Annotated[float, Field(gt=0, le=1e10)]
 
     @property
     def sentences_per_second(self) -> float:
@@ -51,24 +70,25 @@ class TrainEpoch:
 class Saving:
     """What checkpoints have cost since the record before."""
 
-    count: int
-    stall_seconds: float  # for which training stood still
-    write_seconds: float  # in another thread
+    count: Count
+    stall_seconds: Seconds  # for which training stood still
+    write_seconds: Seconds  # in another thread
 
 
 @dataclass(frozen=True)
 class EpochRecord:
     """A line of metrics.jsonl."""
 
-    stage: str
-    epoch: int  # within the stage, from 1
-    step: int  # optimizer steps of the run so far
-    kl_weight: float  # γ, as the epoch ended
-    learning_rate: float
+    stage: Literal["pretrain", "train"]
+    epoch: Annotated[int, Field(ge=1)]  # within the stage, from 1
+    step: Count  # optimizer steps of the run so far
+    kl_weight: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]  # γ, as the epoch ended
+    learning_rate: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]
     train: TrainEpoch
     valid: Scores
-    valid_seconds: float
-    verdict: str  # what the plateau rule made of it; "not counted" where it was not asked
+    valid_seconds: Seconds
+    # What the plateau rule made of it; "not counted" where it was not asked.
+    verdict: Literal["improved", "wait", "decay", "stop", "not counted"]
     saving: Saving
     start: int  # number of the start of the run that trained the end of it
     latent: Latent | None = None  # by the validation sentences; None: too few to judge it by
@@ -95,14 +115,43 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
     A start that was thought dead may have gone on writing: what it wrote beyond the step at which a later one took over
     is left out, and so is a line whose end was cut off.
+
+    Raises:
+        UserError: the file cannot be read, or a line of it is not a record.
     """
     path = run / "metrics.jsonl"
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read_text(path).split("\n")[:-1]
+    rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
     begun = starts.read_starts(run)
-    return [row for row in rows if row["start"] >= starts.responsible(begun, row["step"])]
+    counting = [row for row in rows if row["start"] >= starts.responsible(begun, row["step"])]
+    for before, row in itertools.pairwise(counting):
+        follows = before["epoch"] + 1 if row["stage"] == before["stage"] else 1
+        if row["step"] <= before["step"] or row["epoch"] != follows:
+            one, other = (f"{r['stage']} epoch {r['epoch']} at step {r['step']}" for r in (before, row))
+            raise damaged(path, "a run's records", f"{other} comes after {one}")
+    return counting
+
+
+def _row(line: str, source: str) -> dict[str, Any]:
+    """A line as plain values, once it is known to be an ``EpochRecord``, and one whose numbers agree."""
+    row = parse_json(line, source)
+    if isinstance(row, dict):
+        row.setdefault("valid_seconds", 0.0)  # which the first version did not record
+    record = check_as(EpochRecord, row, source, _RECORD)
+    train = record.train
+    why = record.valid.contradiction
+    if not math.isclose(train.neg_elbo, train.re + train.kl, rel_tol=1e-6, abs_tol=1e-6):
+        why = why or f"neg_elbo of train is {train.neg_elbo}, and re + kl is {train.re + train.kl}"
+    if not math.isclose(train.kl, sum(train.kl_per_dimension), rel_tol=1e-6, abs_tol=1e-6):
+        why = why or f"kl of train is {train.kl}, and its dimensions add up to {sum(train.kl_per_dimension)}"
+    if why is not None:
+        raise damaged(source, _RECORD, why)
+    return row
+
+
+_RECORD = "a record of an epoch"
 
 
 class Tracker:
@@ -172,7 +221,8 @@ class Tracker:
 
     def sentences(self, name: str, sentences: list[str], step: int) -> None:
         """Show sentences as text in TensorBoard."""
-        self._board.add_text(name, "\n".join(f"- {sentence}" for sentence in sentences), step)
+        # TensorBoard takes it for Markdown.
+        self._board.add_text(name, "\n".join(f"- {escaped(sentence)}" for sentence in sentences), step)
 
     def flush(self) -> None:
         """See that all is on disk: a checkpoint that follows goes on behind it."""
@@ -229,6 +279,17 @@ class Progress:
         self._bar.close()
 
 
+@dataclass(frozen=True)
+class Status:
+    """What a run's ``status.json`` holds."""
+
+    state: Literal["running", "finished", "interrupted", "failed"]
+    reason: str | None
+    time: str
+    start: int | None  # number of the attempt
+    latent: Latent | None = None  # by the last scores; None: of an older version, or too few sentences to judge it by
+
+
 def write_status(
     run: Path, state: str, reason: str | None = None, start: int | None = None, latent: Latent | None = None
 ) -> None:
@@ -238,37 +299,35 @@ def write_status(
     """
     run.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    content = {"state": state, "reason": reason, "time": now, "start": start}
-    content["latent"] = None if latent is None else asdict(latent)
-    write_json(run / "status.json", content)
+    write_json(run / "status.json", asdict(Status(state, reason, now, start, latent)))
+
+
+def read_status(run: Path) -> Status:
+    """Read a run's ``status.json``.
+
+    Raises:
+        UserError: it cannot be read, or is not what a run writes.
+    """
+    return read_as(Status, run / "status.json", "what a run writes of its state")
 
 
 def last_latent(run: Path) -> Latent | None:
-    """The latent by a run's last record; None where there is none."""
-    rows = read_metrics(run)
-    latent = rows[-1].get("latent") if rows else None
-    return None if latent is None else Latent(**latent)
+    """The latent by a run's last record; None where there is none to be read."""
+    with contextlib.suppress(UserError):
+        rows = read_metrics(run)
+        if rows and rows[-1].get("latent") is not None:
+            return Latent(**rows[-1]["latent"])
+    return None
 
 
-def is_status(path: Path) -> bool:
-    """Whether a file is what ``write_status`` writes."""
-    try:
-        content = read_json(path)
-    except UserError:
-        return False
-    return isinstance(content, dict) and {"state", "reason", "time", "start"} <= content.keys()
-
-
-def end_status(run: Path, start: int, latent: Latent | None) -> str:
-    """See that a finished run's ``status.json`` says so: its process may have been killed between its last files.
-
-    Returns:
-        When it finished.
-    """
-    path = run / "status.json"
-    if not is_status(path) or read_json(path)["state"] != "finished":
-        write_status(run, "finished", start=start, latent=latent)
-    return read_json(path)["time"]
+def end_status(run: Path, start: int, latent: Latent | None) -> Status:
+    """Return a finished run's status, written first where its process was killed between its last files."""
+    with contextlib.suppress(UserError):
+        status = read_status(run)
+        if status.state == "finished":
+            return status
+    write_status(run, "finished", start=start, latent=latent)
+    return read_status(run)
 
 
 def environment(processes: str) -> dict[str, Any]:
@@ -293,6 +352,26 @@ def code_digest() -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\0{sha256(path)}\0".encode())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What reports tell of ``environment``."""
+
+    python: str
+    device: str
+    processes: str
+    packages: dict[str, str]
+    commit: str | None = None
+
+
+def read_environment(run: Path) -> Environment:
+    """Read a run's ``environment.json``.
+
+    Raises:
+        UserError: it cannot be read, or is not what a run writes.
+    """
+    return read_as(Environment, run / "environment.json", "what a run writes of its machine")
 
 
 def device_name() -> str:

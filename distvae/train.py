@@ -25,7 +25,7 @@ from distvae.checkpoint import Checkpoint, RunState, Saver, Weights
 from distvae.config import CAPTIONS, Config, ConfigError, flatten, load_config, with_precision
 from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
-from distvae.errors import PeerError, UserError, tell
+from distvae.errors import PeerError, UserError, printable, tell
 from distvae.evaluation import Floor, Scores, SentenceScores, floor, score
 from distvae.files import write_json, writing
 from distvae.graphs import Compute, GraphedSteps
@@ -73,7 +73,7 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
         train(load_config(options.config, options.overrides), signals)
     except InterruptedRun as interrupted:
         if os.environ.get("RANK", "0") == "0":
-            print(f"{interrupted}; the same command goes on", file=sys.stderr)
+            print(printable(f"{interrupted}; the same command goes on"), file=sys.stderr)
         return INTERRUPTED
     except UserError as error:
         if isinstance(error, ConfigError) and error.run is not None:
@@ -326,7 +326,7 @@ class Trainer:
         with writing(self.run):
             sentences.vocabulary.save(self.run / "vocabulary.json")
         for note in sentences.notes:
-            print(note)
+            print(printable(note))
 
     def _introduce(self) -> None:
         sizes = "/".join(f"{len(split):,}" for split in (self.corpus.train, self.corpus.valid, self.corpus.test))
@@ -337,10 +337,11 @@ class Trainer:
         if where == "cpu":
             threads = torch.get_num_threads()
             where = f"CPU, {threads} thread{'s' if threads > 1 else ''} each"
-        print(
+        line = (
             f"{self.run}: {self.config.data.path}, {sizes} sentences, {len(self.vocabulary):,} tokens in the"
             f" vocabulary; {parameters / 1e6:.1f}M parameters; {self.runtime.processes} on {where}"
         )
+        print(printable(line))
 
     def _pretrained_encoder(self, source: str) -> Weights:
         pretrained = checkpoint.load_export(source, kind="pretrained")
@@ -372,7 +373,7 @@ class Trainer:
         if self.runtime.is_main:
             state = found.state
             at = f"epoch {state.epoch}" + (f" and {state.batches:,} batches" if state.batches else "")
-            print(f"going on from {folder}: step {state.step:,}, {state.stage} {at}")
+            print(printable(f"going on from {folder}: step {state.step:,}, {state.stage} {at}"))
         return found
 
     # -- Stages --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from distvae.errors import UserError
+from distvae.files import read_json
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS)
@@ -140,7 +141,7 @@ class Vocabulary:
             UserError: the file cannot be read, or is no vocabulary.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(Path(path))
             if not isinstance(content, dict) or content.keys() != {"unk", "tokens"}:
                 raise ValueError("it should hold `unk` and `tokens`")
             if not isinstance(content["tokens"], list) or not all(isinstance(t, str) for t in content["tokens"]):
@@ -148,9 +149,9 @@ class Vocabulary:
             if not isinstance(content["unk"], str):
                 raise ValueError("its unk should be a string")
             return cls(tuple(content["tokens"]), content["unk"])
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read as a vocabulary: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
+        except UserError:
+            raise
+        except ValueError as error:
             raise UserError(f"{path}: is not a vocabulary: {error}") from None
 
     def save(self, path: str | Path) -> None:

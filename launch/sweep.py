@@ -25,7 +25,7 @@ from rich.table import Table
 from distvae import report
 from distvae import sweep as sweeps
 from distvae.account import said
-from distvae.errors import UserError, tell
+from distvae.errors import UserError, printable, tell
 from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun
 from distvae.sweep import Sweep
 from distvae.tuning.driver import Driver
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         tell(error)
         code = 2
     except InterruptedRun as interrupted:
-        print(f"{interrupted}; the same command goes on", file=sys.stderr)
+        print(printable(f"{interrupted}; the same command goes on"), file=sys.stderr)
         code = INTERRUPTED
     except KeyboardInterrupt:
         code = ENDED
@@ -84,10 +84,10 @@ def show_plan(sweep: Sweep) -> None:
     shared = sweep.pretrainings()
     parts: list[Table | str] = []
     if sweep.config.search == "random":
-        shown = Table("trial", *sweep.config.space, box=None)
+        shown = Table("trial", *map(report.cell, sweep.config.space), box=None)
         for number, values in enumerate(sweep.points()):
             cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
-            shown.add_row(str(number), *cells)
+            shown.add_row(str(number), *map(report.cell, cells))
         parts.append(shown)
     else:
         parts.append(f"{sweep.trials} trials, which Optuna chooses as results come in")

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from distvae.config import Config, ConfigError, load_config, with_precision
 from distvae.cores import usable_cores
-from distvae.errors import UserError, tell
+from distvae.errors import UserError, printable, tell
 from distvae.files import writing
 from distvae.interruption import ENDED, INTERRUPTED, SIGNALS, Signals
 
@@ -84,7 +84,7 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
     begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
     if code != INTERRUPTED and begun:
         report.show_parts(paper_report.tables(paper_report.write(begun, folder)))
-        print(folder / "report.html")
+        print(printable(folder / "report.html"))
     return code
 
 
@@ -129,6 +129,9 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
     files = sorted(configs.glob("*.yaml"))
     if not files:
         raise UserError(f"--rows {configs}: holds no config (*.yaml)")
+    for file in files:  # its name becomes that of a run, a log and a line of the plan
+        if printable(file.name) != file.name:
+            raise UserError(f"{file}: has a name that a terminal cannot show; give it another")
     for override in overrides:
         if override.partition("=")[0] in OWN_KEYS:
             raise ConfigError(f"{override}: each row has its own {', '.join(OWN_KEYS)}; see --folder and --seeds")
@@ -266,7 +269,7 @@ class Table:
         self.running[row.name] = child, place, said
         threads = row.config.cpu_threads or place.threads
         where = f"{threads} thread{'s' if threads > 1 else ''}" if place.gpu is None else f"GPU {place.gpu}"
-        print(f"{row.name}: on {where}; all that it says is in {log}", flush=True)
+        print(printable(f"{row.name}: on {where}; all that it says is in {log}"), flush=True)
 
     def _wait(self) -> None:
         """After a moment pass on what asks to stop, show what the runs have said, and see which have ended."""
@@ -290,7 +293,7 @@ class Table:
     def _conclude(self) -> int:
         failed = [name for name, code in self.codes.items() if code not in (0, INTERRUPTED, None)]
         for name in failed:
-            print(f"distvae: {name} failed; see {self.folder / name}.log", file=sys.stderr)
+            print(printable(f"distvae: {name} failed; see {self.folder / name}.log"), file=sys.stderr)
         if self.signals.asked is not None or INTERRUPTED in self.codes.values():
             print("interrupted; the same command goes on", file=sys.stderr)
             return INTERRUPTED
@@ -315,7 +318,7 @@ def _show(name: str, said: IO[str]) -> None:
             said.seek(begun)  # the rest is still to come
             return
         if line.startswith(("pretrain ", "train ", "distvae: ", "WARNING ")):
-            print(f"{name:<18} {line}", end="", flush=True)
+            print(f"{name:<18} {printable(line.rstrip())}", flush=True)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def write_results(run: Path, row: str, each: SentenceScores, stage: str, vocabul
         tokens=int(TOKENS.sum()),
         re=mean_estimate(each.re),
         kl=mean_estimate(each.kl),
+        kl_per_dimension=(float(each.kl.mean()) / 4,) * 4,
         neg_elbo=mean_estimate(neg_elbo),
         elbo_ppl=perplexity(neg_elbo, each.tokens),
         mutual_information=mean_estimate(each.mutual_information),

@@ -77,7 +77,10 @@ def records(last: Scores, epochs: int = 8, first: int = 1, pretrain: int = 0, we
         valid = replace(
             last,
             nll=replace(last.nll, mean=last.nll.mean + 0.7 * far),
+            ppl=replace(last.ppl, mean=math.exp((last.nll.mean + 0.7 * far) / 10)),
             kl=replace(last.kl, mean=last.kl.mean * (1 + 0.4 * math.sin(far))),
+            re=replace(last.re, mean=last.neg_elbo.mean - last.kl.mean * (1 + 0.4 * math.sin(far))),
+            kl_per_dimension=(last.kl.mean * (1 + 0.4 * math.sin(far)) / 4,) * 4,
         )
         gamma = min(epoch / 3, 1.0) if epoch <= 3 else weight
         verdict = "not counted" if epoch < 3 and epochs > 3 else "improved" if epoch <= best else "wait"
@@ -149,7 +152,8 @@ def small_sweep(folder: Path) -> Sweep:
     for number in (5, 1):
         _, _, nll, kl, mi, units = SCORES[number]
         better = scores(nll - 0.25, kl, mi, units, samples=500)
-        write_finalist(folder, number, better, replace(better, nll=Estimate(nll + 0.125, 0.16)))
+        worse = replace(better, nll=Estimate(nll + 0.125, 0.16), ppl=Estimate(math.exp((nll + 0.125) / 10), 0.1))
+        write_finalist(folder, number, better, worse)
     progress = Progress("finished", None, 1e9, 2, 200.0, 20.0, 100.0, 40.0, 200.0, 2, ("n1", "n2"))
     write_sweep(asked, sorted(trials, key=lambda trial: trial.number), progress)
     return asked

@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -499,12 +500,29 @@ def test_history_goes_back_over_several_generations(tmp_path):
 def test_a_generation_that_has_not_begun_and_what_else_lies_there_do_not_count(tmp_path):
     pbt_sweep(tmp_path / "sweep")
     trials = tmp_path / "sweep" / "trials"
-    for name, text in (("0001.2", None), ("0001.3", "{"), ("0001.4", "[]"), ("0001.old", None)):
+    for name in ("0001.2", "0001.3", "0001.old"):
         (trials / name).mkdir()
-        if text is not None:
-            (trials / name / "lineage.json").write_text(text)
     assert [generation.run.name for generation in generations(tmp_path / "sweep", 1)] == ["0001", "0001.1"]
     assert generations(tmp_path / "sweep", 7) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"parent": "../0000", "step": 40, "values": {}}'])
+def test_a_damaged_lineage_is_one_line_and_no_generation_is_left_out(tmp_path, text):
+    pbt_sweep(tmp_path / "sweep")
+    path = tmp_path / "sweep" / "trials" / "0001.1" / "lineage.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(f"{path}: ")):
+        generations(tmp_path / "sweep", 1)
+
+
+@pytest.mark.parametrize("parent", ["0001.1", "0001.2", "0007"])
+def test_a_lineage_that_leads_back_or_nowhere_is_one_line(tmp_path, parent):
+    pbt_sweep(tmp_path / "sweep")
+    trials = tmp_path / "sweep" / "trials"
+    save_lineage(Generation(trials / "0001.1", trials / parent, 40, {}))
+    save_lineage(Generation(trials / "0001.2", trials / "0001.1", 60, {}))
+    with pytest.raises(UserError, match=r"lineage\.json: is not what a run goes on from"):
+        history(tmp_path / "sweep", trials / "0001.2")
 
 
 def test_generations_are_in_the_order_of_their_numbers(tmp_path):

@@ -26,6 +26,7 @@ from distvae.account import (
     utilisation,
 )
 from distvae.errors import UserError
+from distvae.pages import escaped
 from distvae.sweep import Progress, Trial
 from distvae.sweep_plots import sections
 from distvae.sweep_report import write_hparams, write_report
@@ -176,7 +177,7 @@ def test_what_failed_or_was_stopped_is_told_with_its_reason(small):
     assert endings(gather(small)) == lines
     for line in lines:
         assert line in page(small).words  # as text, and not as markup
-        assert line.replace("|", "\\|").replace("<", "&lt;") in (small / "sweep.md").read_text(encoding="utf-8")
+        assert f"- {escaped(line)}\n" in (small / "sweep.md").read_text(encoding="utf-8")
 
 
 def test_trials_with_the_same_reason_are_told_together(tmp_path):
@@ -315,7 +316,9 @@ def test_every_kind_of_values_can_be_drawn(tmp_path, key, values):
     against, *_ = (json.loads(figure) for section in sections(gather(asked.folder)) for figure in section.figures)
     places = [x for trace in against["data"] if trace["yaxis"] == "y" for x in trace["x"]]
     assert places == (
-        values if isinstance(values[0], (int, float)) and key != "data.distinct" else [*map(said, values)]
+        values
+        if isinstance(values[0], (int, float)) and key != "data.distinct"
+        else [said(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
     )
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -19,8 +20,8 @@ VALID = Scores(
     re=Estimate(31.25, 0.5),
     kl=Estimate(4.125, 0.0625),
     neg_elbo=Estimate(35.375, 0.5),
-    elbo_ppl=Estimate(5.75, 0.25),
-    active_units=7,
+    elbo_ppl=Estimate(math.exp(3.5375), 0.25),
+    active_units=2,
     mutual_information=Estimate(3.875, 0.03125),
     kl_per_dimension=(4.0, 0.125),
     seed=3,
@@ -82,7 +83,7 @@ def rows(run: Path) -> list[dict]:
 def test_an_epoch_is_one_line_that_holds_its_numbers():
     line = record().line()
     assert "\n" not in line
-    numbers = ["train", "4", "0.312", "0.0625", "33.50", "3.75", "31.25", "4.12", "35.38", "3.88", "7", "2500/s"]
+    numbers = ["train", "4", "0.312", "0.0625", "33.50", "3.75", "31.25", "4.12", "35.38", "3.88", "2", "2500/s"]
     left = line
     for number in numbers:  # in this order
         assert number in left, number
@@ -186,7 +187,7 @@ def test_tensorboard_holds_the_curves(tmp_path):
         "objective/train": [(10, 34.5), (20, 34.5)],
         "control/kl_weight": [(10, 0.3125), (20, 0.5)],
         "control/learning_rate": [(10, 0.0625), (20, 0.0625)],
-        "latent/active_units": [(10, 7.0), (20, 7.0)],
+        "latent/active_units": [(10, 2.0), (20, 2.0)],
         "latent/mutual_information": [(10, 3.875), (20, 3.875)],
         "throughput/sentences_per_second": [(10, 2500.0), (20, 2500.0)],
         "throughput/checkpoint_stall_seconds": [(10, 0.25), (20, 0.25)],
@@ -199,7 +200,7 @@ def test_tensorboard_holds_sentences_as_text(tmp_path):
     tracker = Tracker(tmp_path)
     tracker.sentences("prior samples", ["A man is here.", "", "<unk> and <s>"], 10)
     tracker.close()
-    assert texts(tmp_path, "prior samples") == [(10, "- A man is here.\n- \n- <unk> and <s>")]
+    assert texts(tmp_path, "prior samples") == [(10, "- A man is here.\n- \n- &#60;unk&#62; and &#60;s&#62;")]
 
 
 # -- The progress bar --------------------------------------------------------------------------------------------------

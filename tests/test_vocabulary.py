@@ -119,8 +119,8 @@ def test_closed_vocabulary_refuses(words):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a vocabulary"),
-        (b"\xff\xfe", "is not a vocabulary"),
+        (b"", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
         (b"[]", "should hold `unk` and `tokens`"),
         (b'{"unk": "single"}', "should hold `unk` and `tokens`"),
         (json.dumps({"unk": "single", "tokens": [1]}).encode(), "list of strings"),

@@ -34,7 +34,7 @@ from distvae import sweep as sweeps
 from distvae.account import said
 from distvae.config import Config
 from distvae.cores import usable_cores
-from distvae.errors import UserError
+from distvae.errors import UserError, printable
 from distvae.files import read_json, write_json, write_text, writing
 from distvae.interruption import InterruptedRun, asking
 from distvae.starts import Hold, OvertakenError
@@ -172,7 +172,8 @@ class Driver:
         self.progress.state, self.progress.reason = "running", None
         self.over = self.progress.ended_by
         if self.over is not None:
-            print(f"{self.folder}: had ended before its trials: {self.over}; that stays, whatever stop says now")
+            over = f"{self.folder}: had ended before its trials: {self.over}; that stays, whatever stop says now"
+            print(printable(over))
 
     def _install_signals(self) -> None:
         for number in asking():
@@ -239,10 +240,11 @@ class Driver:
         trial = replace(self.sweep.config.trial, gpus=places.gpus)
         self.sweep = replace(self.sweep, config=replace(self.sweep.config, trial=trial))
         self.progress.slots, self.progress.nodes = places.slots, places.nodes
-        print(
+        line = (
             f"{self.folder}: {self.sweep.trials} trials, {places.slots} at a time, on {len(places.nodes)} nodes of"
             f" {places.cpus_in_all:g} CPUs and {places.gpus_in_all:g} GPUs in all"
         )
+        print(printable(line))
 
     def _prepare(self) -> None:
         """See that the sentences are there, for all trials."""
@@ -294,9 +296,8 @@ class Driver:
                 raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while pretraining")
 
     def _tell_failed(self, name: str, failure: str) -> None:
-        print(
-            f"distvae: WARNING the pretraining {name} failed, and its trials begin by their own: {failure}", flush=True
-        )
+        warning = f"distvae: WARNING the pretraining {name} failed, and its trials begin by their own: {failure}"
+        print(printable(warning), flush=True)
 
     def _pretrain_in_processes(self, name: str, config: Config) -> None:
         work = functools.partial(run_process, sweep=self.sweep, config=config, number=-1, where=os.getcwd())
@@ -476,7 +477,7 @@ class Driver:
             line += f"; best: trial {best}, {self.sweep.config.objective.metric}"
             line += f" {getattr(outcomes[best], self.sweep.config.objective.metric):.2f}"
         line += self._left()
-        tqdm.write(line, file=sys.stdout)
+        tqdm.write(printable(line), file=sys.stdout)
         sys.stdout.flush()
         self._bar.update(1)
 
@@ -540,7 +541,8 @@ class Driver:
                         write_json(folder / f"{number:04d}.json", ray.get(task))
                     except ray.exceptions.RayError as error:
                         unscored.append(f"finalist {number} could not be scored: {_why(error)}")
-                        print(f"distvae: WARNING {unscored[-1]}; the same command tries again", flush=True)
+                        warning = f"distvae: WARNING {unscored[-1]}; the same command tries again"
+                        print(printable(warning), flush=True)
                 if self.asked is not None:
                     raise InterruptedRun(f"{self.folder}: interrupted by {self.asked} while scoring finalists")
         return unscored
@@ -556,7 +558,7 @@ class Driver:
                 write_report(self.folder)
             except UserError as error:  # a trial's records are damaged
                 page = f"no report: {error}"
-            print(f"{self.folder}: {state}, {self._counts()}; {page}")
+            print(printable(f"{self.folder}: {state}, {self._counts()}; {page}"))
 
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._began
@@ -664,10 +666,8 @@ def _drop_torn(saved: Path, names: tuple[str, ...]) -> bool:
         files = [saved / name.format(start) for name in names]
         if all(map(_is_whole, files)):
             return _is_whole(saved / "tuner.pkl")
-        print(
-            f"distvae: WARNING {path}: is not whole, or not all of its start; passed over for the one before",
-            file=sys.stderr,
-        )
+        warning = f"distvae: WARNING {path}: is not whole, or not all of its start; passed over for the one before"
+        print(printable(warning), file=sys.stderr)
         for file in files:
             file.unlink(missing_ok=True)
     return False
