@@ -105,6 +105,15 @@ def origin(data: DataConfig, files: dict[str, Path]) -> dict:
     return {name: [_kind(path), _is_gzip(path), _sha256(path)] for name, path in files.items()}
 
 
+def states(files: dict[str, Path]) -> dict[str, tuple[int, ...]]:
+    """What every write to a file changes, even one that is taken back."""
+    try:
+        stats = {name: path.stat() for name, path in files.items()}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return {name: (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats.items()}
+
+
 def expand(key: str, path: str) -> Path:
     """Resolve ``~`` in the value of a config key."""
     try:
