@@ -60,6 +60,8 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 
 # Rows and characters that are held in memory at a time.
 BATCH, BATCH_CHARACTERS = 10_000, 1 << 24
+# Characters of JSON that are read at a time.
+PIECE = 1 << 20
 # Column names that are remembered for an error message.
 NAMES = 1000
 
@@ -559,7 +561,7 @@ def _json_values(path: Path) -> Iterator[tuple[bool, Any]]:
 
     Of the file no more is held than the value that is being read.
     """
-    pieces = _pieces(path, lambda file: iter(partial(file.read, 1 << 20), ""))
+    pieces = _pieces(path, lambda file: iter(partial(file.read, PIECE), ""))
     text, at, more = "", 0, True
     in_list, number, expected = False, 0, "value"
     while True:

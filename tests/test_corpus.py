@@ -96,7 +96,7 @@ def test_another_grammar_is_another_corpus(tmp_path, monkeypatch):
 # Sentences.
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), min_size=1, max_size=40), size=st.integers(1, 50))
 def test_sentences_are_the_rows_of_memory_mapped_arrow(tmp_path_factory, rows, size):
     folder = tmp_path_factory.mktemp("arrow")
@@ -118,7 +118,7 @@ def test_sentences_are_the_rows_of_memory_mapped_arrow(tmp_path_factory, rows, s
 WORDS = st.lists(st.lists(st.sampled_from(["a", "dog", "</s>", "<unk-lower>", "Oslo", "12", "é"]), max_size=6))
 
 
-@hypothesis_settings(max_examples=60)
+@hypothesis_settings(max_examples=60, deadline=None)
 @given(rows=WORDS.filter(bool), start=st.integers(0, 3))
 def test_batches_are_encoded_as_single_sentences_are(rows, start):
     vocabulary = Vocabulary.build({"a": 3, "dog": 1}, 1, "classes")
