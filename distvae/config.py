@@ -103,8 +103,8 @@ SNLI = "stanfordnlp/snli"
 class DataConfig:
     """Which sentences, and how they become ids."""
 
-    # `captions` (built in), `stanfordnlp/snli` (the hub's), a file (text, json, jsonl, csv, parquet; .gz too, but for
-    # parquet), or a folder that holds train.*, valid.* and test.*
+    # `captions` (built in), `stanfordnlp/snli` (the hub's), a file (text, json, jsonl, csv, tsv, parquet; .gz too, but
+    # for parquet), or a folder that holds train.*, valid.* and test.*
     path: Location = CAPTIONS
     # Columns that hold sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None

@@ -128,6 +128,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
         UserError: a file, column or split is missing, unreadable or empty, or the hub cannot be reached.
     """
     files = sources.find_files(data)
+    states = sources.states(files)
     origin = _origin(data, files)
     cache = sources.expand("data.cache", data.cache)
     folder = cache / _fingerprint(origin)
@@ -139,7 +140,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
         work = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache, ignore_cleanup_errors=True)
         with work, _quiet_datasets(progress):
             words, notes = _words(data, files, Path(work.name))
-            if _origin(data, files) != origin:
+            if sources.states(files) != states or _origin(data, files) != origin:
                 raise UserError(
                     f"data.path={data.path}: has changed while it was read; run the same command again when nothing"
                     " writes there"
@@ -257,7 +258,7 @@ def _sift(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
     kept = array("q")
     seen: set[str] = set()
     empty = long = repeated = 0
-    batches = (batch.column(TEXT_COLUMN).to_pylist() for batch in text.with_format("arrow").iter(BATCH))
+    batches = (batch.to_pylist() for batch in text.data.column(TEXT_COLUMN).chunks)
     for row, sentence in enumerate(itertools.chain.from_iterable(batches)):
         sentence = (sentence or "").strip()
         if _INVISIBLE.fullmatch(sentence):

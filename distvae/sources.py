@@ -60,6 +60,8 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 
 # Rows and characters that are held in memory at a time.
 BATCH, BATCH_CHARACTERS = 10_000, 1 << 24
+# Characters of JSON that are read at a time.
+PIECE = 1 << 20
 # Column names that are remembered for an error message.
 NAMES = 1000
 
@@ -103,6 +105,15 @@ def origin(data: DataConfig, files: dict[str, Path]) -> dict:
     if data.path == SNLI:
         return {"hub": SNLI, "revision": SNLI_REVISION}
     return {name: [_kind(path), _is_gzip(path), _sha256(path)] for name, path in files.items()}
+
+
+def states(files: dict[str, Path]) -> dict[str, tuple[int, ...]]:
+    """What every write to a file changes, even one that is taken back."""
+    try:
+        stats = {name: path.stat() for name, path in files.items()}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return {name: (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats.items()}
 
 
 def expand(key: str, path: str) -> Path:
@@ -550,7 +561,7 @@ def _json_values(path: Path) -> Iterator[tuple[bool, Any]]:
 
     Of the file no more is held than the value that is being read.
     """
-    pieces = _pieces(path, lambda file: iter(partial(file.read, 1 << 20), ""))
+    pieces = _pieces(path, lambda file: iter(partial(file.read, PIECE), ""))
     text, at, more = "", 0, True
     in_list, number, expected = False, 0, "value"
     while True:

@@ -96,7 +96,7 @@ def test_another_grammar_is_another_corpus(tmp_path, monkeypatch):
 # Sentences.
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), min_size=1, max_size=40), size=st.integers(1, 50))
 def test_sentences_are_the_rows_of_memory_mapped_arrow(tmp_path_factory, rows, size):
     folder = tmp_path_factory.mktemp("arrow")
@@ -118,7 +118,7 @@ def test_sentences_are_the_rows_of_memory_mapped_arrow(tmp_path_factory, rows, s
 WORDS = st.lists(st.lists(st.sampled_from(["a", "dog", "</s>", "<unk-lower>", "Oslo", "12", "é"]), max_size=6))
 
 
-@hypothesis_settings(max_examples=60)
+@hypothesis_settings(max_examples=60, deadline=None)
 @given(rows=WORDS.filter(bool), start=st.integers(0, 3))
 def test_batches_are_encoded_as_single_sentences_are(rows, start):
     vocabulary = Vocabulary.build({"a": 3, "dog": 1}, 1, "classes")
@@ -453,7 +453,7 @@ def test_a_corpus_under_another_name_is_damaged(tmp_path):
     assert len(prepare(tmp_path, path=folder, min_count=2).vocabulary) < len(prepare(tmp_path, path=folder).vocabulary)
 
 
-@pytest.mark.parametrize("change", ["grows", "is replaced", "is deleted"])
+@pytest.mark.parametrize("change", ["grows", "is replaced", "is replaced, and put back", "is deleted"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change, when):
     folder = Path(write_folder(tmp_path / "text", train="a dog\n" * 9))
@@ -462,6 +462,8 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change, whe
         "is replaced": lambda: (folder / "train.txt").write_text("a dot\n" * 9),
         "is deleted": lambda: (folder / "train.txt").unlink(),
     }
+    changes["is replaced, and put back"] = changes["is replaced"]
+    content = (folder / "train.txt").read_text()
     real = sources.load
 
     def load(*arguments):
@@ -470,6 +472,8 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change, whe
         texts = real(*arguments)
         if when == "after":
             changes[change]()
+        if change == "is replaced, and put back":
+            (folder / "train.txt").write_text(content)
         return texts
 
     monkeypatch.setattr(sources, "load", load)

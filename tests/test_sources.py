@@ -2,12 +2,13 @@ import csv
 import gzip
 import io
 import json
-import random
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distvae import sources
 from distvae.config import DataConfig
@@ -130,9 +131,45 @@ def test_forms_of_json(tmp_path, content):
     assert read(written(tmp_path / "a.json", content)) == ROWS
 
 
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | CELLS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(CELLS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(VALUES, max_size=6),
+    size=st.integers(1, 20),
+    indent=st.sampled_from([None, 0, 2]),
+    in_list=st.booleans(),
+)
+def test_json_is_read_in_pieces_as_it_is_as_a_whole(tmp_path_factory, values, size, indent, in_list):
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    if not in_list:  # where a list would be the only one, and numbers would run together
+        values = [{"a": value} for value in values]
+    pieces = [json.dumps(value, indent=indent) for value in values]
+    path.write_text(json.dumps(values, indent=indent) if in_list else "\n".join(pieces), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "PIECE", size)
+        read = list(sources._json_values(path))
+    assert [is_in for is_in, _ in read] == [in_list] * len(values)
+    assert [as_text(value) for _, value in read] == [as_text(value, write=json.dumps) for value in values]
+
+
+def as_text(value, write=str):
+    """A value of which each number is as it is written."""
+    if isinstance(value, list):
+        return [as_text(item, write) for item in value]
+    if isinstance(value, dict):
+        return {key: as_text(item, write) for key, item in value.items()}
+    return write(value) if type(value) in (int, float) else value
+
+
 def test_values_longer_than_a_piece_of_the_file(tmp_path):
-    noise = random.Random(0)
-    rows = [{"text": "é" * noise.choice([1, 10, 700_000, 3_000_000])} for _ in range(12)]
+    rows = [{"text": "é" * size} for size in (1, 700_000, 10, 1_500_000, 3)]
     for content in (json.dumps(rows, ensure_ascii=False), json.dumps(rows)):
         assert read(written(tmp_path / "a.json", content)) == [row["text"] for row in rows]
 
