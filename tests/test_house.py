@@ -16,7 +16,7 @@ FLOORS = [
     {"errors", "cores", "liveness"},
     {"files", "pages"},
     {"config", "captions", "starts", "cross_entropy", "graphs"},
-    {"model", "vocabulary"},
+    {"model", "vocabulary", "arguments"},
     {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},
     {"runtime", "checkpoint", "scaling"},
     {"evaluation", "generation", "engine", "interruption"},
