@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from distvae import measure, report, scaling
+from distvae.arguments import Parser
 from distvae.checkpoint import Export, load_export
-from distvae.config import Config, OptimizerConfig, explain, load_config
+from distvae.config import Config, OptimizerConfig, explain, known_keys, load_config
 from distvae.errors import UserError, printable, tell
 from distvae.files import printable_json
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
@@ -58,12 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="distvae", description="Use trained sentence VAEs.")
+    parser = Parser(prog="distvae", description="Use trained sentence VAEs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(action, *, run: bool = True) -> argparse.ArgumentParser:
+    def command(action, *, run: bool = True, settings: Iterable[str] = ()) -> Parser:
         summary = action.__doc__.splitlines()[0]
-        added = commands.add_parser(action.__name__.strip("_").replace("_", "-"), help=summary, description=summary)
+        name = action.__name__.strip("_").replace("_", "-")
+        added = commands.add_parser(name, help=summary, description=summary, settings=settings)
         added.set_defaults(command=action)
         if run:
             added.add_argument("run", metavar="RUN", help="a run's folder, or an exported best/ folder")
@@ -87,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_decoding(added)
 
     added = command(_reconstruct)
-    added.add_argument("sentences", nargs="*", metavar="SENTENCE", help="default: a line each from standard input")
+    added.add_argument(
+        "sentences", nargs="*", default=[], metavar="SENTENCE", help="default: a line each from standard input"
+    )
     _add_decoding(added)
 
     added = command(_compare, run=False)
@@ -106,12 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_sweep_report, run=False)
     added.add_argument("folder", metavar="FOLDER", help="a sweep's folder, also one that was moved or still runs")
 
-    added = command(_scaling, run=False)
+    added = command(_scaling, run=False, settings=known_keys(Config))
     _add_model(added)
     added.add_argument("--processes", type=_integers, default=(8, 64, 512), metavar="N,N,…", help="default 8,64,512")
     _add_machine(added)
 
-    added = command(_measure, run=False)
+    added = command(_measure, run=False, settings=known_keys(Config))
     _add_model(added)
     added.add_argument(
         "--each",
@@ -126,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/snli/pt_kla_sfb.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optimizer.batch_size=4096")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as optimizer.batch_size=4096"
+    )
     parser.add_argument(
         "--vocabulary", type=int, required=True, metavar="V", help="tokens; a run says them before its first epoch"
     )

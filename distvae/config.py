@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -425,13 +426,24 @@ def read_tree(path: str | Path) -> dict[str, Any]:
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
         tree = _read(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, FileNotFoundError):
+            reason += _meant(path)
+        raise ConfigError(f"{path}: cannot be read as a config: {reason}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: should hold keys and values, such as `seed: 1`")
     return tree
+
+
+def _meant(path: Path) -> str:
+    """A hint at the configs that a path to none may mean, which lacks its ending or its folder."""
+    name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
+    found = [other for other in (path.with_name(name), Path("configs", path.parent, name)) if os.path.isfile(other)]
+    found = found[:1] or sorted(other for other in Path("configs").rglob("*.y*ml") if other.name == name)
+    return f"; did you mean {' or '.join(map(str, found))}?" if found else ""
 
 
 def parse_config(tree: dict[str, Any], source: str) -> Config:
@@ -588,4 +600,7 @@ def _explain(problem: dict[str, Any], kind: type) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return message
-    return f"{key} = {problem['input']!r}: {message[0].lower() + message[1:]}"
+    given = problem["input"]
+    if problem["type"] in ("tuple_type", "list_type") and isinstance(given, str | int | float):
+        message += f"; a list: write '{key}=[{given}]'"
+    return f"{key} = {given!r}: {message[0].lower() + message[1:]}"

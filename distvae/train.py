@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from distvae import __version__, checkpoint, corpus, draws, generation, report, tracking
+from distvae.arguments import Parser
 from distvae.batches import Batch, collate, share, training_plan
 from distvae.checkpoint import Checkpoint, RunState, Saver, Weights
-from distvae.config import CAPTIONS, Config, ConfigError, flatten, load_config, with_precision
+from distvae.config import CAPTIONS, Config, ConfigError, flatten, known_keys, load_config, with_precision
 from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, printable, tell
@@ -47,9 +48,11 @@ PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
 def main(arguments: list[str] | None = None) -> int:
     """The program: 0 when the run has finished, 2 on bad input, which gets one line, 75 when it was interrupted and can
     go on, 130 when it was told to end at once."""
-    parser = argparse.ArgumentParser(prog="distvae/train.py", description="Train an LSTM-VAE of sentences.")
-    parser.add_argument("config", help="a YAML file, such as configs/demo/pt_kla_sfb.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as kl.target_rate=6 run=runs/six")
+    parser = Parser(prog="distvae/train.py", description="Train an LSTM-VAE of sentences.", settings=known_keys(Config))
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/demo/pt_kla_sfb.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as kl.target_rate=6 run=runs/six"
+    )
     options = parser.parse_args(arguments)
     signals = Signals()
     try:

@@ -25,22 +25,30 @@ from rich.table import Table
 from distvae import report
 from distvae import sweep as sweeps
 from distvae.account import said
+from distvae.arguments import Parser
+from distvae.config import Config, known_keys
 from distvae.errors import UserError, printable, tell
 from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun
-from distvae.sweep import Sweep
+from distvae.sweep import Sweep, SweepConfig
 from distvae.tuning.driver import Driver
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The program: 0 when the sweep has ended, 2 on bad input, which gets one line, 1 when every trial has failed, 75
     when it was interrupted and can go on."""
-    parser = argparse.ArgumentParser(prog="launch/sweep.py", description="Run a sweep by Ray Tune.")
-    parser.add_argument("sweep", nargs="?", help="a YAML file, such as configs/sweep/demo.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as num_samples=16 trial.gpus=0.25")
+    parser = Parser(
+        prog="launch/sweep.py",
+        description="Run a sweep by Ray Tune.",
+        settings=[*known_keys(SweepConfig), *(f"set.{key}" for key in known_keys(Config))],
+    )
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="a YAML file, such as configs/sweep/demo.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as num_samples=16 trial.gpus=0.25"
+    )
     parser.add_argument("--resume", metavar="FOLDER", help="go on with the sweep in this folder, as it says itself")
     parser.add_argument("--dry-run", action="store_true", help="print the trials and what they would take")
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials side by side")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         code = _attempt(options)
     except UserError as error:

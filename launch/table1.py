@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from distvae.config import Config, ConfigError, load_config, with_precision
+from distvae.arguments import Parser
+from distvae.config import Config, ConfigError, known_keys, load_config, with_precision
 from distvae.cores import usable_cores
 from distvae.errors import UserError, printable, tell
 from distvae.files import writing
@@ -55,7 +56,7 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it
     was interrupted and can go on, 130 when it was told to end at once."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = _parser().parse_args(arguments)
     signals = Signals()
     try:
         signals.install()
@@ -89,7 +90,11 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="launch/table1.py", description="Train every row of the paper's Table 1.")
+    parser = Parser(
+        prog="launch/table1.py",
+        description="Train every row of the paper's Table 1.",
+        settings=set(known_keys(Config)) - set(OWN_KEYS),
+    )
     parser.add_argument(
         "--rows", type=Path, default=Path("configs/snli"), metavar="FOLDER",
         help="of a config for each row (default configs/snli)",
@@ -101,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"runs at once (default: one a core; with GPUs on each, up to {RUNS_PER_GPU})",
     )  # fmt: skip
     parser.add_argument("--plan", action="store_true", help="only say which runs there are, and what each waits for")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every row, such as data.path=FOLDER")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="for every row, such as data.path=FOLDER"
+    )
     return parser
 
 

@@ -69,6 +69,28 @@ def test_interpolate(run, said):
     assert rebuilt == {"sentence": sentence, "reconstruction": ends[0]}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{run}", "--method", "beam", "{sentence}", "{sentence}"],
+        ["--method=beam", "{run}", "{sentence}", "--json", "{sentence}"],
+        ["{run}", "{sentence}", "{sentence}", "--method", "beam"],
+        ["{run}", "--method", "beam", "--", "{sentence}", "{sentence}"],
+    ],
+)
+def test_options_of_reconstruct_come_anywhere(run, said, words):
+    sentence = "A man is building a tower ."
+    words = [word.format(run=run, sentence=sentence) for word in words]
+    found = json.loads(said("reconstruct", "--json", *words))
+    assert found["decoding"]["method"] == "beam"
+    assert [pair["sentence"] for pair in found["sentences"]] == [sentence, sentence]
+
+
+def test_options_come_between_runs(run, said):
+    assert said("compare", run, "--json", run) == said("compare", "--json", run, run)
+    assert "→" in said("reconstruct", run, "--", "A man is building a tower .")
+
+
 def test_reconstruct_reads_standard_input(run, said, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("A man is building a tower .\n\nTwo men are building a tower .\n"))
     lines = said("reconstruct", run, "--method", "beam", "--beam-size", "3").splitlines()

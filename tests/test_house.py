@@ -16,7 +16,7 @@ FLOORS = [
     {"errors", "cores"},
     {"files", "pages"},
     {"config", "captions", "starts", "cross_entropy", "graphs"},
-    {"liveness", "model", "vocabulary", "sources"},
+    {"arguments", "liveness", "model", "vocabulary", "sources"},
     {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},
     {"runtime", "checkpoint", "scaling"},
     {"evaluation", "generation", "engine", "interruption"},

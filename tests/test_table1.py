@@ -203,7 +203,7 @@ def test_a_folder_without_configs_is_refused(refused, tmp_path):
     [
         ("modle.latent_size=3", "did you mean model"),
         ("kl.target_rate=-1", "kl.target_rate"),
-        ("train.max_epochs", "key=value"),
+        ("epochs", "key=value"),
         ("run=elsewhere", "--folder"),
         ("seed=1", "--seeds"),
         ("pretrained=elsewhere", "each row has its own"),
