@@ -1,7 +1,7 @@
 """Whether a latent variable is alive: what its mutual information says beside its KL.
 
-A KL near its target does not make a latent alive, and neither do active units: a posterior can be far from the prior and
-the same for every sentence. The mutual information of sentence and latent decides.
+A KL near its target does not make a latent alive, and neither do active units: a posterior can be far from the prior
+and the same for every sentence. The mutual information of sentence and latent decides.
 """
 
 from __future__ import annotations
@@ -33,13 +33,29 @@ def latent_state(
     Returns:
         The state; None where a single sentence was scored, which has no mutual information.
     """
-    most = math.log(sentences)
-    if most == 0:
+    if sentences == 1:
         return None
-    if mutual_information < min(DEAD, INFORMATIVE * most):
-        return "dead"
-    if mutual_information < INFORMATIVE * min(kl, most):
-        return "hollow"
-    if target_rate is not None and mutual_information < INFORMATIVE * min(target_rate, most):
-        return "weak"
+    for state, needed in _needed(kl, sentences, target_rate).items():
+        if mutual_information < needed:
+            return state
     return "alive"
+
+
+def missing_information(
+    kl: float, mutual_information: float, sentences: int, target_rate: float | None = None
+) -> float:
+    """Return the nats of mutual information that a latent lacks to be alive: above 0 where it is not.
+
+    The arguments are those of ``latent_state``.
+    """
+    return max(0.0, max(_needed(kl, sentences, target_rate).values()) - mutual_information)
+
+
+def _needed(kl: float, sentences: int, target_rate: float | None) -> dict[LatentState, float]:
+    """The mutual information below which a latent is in a state, the worst state first."""
+    most = math.log(sentences)
+    return {
+        "dead": min(DEAD, INFORMATIVE * most),
+        "hollow": INFORMATIVE * min(kl, most),
+        "weak": INFORMATIVE * min(target_rate or 0.0, most),
+    }

@@ -97,6 +97,9 @@ def show_plan(sweep: Sweep) -> None:
     if shared:
         parts.append(f"{len(shared)} pretrainings, shared by all: {', '.join(shared)}")
     report.show_parts(parts)
+    warning = sweeps.warn_of_repeats(sweep)
+    if warning is not None:
+        print(f"distvae: WARNING {warning}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distvae.liveness import latent_state
+from distvae.liveness import latent_state, missing_information
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,14 @@ def test_few_sentences_can_hold_little_information():
     assert latent_state(kl=4.0, mutual_information=0.69, sentences=2, target_rate=4.0) == "alive"
     assert latent_state(kl=4.0, mutual_information=0.0, sentences=2) == "dead"
     assert latent_state(kl=4.0, mutual_information=0.0, sentences=1) is None
+
+
+def test_a_latent_lacks_information_exactly_where_it_is_not_alive():
+    assert missing_information(kl=4.0, mutual_information=0.38, sentences=4000, target_rate=4.0) == 2.0 - 0.38
+    assert missing_information(kl=0.0, mutual_information=0.0, sentences=4000) == 0.1
+    for kl in (0.0, 0.1, 1.9, 4.0, 184.0):
+        for information in (0.0, 0.05, 0.1, 0.95, 2.0, 3.2, 6.0):
+            for rate in (None, 0.0, 2.0, 40.0):
+                for sentences in (1, 2, 20, 4000):
+                    lacks = missing_information(kl, information, sentences, rate) > 0
+                    assert lacks == (latent_state(kl, information, sentences, rate) not in ("alive", None))

@@ -243,6 +243,9 @@ class Driver:
             f"{self.folder}: {self.sweep.trials} trials, {places.slots} at a time, on {len(places.nodes)} nodes of"
             f" {places.cpus_in_all:g} CPUs and {places.gpus_in_all:g} GPUs in all"
         )
+        warning = sweeps.warn_of_repeats(self.sweep)
+        if warning is not None:
+            print(f"distvae: WARNING {warning}", file=sys.stderr)
 
     def _prepare(self) -> None:
         """See that the sentences are there, for all trials."""
@@ -470,11 +473,10 @@ class Driver:
             line += f" ({trial.reason})"
         if found is not None:
             line += f", NLL {found.nll:.2f} KL {found.kl:.2f} MI {found.mutual_information:.2f} AU {found.active_units}"
+            line += f" latent {found.latent}"
         line += f", {values}, after {timedelta(seconds=round(trial.seconds))}; {self._counts()}"
         if outcomes:
-            best = sweeps.rank(self.sweep.config.objective, outcomes)[0]
-            line += f"; best: trial {best}, {self.sweep.config.objective.metric}"
-            line += f" {getattr(outcomes[best], self.sweep.config.objective.metric):.2f}"
+            line += f"; {self._ranking(outcomes)}"
         line += self._left()
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
@@ -557,6 +559,19 @@ class Driver:
             except UserError as error:  # a trial's records are damaged
                 page = f"no report: {error}"
             print(f"{self.folder}: {state}, {self._counts()}; {page}")
+            outcomes = self._outcomes()
+            if outcomes:
+                print(self._ranking(outcomes))
+
+    def _ranking(self, outcomes: dict[int, Outcome]) -> str:
+        """The best trial, and why that is not the one with the best metric."""
+        objective = self.sweep.config.objective
+        best = sweeps.rank(objective, outcomes)[0]
+        short = outcomes[best].shortcomings(objective)
+        line = f"best: trial {best}, {sweeps.NAMES[objective.metric]} {getattr(outcomes[best], objective.metric):.2f}"
+        line += f", though {short}" if short else ""
+        why = sweeps.why_not_best(objective, outcomes)
+        return f"{line}; {why}" if why else line
 
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._began

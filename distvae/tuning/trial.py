@@ -192,7 +192,7 @@ def _has(sweep: Sweep, generation: Generation, values: dict[str, Value]) -> bool
         return generation.values == values
     if not (generation.run / "config.yaml").exists():
         return True
-    there = dict(flatten(load_config(generation.run / "config.yaml")))
+    there = dict(flatten(load_config(generation.run / "config.yaml", stored=True)))
     here = dict(flatten(sweep.config_of(values, generation.run)))
     return all(there[key] == here[key] for key in sweep.config.space)
 
