@@ -47,6 +47,7 @@ from distvae.errors import UserError
 from distvae.files import read_json, write_json
 from distvae.liveness import LatentState, latent_state, missing_information
 from distvae.resume import NO_MATTER
+from distvae.starts import read_starts
 from distvae.tracking import read_metrics
 
 # What a trial can be judged by, and which way is better.
@@ -618,9 +619,16 @@ def open_sweep(folder: Path) -> Sweep:
     path = folder / "sweep.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
+    if not is_sweeps(folder):
+        raise UserError(f"{folder}: is no sweep's folder: no sweep wrote its sweep.yaml")
     config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
     parse_config(read_tree(base), str(base), stored=True)  # errors of a trial name the file that the base came from
     return _checked(Sweep(config, read_tree(base)))
+
+
+def is_sweeps(folder: Path) -> bool:
+    """Whether a sweep wrote what is in a folder: it begins by claiming it. (So does a run, which leaves its config.)"""
+    return bool(read_starts(folder)) and not (folder / "config.yaml").exists()
 
 
 def dump_sweep(sweep: Sweep) -> dict[str, str]:

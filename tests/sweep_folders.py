@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from distvae import report, sweep
+from distvae import report, starts, sweep
 from distvae.evaluation import Estimate, Scores
 from distvae.files import write_json, write_text
 from distvae.report import Results
@@ -112,6 +112,8 @@ def write_finalist(folder: Path, number: int, valid: Scores, test: Scores) -> No
 def write_sweep(asked: Sweep, trials: list[Trial], progress: Progress | None = None) -> None:
     folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
+    start = starts.claim(folder)
+    write_json(folder / "starts" / f"{start.number:04d}.json", asdict(replace(start, ended=True)))
     for name, text in sweep.dump_sweep(asked).items():
         write_text(folder / name, text)
     sweep.save_trials(folder, trials)

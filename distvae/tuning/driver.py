@@ -147,12 +147,19 @@ class Driver:
 
     def _look(self) -> None:
         """See that the sweep can begin in its folder, or go on there."""
-        if (self.folder / "sweep.yaml").exists():
+        if not self.folder.exists():
+            return
+        try:
+            empty = not any(self.folder.iterdir())
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be a sweep's folder: {error.strerror}") from None
+        if not empty and not sweeps.is_sweeps(self.folder):
+            raise UserError(f"{self.folder}: is not empty, and no sweep wrote what it holds; name another run=FOLDER")
+        # A start that was killed as it took the folder may not have written both.
+        if all((self.folder / name).exists() for name in ("sweep.yaml", "base.yaml")):
             differing = sweeps.differences(sweeps.open_sweep(self.folder), self.sweep)
             if differing:
                 raise UserError(f"{self.folder}: holds another sweep: {', '.join(differing)}; name another run=FOLDER")
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
-            raise UserError(f"{self.folder}: is not empty and holds no sweep; name another run=FOLDER")
         saved = self.folder / "tune"
         if saved.exists() and saved.stat().st_uid != os.geteuid():
             raise UserError(f"{saved}: is another user's; what Tune saves is read by pickle, which can run code")

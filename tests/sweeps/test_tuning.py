@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from distvae import starts
 from distvae import sweep as sweeps
 from distvae.config import dump_config
 from distvae.interruption import SIGNALS, InterruptedRun, Signals
@@ -234,6 +235,44 @@ def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     again._before, again._began = again.progress.seconds, time.monotonic()
     again._end("finished", again.over)
     assert sweeps.load_progress(driver.folder).reason == why
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("more", ["", "trials.json", "config.yaml", "sweep.yaml"])
+def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, capsys, more):
+    """A user may keep the sweep's file, and the config that it names, where its results should be."""
+    folder = tmp_path / "exp"
+    asked = sweep_of(folder)
+    files = sweeps.dump_sweep(asked) if more != "sweep.yaml" else {}
+    for name, text in (files | ({more: "mine: 1\n"} if more else {})).items():
+        (folder / name).write_text(text)
+    if more == "config.yaml":  # a run's folder
+        starts.claim(folder)
+    before = contents(folder)
+    file = [str(folder / "sweep.yaml"), f"run={folder}"] if not more else [str(tmp_path / "file.yaml")]
+    refused = [file] if more == "sweep.yaml" else [file, ["--resume", str(folder)]]
+    for arguments in refused:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert str(folder) in error
+        assert "no sweep wrote" in error
+        assert error.count("\n") == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("left", [[], ["sweep.yaml"], ["sweep.yaml", "base.yaml"], ["base.yaml", "sweep.json"]])
+def test_a_sweep_goes_on_in_its_own_folder_however_little_it_wrote(driver_of, left):
+    driver = driver_of()
+    write_sweep(driver.sweep, [], sweeps.Progress("interrupted", None, 1e9, 1, 3700.0))
+    for name in ("sweep.yaml", "base.yaml", "sweep.json", "trials.json"):
+        if name not in left:
+            (driver.folder / name).unlink()
+    driver._open()
+    driver.hold.release()
+    assert sweeps.open_sweep(driver.folder).points() == driver.sweep.points()
 
 
 def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
@@ -627,8 +666,7 @@ def test_anothers_checkpoint_is_found_where_the_sweep_lies_now(population, tmp_p
 def test_trials_are_told_to_stop_by_a_file_that_has_been_there_from_the_beginning(driver_of):
     """A file that a network's file system has not shown before may stay hidden for a minute."""
     driver = driver_of()
-    (driver.folder / "sweep.yaml").write_text(sweeps.dump_sweep(driver.sweep)["sweep.yaml"])
-    (driver.folder / "base.yaml").write_text(sweeps.dump_sweep(driver.sweep)["base.yaml"])
+    write_sweep(driver.sweep, [])
     (driver.folder / trials.STOP).write_text("SIGTERM\n")  # of the start before
     driver._open()
     there = (driver.folder / trials.STOP).stat().st_ino
