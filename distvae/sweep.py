@@ -533,6 +533,12 @@ def kept(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return next(reversed(improved or rows), None)
 
 
+def is_over(config: Config, rows: list[dict[str, Any]]) -> bool:
+    """Whether the training of the VAE has ended, so that nothing is left to train from its last checkpoint."""
+    last = next((row for row in reversed(rows) if row["stage"] == "train"), None)
+    return last is not None and (last["epoch"] >= config.train.max_epochs or last["verdict"] == "stop")
+
+
 def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
     """Epochs since annealing has ended."""
     return max([row["epoch"] - config.kl.annealing for row in rows if row["stage"] == "train"] + [0])
@@ -904,10 +910,21 @@ def save_lineage(generation: Generation) -> None:
     write_json(generation.run / "lineage.json", content)
 
 
+def generation_of(folder: Path, run: Path) -> Generation:
+    """A run, and what it continues."""
+    number = int(run.name.partition(".")[0])
+    return next((g for g in generations(folder, number) if g.run.name == run.name), Generation(run))
+
+
+def first_trial(folder: Path, run: Path) -> int:
+    """The number of the trial whose first run this one continues, by way of all between."""
+    parent = generation_of(folder, run).parent
+    return int(run.name) if parent is None else first_trial(folder, parent)
+
+
 def history(folder: Path, run: Path) -> list[dict[str, Any]]:
     """The records of a run and of those that it went on from, as one."""
-    number = int(run.name.partition(".")[0])
-    own = next((g for g in generations(folder, number) if g.run.name == run.name), Generation(run))
+    own = generation_of(folder, run)
     rows = read_metrics(own.run)
     if own.parent is None:
         return rows

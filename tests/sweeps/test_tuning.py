@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import stat
 import threading
@@ -15,9 +16,11 @@ import pytest
 
 from distvae import starts
 from distvae import sweep as sweeps
+from distvae.checkpoint import list_checkpoints
 from distvae.config import dump_config
 from distvae.interruption import SIGNALS, InterruptedRun, Signals
 from distvae.tracking import write_status
+from distvae.train import Caller, train
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
@@ -382,6 +385,8 @@ def test_a_bound_below_the_population_is_refused_in_a_line(tmp_path, capsys):
         assert error.count("\n") == 1
 
 
+PBT = {"name": "pbt", "grace_epochs": 2}
+
 STARTS = ("2026-01-01_10-00-00", "2026-01-02_10-00-00")
 
 
@@ -523,6 +528,86 @@ def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tm
         there, here = vars(before._trial_state[one]), vars(after._trial_state[one])
         assert here == there
         assert here["last_perturbation_time"] == 4  # of 5 epochs after annealing, compared each second one
+
+
+@pytest.mark.parametrize(("over", "exploits"), [(False, 1), (True, 0), (None, 1)])
+def test_no_trial_goes_on_from_one_whose_training_has_ended(tmp_path, monkeypatch, over, exploits):
+    """It would rank a copy of the other's weights, under values that they were never trained with."""
+    asked = pbt_sweep(tmp_path / "sweep")
+    population = restored(asked)
+    donor, loser = (Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1))
+    for trial in (donor, loser):
+        population.on_trial_add(ALONE, trial)
+    there = asked.folder / "tune" / "trial_0000" / "checkpoint_000003"
+    there.mkdir(parents=True)
+    origin = {"trial": 0, "run": "0000", "step": 40} | ({} if over is None else {"over": over})
+    (there / "origin.json").write_text(json.dumps(origin))
+    before = SimpleNamespace(path="/before/the/move/tune/trial_0000/checkpoint_000003")
+    population._trial_state[donor].last_checkpoint = before
+    found = []
+    monkeypatch.setattr(PopulationBasedTraining, "_exploit", lambda *given: found.append(given[2:]))
+    population._exploit(ALONE, loser, donor)
+    assert found == [(loser, donor)] * exploits
+
+
+@pytest.mark.parametrize(("epochs", "verdict", "over"), [(8, None, True), (5, None, False), (5, "stop", True)])
+def test_a_checkpoint_is_handed_over_with_whether_the_training_has_ended(tmp_path, monkeypatch, epochs, verdict, over):
+    asked = sweep_of(tmp_path / "sweep", space={"kl.target_rate": {"uniform": [2, 6]}}, scheduler=PBT)
+    run = asked.folder / "trials" / "0000"
+    write_run(run, scores(18, 4, 3.5, 3), curves=False, epochs=epochs)
+    if verdict is not None:
+        rows = sweeps.read_metrics(run)
+        rows[-1]["verdict"] = verdict
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    saves(run)
+    (asked.folder / "tune").mkdir()
+    monkeypatch.setattr(trials.checkpoint, "newest_checkpoint", lambda run: list_checkpoints(run)[-1])
+    monkeypatch.setattr(trials.checkpoint, "load_state", lambda path: SimpleNamespace(step=80))
+    told = []
+
+    def report(metrics, checkpoint):
+        told.append(json.loads((Path(checkpoint.path) / "origin.json").read_text()))
+
+    monkeypatch.setattr(trials.tune, "report", report)
+    trials._report_with_checkpoint(asked, asked.config_of({"kl.target_rate": 4.0}, run), 0, run)
+    assert told == [{"trial": 0, "run": "0000", "step": 80, "over": over}]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"optimizer.learning_rate": 0.2}, {"optimizer.clip_norm": 2.0}, {"model.word_dropout": 0.4}]
+)
+def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, changed):
+    """Its weights come from the pretraining that the other shares, though its own values would pretrain otherwise."""
+    ((key, value),) = changed.items()
+    asked = sweep_of(
+        tmp_path / "sweep",
+        base=str(tiny),
+        space={key: {"choice": [0.1, value]}},
+        set={"train.max_epochs": 3, "kl.anneal_epochs": 1, "evaluation.importance_samples": 1, "evaluation.samples": 0},
+        num_samples=4,
+        scheduler={"name": "pbt", "grace_epochs": 1, "quantile": 0.5},
+        seed=1,
+    )
+    values = asked.points()[0]
+    other = {key: value if values[key] != value else 0.1}
+    pretraining = sweeps.pretraining_of(asked.config_of(values, asked.folder), asked.folder)
+    shared = frozenset([sweeps.fingerprint(pretraining)])
+    train(pretraining)
+    first = asked.folder / "trials" / "0000"
+    config = trials._trial_config(asked, values, first, shared)
+    assert config.pretrained == pretraining.run
+    train(replace(config, train=replace(config.train, max_epochs=2)))
+    handed = asked.folder / "tune" / "trial_0000" / "checkpoint_000001"
+    shutil.copytree(list_checkpoints(first)[-1], handed / "checkpoint")
+    (handed / "origin.json").write_text(json.dumps({"trial": 0, "run": "0000", "step": 22}))
+    # The other trial, twice: as it goes on, and as it is started again from its own checkpoint.
+    for _ in range(2):
+        run, there = trials._place(asked, 1, other, handed)
+        config = trials._trial_config(asked, other, run, shared)
+        assert config.pretrained == pretraining.run
+        resumed = config if there is None else replace(config, resume=str(there))
+        train(resumed, caller=Caller(may_change=frozenset({"pretrained", key, "train.max_epochs"})))
+        assert [(row["stage"], row["epoch"]) for row in sweeps.read_metrics(run)] == [("train", 3)]
 
 
 def test_a_checkpoint_stays_until_no_trial_may_go_on_from_it(tmp_path, clock):
