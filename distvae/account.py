@@ -16,6 +16,7 @@ from distvae.evaluation import Estimate
 from distvae.files import damaged, read_json
 from distvae.report import Results
 from distvae.sweep import (
+    NAMES,
     Generation,
     Outcome,
     Progress,
@@ -31,20 +32,12 @@ from distvae.sweep import (
     open_sweep,
     outcome,
     rank,
+    why_not_best,
 )
 from distvae.tracking import read_metrics
 
-# The paper's letters for keys, and the table's words for metrics.
+# The paper's letters for keys.
 LETTERS = {"kl.target_rate": "λ", "kl.threshold": "β", "kl.multiplier": "χ"}
-NAMES = {
-    "nll": "NLL",
-    "ppl": "PPL",
-    "neg_elbo": "−ELBO",
-    "re": "RE",
-    "kl": "KL",
-    "mutual_information": "MI",
-    "active_units": "AU",
-}
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,7 @@ class Entry:
     outcome: Outcome | None
     scores: dict[str, Any] | None  # of the validation sentences, that the outcome is taken from
     off: float | None  # nats by which the KL is beyond its tolerance
+    shortcomings: str | None  # which constraints it misses; empty: none
     units: int | None  # of the latent variable
     finalist: dict[str, Results]  # by split, scored again with more importance samples; empty if it is none
 
@@ -69,6 +63,11 @@ class Entry:
     def within(self) -> bool:
         """Whether the KL is where it should be."""
         return self.off == 0
+
+    @property
+    def fine(self) -> bool:
+        """Whether it meets the sweep's constraints, and so ranks before all that do not."""
+        return self.shortcomings == ""
 
     @property
     def judged(self) -> bool:
@@ -147,7 +146,8 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> Entry:
         own=[row for generation in runs for row in read_metrics(generation.run)],
         outcome=found,
         scores=None if row is None else row["valid"],
-        off=None if found is None else found.excess(sweep.config.objective.kl_tolerance),
+        off=None if found is None else found.kl_off(sweep.config.objective),
+        shortcomings=None if found is None else found.shortcomings(sweep.config.objective),
         units=None if row is None else len(row["valid"]["kl_per_dimension"]),
         finalist=_finalist(folder / "finalists" / f"{trial.number:04d}.json"),
     )
@@ -213,14 +213,16 @@ def columns(account: Account) -> list[Column]:
             found.append(_of_outcome(NAMES[name], "of validation sentences", name))
     found.append(_of_outcome("KL", "of validation sentences, nats a sentence", "kl"))
     if "kl.target_rate" not in space or space["kl.target_rate"].when:
-        found.append(_of_outcome("λ", "kl.target_rate: where the KL should be", "target_rate", "g"))
+        found.append(
+            _of_outcome("λ", "kl.target_rate: where the KL should be, where the method has one", "target_rate", "g")
+        )
     if objective.kl_tolerance is not None:
         found.append(
             Column(
                 "KL is right",
                 f"within {objective.kl_tolerance:.0%} of λ; or by how many nats it is beyond",
-                lambda e: None if e.off is None else "yes" if e.within else f"{e.off:.2f} off",
-                lambda e: e.off,
+                lambda e: None if not _has_rate(e) else "yes" if e.within else f"{e.off:.2f} off",
+                lambda e: e.off if _has_rate(e) else None,
             )
         )
     found += [
@@ -232,6 +234,12 @@ def columns(account: Account) -> list[Column]:
             lambda e: _or_none(e.outcome, lambda found: found.active_units),
         ),
         _of_outcome("MI", "mutual information of sentence and z, nats", "mutual_information"),
+        Column(
+            "latent",
+            "alive: MI is at least half the KL and half of λ; hollow or weak if not; dead: next to none",
+            lambda e: _or_none(e.outcome, lambda found: found.latent),
+            lambda e: _or_none(e.outcome, lambda found: found.latent),
+        ),
         _of_outcome("γ", "weight of the KL term in the epoch that was kept", "kl_weight", ".3g"),
     ]
     if any(entry.finalist for entry in account.entries):
@@ -257,6 +265,10 @@ def columns(account: Account) -> list[Column]:
     return found
 
 
+def _has_rate(entry: Entry) -> bool:
+    return entry.outcome is not None and entry.outcome.target_rate is not None
+
+
 def _name(entry: Entry) -> str:
     later = len(entry.generations) - 1
     return f"{entry.number}.{later}" if later > 0 else str(entry.number)
@@ -272,7 +284,8 @@ def _of_value(key: str) -> Column:
 
 def _of_outcome(title: str, meaning: str, name: str, form: str = ".2f") -> Column:
     def text(entry: Entry) -> str | None:
-        return None if entry.outcome is None else format(getattr(entry.outcome, name), form)
+        value = _or_none(entry.outcome, lambda found: getattr(found, name))
+        return None if value is None else format(value, form)
 
     return Column(title, meaning, text, lambda e: _or_none(e.outcome, lambda found: getattr(found, name)))
 
@@ -346,17 +359,32 @@ def summary(account: Account) -> str:
             f"Judged by {both} none is the best: no other beats {_trials(account.front)} in both."
             f" By {NAMES[objective.metric]} alone, {_told(account.best)}."
         )
-    elif account.best.within:
+    elif account.best.fine:
         parts.append(f"The best is {_told(account.best)}.")
     else:
-        parts.append(f"No trial has its KL where it should be; the nearest is {_told(account.best)}.")
-    if objective.kl_tolerance is not None:
-        within = sum(entry.within for entry in judged)
+        parts.append(f"No trial meets the constraints; the nearest is {_told(account.best)}.")
+    with_rate = [entry for entry in judged if _has_rate(entry)]
+    if objective.kl_tolerance is not None and with_rate:
+        within = sum(entry.within for entry in with_rate)
         parts.append(
-            f"Of the {_count(len(judged), 'judged trial')} {within} ({within / len(judged):.0%})"
-            f" {'has its' if within == 1 else 'have their'} KL within {objective.kl_tolerance:.0%} of λ."
+            f"Of the {_count(len(with_rate), 'judged trial')}{' with a λ' * (len(with_rate) < len(judged))} {within}"
+            f" ({within / len(with_rate):.0%}) {'has its' if within == 1 else 'have their'} KL within"
+            f" {objective.kl_tolerance:.0%} of λ."
         )
+    states = [entry.outcome.latent for entry in judged]
+    counts = [f"{states.count(state)} {state}" for state in ("alive", "weak", "hollow", "dead") if state in states]
+    if counts:
+        parts.append(f"Latents: {', '.join(counts)}.")
+    if behind(account) is not None:
+        parts.append(behind(account))
     return " ".join(parts)
+
+
+def behind(account: Account) -> str | None:
+    """Why the trial with the best metric does not rank first, as a sentence; None if it does."""
+    objective = account.sweep.config.objective
+    text = why_not_best(objective, {entry.number: entry.outcome for entry in account.judged})
+    return None if text is None else f"{text[0].upper()}{text[1:]}."
 
 
 def _told(entry: Entry) -> str:
@@ -364,13 +392,17 @@ def _told(entry: Entry) -> str:
     found = entry.outcome
     text = (
         f"trial {entry.number} ({values}): NLL {Estimate(**entry.scores['nll'])}, −ELBO {found.neg_elbo:.2f}, KL"
-        f" {found.kl:.2f} for λ = {found.target_rate:g}, MI {found.mutual_information:.2f}, {found.active_units} of"
-        f" {entry.units} units active"
+        f" {found.kl:.2f}{_rate(found)}, MI {found.mutual_information:.2f}, {found.active_units} of"
+        f" {entry.units} units active, latent {found.latent}"
     )
     if "test" in entry.finalist:
         scores = entry.finalist["test"].scores
         text += f"; test NLL {scores.nll} with K = {scores.importance_samples}"
     return text
+
+
+def _rate(found: Outcome) -> str:
+    return "" if found.target_rate is None else f" for λ = {found.target_rate:g}"
 
 
 def by_elbo(account: Account) -> str | None:
@@ -383,8 +415,8 @@ def by_elbo(account: Account) -> str | None:
     found, best = chosen.outcome, account.best.outcome
     return (
         f"By −ELBO alone trial {chosen.number} would have won: −ELBO {found.neg_elbo:.2f} against {best.neg_elbo:.2f}"
-        f" of trial {account.best.number}, with a KL of {found.kl:.2f} (λ = {found.target_rate:g}) against"
-        f" {best.kl:.2f} (λ = {best.target_rate:g}) and an MI of {found.mutual_information:.2f} against"
+        f" of trial {account.best.number}, with a KL of {found.kl:.2f}{_rate(found)} against"
+        f" {best.kl:.2f}{_rate(best)} and an MI of {found.mutual_information:.2f} against"
         f" {best.mutual_information:.2f}."
     )
 
@@ -421,10 +453,16 @@ def reading(account: Account) -> list[str]:
     ]
     if objective.kl_tolerance is not None:
         lines.append(
-            f"A trial's KL should lie within {objective.kl_tolerance:.0%} of its λ (kl.target_rate): then it kept the"
-            " bargain that it was given. One that did not stands behind all that did, the further off the further"
-            " behind. The tolerance is not β (kl.threshold), which may be swept."
+            f"A trial's KL should lie within {objective.kl_tolerance:.0%} of its λ (kl.target_rate), where its method"
+            " has a λ. The tolerance is not β (kl.threshold), which may be swept."
         )
+    if objective.require_alive:
+        lines.append(
+            "A trial's latent should be alive: its MI at least half of its KL, and of its λ. A KL near λ alone does not"
+            " make it so."
+        )
+    if objective.kl_tolerance is not None or objective.require_alive:
+        lines.append("A trial that misses a constraint ranks behind all that meet them, by how many nats it misses.")
     lines.append("AU are dimensions of z whose mean varies over the sentences, MI is what z tells of the sentence.")
     return lines
 

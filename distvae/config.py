@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from distvae.errors import UserError
 
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+# The validation context of a config that a run wrote: an older version may have accepted options that nothing read.
+STORED = {"stored": True}
 
 # What 32 bits hold: torch and numpy refuse more in their own ways.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e38
@@ -223,6 +226,21 @@ class StageConfig:
     max_epochs: Count = 0
 
 
+# The policies that read an option of KLConfig, where not all do. Free bits of any form read `target_rate` too.
+_READERS = {
+    "weight": ("constant", "linear"),
+    "anneal_epochs": ("linear", "soft_free_bits"),
+    "target_rate": ("soft_free_bits",),
+    "threshold": ("soft_free_bits",),
+    "multiplier": ("soft_free_bits",),
+    "every_steps": ("soft_free_bits",),
+}
+
+
+def _either(one: str, several: str, names: Sequence[str]) -> str:
+    return f"{one if len(names) == 1 else several} {' and '.join(names)}"
+
+
 @dataclass(frozen=True, config=RULES)
 class KLConfig:
     """Who sets γ, the weight of the KL term, and what replaces the KL term (paper, section 6.1, Algorithm 1)."""
@@ -243,22 +261,35 @@ class KLConfig:
     free_bits: Literal["none", "dimension", "sentence_dimension", "sentence", "batch"] = "none"
 
     @model_validator(mode="after")
-    def _options_belong_to_the_policy(self):
-        if self.every_steps is not None and self.policy != "soft_free_bits":
-            raise ValueError(f"kl.every_steps belongs to policy soft_free_bits, not to {self.policy}")
-        if self.weight != 1 and self.policy == "soft_free_bits":
-            raise ValueError("kl.weight belongs to policies constant and linear: soft_free_bits sets the weight itself")
+    def _options_are_read(self, info: ValidationInfo):
+        if info.context != STORED:
+            for name, readers in self.unread.items():
+                value, default = getattr(self, name), getattr(type(self), name)
+                if value != default:
+                    raise ValueError(
+                        f"kl.{name} = {value} belongs to {_either('policy', 'policies', readers)}"
+                        f"{' or to free bits' if name == 'target_rate' else ''}, and kl.policy is {self.policy}: leave"
+                        f" it out, or set kl.{name}={'null' if default is None else default}, its default"
+                    )
         return self
+
+    @property
+    def unread(self) -> dict[str, tuple[str, ...]]:
+        """Options that the policy and the free bits do not read, and the policies that do."""
+        found = {name: readers for name, readers in _READERS.items() if self.policy not in readers}
+        if self.free_bits != "none":
+            found.pop("target_rate", None)
+        return found
+
+    @property
+    def rate(self) -> float | None:
+        """λ, where the policy or the free bits have one."""
+        return None if "target_rate" in self.unread else self.target_rate
 
     @property
     def autoencoder(self) -> bool:
         """Whether γ is 0 for good."""
         return self.policy in ("constant", "linear") and self.weight == 0
-
-    @property
-    def rate(self) -> float | None:
-        """λ, where the policy or the free bits aim at it."""
-        return self.target_rate if self.policy == "soft_free_bits" or self.free_bits != "none" else None
 
     @property
     def annealing(self) -> int:
@@ -381,6 +412,17 @@ class Config:
         """Whether the run ends with an autoencoder, whose z has no prior: an NLL says nothing of it."""
         return self.train.max_epochs == 0 or self.kl.autoencoder
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Keys that this config's choices do not read, and what reads them. Stages of no epochs read as the others."""
+        found = {f"kl.{name}": _either("policy", "policies", readers) for name, readers in self.kl.unread.items()}
+        data = self.data
+        if data.path != CAPTIONS and data.train_size is data.valid_size is data.test_size is None:
+            found["data.seed"] = "data.train_size, data.valid_size or data.test_size"
+        if self.pretrained is not None:
+            found["pretrain.max_epochs"] = "a run without pretrained"
+        return found
+
 
 class ConfigError(UserError):
     """A config that cannot be used; ``run`` is the folder it names, if it gets that far."""
@@ -390,13 +432,14 @@ class ConfigError(UserError):
         self.run = run
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False, stored: bool = False) -> Config:
     """Read a YAML file, apply ``key=value`` overrides, validate.
 
     Args:
         path: the YAML file.
         overrides: as ``kl.target_rate=6``; the value is YAML.
         whole: the file must name every section, as one that a run wrote does.
+        stored: a run wrote the file, so options that nothing reads are accepted. ``whole`` implies it.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
@@ -410,7 +453,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
         apply_override(tree, override)
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
-    return parse_config(tree, str(path))
+    return parse_config(tree, str(path), stored or whole)
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
@@ -446,8 +489,8 @@ def _meant(path: Path) -> str:
     return f"; did you mean {' or '.join(map(str, found))}?" if found else ""
 
 
-def parse_config(tree: dict[str, Any], source: str) -> Config:
-    """Validate a tree of plain values. ``source`` says in errors where it came from.
+def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Config:
+    """Validate a tree of plain values. ``source`` says in errors where it came from; ``stored`` as in ``load_config``.
 
     Raises:
         ConfigError: a key is unknown or a value out of range.
@@ -455,7 +498,7 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
     try:
         # By way of JSON, whose strict rules take a mapping for a data class and a list for a tuple, but no text for a
         # number and no `true` for 1.
-        return TypeAdapter(Config).validate_json(json.dumps(tree))
+        return TypeAdapter(Config).validate_json(json.dumps(tree), context=STORED if stored else None)
     except ValidationError as error:
         wrong = {problem["loc"][:1] if problem["type"] != "json_invalid" else ("run",) for problem in error.errors()}
         run = None if ("run",) in wrong else tree.get("run")

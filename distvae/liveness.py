@@ -44,17 +44,33 @@ def latent_state(
     Returns:
         The state; None where a single sentence was scored, which has no mutual information.
     """
-    most = math.log(sentences)
-    if most == 0:
+    if sentences == 1:
         return None
-    asked = most if target_rate is None else min(most, target_rate)
-    if mutual_information < min(DEAD, INFORMATIVE * asked):
-        return "dead"
-    if mutual_information < INFORMATIVE * min(kl, most):
-        return "hollow"
-    if target_rate is not None and mutual_information < INFORMATIVE * asked:
-        return "weak"
+    for state, needed in _needed(kl, sentences, target_rate).items():
+        if mutual_information < needed:
+            return state
     return "alive"
+
+
+def missing_information(
+    kl: float, mutual_information: float, sentences: int, target_rate: float | None = None
+) -> float:
+    """Return the nats of mutual information that a latent lacks to be alive: above 0 where it is not.
+
+    The arguments are those of ``latent_state``.
+    """
+    return max(0.0, max(_needed(kl, sentences, target_rate).values()) - mutual_information)
+
+
+def _needed(kl: float, sentences: int, target_rate: float | None) -> dict[LatentState, float]:
+    """The mutual information below which a latent is in a state, the worst state first."""
+    most = math.log(sentences)
+    asked = most if target_rate is None else min(most, target_rate)
+    return {
+        "dead": min(DEAD, INFORMATIVE * asked),
+        "hollow": INFORMATIVE * min(kl, most),
+        "weak": 0.0 if target_rate is None else INFORMATIVE * asked,
+    }
 
 
 def judge(kl: float, mutual_information: float, sentences: int, config: Config, stage: str) -> Latent | None:

@@ -130,7 +130,7 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
         return None
     for path in run.iterdir():
         inside(run, path.name)
-    changed = _changed(load_config(run / "config.yaml"), config, run, may_change)
+    changed = _changed(load_config(run / "config.yaml", stored=True), config, run, may_change)
     if config.resume == "auto" and not changed and (run / "results.json").exists():
         try:
             results = report.load_results(run)
@@ -166,8 +166,8 @@ def _changed(there: Config, here: Config, where: Path, may_change: frozenset[str
     Raises:
         UserError: it asks for something else.
     """
-    started = dict(flatten(there))
-    changed = {key: value for key, value in flatten(here) if started[key] != value and key not in NO_MATTER}
+    started, unread = dict(flatten(there)), there.unread.keys() & here.unread.keys()
+    changed = {key: value for key, value in flatten(here) if started[key] != value and key not in NO_MATTER | unread}
     differing = [
         f"{key} ({started[key]} there, {value} here)"
         for key, value in changed.items()

@@ -1,7 +1,7 @@
 """A sweep: what its file asks for, the trials that come of it, and how they are judged. Nothing here knows of Ray.
 
-−ELBO prefers collapse, so trials are judged by the importance-weighted NLL of validation sentences, and one whose KL is
-not where it was to be stands behind all whose KL is.
+−ELBO prefers collapse, so trials are judged by the importance-weighted NLL of validation sentences. A trial whose
+latent is not alive, or whose KL is not near its λ, ranks behind all others.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ from distvae.config import (
 )
 from distvae.errors import UserError
 from distvae.files import damaged, read_as, write_json
+from distvae.liveness import LatentState, latent_state, missing_information
 from distvae.resume import NO_MATTER
+from distvae.starts import read_starts
 from distvae.tracking import Seconds, read_metrics
 
 # What a trial can be judged by, and which way is better.
@@ -58,6 +60,17 @@ METRICS: dict[str, Literal["min", "max"]] = {
     "kl": "max",
     "mutual_information": "max",
     "active_units": "max",
+}
+
+# How reports call them.
+NAMES = {
+    "nll": "NLL",
+    "ppl": "PPL",
+    "neg_elbo": "−ELBO",
+    "re": "RE",
+    "kl": "KL",
+    "mutual_information": "MI",
+    "active_units": "AU",
 }
 
 # Keys that a sweep sets itself.
@@ -72,7 +85,7 @@ MUTABLE = {
 # Draws by which the keys of a space are seen to go together, and the most trials that are listed beforehand.
 _TRIED, _MOST = 200, 100_000
 
-# Greater than any score: how far a trial that misses its KL stands behind those that have it.
+# Greater than any score: how far a trial that misses a constraint ranks behind those that meet all.
 _BEHIND = 1e6
 
 Value = bool | int | float | str | None
@@ -176,9 +189,13 @@ class ObjectiveConfig:
     metric: Literal["nll", "ppl", "neg_elbo", "re", "kl", "mutual_information", "active_units"] = "nll"
     # Null: the metric's own (an NLL should be low, a mutual information high).
     direction: Literal["min", "max"] | None = None
-    # The KL should lie within this share of λ. A trial whose KL does not is worse than any whose KL does, and of two
-    # such the one that is further off is worse. Null: the KL may be anything. (It is no β: β may be swept.)
+    # A trial that misses a constraint is worse than any that meets them all, and of two such the one that misses by
+    # more nats is worse. The KL should lie within this share of λ, where the trial's method has a λ. Null: the KL may
+    # be anything. (It is no β: β may be swept.)
     kl_tolerance: OpenUnit | None = 0.1
+    # The latent should be alive: have a mutual information of half its KL and half of λ (docs/measures.md). A KL near λ
+    # does not make it so.
+    require_alive: bool = True
     # A second metric: the trials are then judged by both, and none is the best.
     second: Literal["nll", "ppl", "neg_elbo", "re", "kl", "mutual_information", "active_units"] | None = None
     # K of the NLL while training. A small one leans to collapse too.
@@ -375,7 +392,22 @@ class Sweep:
         for key, value in ours.items():
             set_key(tree, key, value)
         said = ", ".join(f"{key}={value}" for key, value in values.items())
-        return parse_config(tree, f"a trial of {self.config.base}" + (f" with {said}" if said else ""))
+        # Where the policy is swept, what the base says of one is not read by the others: see `_check_read`.
+        return parse_config(tree, f"a trial of {self.config.base}" + (f" with {said}" if said else ""), stored=True)
+
+    def repeated(self) -> dict[int, int]:
+        """Trials known beforehand that train exactly what an earlier one does, and that one."""
+        if self.config.search != "random":
+            return {}
+        first: dict[str, int] = {}
+        found = {}
+        for number, values in enumerate(self.points()):
+            config = self.config_of(values, self.folder)
+            read = {key: value for key, value in flatten(config) if key not in config.unread}
+            earlier = first.setdefault(json.dumps(read, sort_keys=True), number)
+            if earlier != number:
+                found[number] = earlier
+        return found
 
     # -- Pretraining -----------------------------------------------------------------------------------------------
 
@@ -420,6 +452,20 @@ def _matters_to_pretraining(key: str) -> bool:
     return section != "evaluation" or key == "evaluation.seed"
 
 
+def warn_of_repeats(sweep: Sweep) -> str | None:
+    """A line on trials that train exactly what another does; None where there are none."""
+    repeated = sweep.repeated()
+    if not repeated:
+        return None
+    shown = ", ".join(f"{number} (as {earlier})" for number, earlier in list(repeated.items())[:10])
+    shown += " …" if len(repeated) > 10 else ""
+    one = len(repeated) == 1
+    return (
+        f"{len(repeated)} of {sweep.trials} trials {'trains' if one else 'train'} exactly what an earlier one does:"
+        f" {shown}; give fewer num_samples, or more values, such as a key `seed: {{grid: [0, 1, 2]}}`"
+    )
+
+
 # -- Judgement ---------------------------------------------------------------------------------------------------------
 
 
@@ -429,7 +475,8 @@ class Outcome:
 
     epoch: int  # of the stage, that these are of
     kl_weight: float
-    target_rate: float
+    target_rate: float | None  # None: the method has no λ
+    sentences: int  # that were scored
     nll: float
     ppl: float
     neg_elbo: float
@@ -438,9 +485,30 @@ class Outcome:
     mutual_information: float
     active_units: int
 
-    def excess(self, tolerance: float | None) -> float:
-        """Nats by which the KL is further from λ than ``tolerance`` · λ."""
-        return 0.0 if tolerance is None else max(0.0, abs(self.kl - self.target_rate) - tolerance * self.target_rate)
+    @property
+    def latent(self) -> LatentState | None:
+        """Whether the latent is alive; None where that cannot be told."""
+        return latent_state(self.kl, self.mutual_information, self.sentences, self.target_rate)
+
+    def kl_off(self, objective: ObjectiveConfig) -> float:
+        """Nats by which the KL is further from λ than its tolerance; 0 without a λ or a tolerance."""
+        if objective.kl_tolerance is None or self.target_rate is None:
+            return 0.0
+        return max(0.0, abs(self.kl - self.target_rate) - objective.kl_tolerance * self.target_rate)
+
+    def violation(self, objective: ObjectiveConfig) -> float:
+        """Nats by which the constraints are missed: of KL beyond its tolerance, and of information that is lacking."""
+        missing = missing_information(self.kl, self.mutual_information, self.sentences, self.target_rate)
+        return self.kl_off(objective) + (missing if objective.require_alive else 0.0)
+
+    def shortcomings(self, objective: ObjectiveConfig) -> str:
+        """Which constraints are missed, in words; empty where none is."""
+        found = []
+        if objective.require_alive and self.latent not in ("alive", None):
+            found.append(f"its latent is {self.latent} (MI {self.mutual_information:.2f})")
+        if self.kl_off(objective):
+            found.append(f"its KL of {self.kl:.2f} is off (λ = {self.target_rate:g})")
+        return " and ".join(found)
 
 
 def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
@@ -452,7 +520,8 @@ def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
     return Outcome(
         epoch=row["epoch"],
         kl_weight=row["kl_weight"],
-        target_rate=config.kl.target_rate,
+        target_rate=config.kl.rate,
+        sentences=valid["sentences"],
         active_units=valid["active_units"],
         **{name: valid[name]["mean"] for name in METRICS if name != "active_units"},
     )
@@ -465,19 +534,25 @@ def kept(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return next(reversed(improved or rows), None)
 
 
+def is_over(config: Config, rows: list[dict[str, Any]]) -> bool:
+    """Whether the training of the VAE has ended, so that nothing is left to train from its last checkpoint."""
+    last = next((row for row in reversed(rows) if row["stage"] == "train"), None)
+    return last is not None and (last["epoch"] >= config.train.max_epochs or last["verdict"] == "stop")
+
+
 def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
     """Epochs since annealing has ended."""
     return max([row["epoch"] - config.kl.annealing for row in rows if row["stage"] == "train"] + [0])
 
 
 def score(objective: ObjectiveConfig, found: Outcome, second: bool = False) -> float:
-    """One number to compare trials by, in the objective's direction (Deb, 2000): a trial whose KL is where it should be
-    by its metric, or by the second one; any other behind all those, by how far its KL is off."""
+    """One number to compare trials by, in the objective's direction (Deb, 2000): the metric, or the second one, of a
+    trial that meets the constraints; any other trial is behind all those, by how much it misses them."""
     metric, mode = (objective.second, objective.second_mode) if second else (objective.metric, objective.mode)
-    excess = found.excess(objective.kl_tolerance)
-    if excess == 0:
+    violation = found.violation(objective)
+    if violation == 0:
         return float(getattr(found, metric))
-    return _BEHIND + excess if mode == "min" else -_BEHIND - excess
+    return _BEHIND + violation if mode == "min" else -_BEHIND - violation
 
 
 def rank(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
@@ -487,16 +562,16 @@ def rank(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
 
 
 def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
-    """Of two objectives: the trials that no other beats in both, in the order of their numbers. A trial whose KL is not
-    where it should be is beaten by any whose KL is less far off: else a KL that is too high would buy its way in by an
+    """Of two objectives: the trials that no other beats in both, in the order of their numbers. A trial that misses the
+    constraints is beaten by any that misses them by less: else a KL that is too high would buy its way in by an
     information that is high too."""
     signs = (1 if objective.mode == "min" else -1, 1 if objective.second_mode == "min" else -1)
-    excesses = {number: found.excess(objective.kl_tolerance) for number, found in outcomes.items()}
-    least = min(excesses.values(), default=0.0)
+    violations = {number: found.violation(objective) for number, found in outcomes.items()}
+    least = min(violations.values(), default=0.0)
     points = {
         number: (signs[0] * getattr(found, objective.metric), signs[1] * getattr(found, objective.second))
         for number, found in outcomes.items()
-        if excesses[number] == least
+        if violations[number] == least
     }
 
     def beaten(point: tuple[float, float]) -> bool:
@@ -505,6 +580,23 @@ def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]
         )
 
     return sorted(number for number, point in points.items() if not beaten(point))
+
+
+def why_not_best(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> str | None:
+    """Why the trial with the best metric does not rank first; None if it does."""
+    sign = 1 if objective.mode == "min" else -1
+    order = rank(objective, outcomes)
+    leading = min(order, key=lambda number: sign * getattr(outcomes[number], objective.metric), default=None)
+    if leading is None or not sign * (
+        getattr(outcomes[order[0]], objective.metric) - getattr(outcomes[leading], objective.metric)
+    ):
+        return None
+    name, value = NAMES[objective.metric], getattr(outcomes[leading], objective.metric)
+    better = "lower" if sign == 1 else "higher"
+    return (
+        f"trial {leading} has a {better} {name} ({value:.2f}), but {outcomes[leading].shortcomings(objective)}: it"
+        " ranks behind"
+    )
 
 
 # -- Files -------------------------------------------------------------------------------------------------------------
@@ -522,7 +614,7 @@ def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
     config = _parse(tree, str(path))
-    return _checked(Sweep(config, read_tree(config.base)))
+    return _check_read(_checked(Sweep(config, read_tree(config.base))))
 
 
 def open_sweep(folder: Path) -> Sweep:
@@ -534,9 +626,16 @@ def open_sweep(folder: Path) -> Sweep:
     path = folder / "sweep.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
+    if not is_sweeps(folder):
+        raise UserError(f"{folder}: is no sweep's folder: no sweep wrote its sweep.yaml")
     config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
-    parse_config(read_tree(base), str(base))  # errors of a trial name the file that the base came from
+    parse_config(read_tree(base), str(base), stored=True)  # errors of a trial name the file that the base came from
     return _checked(Sweep(config, read_tree(base)))
+
+
+def is_sweeps(folder: Path) -> bool:
+    """Whether a sweep wrote what is in a folder: it begins by claiming it. (So does a run, which leaves its config.)"""
+    return bool(read_starts(folder)) and not (folder / "config.yaml").exists()
 
 
 def dump_sweep(sweep: Sweep) -> dict[str, str]:
@@ -550,7 +649,7 @@ def dump_sweep(sweep: Sweep) -> dict[str, str]:
 
 
 def _whole_base(sweep: Sweep) -> Config:
-    return parse_config(copy.deepcopy(sweep.base) | {"run": None}, sweep.config.base)
+    return parse_config(copy.deepcopy(sweep.base) | {"run": None}, sweep.config.base, stored=True)
 
 
 def differences(there: Sweep, here: Sweep) -> list[str]:
@@ -638,6 +737,41 @@ def _check_trial(sweep: Sweep, values: dict[str, Value]) -> None:
             f"a trial with {given} is an autoencoder (train.max_epochs is 0, or γ is 0 for good), which has no NLL that"
             " a sweep could judge it by"
         )
+
+
+def _check_read(sweep: Sweep) -> Sweep:
+    """A new sweep whose trials read what they set, and one of which at least reads what all set. (One from an older
+    version may not.)
+
+    Raises:
+        UserError: an option is not read.
+    """
+    never: dict[str, str] | None = None
+    for values in itertools.chain(sweep.some(), sweep.samples()):
+        config = sweep.config_of(values, sweep.folder)
+        unread = config.unread
+        for key in values:
+            if key in unread:
+                raise UserError(_not_read(sweep, key, values, config))
+        never = {key: readers for key, readers in unread.items() if never is None or key in never}
+    default, here = dict(flatten(Config())), dict(flatten(sweep.config_of({}, sweep.folder)))
+    for key, readers in never.items():
+        if key.startswith("kl.") and here[key] != default[key]:
+            raise UserError(
+                f"{key} = {here[key]}, which all trials have, is read by none of them ({readers} would): leave it out"
+            )
+    return sweep
+
+
+def _not_read(sweep: Sweep, key: str, values: dict[str, Value], config: Config) -> str:
+    chosen = ", ".join(f"{other} = {values[other]}" for other in ("kl.policy", "kl.free_bits") if other in values)
+    text = f"space.{key}: a trial{f' with {chosen}' * bool(chosen)} does not read it ({config.unread[key]} would)"
+    readers = config.kl.unread.get(key.removeprefix("kl."), ()) if "kl.policy" in values else ()
+    reading = [policy for policy in readers if policy in sweep.config.space["kl.policy"].values]
+    if not reading:
+        return f"{text}: leave it out"
+    wanted = reading[0] if len(reading) == 1 else f"[{', '.join(reading)}]"
+    return f"{text}: give it `when: {{kl.policy: {wanted}}}`"
 
 
 def _check_conditions(sweep: Sweep, known: dict[str, Any]) -> None:
@@ -788,16 +922,35 @@ def save_lineage(generation: Generation) -> None:
     write_json(generation.run / "lineage.json", content)
 
 
-def history(folder: Path, run: Path, after: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """The records of a run and of those that it went on from, as one. ``after``: the runs that went on from it."""
-    number = int(run.name.partition(".")[0])
-    own = next((g for g in generations(folder, number) if g.run.name == run.name), Generation(run))
-    rows = read_metrics(own.run)
-    if own.parent is None:
-        return rows
-    if own.run in after or not own.parent.is_dir():
-        raise damaged(own.run / "lineage.json", "what a run goes on from", f"{own.parent.name} is no run before it")
-    return [row for row in history(folder, own.parent, (*after, own.run)) if row["step"] <= own.step] + rows
+def ancestry(folder: Path, run: Path) -> list[Generation]:
+    """A run and those that it continues, the newest first.
+
+    Raises:
+        UserError: a lineage leads to no run before it.
+    """
+    found: list[Generation] = []
+    while True:
+        number = int(run.name.partition(".")[0])
+        own = next((g for g in generations(folder, number) if g.run.name == run.name), Generation(run))
+        found.append(own)
+        if own.parent is None:
+            return found
+        run = own.parent
+        if run.name in {generation.run.name for generation in found} or not run.is_dir():
+            raise damaged(own.run / "lineage.json", "what a run goes on from", f"{run.name} is no run before it")
+
+
+def first_trial(folder: Path, run: Path) -> int:
+    """The number of the trial whose first run this one continues, by way of all between."""
+    return int(ancestry(folder, run)[-1].run.name)
+
+
+def history(folder: Path, run: Path) -> list[dict[str, Any]]:
+    """The records of a run and of those that it continues, as one."""
+    rows: list[dict[str, Any]] = []
+    for generation in reversed(ancestry(folder, run)):
+        rows = [row for row in rows if row["step"] <= generation.step] + read_metrics(generation.run)
+    return rows
 
 
 @dataclass

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from distvae.account import LETTERS, NAMES, Account, Entry, by_elbo, label, said
+from distvae.account import LETTERS, Account, Entry, by_elbo, label, said
 from distvae.errors import printable
-from distvae.sweep import Dimension, Value
+from distvae.sweep import NAMES, Dimension, Value
 
 # Told apart by the colour-blind, and on white and on black.
 RIGHT, WRONG, OTHER, BEST = "#2a7fb8", "#d9772b", "#8f8f8f", "#1a9e6b"
 # From the better to the worse; no yellow, which is lost on white.
 _SCALE = [[0.0, "#1a9e6b"], [0.45, "#2a7fb8"], [1.0, "#c2437f"]]
+
+# Whether a trial meets the sweep's constraints, on its KL and its latent.
+MEETS, MISSES = "alive, KL is right", "dead, or KL is off"
 
 # Panels side by side, and from which ratio on an axis of given values is logarithmic.
 _BESIDE, _WIDE = 3, 15
@@ -103,8 +106,9 @@ def _hover(entry: Entry) -> str:
         return f"trial {entry.number}<br>{values}"
     return (
         f"trial {entry.number}, {entry.trial.state}<br>{values}<br>NLL {found.nll:.2f}, −ELBO {found.neg_elbo:.2f}<br>"
-        f"KL {found.kl:.2f} (λ {found.target_rate:g}), γ {found.kl_weight:.3g}<br>"
-        f"MI {found.mutual_information:.2f}, AU {found.active_units} of {entry.units}"
+        f"KL {found.kl:.2f}{'' if found.target_rate is None else f' (λ {found.target_rate:g})'}, γ"
+        f" {found.kl_weight:.3g}<br>MI {found.mutual_information:.2f}, AU {found.active_units} of {entry.units}<br>"
+        f"latent {found.latent}"
     )
 
 
@@ -115,11 +119,12 @@ def _plain(text: str) -> str:
 
 def _groups(account: Account, drawn: list[Entry]) -> list[tuple[str, dict, list[Entry]]]:
     """Entries by how they are marked: name, marker, entries."""
-    if account.sweep.config.objective.kl_tolerance is None:
+    objective = account.sweep.config.objective
+    if objective.kl_tolerance is None and not objective.require_alive:
         return [("trial", {"color": RIGHT, "symbol": "circle"}, drawn)]
     return [
-        ("KL is right", {"color": RIGHT, "symbol": "circle"}, [entry for entry in drawn if entry.within]),
-        ("KL is off", {"color": WRONG, "symbol": "x"}, [entry for entry in drawn if not entry.within]),
+        (MEETS, {"color": RIGHT, "symbol": "circle"}, [entry for entry in drawn if entry.fine]),
+        (MISSES, {"color": WRONG, "symbol": "x"}, [entry for entry in drawn if not entry.fine]),
     ]
 
 
@@ -169,7 +174,8 @@ def _against(account: Account, drawn: list[Entry], keys: list[str]) -> go.Figure
     _layout(figure, 520)
     for row, metric in enumerate(("nll", "kl"), 1):
         bounds = [getattr(entry.outcome, metric) for entry in drawn]
-        bounds += [entry.outcome.target_rate for entry in drawn] if metric == "kl" else []
+        rates = [entry.outcome.target_rate for entry in drawn if entry.outcome.target_rate is not None]
+        bounds += rates if metric == "kl" else []
         figure.update_yaxes(range=_room(bounds), row=row)
     return figure
 
@@ -312,10 +318,10 @@ def _curves(account: Account, entries: list[Entry]) -> go.Figure:
             name, colour, width = f"best, trial {entry.number}", BEST, 3.0
         elif entry.trial.state == "failed":
             name, colour, width = "failed", OTHER, 1.2
-        elif entry.within:
-            name, colour, width = "KL is right", RIGHT, 1.4
+        elif entry.fine:
+            name, colour, width = MEETS, RIGHT, 1.4
         else:
-            name, colour, width = "KL is off", WRONG, 1.4
+            name, colour, width = MISSES, WRONG, 1.4
         rows = [row for row in entry.rows if row["stage"] == "train"]
         for place, values in enumerate(
             ([row["valid"]["kl"]["mean"] for row in rows], [row["kl_weight"] for row in rows]), 1
@@ -336,7 +342,7 @@ def _curves(account: Account, entries: list[Entry]) -> go.Figure:
                 col=1,
             )
             legend.add(name)
-    rates = sorted({entry.outcome.target_rate for entry in entries})
+    rates = sorted({entry.outcome.target_rate for entry in entries} - {None})
     for rate in rates if len(rates) <= 6 else ():
         figure.add_hline(
             rate, line={"dash": "dot", "color": OTHER, "width": 1}, row=1, col=1,

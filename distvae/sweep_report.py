@@ -33,8 +33,8 @@ from distvae.files import write_text, writing
 from distvae.pages import escaped, markdown_table, render
 from distvae.sweep import Generation, Sweep, Trial
 
-# The metrics that TensorBoard's table of trials shows.
-_SHOWN = ("nll", "kl", "neg_elbo", "mutual_information", "active_units")
+# The metrics that TensorBoard's table of trials shows. `violation`: nats by which the constraints are missed.
+_SHOWN = ("nll", "kl", "neg_elbo", "mutual_information", "active_units", "violation")
 
 # Of the file that holds a trial's line of that table.
 _SUFFIX = ".hparams"
@@ -120,7 +120,7 @@ def table(account: Account) -> Table:
     for column in columns(account):
         shown.add_column(report.cell(column.title), justify="right")
     for entry in account.entries:
-        style = None if entry.within or not entry.judged else "dim"
+        style = None if entry.fine or not entry.judged else "dim"
         shown.add_row(*(report.cell(column.text(entry) or "–") for column in columns(account)), style=style)
     return shown
 
@@ -137,6 +137,8 @@ def as_dict(account: Account) -> dict[str, Any]:
                 "epochs": entry.epochs,
                 "outcome": None if entry.outcome is None else asdict(entry.outcome),
                 "within_tolerance": None if entry.off is None else entry.within,
+                "latent": None if entry.outcome is None else entry.outcome.latent,
+                "shortcomings": entry.shortcomings,
                 "front": entry.number in account.front,
                 "finalist": {split: report.as_dict(results) for split, results in entry.finalist.items()},
                 "runs": [str(generation.run.relative_to(account.folder)) for generation in entry.generations],
@@ -159,7 +161,10 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
     """
     entry = read_trial(folder, sweep, trial)
     run = entry.generations[-1].run if entry.generations else folder / "trials" / f"{trial.number:04d}"
-    found = {} if entry.outcome is None else {f"final/{name}": getattr(entry.outcome, name) for name in _SHOWN}
+    found = {}
+    if entry.outcome is not None:
+        found = {f"final/{name}": getattr(entry.outcome, name) for name in _SHOWN if name != "violation"}
+        found["final/violation"] = entry.outcome.violation(sweep.config.objective)
     # Every line tells of all keys and metrics, for TensorBoard goes by whichever it reads first.
     texts = {key for key, dimension in sweep.config.space.items() if not dimension.numeric}
     whole = {key: "" if key in texts else 0.0 for key in sweep.config.space}

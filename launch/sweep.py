@@ -20,7 +20,7 @@ if __name__ == "__main__" and "RAY_ADDRESS" not in os.environ:
     atexit.register(os.unlink, _path)
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": _path}
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from distvae import report
 from distvae import sweep as sweeps
@@ -92,7 +92,7 @@ def show_plan(sweep: Sweep) -> None:
     shared = sweep.pretrainings()
     parts: list[Table | str] = []
     if sweep.config.search == "random":
-        shown = Table("trial", *map(report.cell, sweep.config.space), box=None)
+        shown = Table(*(Column(report.cell(name)) for name in ("trial", *sweep.config.space)), box=None)
         for number, values in enumerate(sweep.points()):
             cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
             shown.add_row(str(number), *map(report.cell, cells))
@@ -105,6 +105,9 @@ def show_plan(sweep: Sweep) -> None:
     if shared:
         parts.append(f"{len(shared)} pretrainings, shared by all: {', '.join(shared)}")
     report.show_parts(parts)
+    warning = sweeps.warn_of_repeats(sweep)
+    if warning is not None:
+        print(f"distvae: WARNING {warning}", file=sys.stderr)
 
 
 if __name__ == "__main__":

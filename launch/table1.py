@@ -143,7 +143,10 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
         if override.partition("=")[0] in OWN_KEYS:
             raise ConfigError(f"{override}: each row has its own {', '.join(OWN_KEYS)}; see --folder and --seeds")
     loaded = {file: load_config(file) for file in files}
-    given = {file: _overrides_of(config, overrides) for file, config in loaded.items()}
+    given = {file: _overrides_of(file, config, overrides) for file, config in loaded.items()}
+    for override in overrides:
+        if not any(override in own for own in given.values()):
+            raise ConfigError(f"{override}: no row of {configs} reads it")
     sources = [file for file, config in loaded.items() if not config.train.max_epochs]
     needing = [file for file, config in loaded.items() if config.train.max_epochs and config.pretrain.max_epochs]
     if needing and len(sources) != 1:
@@ -165,10 +168,11 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
     return rows
 
 
-def _overrides_of(config: Config, overrides: Sequence[str]) -> list[str]:
-    """Those that a row takes: one whose config has no such stage stays without."""
+def _overrides_of(file: Path, config: Config, overrides: Sequence[str]) -> list[str]:
+    """Those that a row takes: it goes without those of a stage, a policy or free bits that it does not have."""
+    unread = {f"kl.{name}" for name in load_config(file, overrides, stored=True).kl.unread}
     missing = {f"{name}.max_epochs" for name in ("pretrain", "train") if not getattr(config, name).max_epochs}
-    return [override for override in overrides if override.partition("=")[0] not in missing]
+    return [override for override in overrides if override.partition("=")[0] not in missing | unread]
 
 
 def print_plan(rows: list[Row]) -> None:

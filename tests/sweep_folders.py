@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from distvae import report, sweep
+from distvae import report, starts, sweep
 from distvae.evaluation import Estimate, Scores
 from distvae.files import write_json, write_text
 from distvae.report import Results
@@ -115,6 +115,8 @@ def write_finalist(folder: Path, number: int, valid: Scores, test: Scores) -> No
 def write_sweep(asked: Sweep, trials: list[Trial], progress: Progress | None = None) -> None:
     folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
+    start = starts.claim(folder)
+    write_json(folder / "starts" / f"{start.number:04d}.json", asdict(replace(start, ended=True)))
     for name, text in sweep.dump_sweep(asked).items():
         write_text(folder / name, text)
     sweep.save_trials(folder, trials)
@@ -186,7 +188,7 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
         folder,
         space={
             "kl.policy": {"choice": ["soft_free_bits", "linear"]},
-            "kl.target_rate": {"choice": [2, 4, 8]},
+            "kl.target_rate": {"choice": [2, 4, 8], "when": {"kl.policy": "soft_free_bits"}},
             "kl.multiplier": {"log_uniform": [0.02, 0.4], "when": {"kl.policy": "soft_free_bits"}},
             "optimizer.learning_rate": {"log_uniform": [0.05, 2.0]},
             "model.dropout": {"uniform": [0.0, 0.5]},
@@ -199,7 +201,7 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
     for number in range(count):
         values = asked.draw(sweep.Seeded(7, number))
         dead = values["kl.policy"] == "linear"
-        rate = values["kl.target_rate"]
+        rate = values.get("kl.target_rate", 4)
         off = math.log(values["optimizer.learning_rate"] / 0.4) * (0.3 if number % 3 else 0.02)
         kl = 0.05 if dead else rate * (1 + 0.2 * off)
         nll = 18.5 - 0.1 * kl + 0.6 * off**2 + values["model.dropout"]

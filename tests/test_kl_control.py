@@ -256,7 +256,7 @@ def test_policies_are_made_from_their_settings():
     settings = KLConfig(anneal_epochs=4, target_rate=6, threshold=0.2, multiplier=0.3, every_steps=9)
     assert POLICIES["soft_free_bits"](settings) == SoftFreeBits(6.0, 0.2, 0.3, 4, 9)
     assert POLICIES["linear"](KLConfig(policy="linear", weight=0.7, anneal_epochs=4)) == Linear(0.7, 4)
-    assert POLICIES["constant"](KLConfig(policy="constant", weight=0.7, anneal_epochs=4)) == Linear(0.7, 0)
+    assert POLICIES["constant"](KLConfig(policy="constant", weight=0.7)) == Linear(0.7, 0)
 
 
 def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]]:
@@ -278,7 +278,9 @@ def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]
 )
 def test_a_policy_goes_on_from_its_saved_state(name, every_steps, anneal_epochs, events, cut, decayed):
     settings = KLConfig(
-        policy=name, anneal_epochs=anneal_epochs, every_steps=every_steps if name == "soft_free_bits" else None
+        policy=name,
+        anneal_epochs=KLConfig.anneal_epochs if name == "constant" else anneal_epochs,
+        every_steps=every_steps if name == "soft_free_bits" else None,
     )
     straight, first, resumed = (POLICIES[name](settings) for _ in range(3))
     before, after = events[:cut], events[cut:]

@@ -3,7 +3,7 @@
 import pytest
 
 from distvae.config import Config, KLConfig, OptimizerConfig, StageConfig
-from distvae.liveness import judge, latent_state
+from distvae.liveness import judge, latent_state, missing_information
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,14 @@ def test_a_target_rate_counts_only_where_the_method_aims_at_it():
     assert judge(0.8, 0.8, 4000, Config(kl=KLConfig("linear", free_bits="batch")), "train").state == "weak"
     assert judge(0.8, 0.8, 4000, Config(kl=KLConfig("linear")), "train").state == "alive"
     assert judge(0.8, 0.8, 4000, Config(), "pretrain").state == "alive"
+
+
+def test_a_latent_lacks_information_exactly_where_it_is_not_alive():
+    assert missing_information(kl=4.0, mutual_information=0.38, sentences=4000, target_rate=4.0) == 2.0 - 0.38
+    assert missing_information(kl=0.0, mutual_information=0.0, sentences=4000) == 0.3
+    for kl in (0.0, 0.1, 1.9, 4.0, 184.0):
+        for information in (0.0, 0.05, 0.1, 0.95, 2.0, 3.2, 6.0):
+            for rate in (None, 0.0, 2.0, 40.0):
+                for sentences in (1, 2, 20, 4000):
+                    lacks = missing_information(kl, information, sentences, rate) > 0
+                    assert lacks == (latent_state(kl, information, sentences, rate) not in ("alive", None))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from distvae import sweep
-from distvae.config import load_config
+from distvae.config import KLConfig, load_config
 from distvae.errors import UserError
 from distvae.sweep import (
     Generation,
@@ -36,7 +36,10 @@ from distvae.sweep import (
     save_progress,
     save_trials,
     score,
+    warn_of_repeats,
+    why_not_best,
 )
+from tests.conftest import ROOT
 from tests.sweep_folders import BASE, pbt_sweep, scores, write_run, write_sweep
 
 LAMBDA = {"kl.target_rate": {"grid": [2, 4, 8]}}
@@ -147,6 +150,7 @@ def test_a_sweep_without_a_folder_goes_to_runs(ask, tmp_path):
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
 X = {"kl.multiplier": {"uniform": [0.1, 0.5]}}
+LAMBDA_DRAWN = {"kl.target_rate": {"choice": [2, 4]}}
 PBT = {"name": "pbt", "grace_epochs": 2}
 
 REFUSED = {
@@ -166,7 +170,19 @@ REFUSED = {
     "out of range": ({"space": {"model.dropout": {"uniform": [0.5, 1.5]}}}, "model.dropout = 1.5"),
     "whole numbers": ({"space": {"seed": {"uniform": [0.5, 1.5]}}}, "seed = 0.5"),
     "not together": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]},
-                                "kl.weight": {"choice": [0.5, 1.0]}}}, "kl.weight belongs to policies"),
+                                "kl.weight": {"choice": [0.5, 1.0]}}},
+                     "does not read it (policies constant and linear would): give it `when: {kl.policy: linear}`"),
+    "not read": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]}} | LAMBDA_DRAWN},
+                 "space.kl.target_rate: a trial with kl.policy = linear does not read it (policy soft_free_bits would):"
+                 " give it `when: {kl.policy: soft_free_bits}`"),
+    "never read": ({"set": {"kl": {"policy": "linear", "target_rate": 4.0}}, "space": X},
+                   "space.kl.multiplier: a trial does not read it (policy soft_free_bits would): leave it out"),
+    "set and never read": ({"set": {"kl.policy": "linear", "kl.threshold": 0.2}, "space": {"seed": {"grid": [0, 1]}}},
+                           "kl.threshold = 0.2, which all trials have, is read by none of them"),
+    "seed of no draw": ({"set": {"data": {"path": "a.txt", "train_size": None, "valid_size": None, "test_size": None}},
+                         "space": {"data.seed": {"grid": [0, 1]}}}, "space.data.seed: a trial does not read it"),
+    "length of no pretraining": ({"set": {"pretrained": "runs/ae"}, "space": {"pretrain.max_epochs": {"grid": [1, 2]}}},
+                                 "space.pretrain.max_epochs: a trial does not read it (a run without pretrained"),
     "the sweep's own": ({"set": {"resume": "never"}}, "resume: is set by the sweep itself"),
     "the run": ({"space": {"run": {"grid": ["a", "b"]}}}, "run: is set by the sweep itself"),
     "no NLL": ({"set": {"evaluation.validation_samples": 0}}, "evaluation.validation_samples: is set by the sweep"),
@@ -216,6 +232,49 @@ def test_a_sweep_that_makes_no_sense_is_refused_in_a_line(ask, content, said):
     assert "\n" not in str(caught.value)
 
 
+def test_what_one_policy_alone_reads_may_be_in_the_base(ask):
+    """Where the policy is swept, the base's settings of one are not another's."""
+    space = {"kl.policy": {"grid": ["soft_free_bits", "linear"]}, "seed": {"grid": [0, 1]}}
+    asked = ask(space=space, set={"kl.threshold": 0.2})
+    rates = [asked.config_of(values, asked.folder).kl.rate for values in asked.points()]
+    assert rates == [4, 4, None, None]
+
+
+def test_a_sweep_of_an_older_version_whose_trials_read_not_all_that_they_set_still_opens(ask, tmp_path):
+    asked = ask()
+    write_sweep(asked, [])
+    path = asked.folder / "sweep.yaml"
+    tree = yaml.safe_load(path.read_text()) | {"space": {"kl.policy": {"grid": ["linear", "soft_free_bits"]}} | LAMBDA}
+    del tree["objective"]["require_alive"]
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert open_sweep(asked.folder).trials == 6
+    assert open_sweep(asked.folder).config.objective.require_alive
+    with pytest.raises(UserError, match="when"):
+        load_sweep(path)
+
+
+def test_trials_that_train_the_same_are_named(ask):
+    policy = {"kl.policy": {"grid": ["soft_free_bits", "linear"]}}
+    drawn = {"kl.every_steps": {"choice": [2, 3], "when": {"kl.policy": "soft_free_bits"}}}
+    asked = ask(space=policy | drawn, set={"kl.target_rate": 4}, num_samples=4)
+    repeated = asked.repeated()
+    assert {number: repeated[number] for number in (3, 5, 7)} == dict.fromkeys((3, 5, 7), 1)  # linear, again
+    assert len(repeated) == 3 + 2  # soft free bits have two values for four draws
+    line = warn_of_repeats(asked)
+    assert line.startswith("5 of 8 trials train exactly what an earlier one does: ")
+    assert "3 (as 1)" in line
+    assert warn_of_repeats(ask()) is None
+    assert warn_of_repeats(ask(space=X, search="optuna", num_samples=2)) is None
+
+
+def test_the_example_of_the_docs_can_be_read(ask):
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8").partition("```yaml")[2].partition("```")[0]
+    tree = yaml.safe_load(text)
+    asked = ask(space=tree["space"], set=tree["set"], num_samples=tree["num_samples"])
+    assert asked.trials == 32
+    assert asked.repeated() == {}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -247,16 +306,53 @@ def test_a_base_that_cannot_be_used_is_refused(ask):
 NLL = ObjectiveConfig()
 
 
-def came_to(nll: float = 20.0, kl: float = 4.0, rate: float = 4.0, mi: float = 3.0, units: int = 3) -> Outcome:
-    return Outcome(5, 0.5, rate, nll, math.exp(nll / 10), nll + 1, nll + 1 - kl, kl, mi, units)
+def came_to(
+    nll: float = 20.0, kl: float = 4.0, rate: float | None = 4.0, mi: float = 3.0, units: int = 3, sentences: int = 1000
+) -> Outcome:
+    return Outcome(5, 0.5, rate, sentences, nll, math.exp(nll / 10), nll + 1, nll + 1 - kl, kl, mi, units)
 
 
-def test_the_excess_is_what_the_kl_is_beyond_its_tolerance():
-    assert came_to(kl=4.375).excess(0.1) == 0
-    assert came_to(kl=4.5).excess(0.1) == pytest.approx(0.1)
-    assert came_to(kl=3.5).excess(0.1) == pytest.approx(0.1)
-    assert came_to(kl=3.5).excess(None) == 0
-    assert came_to(kl=0.5, rate=0.0).excess(0.1) == 0.5
+def test_a_kl_misses_by_what_it_is_beyond_its_tolerance():
+    assert came_to(kl=4.375).violation(NLL) == 0
+    assert came_to(kl=4.5).violation(NLL) == pytest.approx(0.1)
+    assert came_to(kl=3.5).violation(NLL) == pytest.approx(0.1)
+    assert came_to(kl=3.5).violation(replace(NLL, kl_tolerance=None)) == 0
+    assert came_to(kl=0.5, rate=0.0).violation(NLL) == 0.5
+    assert came_to(kl=0.5, rate=None, mi=0.5).violation(NLL) == 0  # without a λ there is nothing to be off
+
+
+def test_a_latent_misses_by_the_information_that_it_lacks():
+    assert came_to(mi=1.5).violation(NLL) == 0.5  # half of λ
+    assert came_to(kl=6.0, rate=None, mi=1.0).violation(NLL) == 2.0  # half of the KL
+    assert came_to(kl=0.02, rate=None, mi=0.0).violation(NLL) == 0.3
+    assert came_to(kl=1.91, rate=2.0, mi=0.0, units=0).violation(NLL) == 1.0
+    assert came_to(kl=9.0, mi=0.0).violation(NLL) == pytest.approx(4.6 + math.log(1000) / 2)
+    assert came_to(mi=0.0, sentences=1).violation(NLL) == 0
+    assert came_to(mi=0.0).violation(replace(NLL, require_alive=False)) == 0
+
+
+def test_a_dead_latent_whose_kl_is_right_does_not_win():
+    """Its KL is in its band, its NLL is the lowest, and it tells nothing."""
+    found = {
+        0: came_to(nll=25.0, kl=1.91, rate=2.0, mi=0.0, units=0),
+        1: came_to(nll=28.1, kl=2.1, rate=2.0, mi=1.9),
+        2: came_to(nll=28.4, kl=4.1, mi=3.5),
+        3: came_to(nll=27.0, kl=4.0, mi=1.9),  # hollow, by little
+        4: came_to(nll=26.0, kl=0.0, rate=None, mi=0.0),  # of a policy without a λ
+        5: came_to(nll=28.2, kl=3.0, rate=None, mi=2.5),  # alive, and held to no λ
+    }
+    assert rank(NLL, found) == [1, 5, 2, 3, 4, 0]
+    assert why_not_best(NLL, found) == (
+        "trial 0 has a lower NLL (25.00), but its latent is dead (MI 0.00): it ranks behind"
+    )
+    assert rank(replace(NLL, require_alive=False), found)[0] == 0
+    assert why_not_best(replace(NLL, require_alive=False), found) is None
+    assert why_not_best(NLL, {1: found[1], 2: found[2]}) is None
+    assert why_not_best(NLL, {}) is None
+    high = ObjectiveConfig(metric="mutual_information")
+    assert why_not_best(high, {0: came_to(mi=3.0), 1: came_to(mi=5.0, kl=9.0)}) == (
+        "trial 1 has a higher MI (5.00), but its KL of 9.00 is off (λ = 4): it ranks behind"
+    )
 
 
 def test_a_trial_whose_kl_is_right_goes_before_any_whose_kl_is_not():
@@ -286,7 +382,7 @@ def test_a_trial_whose_kl_is_wrong_is_behind_by_its_second_metric_too(metric, se
 
 def test_what_should_be_high_is_ranked_from_above():
     high = ObjectiveConfig(metric="mutual_information")
-    found = {0: came_to(mi=1.0), 1: came_to(mi=3.0), 2: came_to(mi=9.0, kl=9.0), 3: came_to(mi=8.0, kl=8.0)}
+    found = {0: came_to(mi=2.0), 1: came_to(mi=3.0), 2: came_to(mi=9.0, kl=9.0), 3: came_to(mi=8.0, kl=8.0)}
     assert high.mode == "max"
     assert rank(high, found) == [1, 0, 3, 2]
     assert rank(replace(high, direction="min"), found) == [0, 1, 3, 2]
@@ -302,7 +398,7 @@ def test_the_front_is_what_brute_force_finds():
             )
             for number in chance.sample(range(100), 12)
         }
-        right = {number: one for number, one in found.items() if one.excess(0.1) == 0}
+        right = {number: one for number, one in found.items() if one.kl_off(both) == 0 and one.latent == "alive"}
 
         def beats(a: Outcome, b: Outcome) -> bool:
             no_worse = a.nll <= b.nll and a.mutual_information >= b.mutual_information
@@ -316,8 +412,9 @@ def test_a_kl_that_is_wrong_does_not_buy_its_way_into_the_front():
     both = ObjectiveConfig(second="mutual_information")
     found = {0: came_to(nll=20, mi=3), 1: came_to(nll=19, mi=8, kl=9.0), 2: came_to(nll=18, mi=0, kl=0.0)}
     assert front(both, found) == [0]
-    assert front(replace(both, kl_tolerance=None), found) == [1, 2]
-    assert front(both, {1: found[1], 2: found[2]}) == [2]  # none is right: the nearest
+    assert front(replace(both, kl_tolerance=None), found) == [1]
+    assert front(replace(both, kl_tolerance=None, require_alive=False), found) == [1, 2]
+    assert front(both, {1: found[1], 2: found[2]}) == [1]  # none is right: the nearest
     assert front(both, {}) == []
 
 
@@ -326,14 +423,17 @@ def test_an_outcome_is_of_the_epoch_that_was_kept(ask, tmp_path):
     write_run(tmp_path / "trial", scores(20.0, 4.0, 3.0, 2, gap=1.5), epochs=8, pretrain=2)
     rows = sweep.read_metrics(tmp_path / "trial")
     assert outcome(config, rows) == Outcome(
-        epoch=7, kl_weight=0.6, target_rate=8.0, nll=20.0, ppl=math.exp(2.0), neg_elbo=21.5, re=17.5, kl=4.0,
-        mutual_information=3.0, active_units=2,
+        epoch=7, kl_weight=0.6, target_rate=8.0, sentences=20, nll=20.0, ppl=math.exp(2.0), neg_elbo=21.5, re=17.5,
+        kl=4.0, mutual_information=3.0, active_units=2,
     )  # fmt: skip
     assert outcome(config, rows[:2]) is None  # pretraining alone
     assert outcome(config, []) is None
     assert outcome(config, rows[:3]).epoch == 1  # no best yet: the last
     assert outcome(config, rows[:4]).epoch == 2
     assert outcome(config, rows[:6]).epoch == 4
+    linear = replace(config, kl=KLConfig(policy="linear"))
+    assert outcome(linear, rows).target_rate is None
+    assert outcome(replace(config, kl=KLConfig(policy="linear", free_bits="batch")), rows).target_rate == 4.0
 
 
 def test_epochs_are_judged_from_the_end_of_annealing(ask, tmp_path):
@@ -341,7 +441,7 @@ def test_epochs_are_judged_from_the_end_of_annealing(ask, tmp_path):
     rows = [{"stage": "pretrain", "epoch": 9}, *({"stage": "train", "epoch": epoch} for epoch in range(1, 6))]
     assert [judged_epochs(config, rows[: n + 1]) for n in range(6)] == [0, 0, 0, 0, 1, 2]
     assert judged_epochs(config, []) == 0
-    constant = replace(config, kl=replace(config.kl, policy="constant"))
+    constant = replace(config, kl=KLConfig(policy="constant"))
     assert judged_epochs(constant, rows) == 5
 
 

@@ -114,7 +114,7 @@ def test_trials_are_in_their_order_with_their_numbers(small):
     assert rows[0] == {
         "rank": "1", "trial": "5", "λ kl.target_rate": "4", "χ kl.multiplier": "0.3", "state": "finished",
         "epochs": "7 of 8", "NLL, K = 50": "17.90 ± 0.15", "KL": "4.10", "KL is right": "yes", "−ELBO": "18.82",
-        "AU": "4 of 4", "MI": "3.70", "γ": "0.6", "validation NLL, K = 500": "17.65 ± 0.15",
+        "AU": "4 of 4", "MI": "3.70", "latent": "alive", "γ": "0.6", "validation NLL, K = 500": "17.65 ± 0.15",
         "test NLL, K = 500": "18.02 ± 0.16", "time": "30 s",
     }  # fmt: skip
     assert [row["KL is right"] for row in rows] == ["yes", "yes", "yes", "0.60 off", "3.58 off", "–"]
@@ -164,7 +164,7 @@ def test_the_summary_tells_the_sweep_in_a_paragraph(small):
 def test_what_the_bound_would_have_chosen_is_told(small):
     text = by_elbo(gather(small))
     assert "By −ELBO alone trial 3 would have won: −ELBO 18.20 against 18.82 of trial 5" in text
-    assert "KL of 0.02 (λ = 4) against 4.10" in text
+    assert "KL of 0.02 for λ = 4 against 4.10" in text
     assert text in (small / "sweep.md").read_text(encoding="utf-8")
     assert text in page(small).words
 
@@ -178,6 +178,48 @@ def test_what_failed_or_was_stopped_is_told_with_its_reason(small):
     for line in lines:
         assert line in page(small).words  # as text, and not as markup
         assert f"- {escaped(line)}\n" in (small / "sweep.md").read_text(encoding="utf-8")
+
+
+def test_a_trial_that_tells_nothing_ranks_behind_and_the_report_says_why(tmp_path):
+    """By its KL alone it would be the best; its λ of 2 is met to the tenth."""
+    asked = sweep_of(tmp_path / "run")
+    kinds = {0: (18.0, 1.91, 0.0, 0), 1: (19.0, 2.1, 1.9, 3), 2: (18.5, 2.0, 0.9, 4)}
+    for number, (nll, kl, mi, units) in kinds.items():
+        write_run(asked.folder / "trials" / f"{number:04d}", scores(nll, kl, mi, units))
+    write_sweep(asked, [Trial(n, {"kl.target_rate": 2, "kl.multiplier": 0.1}, "finished") for n in kinds])
+    account = write_report(asked.folder)
+    why = "Trial 0 has a lower NLL (18.00), but its latent is dead (MI 0.00): it ranks behind."
+    assert why in summary(account)
+    rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
+    assert [(row["trial"], row["KL is right"], row["latent"]) for row in rows] == [
+        ("1", "yes", "alive"), ("2", "yes", "hollow"), ("0", "yes", "dead"),
+    ]  # fmt: skip
+    assert why in page(asked.folder).words
+    assert "Latents: 1 alive, 1 hollow, 1 dead." in summary(account)
+    trial = sweep.load_trials(asked.folder)[0]
+    write_hparams(asked.folder, asked, trial)
+    (violation,) = events(asked.folder / "trials" / "0000").Scalars("final/violation")
+    assert violation.value == 1.0
+
+
+def test_a_trial_without_a_lambda_has_no_kl_to_be_held_to(tmp_path):
+    asked = sweep_of(
+        tmp_path / "run",
+        space={
+            "kl.policy": {"grid": ["soft_free_bits", "linear"]},
+            "kl.target_rate": {"grid": [2, 4], "when": {"kl.policy": "soft_free_bits"}},
+        },
+        num_samples=1,
+    )
+    for number, kl in enumerate((2.0, 3.0, 3.0)):
+        write_run(asked.folder / "trials" / f"{number:04d}", scores(20 - number, kl, 0.9 * kl, 3))
+    write_sweep(asked, [Trial(n, values, "finished") for n, values in enumerate(asked.points())])
+    account = write_report(asked.folder)
+    rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
+    assert [(row["trial"], row["λ"], row["KL is right"]) for row in rows] == [
+        ("2", "–", "–"), ("0", "2", "yes"), ("1", "4", "0.60 off"),
+    ]  # fmt: skip
+    assert "Of the 2 judged trials with a λ 1 (50%) has its KL within 10% of λ." in summary(account)
 
 
 def test_trials_with_the_same_reason_are_told_together(tmp_path):
@@ -226,7 +268,7 @@ def test_a_sweep_none_of_whose_trials_has_its_kl_right_says_so(tmp_path):
     write_run(asked.folder / "trials" / "0000", scores(20, 3, 2, 2))
     write_sweep(asked, [Trial(0, {"kl.target_rate": 2, "kl.multiplier": 0.1}, "finished")])
     text = summary(gather(asked.folder))
-    assert "No trial has its KL where it should be; the nearest is trial 0" in text
+    assert "No trial meets the constraints; the nearest is trial 0" in text
     assert "Of the 1 judged trial 0 (0%) have" in text
 
 
@@ -560,7 +602,7 @@ def test_every_line_names_all_keys_and_metrics(tmp_path):
         content = events(asked.folder / "trials" / f"{trial.number:04d}").PluginTagToContent("hparams")
         experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
         assert [info.name for info in experiment.hparam_infos] == list(asked.config.space)
-        assert len(experiment.metric_infos) == 5
+        assert len(experiment.metric_infos) == 6
     values, _ = session(asked.folder / "trials" / "0000")
     assert values["kl.policy"] in ("linear", "soft_free_bits")
 

@@ -30,7 +30,7 @@ from tests.compare import numbers, records
 from tests.conftest import ROOT
 
 PAPERS = ("ae", "kla", "pt_kla", "pt_kla_fb", "pt_kla_sfb")
-ALONE = {"pretrain": {"max_epochs": 0}, "kl": {"policy": "linear"}}
+ALONE = {"pretrain": {"max_epochs": 0}, "kl": {"policy": "linear", "target_rate": 4.0}}
 AUTOENCODER = {"train": {"max_epochs": 0}}
 NO_SAMPLES = ("evaluation.samples=0", "evaluation.importance_samples=1")
 
@@ -212,6 +212,16 @@ def test_a_folder_without_configs_is_refused(refused, tmp_path):
 )
 def test_an_override_that_no_row_can_take_is_refused(refused, rows, given, said):
     assert said in refused("--rows", rows(ae=AUTOENCODER, pt={}), given)
+
+
+def test_an_override_reaches_the_rows_that_read_it(rows, tmp_path, refused):
+    configs = rows(ae=AUTOENCODER, kla=ALONE, pt={})
+    planned = table1.plan(configs, tmp_path / "table", (0,), ["kl.threshold=0.2", "kl.anneal_epochs=1"])
+    found = {row.config_file.stem: [word for word in row.overrides if word.startswith("kl.")] for row in planned}
+    both = ["kl.threshold=0.2", "kl.anneal_epochs=1"]
+    assert found == {"ae": both, "kla": both[1:], "pt": both}
+    said = refused("--rows", configs, "kl={policy: linear}", "kl.threshold=0.2")
+    assert f"kl.threshold=0.2: no row of {configs} reads it" in said
 
 
 @pytest.mark.parametrize("sources", [[], ["ae", "other"]])

@@ -138,7 +138,12 @@ def test_pretraining_hands_on_the_encoder_and_not_the_decoder(tiny, tmp_path, mo
 def test_the_best_weights_are_scored(tiny, tmp_path):
     run = tmp_path / "run"
     # A stage that ends by its last decay ends with an epoch that is not its best.
-    settings = ["kl.policy=linear", "train.max_epochs=99", "optimizer.learning_rate=3", "plateau.max_decays=3"]
+    settings = [
+        "kl={policy: linear, anneal_epochs: 2}",
+        "train.max_epochs=99",
+        "optimizer.learning_rate=3",
+        "plateau.max_decays=3",
+    ]
     assert main([str(tiny), f"run={run}", *settings]) == 0
     rows = [row for row in records(run) if row["stage"] == "train"]
     assert rows[-1]["verdict"] == "stop"
@@ -195,7 +200,7 @@ def test_accumulation_changes_no_form_of_free_bits(tiny, tmp_path, form):
     for steps in (1, 3):
         run = tmp_path / str(steps)
         overrides = [f"optimizer.accumulation_steps={steps}", "pretrain.max_epochs=0", "train.max_epochs=2"]
-        method = ["kl.policy=constant", f"kl.free_bits={form}", "kl.target_rate=1"]
+        method = [f"kl={{policy: constant, free_bits: {form}, target_rate: {4.0 if form == 'none' else 1}}}"]
         assert main([str(tiny), f"run={run}", *overrides, *method]) == 0
         runs.append(run)
     one, other = map(weights, runs)
@@ -538,6 +543,22 @@ def test_the_exit_code_stands_in_a_file_for_who_asked(tiny, tmp_path, monkeypatc
 # -- Bad input ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_with_an_option_that_nothing_read_is_shown_without_it(tiny, tmp_path, capsys):
+    """An older version accepted it, and the command that is mended asks for the same run."""
+    run = tmp_path / "run"
+    command = [str(tiny), f"run={run}", "kl={policy: linear, anneal_epochs: 1}", "pretrain.max_epochs=0"]
+    command += ["train.max_epochs=1", "evaluation.importance_samples=1"]
+    assert main(command) == 0
+    stored = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(stored.replace("threshold: 0.05", "threshold: 0.9"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "status.json"}
+    assert main(command) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    capsys.readouterr()
+    assert main([*command, "kl.threshold=0.9"]) == 2
+    assert "kl.threshold = 0.9 belongs to policy soft_free_bits" in capsys.readouterr().err
+
+
 def test_an_existing_run_is_left_alone(finished, tiny, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     for overrides, words in [
@@ -566,7 +587,7 @@ def test_an_existing_run_is_left_alone(finished, tiny, capsys):
         (["data.path=nowhere"], ["nowhere"]),
         (["pretrained=nowhere"], ["nowhere"]),
         (["data.columns=[]"], ["data.columns"]),
-        (["kl.weight=0.5"], ["kl.weight belongs to policies constant and linear"]),
+        (["kl.weight=0.5"], ["kl.weight = 0.5 belongs to policies constant and linear"]),
         (
             ["optimizer.name=adamw", "speed.embedding_gradients=rows"],
             ["speed.embedding_gradients=rows needs optimizer.name=sgd", "not adamw and 1 process on cpu"],

@@ -147,12 +147,19 @@ class Driver:
 
     def _look(self) -> None:
         """See that the sweep can begin in its folder, or go on there."""
-        if (self.folder / "sweep.yaml").exists():
+        if not self.folder.exists():
+            return
+        try:
+            empty = not any(self.folder.iterdir())
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be a sweep's folder: {error.strerror}") from None
+        if not empty and not sweeps.is_sweeps(self.folder):
+            raise UserError(f"{self.folder}: is not empty, and no sweep wrote what it holds; name another run=FOLDER")
+        # A start that was killed as it took the folder may not have written both.
+        if all((self.folder / name).exists() for name in ("sweep.yaml", "base.yaml")):
             differing = sweeps.differences(sweeps.open_sweep(self.folder), self.sweep)
             if differing:
                 raise UserError(f"{self.folder}: holds another sweep: {', '.join(differing)}; name another run=FOLDER")
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
-            raise UserError(f"{self.folder}: is not empty and holds no sweep; name another run=FOLDER")
         saved = self.folder / "tune"
         if saved.exists() and saved.stat().st_uid != os.geteuid():
             raise UserError(f"{saved}: is another user's; what Tune saves is read by pickle, which can run code")
@@ -245,6 +252,9 @@ class Driver:
             f" {places.cpus_in_all:g} CPUs and {places.gpus_in_all:g} GPUs in all"
         )
         print(printable(line))
+        warning = sweeps.warn_of_repeats(self.sweep)
+        if warning is not None:
+            print(f"distvae: WARNING {warning}", file=sys.stderr)
 
     def _prepare(self) -> None:
         """See that the sentences are there, for all trials."""
@@ -471,11 +481,10 @@ class Driver:
             line += f" ({trial.reason})"
         if found is not None:
             line += f", NLL {found.nll:.2f} KL {found.kl:.2f} MI {found.mutual_information:.2f} AU {found.active_units}"
+            line += f" latent {found.latent}"
         line += f", {values}, after {timedelta(seconds=round(trial.seconds))}; {self._counts()}"
         if outcomes:
-            best = sweeps.rank(self.sweep.config.objective, outcomes)[0]
-            line += f"; best: trial {best}, {self.sweep.config.objective.metric}"
-            line += f" {getattr(outcomes[best], self.sweep.config.objective.metric):.2f}"
+            line += f"; {self._ranking(outcomes)}"
         line += self._left()
         tqdm.write(printable(line), file=sys.stdout)
         sys.stdout.flush()
@@ -559,6 +568,19 @@ class Driver:
             except UserError as error:  # a trial's records are damaged
                 page = f"no report: {error}"
             print(printable(f"{self.folder}: {state}, {self._counts()}; {page}"))
+            outcomes = self._outcomes()
+            if outcomes:
+                print(printable(self._ranking(outcomes)))
+
+    def _ranking(self, outcomes: dict[int, Outcome]) -> str:
+        """The best trial, and why that is not the one with the best metric."""
+        objective = self.sweep.config.objective
+        best = sweeps.rank(objective, outcomes)[0]
+        short = outcomes[best].shortcomings(objective)
+        line = f"best: trial {best}, {sweeps.NAMES[objective.metric]} {getattr(outcomes[best], objective.metric):.2f}"
+        line += f", though {short}" if short else ""
+        why = sweeps.why_not_best(objective, outcomes)
+        return f"{line}; {why}" if why else line
 
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._began

@@ -13,6 +13,7 @@ from ray.train._internal.session import _FutureTrainingResult
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from distvae.files import read_json
 from distvae.sweep import Sweep, Value
 from distvae.tuning.trial import told_before, trial_number
 
@@ -102,6 +103,14 @@ class Population(_Remembering, PopulationBasedTraining):
         decision = super().on_trial_result(tune_controller, trial, result)
         self._drop_unneeded(trial)
         return decision
+
+    def _exploit(self, tune_controller, trial, trial_to_clone) -> None:
+        saved = Path(self._trial_state[trial_to_clone].last_checkpoint.path)
+        # The sweep may have been moved since: Tune's trials have the folder of now, its checkpoints that of then.
+        origin = Path(trial.storage.experiment_fs_path, *saved.parts[-2:], "origin.json")
+        # Where nothing is left to train, the copy would be ranked under values that it was never trained with.
+        if not (origin.exists() and read_json(origin).get("over")):
+            super()._exploit(tune_controller, trial, trial_to_clone)
 
     def _drop_unneeded(self, trial) -> None:
         """Remove what a trial has handed over that none goes on from any more. Tune itself would keep a number of the

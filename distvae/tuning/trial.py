@@ -130,7 +130,11 @@ def _logged(folder: Path, name: str) -> Iterator[None]:
 
 def _trial_config(sweep: Sweep, values: dict[str, Value], run: Path, shared: frozenset[str]) -> Config:
     config = sweep.config_of(values, run)
-    pretraining = sweeps.pretraining_of(config, sweep.folder)
+    began = config
+    if len(sweeps.ancestry(sweep.folder, run)) > 1:
+        # Its weights descend from the pretraining of the first trial, whatever its own values would pretrain.
+        began = sweep.config_of(sweep.points()[sweeps.first_trial(sweep.folder, run)], run)
+    pretraining = sweeps.pretraining_of(began, sweep.folder)
     if pretraining is None or sweeps.fingerprint(pretraining) not in shared:
         return config
     return sweep.config_of(values, run, Path(pretraining.run))
@@ -192,7 +196,7 @@ def _has(sweep: Sweep, generation: Generation, values: dict[str, Value]) -> bool
         return generation.values == values
     if not (generation.run / "config.yaml").exists():
         return True
-    there = dict(flatten(load_config(generation.run / "config.yaml")))
+    there = dict(flatten(load_config(generation.run / "config.yaml", stored=True)))
     here = dict(flatten(sweep.config_of(values, generation.run)))
     return all(there[key] == here[key] for key in sweep.config.space)
 
@@ -288,7 +292,8 @@ def _report_with_checkpoint(sweep: Sweep, config: Config, number: int, run: Path
     try:
         shutil.copytree(newest, folder / "checkpoint", copy_function=os.link)
         step = checkpoint.load_state(newest).step
-        origin = {"trial": number, "run": run.name, "step": step}
+        over = sweeps.is_over(config, sweeps.history(sweep.folder, run))
+        origin = {"trial": number, "run": run.name, "step": step, "over": over}
         (folder / "origin.json").write_text(as_json(origin), encoding="utf-8")
         tune.report(_told(sweep, config, run), checkpoint=tune.Checkpoint.from_directory(str(folder)))
     finally:

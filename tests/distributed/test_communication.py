@@ -32,7 +32,7 @@ RUNS = {
         *LONGER,
         "pretrain.max_epochs=0",
         "train.max_epochs=8",
-        "kl.policy=constant",
+        "kl={policy: constant}",
         "optimizer.learning_rate=1",
         "optimizer.clip_norm=null",
         "plateau.patience=1",

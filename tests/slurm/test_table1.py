@@ -14,8 +14,8 @@ pytestmark = pytest.mark.cluster
 
 ROWS = {
     "ae": {"train": {"max_epochs": 0}},
-    "kla": {"pretrain": {"max_epochs": 0}, "kl": {"policy": "linear"}},
-    "pt_kla": {"kl": {"policy": "linear"}},
+    "kla": {"pretrain": {"max_epochs": 0}, "kl": {"policy": "linear", "target_rate": 4.0}},
+    "pt_kla": {"kl": {"policy": "linear", "target_rate": 4.0}},
     "pt_kla_fb": {"kl": {"policy": "linear", "free_bits": "dimension"}},
     "pt_kla_sfb": {"kl": {"policy": "soft_free_bits"}},
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import stat
 import threading
@@ -13,10 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from distvae import starts
 from distvae import sweep as sweeps
+from distvae.checkpoint import list_checkpoints
 from distvae.config import dump_config
 from distvae.interruption import SIGNALS, InterruptedRun, Signals
 from distvae.tracking import write_status
+from distvae.train import Caller, train
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
@@ -236,6 +240,44 @@ def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     assert sweeps.load_progress(driver.folder).reason == why
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("more", ["", "trials.json", "config.yaml", "sweep.yaml"])
+def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, capsys, more):
+    """A user may keep the sweep's file, and the config that it names, where its results should be."""
+    folder = tmp_path / "exp"
+    asked = sweep_of(folder)
+    files = sweeps.dump_sweep(asked) if more != "sweep.yaml" else {}
+    for name, text in (files | ({more: "mine: 1\n"} if more else {})).items():
+        (folder / name).write_text(text)
+    if more == "config.yaml":  # a run's folder
+        starts.claim(folder)
+    before = contents(folder)
+    file = [str(folder / "sweep.yaml"), f"run={folder}"] if not more else [str(tmp_path / "file.yaml")]
+    refused = [file] if more == "sweep.yaml" else [file, ["--resume", str(folder)]]
+    for arguments in refused:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert str(folder) in error
+        assert "no sweep wrote" in error
+        assert error.count("\n") == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("left", [[], ["sweep.yaml"], ["sweep.yaml", "base.yaml"], ["base.yaml", "sweep.json"]])
+def test_a_sweep_goes_on_in_its_own_folder_however_little_it_wrote(driver_of, left):
+    driver = driver_of()
+    write_sweep(driver.sweep, [], sweeps.Progress("interrupted", None, 1e9, 1, 3700.0))
+    for name in ("sweep.yaml", "base.yaml", "sweep.json", "trials.json"):
+        if name not in left:
+            (driver.folder / name).unlink()
+    driver._open()
+    driver.hold.release()
+    assert sweeps.open_sweep(driver.folder).points() == driver.sweep.points()
+
+
 def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
     driver = driver_of()
     write_sweep(driver.sweep, [], sweeps.Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
@@ -342,6 +384,8 @@ def test_a_bound_below_the_population_is_refused_in_a_line(tmp_path, capsys):
         assert "max_concurrent = 1" in error
         assert error.count("\n") == 1
 
+
+PBT = {"name": "pbt", "grace_epochs": 2}
 
 STARTS = ("2026-01-01_10-00-00", "2026-01-02_10-00-00")
 
@@ -486,6 +530,86 @@ def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tm
         assert here["last_perturbation_time"] == 4  # of 5 epochs after annealing, compared each second one
 
 
+@pytest.mark.parametrize(("over", "exploits"), [(False, 1), (True, 0), (None, 1)])
+def test_no_trial_goes_on_from_one_whose_training_has_ended(tmp_path, monkeypatch, over, exploits):
+    """It would rank a copy of the other's weights, under values that they were never trained with."""
+    asked = pbt_sweep(tmp_path / "sweep")
+    population = restored(asked)
+    donor, loser = (Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1))
+    for trial in (donor, loser):
+        population.on_trial_add(ALONE, trial)
+    there = asked.folder / "tune" / "trial_0000" / "checkpoint_000003"
+    there.mkdir(parents=True)
+    origin = {"trial": 0, "run": "0000", "step": 40} | ({} if over is None else {"over": over})
+    (there / "origin.json").write_text(json.dumps(origin))
+    before = SimpleNamespace(path="/before/the/move/tune/trial_0000/checkpoint_000003")
+    population._trial_state[donor].last_checkpoint = before
+    found = []
+    monkeypatch.setattr(PopulationBasedTraining, "_exploit", lambda *given: found.append(given[2:]))
+    population._exploit(ALONE, loser, donor)
+    assert found == [(loser, donor)] * exploits
+
+
+@pytest.mark.parametrize(("epochs", "verdict", "over"), [(8, None, True), (5, None, False), (5, "stop", True)])
+def test_a_checkpoint_is_handed_over_with_whether_the_training_has_ended(tmp_path, monkeypatch, epochs, verdict, over):
+    asked = sweep_of(tmp_path / "sweep", space={"kl.target_rate": {"uniform": [2, 6]}}, scheduler=PBT)
+    run = asked.folder / "trials" / "0000"
+    write_run(run, scores(18, 4, 3.5, 3), curves=False, epochs=epochs)
+    if verdict is not None:
+        rows = sweeps.read_metrics(run)
+        rows[-1]["verdict"] = verdict
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    saves(run)
+    (asked.folder / "tune").mkdir()
+    monkeypatch.setattr(trials.checkpoint, "newest_checkpoint", lambda run: list_checkpoints(run)[-1])
+    monkeypatch.setattr(trials.checkpoint, "load_state", lambda path: SimpleNamespace(step=80))
+    told = []
+
+    def report(metrics, checkpoint):
+        told.append(json.loads((Path(checkpoint.path) / "origin.json").read_text()))
+
+    monkeypatch.setattr(trials.tune, "report", report)
+    trials._report_with_checkpoint(asked, asked.config_of({"kl.target_rate": 4.0}, run), 0, run)
+    assert told == [{"trial": 0, "run": "0000", "step": 80, "over": over}]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"optimizer.learning_rate": 0.2}, {"optimizer.clip_norm": 2.0}, {"model.word_dropout": 0.4}]
+)
+def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, changed):
+    """Its weights come from the pretraining that the other shares, though its own values would pretrain otherwise."""
+    ((key, value),) = changed.items()
+    asked = sweep_of(
+        tmp_path / "sweep",
+        base=str(tiny),
+        space={key: {"choice": [0.1, value]}},
+        set={"train.max_epochs": 3, "kl.anneal_epochs": 1, "evaluation.importance_samples": 1, "evaluation.samples": 0},
+        num_samples=4,
+        scheduler={"name": "pbt", "grace_epochs": 1, "quantile": 0.5},
+        seed=1,
+    )
+    values = asked.points()[0]
+    other = {key: value if values[key] != value else 0.1}
+    pretraining = sweeps.pretraining_of(asked.config_of(values, asked.folder), asked.folder)
+    shared = frozenset([sweeps.fingerprint(pretraining)])
+    train(pretraining)
+    first = asked.folder / "trials" / "0000"
+    config = trials._trial_config(asked, values, first, shared)
+    assert config.pretrained == pretraining.run
+    train(replace(config, train=replace(config.train, max_epochs=2)))
+    handed = asked.folder / "tune" / "trial_0000" / "checkpoint_000001"
+    shutil.copytree(list_checkpoints(first)[-1], handed / "checkpoint")
+    (handed / "origin.json").write_text(json.dumps({"trial": 0, "run": "0000", "step": 22}))
+    # The other trial, twice: as it goes on, and as it is started again from its own checkpoint.
+    for _ in range(2):
+        run, there = trials._place(asked, 1, other, handed)
+        config = trials._trial_config(asked, other, run, shared)
+        assert config.pretrained == pretraining.run
+        resumed = config if there is None else replace(config, resume=str(there))
+        train(resumed, caller=Caller(may_change=frozenset({"pretrained", key, "train.max_epochs"})))
+        assert [(row["stage"], row["epoch"]) for row in sweeps.read_metrics(run)] == [("train", 3)]
+
+
 def test_a_checkpoint_stays_until_no_trial_may_go_on_from_it(tmp_path, clock):
     asked = pbt_sweep(tmp_path / "sweep")
     asked = replace(asked, config=replace(asked.config, run=str(tmp_path / "new")))
@@ -627,8 +751,7 @@ def test_anothers_checkpoint_is_found_where_the_sweep_lies_now(population, tmp_p
 def test_trials_are_told_to_stop_by_a_file_that_has_been_there_from_the_beginning(driver_of):
     """A file that a network's file system has not shown before may stay hidden for a minute."""
     driver = driver_of()
-    (driver.folder / "sweep.yaml").write_text(sweeps.dump_sweep(driver.sweep)["sweep.yaml"])
-    (driver.folder / "base.yaml").write_text(sweeps.dump_sweep(driver.sweep)["base.yaml"])
+    write_sweep(driver.sweep, [])
     (driver.folder / trials.STOP).write_text("SIGTERM\n")  # of the start before
     driver._open()
     there = (driver.folder / trials.STOP).stat().st_ino
