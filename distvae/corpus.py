@@ -43,7 +43,7 @@ from distvae import captions
 from distvae.config import CAPTIONS, SNLI, DataConfig
 from distvae.cores import usable_cores
 from distvae.errors import UserError
-from distvae.files import sha256
+from distvae.files import room_for_sockets, sha256
 from distvae.vocabulary import Vocabulary, tokenize
 
 # To be raised with every change of code that changes what is built.
@@ -525,15 +525,16 @@ def _split_rows(rows: np.ndarray, data: DataConfig, path: Path) -> dict[str, np.
 def _tokenise(text: Dataset, split: str, workers: int | None, work: Path) -> Dataset:
     """Column ``text`` → column ``words``."""
     processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
-    return text.map(
-        _tokenise_batch,
-        batched=True,
-        remove_columns=text.column_names,
-        features=Features({"words": List(Value("string"))}),
-        num_proc=processes if processes > 1 else None,
-        cache_file_name=str(work / f"{split}-words.arrow"),
-        desc=f"Tokenising {split}",
-    )
+    with room_for_sockets():
+        return text.map(
+            _tokenise_batch,
+            batched=True,
+            remove_columns=text.column_names,
+            features=Features({"words": List(Value("string"))}),
+            num_proc=processes if processes > 1 else None,
+            cache_file_name=str(work / f"{split}-words.arrow"),
+            desc=f"Tokenising {split}",
+        )
 
 
 def _tokenise_batch(batch: dict[str, list[str]]) -> dict[str, list[list[str]]]:

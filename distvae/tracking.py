@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distvae import __version__, starts
-from distvae.errors import UserError
+from distvae.errors import UserError, one_line
 from distvae.evaluation import Scores
 from distvae.files import flush, read_json, write_json, write_text
 
@@ -134,9 +134,8 @@ class Tracker:
         self._board.add_scalar("throughput/checkpoint_stall_seconds", record.saving.stall_seconds, step)
         for d, kl in enumerate(valid.kl_per_dimension):
             self._board.add_scalar(f"latent_kl/{d:02d}", kl, step)
-        with contextlib.suppress(BrokenPipeError):  # nobody reads along any more: all is on disk
-            tqdm.write(record.line(), file=sys.stdout)
-            sys.stdout.flush()
+        tqdm.write(record.line(), file=sys.stdout)
+        sys.stdout.flush()
 
     def sentences(self, name: str, sentences: list[str], step: int) -> None:
         """Show sentences as text in TensorBoard."""
@@ -204,7 +203,7 @@ def write_status(run: Path, state: str, reason: str | None = None, start: int | 
     """
     run.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    content = {"state": state, "reason": reason, "time": now, "start": start}
+    content = {"state": state, "reason": reason and one_line(reason), "time": now, "start": start}
     write_json(run / "status.json", content)
 
 
