@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from distvae import measure, report, scaling
+from distvae import measure, report, scaling, streams
 from distvae.arguments import Parser
 from distvae.checkpoint import Export, load_export
 from distvae.config import Config, OptimizerConfig, explain, known_keys, load_config
@@ -38,15 +37,17 @@ CLOSED = 128 + signal.SIGPIPE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 when all went well, 2 on bad input, which gets one line."""
-    options = _parser().parse_args(arguments)
+    streams.secure(strict=True)
     try:
-        options.command(options)
-        sys.stdout.flush()
+        try:
+            options = _parser().parse_args(arguments)
+            options.command(options)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         tell(error)
         return 2
-    except BrokenPipeError:  # whoever read has seen enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except streams.ClosedError:  # whoever read has seen enough, such as `head`
         return CLOSED
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -402,7 +403,9 @@ def _print(options: argparse.Namespace, lines: list[str], content: dict) -> None
 
 
 def _print_json(content: dict) -> None:
-    print(printable_json(json.dumps(content, indent=2, ensure_ascii=False)))
+    # Where the output has not all characters, JSON has escapes of its own for them.
+    whole = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(printable_json(json.dumps(content, indent=2, ensure_ascii=not whole)))
 
 
 if __name__ == "__main__":

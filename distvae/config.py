@@ -206,6 +206,9 @@ class CommunicationConfig:
     # Local SGD (Stich, 2019): every process steps by its own share of each batch, clipped on its own, and all take the
     # mean of their weights every so many steps. Null: gradients are reduced in every step.
     local_sgd_steps: Positive | None = None
+    # Under any engine: minutes without a sign of life from a process after which the run stops and names it. Processes
+    # wait for twice as long for each other when they start, and in a collective.
+    timeout_minutes: Annotated[float, Field(gt=0, le=1e6)] = 15.0
 
     @model_validator(mode="after")
     def _options_belong_together(self):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from distvae.launcher import number
+
 
 def usable_cores() -> int:
     """Those that this process may run on; in a Slurm job no more than the job has on this node, whether or not Slurm
     keeps it to them."""
-    return min(len(os.sched_getaffinity(0)), int(os.environ.get("SLURM_CPUS_ON_NODE", sys.maxsize)))
+    return min(len(os.sched_getaffinity(0)), number("SLURM_CPUS_ON_NODE", sys.maxsize))

@@ -38,6 +38,7 @@ from distvae import captions, sources
 from distvae.config import CAPTIONS, DataConfig
 from distvae.cores import usable_cores
 from distvae.errors import UserError
+from distvae.files import room_for_sockets
 from distvae.sources import BATCH, SPLITS, TEXT_COLUMN, WHOLE_FILE, Texts
 from distvae.vocabulary import MANY_UNKNOWN, Vocabulary, tokenize
 
@@ -296,15 +297,16 @@ def _split_rows(rows: np.ndarray, data: DataConfig, source: Texts) -> dict[str, 
 def _tokenise(text: Dataset, split: str, workers: int | None, work: Path) -> Dataset:
     """Column ``text`` → column ``words``."""
     processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
-    return text.map(
-        _tokenise_batch,
-        batched=True,
-        remove_columns=text.column_names,
-        features=Features({"words": List(Value("string"))}),
-        num_proc=processes if processes > 1 else None,
-        cache_file_name=str(work / f"{split}-words.arrow"),
-        desc=f"Tokenising {split}",
-    )
+    with room_for_sockets():
+        return text.map(
+            _tokenise_batch,
+            batched=True,
+            remove_columns=text.column_names,
+            features=Features({"words": List(Value("string"))}),
+            num_proc=processes if processes > 1 else None,
+            cache_file_name=str(work / f"{split}-words.arrow"),
+            desc=f"Tokenising {split}",
+        )
 
 
 def _tokenise_batch(batch: dict[str, list[str]]) -> dict[str, list[list[str]]]:

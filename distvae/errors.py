@@ -42,19 +42,40 @@ class UserError(ValueError):
     """Bad input. The programs print its message as one line and exit with code 2."""
 
     def __init__(self, message: str):
-        line = printable(message)  # it may quote anything that a file holds or that is a name
-        half = LONGEST // 2
-        super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}")
+        super().__init__(one_line(message))
+
+
+class OwnError(UserError):
+    """Bad input of this process alone, such as its environment: it reports it, whatever its rank."""
 
 
 class PeerError(UserError):
     """Bad input that the main process has found and reports: this process just stops."""
 
 
+def one_line(message: str) -> str:
+    """Return a message as one printable line of limited length, whatever it quotes."""
+    line = printable(message)  # it may quote anything that a file holds or that is a name
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
+
+
 def tell(error: UserError, own: bool = False) -> None:
-    """Print the line. What is wrong for one process of a machine is wrong for all: the first of each says so, and the
-    others wait until it has. ``own``: it is wrong for this process, whatever the others do."""
-    if own or (not isinstance(error, PeerError) and os.environ.get("LOCAL_RANK", "0") == "0"):
-        print(f"distvae: {error}", file=sys.stderr)
-    else:
+    """Print the line. What is wrong for one process of a machine is mostly wrong for all: the first of each reports it,
+    and the others wait until it has and their launcher ends them. One that still lives then was wrong alone.
+
+    Args:
+        own: it is wrong for this process, whatever the others do.
+    """
+    if not (own or isinstance(error, OwnError) or (not isinstance(error, PeerError) and _is_first())):
         time.sleep(WAIT)
+        if isinstance(error, PeerError):
+            return
+    print(f"distvae: {error}", file=sys.stderr)
+
+
+def _is_first() -> bool:
+    """Return whether no other process of this machine reports what is wrong for all."""
+    alone = os.environ.get("WORLD_SIZE", "") in ("", "1")
+    rank = os.environ.get("LOCAL_RANK", "")
+    return alone or not rank.isdecimal() or int(rank) == 0

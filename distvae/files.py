@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ MANIFEST = "manifest.json"
 
 # Bytes of a file that is read as a whole: a sparse or endless one would take all memory.
 LARGEST = 2**30
+# Bytes of a temporary folder's path that leave room for the name of a socket in it: a socket's path has 107, of which
+# Python's multiprocessing takes 32.
+LONGEST_FOR_SOCKETS = 75
 
 # What is not yet in its place, or no longer.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -312,6 +316,33 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written: {reason}; what was saved before stays as it is") from error
+
+
+@contextmanager
+def room_for_sockets() -> Iterator[None]:
+    """Within, temporary folders lie where the sockets of Python's multiprocessing can: in /tmp if TMPDIR is too long.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    try:
+        given = tempfile.gettempdir()
+    except OSError as error:
+        raise UserError(f"{error.strerror}; set TMPDIR to a folder that can be written") from None
+    length = len(os.fsencode(given))
+    if length <= LONGEST_FOR_SOCKETS:
+        yield
+        return
+    if not os.access("/tmp", os.W_OK | os.X_OK):
+        raise UserError(
+            f"TMPDIR={given}: its {length} bytes leave no room for a socket's name, and /tmp cannot be written; set it"
+            f" to a folder of at most {LONGEST_FOR_SOCKETS} bytes, or data.workers=1"
+        )
+    tempfile.tempdir = "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = given
 
 
 def temporary(path: Path) -> Path:

@@ -29,7 +29,8 @@ PRODUCTS = (
 NO_MATTER = {
     "run", "resume", "cpu_threads", "data.path", "data.cache", "data.workers", "optimizer.accumulation_steps",
     "evaluation.batch_size", "evaluation.memory_mb", "checkpoint.every_steps", "checkpoint.every_minutes",
-    "checkpoint.keep", "speed.output_layer", "speed.embedding_gradients", "speed.keep_memory", "speed.cuda_graphs",
+    "checkpoint.keep", "communication.timeout_minutes", "speed.output_layer", "speed.embedding_gradients",
+    "speed.keep_memory", "speed.cuda_graphs",
 }  # fmt: skip
 MAY_CHANGE = {
     "pretrain.max_epochs", "train.max_epochs", "optimizer.on_nan", "evaluation.importance_samples",

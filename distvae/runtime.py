@@ -9,9 +9,11 @@ import importlib.util
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,14 +29,16 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
+from distvae import launcher
 from distvae.config import CommunicationConfig, Config, OptimizerConfig
 from distvae.cores import usable_cores
-from distvae.errors import PeerError, UserError
+from distvae.errors import OwnError, PeerError, UserError
+from distvae.heartbeat import Heartbeat
 
 Result = TypeVar("Result")
 
-# The main process may tokenise a large corpus while the others wait; a dead process is noticed by the launcher.
-PATIENCE = timedelta(hours=1)
+# Seconds between two looks for processes that are waited for, at most.
+POLL = 0.5
 
 DEFAULTS = Config()
 
@@ -61,6 +65,7 @@ class Runtime:
         cpu_threads: int | None = None,
         keep_memory: bool = True,
     ):
+        launcher.check()
         self.communication = communication
         self.mixed_precision = optimizer.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if self.mixed_precision not in ("no", "bf16"):
@@ -74,25 +79,31 @@ class Runtime:
         if self.fsdp and (os.environ.get("FSDP_VERSION") != "2" or _flag("FSDP_OFFLOAD_PARAMS")):
             raise UserError("the launcher's fsdp_config needs fsdp_version: 2, and no fsdp_offload_params")
         self.fsdp_reshards = _flag("FSDP_RESHARD_AFTER_FORWARD", "true")
-        if (by_deepspeed or self.fsdp) and communication != DEFAULTS.communication:
+        sends = replace(communication, timeout_minutes=DEFAULTS.communication.timeout_minutes)
+        if (by_deepspeed or self.fsdp) and sends != DEFAULTS.communication:
             raise UserError(
                 "communication.compression and communication.local_sgd_steps belong to plain data parallelism, not to"
                 f" {'DeepSpeed' if by_deepspeed else 'FSDP'}, which the launcher asks for"
             )
-        kwargs: list = [InitProcessGroupKwargs(timeout=PATIENCE, backend="gloo" if by_deepspeed and on_cpu else None)]
+        deepspeed = _deepspeed(optimizer, self.mixed_precision) if by_deepspeed else None
+        if by_deepspeed or self.fsdp:
+            launcher.require("DeepSpeed, which the launcher asks for," if by_deepspeed else "FSDP, which is asked for,")
+        # Twice as long as the heartbeat waits, which names the process that hangs.
+        timeout = timedelta(minutes=2 * communication.timeout_minutes)
+        kwargs: list = [InitProcessGroupKwargs(timeout=timeout, backend="gloo" if by_deepspeed and on_cpu else None)]
         if communication.compression == "powersgd":
             # Its hook chains collectives in a thread for each bucket, which race over gloo, and what it sends is small:
             # it gets all gradients in one bucket.
             kwargs.append(DistributedDataParallelKwargs(bucket_cap_mb=2**20))
         # FSDP2 is the business of engine.py: Accelerate carries it on GPUs alone, and must not take it for its own.
-        with _hidden("ACCELERATE_USE_FSDP"):
+        with _hidden("ACCELERATE_USE_FSDP"), _launched_well():
             self.accelerator = Accelerator(
                 # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are
                 # alone; with it, DeepSpeed is dropped without a word.
                 cpu=on_cpu and not by_deepspeed,
                 # Under DeepSpeed bf16 is its autocast of float32 weights, which is what it is elsewhere.
                 mixed_precision="no" if by_deepspeed else self.mixed_precision,
-                deepspeed_plugin=_deepspeed(optimizer, self.mixed_precision) if by_deepspeed else None,
+                deepspeed_plugin=deepspeed,
                 gradient_accumulation_plugin=GradientAccumulationPlugin(
                     num_steps=optimizer.accumulation_steps, sync_with_dataloader=False
                 ),
@@ -105,12 +116,16 @@ class Runtime:
         self.world_size = self.accelerator.num_processes
         self.device = self.accelerator.device
         self._stop_if_alone()
+        self.heartbeat, self._meetings = None, 0
+        if self.world_size > 1:
+            self._store = dist.distributed_c10d._get_default_store()
+            self.heartbeat = Heartbeat(self._store, self.rank, self.world_size, 60 * communication.timeout_minutes)
         self._threads = torch.get_num_threads()
         if self.device.type == "cpu":
             # What goes back through a hundred steps of a young LSTM gets too small for float32's full precision, where
             # a CPU takes ten times as long for it. Threads that are started later take this over.
             torch.set_flush_denormal(True)
-            cores, processes = usable_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            cores, processes = usable_cores(), launcher.number("LOCAL_WORLD_SIZE", 1)
             torch.set_num_threads(cpu_threads or max(1, cores // processes))
             if keep_memory:
                 _keep_memory()
@@ -173,7 +188,7 @@ class Runtime:
         return torch.stack([row.cpu() for row in rows]) if self.is_main else None
 
     def on_main(self, action: Callable[[], Result]) -> Result:
-        """What ``action`` returns on the main process, on every process: one broadcast.
+        """What ``action`` returns on the main process, on every process: one broadcast. It may take any time.
 
         Raises:
             UserError: what ``action`` raised, on the main process, and ``PeerError`` on the others.
@@ -186,6 +201,7 @@ class Runtime:
             except Exception as error:
                 failure, outcome[1] = error, str(error)
         if self.world_size > 1:
+            self._meet()
             broadcast_object_list(outcome)
         if failure is not None:
             raise failure
@@ -194,7 +210,7 @@ class Runtime:
         return outcome[0]
 
     def on_each_machine(self, action: Callable[[], object]) -> None:
-        """Have the first process of each machine do something, while the others wait: one collective.
+        """Have the first process of each machine do something, while the others wait, for any time: one collective.
 
         Raises:
             UserError: what ``action`` raised, on its process, and ``PeerError`` on the others.
@@ -205,6 +221,8 @@ class Runtime:
                 action()
             except Exception as error:
                 failure = error
+        if self.world_size > 1:
+            self._meet()
         failed = self.max(torch.tensor(float(failure is not None), device=self.device))
         if failure is not None:
             raise failure
@@ -242,11 +260,21 @@ class Runtime:
         dist.all_gather_object(values, value)
         return values
 
+    def _meet(self) -> None:
+        """Wait until all processes have come here, outside any collective, whose time is limited. Heartbeats tell
+        whether they live."""
+        self._meetings += 1
+        key, pause = f"distvae/meeting/{self._meetings}", 0.001
+        here = self._store.add(key, 1)
+        while here < self.world_size:
+            time.sleep(pause)
+            pause = min(2 * pause, POLL)
+            here = self._store.add(key, 0)
+
     def _stop_if_alone(self) -> None:
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        tasks = max(
-            int(os.environ.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-        )
+        started = launcher.number("WORLD_SIZE", 1)
+        names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+        tasks = max(launcher.number(name, 1) for name in names)
         if started != self.world_size or tasks > self.world_size:
             raise UserError(
                 f"the launcher started {max(started, tasks)} processes, but this one sees {self.world_size}: they would"
@@ -256,6 +284,8 @@ class Runtime:
 
     def close(self) -> None:
         """Leave the process group. Drop the prepared model first: gloo can abort while it outlives the group."""
+        if self.heartbeat is not None:
+            self.heartbeat.close()
         self.accelerator.free_memory()
         if dist.is_available() and dist.is_initialized():
             gc.collect()
@@ -264,9 +294,13 @@ class Runtime:
         torch.set_flush_denormal(False)
         torch.backends.mkldnn.set_flags(_enabled=self._onednn)
         torch.backends.cudnn.allow_tf32 = self._tf32
-        # Accelerate keeps its state for the life of a process: a next run in it would get this one's settings.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        _forget_accelerator()
+
+
+def _forget_accelerator() -> None:
+    """Accelerate keeps its state for the life of a process: a next run in it would get this one's settings."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -292,6 +326,23 @@ def _keep_memory() -> None:
 
 def _flag(name: str, default: str = "false") -> bool:
     return os.environ.get(name, default).lower() == "true"
+
+
+@contextmanager
+def _launched_well() -> Iterator[None]:
+    """Turn any error of the Accelerator's start into a line: all that it goes by is the launcher's word.
+
+    Raises:
+        UserError: the processes do not find each other, or a variable has a value that nothing knows.
+    """
+    try:
+        yield
+    except Exception as error:
+        _forget_accelerator()
+        reason = str(error).partition("Exception raised from")[0].strip() or type(error).__name__
+        raise OwnError(
+            f"this process cannot start as the launcher's environment asks: {reason}; see docs/launching.md"
+        ) from error
 
 
 @contextmanager

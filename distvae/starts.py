@@ -20,6 +20,7 @@ from pathlib import Path
 
 from distvae.errors import UserError, printable
 from distvae.files import read_as, write_json
+from distvae.launcher import number as environment_number
 
 FOLDER = "starts"
 
@@ -84,7 +85,7 @@ def claim(run: Path, overtake: bool = False) -> Start:
     while True:
         former = next(reversed(read_starts(run)), None)
         number = 1 if former is None else former.number + 1
-        job, requeues = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        job, requeues = os.environ.get("SLURM_JOB_ID"), environment_number("SLURM_RESTART_COUNT", 0)
         start = Start(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
         follows = overtake or former is None or former.ended or _succeeds(start, former)
         if not follows and _lives(run, former):

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from distvae import __version__, starts
 from distvae.config import Count
-from distvae.errors import UserError
+from distvae.errors import UserError, one_line
 from distvae.evaluation import LARGEST_SCORE, Scores
 from distvae.files import (
     check_as,
@@ -210,9 +210,8 @@ class Tracker:
             )
             self._board.add_text("warnings", warning, step)
             lines.append(warning)
-        with contextlib.suppress(BrokenPipeError):  # nobody reads along any more: all is on disk
-            tqdm.write("\n".join(lines), file=sys.stdout)
-            sys.stdout.flush()
+        tqdm.write("\n".join(lines), file=sys.stdout)
+        sys.stdout.flush()
         return state != former
 
     def _follow_latent(self, epoch: int, state: LatentState | None) -> None:
@@ -299,7 +298,7 @@ def write_status(
     """
     run.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_json(run / "status.json", asdict(Status(state, reason, now, start, latent)))
+    write_json(run / "status.json", asdict(Status(state, reason and one_line(reason), now, start, latent)))
 
 
 def read_status(run: Path) -> Status:

@@ -1,4 +1,5 @@
-"""The training program: ``accelerate launch distvae/train.py CONFIG [key=value …]``. Read it from the top down.
+"""The training program: ``python distvae/train.py CONFIG [key=value …]``, or by ``accelerate launch`` for several
+processes. Read it from the top down.
 
 Config → corpus → model → prepare → resume → stages → evaluate.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,10 +17,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+if __name__ == "__main__":
+    # The imports take seconds, in which there is nothing to save: Ctrl-C ends the program without a traceback of them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import numpy as np
 import torch
 
-from distvae import __version__, checkpoint, corpus, draws, generation, report, tracking
+from distvae import __version__, checkpoint, corpus, draws, generation, launcher, report, streams, tracking
 from distvae.arguments import Parser
 from distvae.batches import Batch, collate, share, training_plan
 from distvae.checkpoint import Checkpoint, RunState, Saver, Weights
@@ -48,6 +53,7 @@ PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
 def main(arguments: list[str] | None = None) -> int:
     """The program: 0 when the run has finished, 2 on bad input, which gets one line, 75 when it was interrupted and can
     go on, 130 when it was told to end at once."""
+    streams.secure()
     parser = Parser(prog="distvae/train.py", description="Train an LSTM-VAE of sentences.", settings=known_keys(Config))
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/demo/pt_kla_sfb.yaml")
     parser.add_argument(
@@ -62,10 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             # Asked twice, it is not to go on; asked once, there was nothing to save yet.
             code = ENDED if signals.asked == "SIGINT" else INTERRUPTED
-        # Launchers hide a program's exit code; who started them may ask for it in a file. They end the processes that
-        # are left once one has ended, by a signal that must not hit between the two.
-        if "DISTVAE_EXIT_FILE" in os.environ and os.environ.get("RANK", "0") == "0":
-            Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
+        # Launchers end the processes that are left once one has ended, by a signal that must not come before this.
+        if launcher.is_main():
+            launcher.leave_code(code)
     finally:
         signals.restore()
     return code
@@ -75,7 +80,7 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
     try:
         train(load_config(options.config, options.overrides), signals)
     except InterruptedRun as interrupted:
-        if os.environ.get("RANK", "0") == "0":
+        if launcher.is_main():
             print(printable(f"{interrupted}; the same command goes on"), file=sys.stderr)
         return INTERRUPTED
     except UserError as error:
@@ -88,7 +93,7 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        rank = f"rank {os.environ['RANK']} is " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        rank = f"rank {launcher.number('RANK', 0)} is " if launcher.number("WORLD_SIZE", 1) > 1 else ""
         message = f"{rank}out of memory: {error}; smaller sizes in model or optimizer.batch_size need less"
         tell(UserError(message), own=True)
         return 2
@@ -146,6 +151,9 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
     results = opening.results
     if results is None:
         hold = Hold(run, opening.start) if runtime.is_main else None
+        if runtime.is_main and runtime.heartbeat is not None:
+            number = opening.start.number
+            runtime.heartbeat.on_loss = lambda reason: _tell_status(run, hold, number, UserError(reason))
         try:
             trainer = Trainer(config, run, runtime, opening, signals, hold, caller)
             with signals.deferred():

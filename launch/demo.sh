@@ -7,8 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 runs=runs/demo
 
 train() {
-    accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-        distvae/train.py "configs/demo/$1.yaml" "run=$runs/$1" 2>&1 |
+    python distvae/train.py "configs/demo/$1.yaml" "run=$runs/$1" 2>&1 |
         tee "$runs/$1.log" | sed --unbuffered --quiet "s/^\(pretrain\|train\) .*/$(printf '%-10s' "$1") &/p"
 }
 

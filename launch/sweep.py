@@ -22,7 +22,7 @@ if __name__ == "__main__" and "RAY_ADDRESS" not in os.environ:
 
 from rich.table import Column, Table
 
-from distvae import report
+from distvae import launcher, report, streams
 from distvae import sweep as sweeps
 from distvae.account import said
 from distvae.arguments import Parser
@@ -36,6 +36,7 @@ from distvae.tuning.driver import Driver
 def main(arguments: list[str] | None = None) -> int:
     """The program: 0 when the sweep has ended, 2 on bad input, which gets one line, 1 when every trial has failed, 75
     when it was interrupted and can go on."""
+    streams.secure()
     parser = Parser(
         prog="launch/sweep.py",
         description="Run a sweep by Ray Tune.",
@@ -59,8 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = INTERRUPTED
     except KeyboardInterrupt:
         code = ENDED
-    if "DISTVAE_EXIT_FILE" in os.environ:
-        Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\n", encoding="ascii")
+    launcher.leave_code(code)
     return code
 
 

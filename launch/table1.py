@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from distvae import streams
 from distvae.arguments import Parser
 from distvae.config import Config, ConfigError, known_keys, load_config, with_precision
 from distvae.cores import usable_cores
@@ -56,6 +57,7 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it
     was interrupted and can go on, 130 when it was told to end at once."""
+    streams.secure()
     options = _parser().parse_args(arguments)
     signals = Signals()
     try:

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import datasets
@@ -620,3 +621,15 @@ def test_empty_split(tmp_path):
     folder = write_folder(tmp_path / "text", test="one two three\n")
     message = error_of(tmp_path, path=folder, max_words=2)
     assert message.endswith("test.txt: holds no sentence: 1 sentence of more than 2 words left out")
+
+
+def test_a_temporary_folder_with_a_long_name_keeps_nobody_from_tokenising(tmp_path, monkeypatch):
+    """Python's multiprocessing makes sockets there, whose paths have at most 107 bytes."""
+    folder = tmp_path / ("é" * 40)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(corpus, "SENTENCES_PER_WORKER", 10)
+    (tmp_path / "some.txt").write_text("".join(f"sentence {i} .\n" for i in range(60)), encoding="utf-8")
+    data = DataConfig(path=str(tmp_path / "some.txt"), cache=str(tmp_path / "cache"), workers=2)
+    assert len(corpus.load(corpus.prepare(data, progress=False)).train) == 48
+    assert tempfile.gettempdir() == str(folder)

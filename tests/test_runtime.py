@@ -118,6 +118,7 @@ def test_the_configs_precision_wins_over_the_launchers(monkeypatch):
 def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch, mallopt):
     """The fourth process of the second machine of two with four GPUs each, as far as it can be seen without one."""
     place = {"RANK": 7, "LOCAL_RANK": 3, "WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
     asked, chosen = {}, []
@@ -127,15 +128,22 @@ def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch, mallopt):
     monkeypatch.setattr(dist, "init_process_group", lambda **options: asked.update(options))
     monkeypatch.setattr(dist, "get_world_size", lambda *_: 8)
     monkeypatch.setattr(dist, "get_rank", lambda *_: 7)
-    runtime = Runtime()
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: "store")
+    beats = []
+    monkeypatch.setattr(
+        "distvae.runtime.Heartbeat", lambda *given: beats.append(given) or SimpleNamespace(close=beats.clear)
+    )
+    runtime = Runtime(communication=CommunicationConfig(timeout_minutes=20))
     assert asked["backend"] == "nccl"
-    assert asked["timeout"].total_seconds() == 3600
+    assert asked["timeout"].total_seconds() == 2400
+    assert beats == [("store", 7, 8, 1200)]
     assert runtime.device == torch.device("cuda", 3)
     assert chosen
     assert all(torch.device(device) == runtime.device for device in chosen)
     assert (runtime.rank, runtime.world_size, runtime.engine) == (7, 8, "DDP")
     assert mallopt == []
     runtime.close()
+    assert beats == []
 
 
 def test_deepspeed_is_told_what_the_config_says(deepspeed):

@@ -1,0 +1,111 @@
+"""A process that hangs is named, whichever it is, and the run can be resumed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from distvae.checkpoint import newest_checkpoint
+from tests.conftest import ROOT, free_port
+
+pytestmark = pytest.mark.cluster
+
+MINUTES = 0.1
+
+
+def start(tmp_path, rank, processes, port, *arguments):
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    environment = {name: str(value) for name, value in place.items()}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    with (tmp_path / f"{rank}.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, ROOT / "distvae" / "train.py", *arguments], env=os.environ | environment,
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def train(tmp_path, processes, *arguments):
+    port = str(free_port())
+    return [start(tmp_path, rank, processes, port, *arguments) for rank in range(processes)]
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def reason_in(log):
+    (line,) = [line for line in log.read_text().splitlines() if line.startswith("distvae: ")]
+    return line.removeprefix("distvae: ")
+
+
+@pytest.mark.parametrize("hung", [0, 1])
+def test_a_rank_that_is_stopped_is_named(tiny, tmp_path, hung):
+    run = tmp_path / "run"
+    arguments = [str(tiny), f"run={run}", "checkpoint.every_steps=5"]
+    endless = ["train.max_epochs=100000", f"communication.timeout_minutes={MINUTES}"]
+    ranks = train(tmp_path, 3, *arguments, *endless)
+    try:
+        until(lambda: run.is_dir() and newest_checkpoint(run) is not None)
+        ranks[hung].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        others = [rank for rank in range(3) if rank != hung]
+        speaker = others[0]
+        for rank in others:
+            assert ranks[rank].wait(timeout=60) == 1
+        assert time.monotonic() - began > 60 * MINUTES / 2
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    reason = reason_in(tmp_path / f"{speaker}.log")
+    assert re.match(
+        rf"rank {hung} \(process {ranks[hung].pid} of \S+\) has given no sign of life for {MINUTES} minutes", reason
+    )
+    assert "resume from the last checkpoint" in reason
+    if hung != 0:
+        status = json.loads((run / "status.json").read_text())
+        assert (status["state"], status["reason"]) == ("failed", reason)
+    # It resumes, also with another timeout.
+    done = train(tmp_path, 3, *arguments)
+    assert [process.wait(timeout=200) for process in done] == [0, 0, 0]
+    assert "going on from" in (tmp_path / "0.log").read_text()
+
+
+def test_a_rank_that_is_busy_for_longer_keeps_the_others_waiting(tiny, tmp_path):
+    """The main process prepares the corpus for longer than processes wait for a sign of life, and than a collective
+    may take."""
+    program = tmp_path / "slow.py"
+    program.write_text(
+        "import sys, time\n"
+        "from distvae import corpus, train\n"
+        "prepare = corpus.prepare\n"
+        "def slowly(*arguments, **options):\n"
+        "    time.sleep(10)\n"
+        "    return prepare(*arguments, **options)\n"
+        "corpus.prepare = slowly\n"
+        "sys.exit(train.main())\n"
+    )
+    arguments = [str(tiny), f"run={tmp_path / 'run'}", "train.max_epochs=1", "communication.timeout_minutes=0.05"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+        + [str(program), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_process_that_never_comes_is_one_line(tiny, tmp_path):
+    arguments = [str(tiny), f"run={tmp_path / 'run'}", f"communication.timeout_minutes={MINUTES}"]
+    process = start(tmp_path, 0, 2, str(free_port()), *arguments)
+    assert process.wait(timeout=100) == 2
+    assert "1/2 clients joined" in reason_in(tmp_path / "0.log")
+    assert not (tmp_path / "run").exists()
