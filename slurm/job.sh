@@ -36,8 +36,9 @@ site_python() ( # ARGUMENT…: Python with this folder's code, in the environmen
     env -u ACCELERATE_MIXED_PRECISION PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "${container[@]}" python3 "$@"
 )
 
-check() { # JOB CONFIG [key=value …]: refuse what the job would refuse once it runs
+check() { # JOB CONFIG [key=value …]: refuse what the job would refuse once it runs; table1.sh does so once for all
     local said lines status=0
+    [[ -z ${DISTVAE_CHECKED:-} ]] || return 0
     said=$(site_python slurm/check.py "$@" 2>&1) || status=$?
     lines=$(grep '^distvae: ' <<<"$said") || :
     if ((status == 2)) && [[ -n $lines ]]; then

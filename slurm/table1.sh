@@ -72,6 +72,7 @@ while IFS='|' read -r id state reason place; do
     # Slurm has yet to cancel what waits for a job that failed.
     [[ -z $place || $reason == DependencyNeverSatisfied ]] || queued[$place]+="$id $state "
 done <<<"$queue"
+unset DISTVAE_CHECKED
 lines=$(site_python launch/table1.py --plan "${table[@]}")
 mapfile -t lines <<<"$lines"
 
@@ -90,6 +91,9 @@ for line in "${lines[@]}"; do
         -) after= ;;
         *) after=afterok:${jobs[$after]} ;;
     esac
+    # The plan has checked all but the data, which is the same in every row.
+    [[ -n ${DISTVAE_CHECKED:-} ]] || check train "${words[@]}"
+    export DISTVAE_CHECKED=yes
     submit "$title" "$run" "$after" --job-name="table1:${title##*/}:${title%/*}" train "${words[@]}"
     jobs[$title]=$id
 done

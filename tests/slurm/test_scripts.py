@@ -447,6 +447,25 @@ def test_a_table_that_has_finished_has_only_its_report(table, checkout):
     assert done.stdout == "seed-0/ae: finished\nseed-0/kla: finished\nreport: job 41\n"
 
 
+def test_a_table_checks_its_data_once(checkout, tiny):
+    (checkout / "rows").mkdir()
+    for name, stages in (("ae", "train: {max_epochs: 0}"), ("pt", "")):
+        text = re.sub(r"(?m)^(pretrain|train):.*\n( .*\n)*", "", tiny.read_text())
+        (checkout / "rows" / f"{name}.yaml").write_text(f"{text}\n{stages}\n")
+    programs = stand_ins(checkout, {"squeue": "", "sbatch": SBATCH})
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    words = ["slurm/table1.sh", "--rows=rows", "--seeds=0", "data.train_size=null", "data.path={}/where"]
+    done = bash(*(word.format("no") for word in words), cwd=checkout, PATH=path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "distvae: data.path=no/where: there is no such file or folder\n"
+    assert not (checkout / "submitted").exists()
+    done = bash(*(word.format("/no") for word in words), cwd=checkout, PATH=path, REFUSED="")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("distvae: WARNING data.path=/no/where: not found here; ")
+    assert done.stderr.count("\n") == 1
+    assert len((checkout / "submitted").read_text().splitlines()) == 3
+
+
 def test_a_report_comes_after_all_earlier_ones(table, checkout):
     (checkout / "plan").write_text(f"seed-0/ae - {CONFIG} 'run=runs/ta ble/seed-0/ae'\n")
     (checkout / "queue.more").write_text(
