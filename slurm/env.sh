@@ -23,6 +23,10 @@ fi
 # what a job costs that only ever starts, say one whose time limit is too short to get anywhere.
 max_requeues=100
 
+# The GPUs of a node, where Slurm does not manage them: a job that Slurm gave none sees none otherwise. With
+# --processes-per-node N in submit.sh's command.
+# export CUDA_VISIBLE_DEVICES=0,1,2,3
+
 # The network interface by which the nodes' processes find each other, where the one that the host's name stands for is
 # wrong or slow: `ip -brief address` on a node lists them. Gloo is what CPUs use, NCCL what GPUs use.
 # export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0

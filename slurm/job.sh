@@ -15,16 +15,62 @@ names() { # FILE…: their names without folder and ending
     echo "${all[*]}"
 }
 
+title() { # PATH [key=value …]: what to call a job: after its run's folder if given, else after its config
+    local word name=$1
+    name=${name%.y*ml}
+    for word in "${@:2}"; do
+        [[ $word != run=?* ]] || name=${word#run=}
+    done
+    while [[ $name == */ ]]; do name=${name%/}; done
+    name=${name##*/}
+    echo "${name//[^[:alnum:]._-]/_}"
+}
+
+# -- Checks ------------------------------------------------------------------------------------------------------------
+
+site_python() ( # ARGUMENT…: Python with this folder's code, in the environment that env.sh sets up
+    set +u
+    # shellcheck source=slurm/env.sh
+    . slurm/env.sh >/dev/null || exit
+    # A job's launcher sets its own precision.
+    env -u ACCELERATE_MIXED_PRECISION PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "${container[@]}" python3 "$@"
+)
+
+check() { # JOB CONFIG [key=value …]: refuse what the job would refuse once it runs; table1.sh does so once for all
+    local said lines status=0
+    [[ -z ${DISTVAE_CHECKED:-} ]] || return 0
+    said=$(site_python slurm/check.py "$@" 2>&1) || status=$?
+    lines=$(grep '^distvae: ' <<<"$said") || :
+    if ((status == 2)) && [[ -n $lines ]]; then
+        echo "$lines" >&2
+        exit 2
+    elif ((status)); then
+        lines="distvae: WARNING the config was not checked, because distvae does not run here (${said##*$'\n'});"
+        lines+=" the job checks it when it starts"
+    fi
+    [[ -z $lines ]] || echo "$lines" >&2
+}
+
+all_overrides() { # EXAMPLE [WORD…]
+    local word
+    for word in "${@:2}"; do
+        [[ $word == [!=-]*=* ]] || fail "'$word' is not an override; write key=value, such as $1; $order"
+    done
+}
+
+order="options of sbatch come before the job, others before its config"
+
 # -- The copy ----------------------------------------------------------------------------------------------------------
 
 # A job runs from a copy of the code and of its configs, FOLDER/code: what is edited in the checkout does not reach a job
 # that waits, runs or is requeued.
 
-settle() { # ACTION FOLDER CONFIG…: see that the copy is there, and stop where that was all
-    local action=$1
-    shift
+settle() { # ACTION FOLDER TITLE CONFIG…: make sure that the copy exists; --copy ends here, with the job's title
+    local action=$1 folder=$2 title=$3
+    shift 3
+    set -- "$folder" "$@"
     case $action in
-        --copy) take_copy "$@"; exit ;;
+        --copy) take_copy "$@"; echo "$title"; exit ;;
         --from) return ;;
     esac
     [[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job for Slurm: submit it by sbatch or slurm/submit.sh"
@@ -106,6 +152,41 @@ ports_outside() { # LOW HIGH: the ports to choose from, when the kernel hands ou
     echo "$first $last"
 }
 
+# Under --exclusive a job has all GPUs of its nodes, but a step that does not ask gets none of them, or as many as sbatch
+# was asked for. So this counts by what the job was given, and its step asks for that.
+
+declare -A gpus=()
+find_gpus() { # set `gpus`: how many each of the job's nodes has for it, or fewer where --gpus-per-node or --gres says so
+    local shown asked='' line node try
+    for ((try = 1; ; try++)); do # while Slurm's controller may be down
+        ! shown=$(scontrol --details show job "$SLURM_JOB_ID") || break
+        ((try < 12)) || fail "Slurm does not say what job $SLURM_JOB_ID was given: scontrol show job fails"
+        sleep 5
+    done
+    [[ ! $shown =~ TresPerNode=([^[:space:]]*gpu[^[:space:]]*) ]] || asked=$(count_gpus "${BASH_REMATCH[1]}")
+    for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+        gpus[$node]=0
+    done
+    while read -r line; do
+        [[ $line =~ ^Nodes=([^ ]+)\ .*\ GRES=([^ ]*gpu[^ ]*) ]] || continue
+        for node in $(scontrol show hostnames "${BASH_REMATCH[1]}"); do
+            gpus[$node]=${asked:-$(count_gpus "${BASH_REMATCH[2]}")}
+        done
+    done <<<"$shown"
+}
+
+count_gpus() { # LIST: of generic resources, such as gpu:a100:2(IDX:0,3),shard:4 or gres:gpu:1
+    local part parts sum=0
+    # shellcheck disable=SC2001
+    IFS=, read -ra parts < <(sed 's/([^)]*)//g' <<<"$1")
+    for part in "${parts[@]}"; do
+        if [[ $part =~ ^(gres[:/])?gpu(:[^:]*[^:0-9][^:]*)?(:([0-9]+))?$ ]]; then
+            sum=$((sum + ${BASH_REMATCH[4]:-1}))
+        fi
+    done
+    echo "$sum"
+}
+
 on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all that the job has there
     local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} folder=$1 bond=$2 step=() status=0 said='' srun
     shift 2
@@ -113,15 +194,27 @@ on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all t
         together) step=(--kill-on-bad-exit=1) ;; # where one fails, all end
         apart) step=(--kill-on-bad-exit=0 --no-kill --wait=0) ;; # what the first node does is what counts
     esac
+    local counts count sum=0
+    mapfile -t counts < <(printf '%s\n' "${gpus[@]}" | sort -nu)
+    for count in "${gpus[@]}"; do
+        sum=$((sum + count))
+    done
+    if ((sum && ${#counts[@]} == 1)); then
+        step+=(--gpus-per-node="${counts[0]}")
+    elif ((sum)); then
+        # No step of Slurm has GPUs on some of its nodes and none on others.
+        ((counts[0])) || fail "some nodes of the job have GPUs for it and some have none; ask for them with --gpus-per-node=N"
+        step+=(--gpus="$sum")
+    fi
     mkdir -p "$logs"
     echo "a log of each node: $logs/"
     # Where the run's main process leaves its exit code, which launchers hide. Each start of a job has its own.
     export DISTVAE_EXIT_FILE=$logs/exit
     rm -f "$DISTVAE_EXIT_FILE"
-    # Left alone, srun would take what sbatch was told of tasks, their CPUs and GPUs, for its own one task a node. Told
-    # nothing of that, a step has all CPUs and GPUs of the job.
-    [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || step+=(--gpus-per-node="$SLURM_GPUS_ON_NODE")
-    env -u SLURM_CPUS_PER_TASK -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU -u SLURM_TRES_PER_TASK \
+    # Left alone, srun would apply to its one task a node what sbatch was told about tasks, CPUs and GPUs. Told nothing of
+    # that, a step has all CPUs of the job.
+    env -u SLURM_CPUS_PER_TASK -u SLURM_TRES_PER_TASK -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_SOCKET \
+        -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU \
         srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
         --ntasks-per-node=1 --cpu-bind=none --mpi=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
         "$@" &
@@ -172,24 +265,48 @@ come_back() { # FOLDER: have Slurm start this job again, whose run was interrupt
     exit "$interrupted"
 }
 
-show_failure() { # LOGS: the log that tells the cause, from its first traceback on
-    local log found='' \
-        error='^(\[rank[0-9]+\]: )?([A-Za-z_]+\.)*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)|^distvae: ' \
-        launcher='(ChildFailed|CalledProcess)Error' \
-        dragged='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe|SignalException'
-    # A rank that dies takes the others with it; what they and the launchers say of that is not the cause. It is an
+show_failure() { # LOGS: print why the job failed, then the traceback, from the log of the node that failed first
+    local log found='' reason=''
+    # A rank that dies takes the others with it. What they and the launchers print about that is not the cause: that is an
     # error of another kind, or else lies with a node that was not dragged along (a process killed, say, by the kernel).
+    for kind in line traceback; do
+        for log in "$1"/*.log; do
+            [[ -e $log ]] || return 0
+            reason=$(why "$kind" "$log")
+            [[ -z $reason ]] || { found=$log; break 2; }
+        done
+    done
+    if [[ -n $reason ]]; then
+        echo "${reason%%$'\n'*}"
+        echo "(from $found)"
+        [[ $reason != *$'\n'* ]] || echo "${reason#*$'\n'}"
+        return
+    fi
     for log in "$1"/*.log; do
-        [[ -e $log ]] || return 0
-        if grep -E "$error" "$log" | grep -qvE "$launcher|$dragged"; then
-            found=$log
-            break
-        fi
         [[ -n $found ]] || grep -qE "$dragged" "$log" || found=$log
     done
     : "${found:=$log}"
-    {
-        echo "failed; from $found:"
-        awk '/Traceback|^distvae: /{on = 1} on && shown++ < 100' "$found" | grep . || tail -n 100 "$found"
-    } >&2
+    echo "distvae: failed without a reason of its own; the last lines of $found:"
+    tail -n 100 "$found"
+} >&2
+
+dragged='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe|SignalException'
+
+why() { # KIND LOG: the first error in a log that is a cause: a user error's line, or an exception's and its traceback
+    local launcher='(ChildFailed|CalledProcess)Error' exception='^([A-Za-z_]+[.])*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)'
+    awk -v kind="$1" -v dragged="$launcher|$dragged" -v exception="$exception" '
+        { line = $0; sub(/^\[rank[0-9]+\]: ?/, "", line); lines[NR] = line }
+        line ~ dragged && line !~ /^ / { trace = 0; held = ""; next }
+        kind == "line" && line ~ /^distvae: / && line !~ /^distvae: WARNING/ { print line; exit }
+        kind == "line" { next }
+        found && (line ~ /^[EW][0-9]+ .*torch\/distributed/ || NR - found > 100) { exit }
+        found && (line ~ /^Traceback / || (held && line ~ /^ /)) { held = held line "\n"; next }
+        found { printf "%s%s\n", held, line; held = ""; next }
+        line ~ /^Traceback \(most recent call last\):/ { if (!trace) trace = NR; next }
+        (trace && line ~ /^[A-Za-z_][A-Za-z_0-9.]*(: |$)/) || line ~ exception {
+            found = trace ? trace : NR
+            print "distvae: failed: " line
+            for (i = found; i <= NR; i++) print lines[i]
+        }
+    ' "$2"
 }

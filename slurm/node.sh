@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One node's part in a job: srun runs this once on each node, with what all their launchers share.
-#   node.sh GPUS [option of accelerate launch …] PROGRAM [argument …]
+#   node.sh [option of accelerate launch …] PROGRAM [argument …]
 # shellcheck disable=SC2317  # what a trap calls is reached
 set -euo pipefail
 
@@ -12,16 +12,11 @@ trap 'asked=TERM' TERM
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$code/slurm/signals.sh"
+# A node may show its processes GPUs that the job was not given.
+[[ -n ${SLURM_GPUS_ON_NODE:-} ]] || export CUDA_VISIBLE_DEVICES=
 set +u # what a site calls in env.sh was seldom written for it
 . "$code/slurm/env.sh"
 set -u
-
-if [[ ${SLURM_GPUS_ON_NODE:-0} != "$1" ]]; then
-    echo "distvae: $SLURMD_NODENAME has ${SLURM_GPUS_ON_NODE:-0} GPUs of this job and its first node $1; ask for as" \
-        "many on each by --gpus-per-node=N" >&2
-    exit 2
-fi
-shift
 
 # The copy is what runs, even where distvae is installed from the checkout.
 export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}

@@ -3,10 +3,12 @@
 #   ray.sh HEAD:PORT CLIENT DASHBOARD COMMAND…
 # The first node starts a Ray cluster at HEAD:PORT and, once the others have joined it, runs COMMAND. With that the cluster
 # ends, on all nodes. CLIENT and DASHBOARD are ports of the first node.
-# shellcheck disable=SC2031,SC2046,SC2317  # job.sh reads env.sh in subshells; numbers need no quotes; traps are reached
+# shellcheck disable=SC2031,SC2046,SC2153,SC2317  # job.sh reads env.sh in subshells; numbers need no quotes; traps are reached
 set -euo pipefail
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# A node may show its processes GPUs that the job was not given.
+[[ -n ${SLURM_GPUS_ON_NODE:-} ]] || export CUDA_VISIBLE_DEVICES=
 set +u # what a site calls in env.sh was seldom written for it
 . "$code/slurm/env.sh"
 set -u

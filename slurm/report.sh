@@ -23,7 +23,7 @@ fi
 usage="slurm/report.sh --out FOLDER RUN…"
 [[ ${1:-} == --out && -n ${2:-} ]] || fail "no folder to write to: $usage"
 (($# > 2)) || fail "no run: $usage"
-settle "$action" "$folder"
+settle "$action" "$folder" "report:$(title "$2")"
 out=$2
 shift 2
 runs=() # that have begun: one whose pretraining failed has not

@@ -2,9 +2,18 @@
 # Submits a job that runs from a copy of the code and its config as they are now, whenever it starts:
 #   bash slurm/submit.sh [sbatch option …] JOB [argument of slurm/JOB.sh …]
 # from the checkout's folder, in the order of `sbatch [sbatch option …] slurm/JOB.sh …`. An sbatch option is one word
-# (--nodes=2 or -N2, not --nodes 2), for the first word that is no option is JOB. See docs/slurm.md.
+# (--nodes=2 or -N2, not --nodes 2), for the first word that is no option is JOB. JOB and its arguments are one of
+#   train [--engine NAME] [--processes-per-node N] CONFIG [key=value …]
+#   sweep SWEEP [key=value …]
+#   report --out FOLDER RUN…
+# The config and its settings are checked before the job is submitted. See docs/slurm.md.
 set -euo pipefail
 
+for word; do
+    case $word in
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit ;;
+    esac
+done
 if [[ ! -f slurm/job.sh ]]; then
     echo "distvae: $PWD is not a checkout of distvae; submit from its folder" >&2
     exit 2
@@ -20,6 +29,7 @@ mapfile -t jobs < <(grep -l '^#SBATCH' slurm/*.sh)
 (($#)) || fail "no job: slurm/submit.sh [sbatch option …] JOB [argument …]; JOB is one of: $(names "${jobs[@]}")"
 name=$1
 shift
+[[ $name != *.y*ml ]] || fail "no job before $name: slurm/submit.sh [sbatch option …] JOB $name …; JOB is train or sweep"
 [[ " $(names "${jobs[@]}") " == *" $name "* ]] ||
     fail "$name is no job; write an sbatch option as one word (--nodes=2), and as JOB one of: $(names "${jobs[@]}")"
 
@@ -31,7 +41,9 @@ site=()
 [[ -z $partition ]] || site+=(--partition="$partition")
 
 folder=runs/slurm/$name-$(date +%Y%m%d-%H%M%S)-$$
-bash "slurm/$name.sh" --copy "$folder" "$@"
+title=$(bash "slurm/$name.sh" --copy "$folder" "$@")
+# As the first option, so that a name among the user's wins.
+[[ -n ${SBATCH_JOB_NAME:-} ]] || site+=(--job-name="$title")
 status=0
 id=$(sbatch --parsable "${site[@]}" --output="${folder//%/%%}/%j.log" "${options[@]}" \
     "$folder/code/slurm/$name.sh" --from "$folder" "$@") || status=$?

@@ -27,7 +27,7 @@ fi
 . "$home/slurm/job.sh"
 
 usage="slurm/sweep.sh SWEEP [key=value …]"
-[[ ${1:-} != -* ]] || fail "$1: no option of $usage"
+[[ ${1:-} != -* ]] || fail "$1: no option of $usage; options of sbatch come before the job"
 (($#)) || fail "no sweep: $usage"
 sweep=$1
 shift
@@ -38,11 +38,12 @@ file=$sweep
 readable "$file"
 base=$(sed -nE "s/^base:[[:space:]]+(['\"]?)([^#]*[^#[:space:]])\1[[:space:]]*(#.*)?$/\2/p" "$file")
 for override; do
-    [[ $override == [!=]*=* ]] || fail "'$override' is not an override; write key=value, such as num_samples=20"
     [[ $override != base=* ]] || base=${override#base=}
 done
 [[ -n $base ]] || fail "$sweep: names no training config by a line such as base: configs/own.yaml"
-settle "$action" "$folder" "$sweep" "$base"
+[[ -e $folder/code ]] || check sweep "$sweep" "$@"
+all_overrides num_samples=20 "$@"
+settle "$action" "$folder" "sweep:$(title "$sweep" "$@")" "$sweep" "$base"
 
 code=$folder/code
 address=$(own_address "$folder")
@@ -59,6 +60,7 @@ rm -f "$token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token
 unset RAY_AUTH_TOKEN
 
+find_gpus
 echo "job $SLURM_JOB_ID: nodes $SLURM_JOB_NODELIST; Ray meets at $address"
 echo "its dashboard: ssh -L 8265:localhost:$dashboard $(id -un)@$SLURMD_NODENAME; then http://localhost:8265, which asks for the" \
     "token in $token"

@@ -8,6 +8,11 @@
 # finished or is in the queue is not submitted again: the same command goes on. See docs/slurm.md.
 set -euo pipefail
 
+for word; do
+    case $word in
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit ;;
+    esac
+done
 if [[ ! -f slurm/job.sh ]]; then
     echo "distvae: $PWD is not a checkout of distvae; submit from its folder" >&2
     exit 2
@@ -23,22 +28,14 @@ while (($#)); do
             table+=("$1=$2")
             shift ;;
         --rows=* | --folder=* | --seeds=*) table+=("$1") ;;
-        --dependency* | -d* | --job-name* | -J* | --array* | -a* | --clusters* | -M* | --wait | -W | --test-only)
-            fail "$1: cannot be given here, where each run is a job with a name and a dependency of its own" ;;
+        --dependency* | -d* | --job-name* | -J* | --comment* | --array* | -a* | --clusters* | -M* | --wait | -W | --test-only)
+            fail "$1: cannot be given here, where each run is a job with a name, comment and dependency of its own" ;;
         -*) options+=("$1") ;;
         [!=]*=*) table+=("$1") ;;
         *) fail "'$1': write an sbatch option as one word (--nodes=2), and an override as key=value: $usage" ;;
     esac
     shift
 done
-
-plan() ( # as launch/table1.py makes it, with the Python that the jobs have
-    set -e +u
-    . slurm/env.sh >/dev/null
-    # The precision that a launcher may have set here is not what those of the jobs set.
-    env -u ACCELERATE_MIXED_PRECISION PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" \
-        "${container[@]}" python3 launch/table1.py --plan "${table[@]}"
-)
 
 stop() { # WHY
     local others="no job was submitted"
@@ -48,15 +45,15 @@ stop() { # WHY
 }
 
 submit() { # TITLE FOLDER AFTER [sbatch option …] JOB WORD…: see that a job is in the queue; sets `id` to its number
-    local title=$1 name state said order=()
-    name=$(realpath -m -- "$2")
-    read -r id state <<<"${queued[$name]:-}"
+    local title=$1 place state said order=()
+    place=$(realpath -m -- "$2")
+    read -r id state _ <<<"${queued[$place]:-}"
     if [[ -n $id ]]; then
         [[ $state != COMPLETING ]] || stop "$title: its job $id is just ending; wait until it has left the queue"
         echo "$title: job $id, in the queue"
     else
         [[ -z $3 ]] || order=(--dependency="$3" --kill-on-invalid-dep=yes)
-        if ! said=$(bash slurm/submit.sh "${options[@]}" --job-name="$name" "${order[@]}" "${@:4}") ||
+        if ! said=$(bash slurm/submit.sh "${options[@]}" --comment="$place" "${order[@]}" "${@:4}") ||
             [[ ! $said =~ (^|$'\n')"job "([0-9]+) ]]; then
             stop "$title: could not be submitted"
         fi
@@ -67,15 +64,16 @@ submit() { # TITLE FOLDER AFTER [sbatch option …] JOB WORD…: see that a job 
     all+=("$id")
 }
 
-# A job has its run's folder for a name, by which it is found again. The queue is looked at before the plan is made: a
+# A job's comment is its run's folder, by which it is found again. The queue is looked at before the plan is made: a
 # run that ends in between has finished by the plan.
 declare -A queued=() jobs=()
-queue=$(squeue --user="$(id -un)" --noheader --format="%A|%T|%r|%j")
-while IFS='|' read -r id state reason name; do
+queue=$(squeue --user="$(id -un)" --noheader --format="%A|%T|%r|%k")
+while IFS='|' read -r id state reason place; do
     # Slurm has yet to cancel what waits for a job that failed.
-    [[ -z $name || $reason == DependencyNeverSatisfied ]] || queued[$name]="$id $state"
+    [[ -z $place || $reason == DependencyNeverSatisfied ]] || queued[$place]+="$id $state "
 done <<<"$queue"
-lines=$(plan)
+unset DISTVAE_CHECKED
+lines=$(site_python launch/table1.py --plan "${table[@]}")
 mapfile -t lines <<<"$lines"
 
 submitted=() all=() runs=()
@@ -93,13 +91,21 @@ for line in "${lines[@]}"; do
         -) after= ;;
         *) after=afterok:${jobs[$after]} ;;
     esac
-    submit "$title" "$run" "$after" train "${words[@]}"
+    # The plan has checked all but the data, which is the same in every row.
+    [[ -n ${DISTVAE_CHECKED:-} ]] || check train "${words[@]}"
+    export DISTVAE_CHECKED=yes
+    submit "$title" "$run" "$after" --job-name="table1:${title##*/}:${title%/*}" train "${words[@]}"
     jobs[$title]=$id
 done
 
 folder=${run%"/$title"}
+report=$(realpath -m -- "$folder/report")
 if ((${#submitted[@]})); then
-    queued=() # a report there waits for fewer jobs; this one comes after it, too (singleton)
+    # Reports in the queue wait for fewer jobs: this one comes after them, too.
+    while read -r id _; do
+        [[ -z $id ]] || all+=("$id")
+    done < <(xargs -n 2 <<<"${queued[$report]:-}")
+    queued=()
 fi
 after=$(IFS=:; echo "${all[*]}")
-submit report "$folder/report" "${after:+afterany:$after,}singleton" --nodes=1 report --out "$folder" "${runs[@]}"
+submit report "$report" "${after:+afterany:$after}" --nodes=1 report --out "$folder" "${runs[@]}"

@@ -33,7 +33,7 @@ while [[ ${1:-} == -* ]]; do
     case $1 in
         --engine) engine=${2:-} ;;
         --processes-per-node) processes=${2:-} ;;
-        *) fail "$1: no option of $usage" ;;
+        *) fail "$1: no option of $usage; options of sbatch come before the job" ;;
     esac
     (($# > 1)) || fail "$1 needs a value: $usage"
     shift 2
@@ -44,20 +44,24 @@ done
 (($#)) || fail "no config: $usage"
 config=$1
 shift
-for override; do
-    [[ $override == [!=]*=* ]] || fail "'$override' is not an override; write key=value, such as kl.target_rate=6"
-done
-settle "$action" "$folder" "$config"
+[[ -e $folder/code ]] || check train "$config" "$@"
+all_overrides kl.target_rate=6 "$@"
+settle "$action" "$folder" "train:$(title "$config" "$@")" "$config"
 
 code=$folder/code
 config=$code/$(config_in_copy "$config")
-gpus=${SLURM_GPUS_ON_NODE:-0}
-[[ -n $processes ]] || processes=$((gpus > 0 ? gpus : 1))
 read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+find_gpus
+count=${gpus[$head]}
+for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+    ((gpus[$node] == count)) || fail "the job has ${gpus[$node]} GPUs on $node and $count on $head;" \
+        "ask for the same number on each node with --gpus-per-node=N"
+done
+[[ -n $processes ]] || processes=$((count > 0 ? count : 1))
 port=$(free_port 0)
 
-echo "job $SLURM_JOB_ID: nodes $SLURM_JOB_NODELIST, processes on each: $processes; engine $engine;" \
+echo "job $SLURM_JOB_ID: nodes $SLURM_JOB_NODELIST, on each GPUs: $count, processes: $processes; engine $engine;" \
     "they meet at $head:$port"
-on_every_node "$folder" together bash "$code/slurm/node.sh" "$gpus" --config_file "$code/launch/accelerate/$engine.yaml" \
+on_every_node "$folder" together bash "$code/slurm/node.sh" --config_file "$code/launch/accelerate/$engine.yaml" \
     --num_machines "$SLURM_JOB_NUM_NODES" --num_processes $((SLURM_JOB_NUM_NODES * processes)) \
     --main_process_ip "$head" --main_process_port "$port" "$code/distvae/train.py" "$config" "$@"

@@ -161,14 +161,17 @@ def test_a_failing_rank_fails_the_job_with_its_traceback(cluster, checkout):
     assert time.monotonic() - started < 60
     assert job.state == "FAILED"
     assert job.fields["ExitCode"] != "0:0"
-    assert f"failed; from {logs_of(job, checkout).relative_to(checkout)}/{cluster.nodes[1]}.log:" in job.log
-    assert "RuntimeError: this rank breaks on purpose" in job.log
+    reason = "RuntimeError: this rank breaks on purpose\n"
+    log = f"{logs_of(job, checkout).relative_to(checkout)}/{cluster.nodes[1]}.log"
+    assert f"\ndistvae: failed: {reason}(from {log})\nTraceback (most recent call last):\n" in job.log
     assert "in _break" in job.log
+    assert job.log.endswith(f"\n{reason}")
     assert [cluster.processes(node) for node in cluster.nodes] == [[], []]
 
 
 def test_a_requeued_job_runs_the_same_copy_and_bad_input_ends_it_with_one_line(cluster, checkout):
-    number = cluster.submit("sbatch", "--cpus-per-task=2", "slurm/train.sh", CONFIG, "kl.rate=1", cwd=checkout)
+    data = "data.path=/no/where"
+    number = cluster.submit("sbatch", "--cpus-per-task=2", "slurm/train.sh", CONFIG, data, cwd=checkout)
     folder = checkout / "runs" / "slurm" / str(number)
     appears(folder / "logs", seconds=30)
     (checkout / CONFIG).write_text("seed: [\n")
@@ -180,32 +183,59 @@ def test_a_requeued_job_runs_the_same_copy_and_bad_input_ends_it_with_one_line(c
     job = cluster.wait(number)
     assert time.monotonic() - started < 60
     assert job.state == "FAILED"
-    code = folder.relative_to(checkout) / "code"
-    line = f"distvae: {code}/{CONFIG}: unknown key kl.rate; did you mean kl.target_rate?"
+    line = f"distvae: {data}: there is no such file or folder; "
     assert job.log.count(line) == 1
     assert job.log.split("a log of each node: ")[-1].startswith(f"runs/slurm/{number}/logs-1/\n")
     status = json.loads((checkout / "runs" / "tests" / "tiny" / "status.json").read_text())
-    assert f"distvae: {status['reason']}" == line
+    assert f"distvae: {status['reason']}\n(from runs/slurm/{number}/logs-1/" in job.log
+    assert status["reason"].startswith(line.removeprefix("distvae: "))
+
+
+def test_bad_input_ends_a_job_as_it_starts(cluster, checkout):
+    number = cluster.submit("sbatch", "--nodes=2", "slurm/train.sh", CONFIG, "kl.rate=1", cwd=checkout)
+    job = cluster.wait(number)
+    assert (job.state, job.fields["ExitCode"]) == ("FAILED", "2:0")
+    assert job.log == f"distvae: {CONFIG}: unknown key kl.rate; did you mean kl.target_rate?\n"
+    assert not (checkout / "runs").exists()
 
 
 def test_nodes_with_unequal_gpus_are_refused(cluster, checkout):
     number = cluster.submit("sbatch", "--nodes=2", "--gpus=3", "slurm/train.sh", CONFIG, cwd=checkout)
     job = cluster.wait(number)
     assert job.state == "FAILED"
-    assert "ask for as many on each by --gpus-per-node=N" in job.log
+    first, second = cluster.nodes
+    assert job.log == (
+        f"distvae: the job has 1 GPUs on {second} and 2 on {first};"
+        " ask for the same number on each node with --gpus-per-node=N\n"
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [["--ntasks-per-node=2", "--gpus-per-task=1"], ["--gpus-per-node=2", "--ntasks-per-gpu=1"]]
+    ("options", "gpus"),
+    [
+        (["--ntasks-per-node=2", "--gpus-per-task=1"], "0,1"),
+        (["--gpus-per-node=2", "--ntasks-per-gpu=1"], "0,1"),
+        # All GPUs of the nodes, if not told how many.
+        (["--exclusive"], "0,1"),
+        (["--exclusive", "--gpus-per-node=1"], "0"),
+        (["--exclusive", "--gres=gpu:1"], "0"),
+        # A node shows its GPUs to a job that was given none.
+        (["--cpus-per-task=2"], ""),
+    ],
 )
-def test_gpus_counted_by_the_task_all_serve_the_nodes_one_launcher(cluster, checkout, options):
+def test_gpus_of_the_job_all_serve_the_nodes_one_launcher(cluster, checkout, options, gpus):
     # The checkout's own environment comes before the one on the path; its launcher just says how it was called.
     programs = checkout / ".venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
     (programs / "accelerate").write_text('#!/bin/bash\necho "launcher: $*, GPUs $CUDA_VISIBLE_DEVICES"\n')
     (programs / "accelerate").chmod(0o755)
-    job = cluster.wait(cluster.submit("sbatch", *options, "slurm/train.sh", CONFIG, cwd=checkout))
+    job = cluster.wait(cluster.submit("sbatch", "--nodes=2", *options, "slurm/train.sh", CONFIG, cwd=checkout))
     assert job.state == "COMPLETED", job.log
-    said = (logs_of(job, checkout) / f"{job.fields['NodeList']}.log").read_text()
-    assert re.match(r"launcher: launch --machine_rank 0 .* --num_machines 1 --num_processes 2 .*, GPUs 0,1\n", said)
+    count = 2 * max(1, len(gpus.split(",")))
+    for rank, node in enumerate(cluster.nodes):
+        said = (logs_of(job, checkout) / f"{node}.log").read_text()
+        called = (
+            rf"launcher: launch --machine_rank {rank} .* --num_machines 2 --num_processes {count} .*, GPUs {gpus}\n"
+        )
+        assert re.match(called, said), said

@@ -20,6 +20,7 @@ CONFIG = "configs/tests/tiny.yaml"
 
 def bash(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    inherited["PATH"] = f"{Path(sys.executable).parent}:{inherited['PATH']}"
     return subprocess.run(
         ["bash", *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True, timeout=60
     )
@@ -50,8 +51,19 @@ def test_shellcheck_has_nothing_to_say():
         (["--processes-per-node", "0", CONFIG], "--processes-per-node 0: should be a number from 1"),
         (["--nodes=2", CONFIG], "--nodes=2: no option of slurm/train.sh"),
         (["nowhere.yaml"], "nowhere.yaml: "),
-        ([CONFIG, "kl.target_rate", "6"], "'kl.target_rate' is not an override; write key=value"),
+        (
+            [CONFIG, "kl.target_rate", "6"],
+            "'kl.target_rate' is not a key and its value in one word; write kl.target_rate=6",
+        ),
         ([CONFIG, "=6"], "'=6' is not an override"),
+        ([CONFIG, "seed=3", "kl.target_rat=6"], f"{CONFIG}: unknown key kl.target_rat; did you mean kl.target_rate?"),
+        ([CONFIG, "kl.target_rate=-6"], f"{CONFIG}: kl.target_rate = -6"),
+        ([CONFIG, "--nodes=2"], "--nodes=2 comes after CONFIG; options of sbatch come before the job"),
+        ([CONFIG, "--engine", "zero2"], "--engine comes after CONFIG; "),
+        ([CONFIG, "--run", "x"], "--run is not an option; write run=x"),
+        (["run=x", CONFIG], "'run=x' is not a config; the config comes before the settings"),
+        (["tiny"], f"tiny: cannot be read as a config: No such file or directory; did you mean {CONFIG}?"),
+        ([CONFIG, "data.path=no/where"], "data.path=no/where: there is no such file or folder"),
     ],
 )
 @pytest.mark.parametrize("script", ["train.sh", "submit.sh"])
@@ -70,6 +82,7 @@ def test_bad_arguments_get_one_line_at_once(checkout, script, arguments, says):
         ([], "no job: slurm/submit.sh"),
         (["--nodes", "2", "train", CONFIG], "2 is no job; write an sbatch option as one word (--nodes=2)"),
         (["node", CONFIG], "node is no job; "),
+        (["trian", CONFIG], "trian is no job; "),
     ],
 )
 def test_submit_says_what_is_no_job(checkout, arguments, says):
@@ -77,6 +90,118 @@ def test_submit_says_what_is_no_job(checkout, arguments, says):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"distvae: {says}")
     assert done.stderr.rstrip().endswith("one of: report sweep train")
+
+
+def test_submit_says_that_the_job_is_missing(checkout):
+    done = bash("slurm/submit.sh", "--nodes=2", CONFIG, "seed=3", cwd=checkout)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"distvae: no job before {CONFIG}: ")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("submit.sh", ["--help"]), ("submit.sh", ["--nodes=2", "train", "-h"]), ("table1.sh", ["--seeds", "0", "--help"])],
+)
+def test_help_comes_before_all_else(tmp_path, script, words):
+    done = bash(str(ROOT / "slurm" / script), *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  bash slurm/{script} [sbatch option …] " in done.stdout
+    assert "set -" not in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def submit(checkout):
+    """Runs slurm/submit.sh with a stand-in for sbatch; ``words`` in the checkout has what that was called with."""
+    programs = stand_ins(checkout, {"sbatch": 'printf "%s\\n" "$@" >words\necho 41\n'})
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return bash("slurm/submit.sh", *arguments, cwd=checkout, **{"PATH": path} | environment)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["train", CONFIG], "train:tiny"),
+        (["train", "--engine", "zero2", CONFIG, "seed=3"], "train:tiny"),
+        (["train", CONFIG, "run=runs/one", "run=runs/six λ, 2/"], "train:six_λ__2"),
+        (["train", "mine/tiny.v2.yaml"], "train:tiny.v2"),
+        (["report", "--out", "runs/table1/snli", "runs/a"], "report:snli"),
+        (["--job-name=own", "train", CONFIG], "own"),
+        (["-Jown", "train", CONFIG], "own"),
+    ],
+)
+def test_a_jobs_name_tells_what_runs(submit, checkout, arguments, name):
+    (checkout / "mine").mkdir()
+    shutil.copy(checkout / CONFIG, checkout / "mine" / "tiny.v2.yaml")
+    done = submit(*arguments, LC_ALL="C.UTF-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    words = (checkout / "words").read_text().splitlines()
+    names = [word.partition("=")[2] or word[2:] for word in words if word.startswith(("--job-name=", "-J"))]
+    assert names[-1] == name  # the last one counts
+
+
+def test_a_name_in_the_environment_is_left_alone(submit, checkout):
+    assert submit("train", CONFIG, SBATCH_JOB_NAME="own").returncode == 0
+    assert "--job-name" not in (checkout / "words").read_text()
+
+
+@pytest.mark.parametrize(
+    ("site", "reason"),
+    [
+        ("python3() { return 127; }\ncontainer=(no-such-container exec)\n", "no-such-container"),
+        ("container=(bash -c 'echo no module named pydantic >&2; exit 1')\n", "no module named pydantic"),
+        ("container=(bash -c 'echo no such file >&2; exit 2')\n", "no such file"),
+    ],
+)
+def test_what_cannot_be_checked_here_is_submitted_with_a_warning(submit, checkout, site, reason):
+    with (checkout / "slurm" / "env.sh").open("a") as env:
+        env.write(site)
+    done = submit("train", CONFIG, "kl.rate=6")
+    assert done.returncode == 0
+    assert done.stdout.startswith("job 41\n")
+    assert done.stderr.startswith("distvae: WARNING the config was not checked, because distvae does not run here (")
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    # What needs no Python is refused all the same.
+    done = submit("train", CONFIG, "--nodes=2")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("distvae: '--nodes=2' is not an override; ")
+
+
+def test_data_that_only_the_nodes_may_have_is_a_warning(submit):
+    done = submit("train", CONFIG, "data.path=/no/where")
+    assert done.returncode == 0
+    assert done.stderr.startswith("distvae: WARNING data.path=/no/where: not found here; ")
+
+
+SPACE = "space: {kl.target_rate: {grid: [2, 4]}}"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], None),
+        (["num_sample=3"], "{sweep}: unknown key num_sample; did you mean num_samples?"),
+        (["--kl.target_rate=3"], "--kl.target_rate is not an option; write set.kl.target_rate=3"),
+    ],
+)
+def test_a_sweep_is_checked_before_it_is_submitted(submit, checkout, words, says):
+    (checkout / SWEEP).write_text(f"base: {CONFIG}\n{SPACE}\n")
+    done = submit("--nodes=2", "sweep", SWEEP, *words)
+    if says is None:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "--job-name=sweep:sweep" in (checkout / "words").read_text().splitlines()
+    else:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("distvae: ")
+        assert says.format(sweep=SWEEP) in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (checkout / "words").exists()
+        assert not (checkout / "runs").exists()
 
 
 SWEEP = "configs/tests/sweep.yaml"
@@ -89,14 +214,11 @@ SWEEP = "configs/tests/sweep.yaml"
         ("", ["--resume", "runs/sweep"], "--resume: no option of slurm/sweep.sh"),
         ("", ["nowhere.yaml"], "nowhere.yaml: cannot be read as a config: no such file"),
         ("space: {}\n", [SWEEP], f"{SWEEP}: names no training config by a line such as base: "),
-        ("base: nowhere.yaml\n", [SWEEP], "nowhere.yaml: cannot be read as a config: no such file"),
-        (f"base: {CONFIG}\n", [SWEEP, "base=there.yaml"], "there.yaml: cannot be read as a config: no such file"),
         (
-            f"base: {CONFIG}\n",
-            [SWEEP, "seed", "3"],
-            "'seed' is not an override; write key=value, such as num_samples=20",
+            f"base: {CONFIG}\n{SPACE}",
+            [SWEEP, "base=there.yaml"],
+            "there.yaml: cannot be read as a config: No such file",
         ),
-        (f"base: {SWEEP}\n", [SWEEP], f"{SWEEP}: another config of the job has this name"),
     ],
 )
 @pytest.mark.parametrize("script", ["sweep.sh", "submit.sh"])
@@ -110,13 +232,24 @@ def test_a_sweeps_bad_arguments_get_one_line_at_once(checkout, script, text, arg
     assert not list(checkout.glob("runs/slurm/*/*"))
 
 
+def test_configs_of_one_name_are_refused(checkout):
+    (checkout / "mine").mkdir()
+    shutil.copy(checkout / CONFIG, checkout / "mine" / "sweep.yaml")
+    (checkout / "sweep.yaml").write_text(f"base: mine/sweep.yaml\n{SPACE}\n")
+    done = bash("slurm/submit.sh", "sweep", "sweep.yaml", cwd=checkout)
+    assert (done.returncode, done.stderr) == (2, "distvae: mine/sweep.yaml: another config of the job has this name\n")
+    assert not list(checkout.glob("runs/slurm/*/*"))
+
+
 @pytest.mark.parametrize("line", ["base: {}", "base:   '{}'  # a tiny one", 'base: "{}"', "base: {} # a tiny one"])
 def test_a_sweep_runs_from_its_copy(checkout, line):
-    programs = stand_ins(checkout, {"srun": 'printf "%s\\n" "$@" >words\n', "scontrol": "echo n1\n"})
+    texts = {"srun": 'printf "%s\\n" "$@" >words\n', "scontrol": "echo n1\n", "python3": ""}
+    programs = stand_ins(checkout, texts)
     sweep = "mine/sweep.yaml"
     (checkout / "mine").mkdir()
     (checkout / sweep).write_text(f"seed: 3\n{line.format(CONFIG)}\n")
-    done = bash("slurm/sweep.sh", "--copy", "runs/slurm/one", sweep, "seed=4", cwd=checkout)
+    path = f"{programs}:{os.environ['PATH']}"
+    done = bash("slurm/sweep.sh", "--copy", "runs/slurm/one", sweep, "seed=4", cwd=checkout, PATH=path)
     assert done.returncode == 0, done.stderr
     for path in (sweep, CONFIG, "slurm/job.sh", "launch/sweep.py"):
         (checkout / path).write_text("exit 9 [\n")
@@ -240,7 +373,12 @@ def table(checkout):
     sbatch was called with."""
     (checkout / "plan").write_text(PLAN.format(config=CONFIG))
     programs = stand_ins(
-        checkout, {"python3": 'echo "$@" >asked\ncat plan\n', "squeue": "cat queue\n", "sbatch": SBATCH}
+        checkout,
+        {
+            "python3": '[[ $1 != launch/table1.py ]] || { echo "$@" >asked; cat plan; }\n',
+            "squeue": "cat queue\n",
+            "sbatch": SBATCH,
+        },
     )
 
     def run(*arguments: str, queue: dict[str, str], refused: str = "") -> subprocess.CompletedProcess:
@@ -255,7 +393,7 @@ def table(checkout):
 def submitted(checkout: Path) -> dict[str, str]:
     """What sbatch was called with, by the names of the jobs."""
     calls = (checkout / "submitted").read_text().splitlines()
-    return {re.search(rf"--job-name={checkout}/runs/ta ble/(\S+) ", call)[1]: call for call in calls}
+    return {re.search(rf"--comment={checkout}/runs/ta ble/(\S+) ", call)[1]: call for call in calls}
 
 
 def test_a_table_submits_what_neither_has_finished_nor_is_in_the_queue(table, checkout):
@@ -273,13 +411,18 @@ def test_a_table_submits_what_neither_has_finished_nor_is_in_the_queue(table, ch
         "seed-0/sfb: job 41, afterok:7",
         "seed-1/ae: job 42",
         "seed-1/fb: job 43, afterok:42",
-        "report: job 44, afterany:7:8:41:42:43,singleton",
+        "report: job 44, afterany:7:8:41:42:43:10",
     ]
     asked = "launch/table1.py --plan --rows=my rows data.path=a b.txt --seeds=0,1\n"
     assert (checkout / "asked").read_text() == asked
     calls = submitted(checkout)
     assert list(calls) == ["seed-0/sfb", "seed-1/ae", "seed-1/fb", "report"]
     assert all(" --gpus-per-node=1 --time=9 " in call for call in calls.values())
+    names = {name: re.findall(r"--job-name=(\S+)", call)[-1] for name, call in calls.items()}
+    assert names == {
+        "seed-0/sfb": "table1:sfb:seed-0", "seed-1/ae": "table1:ae:seed-1", "seed-1/fb": "table1:fb:seed-1",
+        "report": "report:ta_ble",
+    }  # fmt: skip
     assert " --dependency=afterok:7 --kill-on-invalid-dep=yes " in calls["seed-0/sfb"]
     assert "--dependency" not in calls["seed-1/ae"]
     assert calls["seed-1/fb"].endswith(f" {CONFIG} run=runs/ta ble/seed-1/fb")
@@ -301,7 +444,36 @@ def test_a_table_that_has_finished_has_only_its_report(table, checkout):
     (checkout / "plan").write_text(plan)
     done = table(queue={})
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "seed-0/ae: finished\nseed-0/kla: finished\nreport: job 41, singleton\n"
+    assert done.stdout == "seed-0/ae: finished\nseed-0/kla: finished\nreport: job 41\n"
+
+
+def test_a_table_checks_its_data_once(checkout, tiny):
+    (checkout / "rows").mkdir()
+    for name, stages in (("ae", "train: {max_epochs: 0}"), ("pt", "")):
+        text = re.sub(r"(?m)^(pretrain|train):.*\n( .*\n)*", "", tiny.read_text())
+        (checkout / "rows" / f"{name}.yaml").write_text(f"{text}\n{stages}\n")
+    programs = stand_ins(checkout, {"squeue": "", "sbatch": SBATCH})
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    words = ["slurm/table1.sh", "--rows=rows", "--seeds=0", "data.train_size=null", "data.path={}/where"]
+    done = bash(*(word.format("no") for word in words), cwd=checkout, PATH=path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "distvae: data.path=no/where: there is no such file or folder\n"
+    assert not (checkout / "submitted").exists()
+    done = bash(*(word.format("/no") for word in words), cwd=checkout, PATH=path, REFUSED="")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("distvae: WARNING data.path=/no/where: not found here; ")
+    assert done.stderr.count("\n") == 1
+    assert len((checkout / "submitted").read_text().splitlines()) == 3
+
+
+def test_a_report_comes_after_all_earlier_ones(table, checkout):
+    (checkout / "plan").write_text(f"seed-0/ae - {CONFIG} 'run=runs/ta ble/seed-0/ae'\n")
+    (checkout / "queue.more").write_text(
+        "".join(f"{job}|PENDING|None|{checkout}/runs/ta ble/report\n" for job in (8, 9))
+    )
+    stand_ins(checkout, {"squeue": "cat queue queue.more\n"})
+    done = table(queue={})
+    assert done.stdout == "seed-0/ae: job 41\nreport: job 42, afterany:41:8:9\n"
 
 
 def test_a_table_says_what_could_not_be_submitted(table, checkout):
@@ -409,9 +581,38 @@ KILLED = (
     ("logs", "shown"),
     [
         ([LOST, TRACEBACK.format(rank=1, error="ValueError: the cause"), KILLED], "ValueError: the cause"),
-        ([KILLED, LOST, "bash: accelerate: command not found\n"], "accelerate: command not found"),
         ([LOST, LOST + TRACEBACK.format(rank=3, error="KeyError: 'cause'")], "KeyError: 'cause'"),
+        ([TRACEBACK.format(rank=0, error="queue.Empty")], "queue.Empty"),
+        (["RuntimeError: the cause\n" + KILLED], "RuntimeError: the cause"),
         ([KILLED, "note\ndistvae: own.yaml: unknown key\n" + KILLED], "distvae: own.yaml: unknown key"),
+        (
+            [
+                TRACEBACK.format(rank=0, error="DistBackendError: of another"),
+                "distvae: WARNING slow\n" + KILLED + "distvae: own.yaml: unknown key\n",
+            ],
+            "distvae: own.yaml: unknown key",
+        ),
+    ],
+)
+def test_a_failure_begins_with_its_reason(tmp_path, logs, shown):
+    for i, text in enumerate(logs):
+        (tmp_path / f"n{i}.log").write_text("epochs …\n" + text)
+    done = bash("-c", '. slurm/job.sh; show_failure "$1"', "bash", str(tmp_path), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    first, where, *excerpt = done.stderr.splitlines()
+    assert first == (shown if shown.startswith("distvae: ") else f"distvae: failed: {shown}")
+    assert where == f"(from {tmp_path}/n{[shown in text for text in logs].index(True)}.log)"
+    # An exception's traceback follows, but not what the launcher says after it.
+    if shown.startswith("distvae: "):
+        assert excerpt == []
+    else:
+        assert excerpt in (["Traceback (most recent call last):", shown], [shown])
+
+
+@pytest.mark.parametrize(
+    ("logs", "shown"),
+    [
+        ([KILLED, LOST, "bash: accelerate: command not found\n"], "accelerate: command not found"),
         ([KILLED, "distvae/train.py FAILED: exitcode -9\n"], "exitcode -9"),
         ([LOST], "Connection closed by peer"),
         (["out of memory\n"], "out of memory"),
@@ -423,7 +624,76 @@ def test_the_log_that_tells_the_cause_is_shown(tmp_path, logs, shown):
     done = bash("-c", '. slurm/job.sh; show_failure "$1"', "bash", str(tmp_path), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert shown in done.stderr
-    assert done.stderr.startswith(f"failed; from {tmp_path}/n{[shown in text for text in logs].index(True)}.log:\n")
+    log = f"{tmp_path}/n{[shown in text for text in logs].index(True)}.log"
+    assert done.stderr.startswith(f"distvae: failed without a reason of its own; the last lines of {log}:\n")
+
+
+# -- GPUs --------------------------------------------------------------------------------------------------------------
+
+# What Slurm says about a job of two nodes.
+GIVEN = """\
+JobId=7 JobName=a NodeList=n[1-2] BatchHost=n1
+   JOB_GRES=gpu:4
+     Nodes={nodes} CPU_IDs=0-1 Mem=0 GRES={gres}
+     Nodes={others} CPU_IDs=0 Mem=0 GRES={others_gres}
+   MinCPUsNode=1 MinMemoryNode=0
+   TresPerNode={asked}
+"""
+
+
+@pytest.mark.parametrize(
+    ("gres", "others_gres", "asked", "found"),
+    [
+        ("gpu:2(IDX:0-1)", "gpu:2(IDX:0,3)", "", [2, 2]),
+        ("gpu:2(IDX:0-1)", "gpu:1(IDX:0)", "", [2, 1]),
+        ("gpu:2(IDX:0-1)", "(null)", "", [2, 0]),
+        ("", "", "", [0, 0]),
+        ("gpu:a100:2(IDX:0,3),gpu:v100:1(IDX:2),shard:9(IDX:1)", "gpu:3(S:0-1)", "", [3, 3]),
+        # --exclusive gives all GPUs of a node, whatever was asked for.
+        ("gpu:a100:4(IDX:0-3)", "gpu:a100:8(IDX:0-7)", "gres:gpu:a100:2", [2, 2]),
+        ("gpu:4(IDX:0-3)", "gpu:4(IDX:0-3)", "gres/gpu", [1, 1]),
+        ("gpu:4(IDX:0-3)", "gpu:4(IDX:0-3)", "gres:nvme:1", [4, 4]),
+    ],
+)
+def test_gpus_are_those_that_the_job_was_given(checkout, gres, others_gres, asked, found):
+    text = GIVEN.format(nodes="n1", gres=gres, others="n2", others_gres=others_gres, asked=asked)
+    scontrol = "case $2 in hostnames) sed 's/n.1-2./n1\\nn2/' <<<\"$3\" ;; *) cat given ;; esac\n"
+    (checkout / "given").write_text(text)
+    programs = stand_ins(checkout, {"scontrol": scontrol})
+    script = '. slurm/job.sh; find_gpus; echo "${gpus[n1]} ${gpus[n2]}"'
+    slurm = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+    done = bash("-c", script, cwd=checkout, **slurm)
+    assert (done.stdout, done.stderr) == (f"{found[0]} {found[1]}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("counts", "asks"), [((2, 2), "--gpus-per-node=2"), ((2, 1), "--gpus=3"), ((0, 0), None), ((0, 2), "refused")]
+)
+def test_a_step_asks_for_the_gpus_of_its_job(checkout, counts, asks):
+    """What sbatch was asked for is not passed on: under --exclusive it is not what the job was given."""
+    programs = stand_ins(checkout, {"srun": '{ printf "%s\\n" "$@"; env | grep ^SLURM_GPUS; } >words\n'})
+    script = ". slurm/job.sh; gpus=([n1]=$1 [n2]=$2); on_every_node runs/one apart true"
+    slurm = {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS": "4", "SLURM_GPUS_PER_NODE": "4", "SLURM_GPUS_PER_TASK": "4"}
+    path = f"{programs}:{os.environ['PATH']}"
+    done = bash("-c", script, "bash", *map(str, counts), cwd=checkout, PATH=path, **slurm)
+    if asks == "refused":
+        assert done.returncode == 2
+        assert done.stderr.startswith("distvae: some nodes of the job have GPUs for it and some have none; ")
+        assert not (checkout / "words").exists()
+    else:
+        words = (checkout / "words").read_text().splitlines()
+        assert [word for word in words if "gpu" in word.lower()] == ([asks] if asks else [])
+
+
+@pytest.mark.parametrize("given", ["2", None])
+def test_processes_see_no_gpu_that_the_job_was_not_given(checkout, given):
+    programs = stand_ins(checkout, {"accelerate": 'echo "GPUs: ${CUDA_VISIBLE_DEVICES-all}"\n'})
+    slurm = {"SLURM_NODEID": "0", "DISTVAE_EXIT_FILE": str(checkout / "exit")}
+    if given:
+        slurm["SLURM_GPUS_ON_NODE"] = given
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = bash("slurm/node.sh", cwd=checkout, PATH=path, CUDA_VISIBLE_DEVICES="0,1", **slurm)
+    assert (done.stdout, done.stderr) == (f"GPUs: {'0,1' if given else ''}\n", "")
 
 
 # -- Ends, and going on ------------------------------------------------------------------------------------------------
@@ -587,7 +857,7 @@ def test_a_nodes_training_gets_each_signal_once_and_its_launcher_none(checkout, 
     }  # fmt: skip
     environment.pop("SLURM_GPUS_ON_NODE", None)
     process = subprocess.Popen(
-        ["bash", checkout / "slurm" / "node.sh", "0"],
+        ["bash", checkout / "slurm" / "node.sh"],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     end = time.monotonic() + 20

@@ -160,6 +160,7 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
     with bring_up(tmp_path_factory, size=6, extra=["KillWait=30"]) as cluster:
         stand_in, real = (check_out(tmp_path_factory.mktemp(name), tiny) for name in ("stand-in", "real"))
         (stand_in / "launch" / "sweep.py").write_text(DRIVER)
+        (stand_in / "slurm" / "check.py").write_text("")  # the stand-in's tasks are no settings of a sweep
         (stand_in / SWEEP).write_text(f"base: '{CONFIG}'  # a tiny one\ntasks: 6\nseconds: 1\nfactor: 1\nhold: false\n")
         with (real / "distvae" / "batches.py").open("a") as module:
             module.write(SLOW)
@@ -268,7 +269,7 @@ def test_a_bad_sweep_ends_with_one_line(sweeps):
     assert (job.state, job.fields["ExitCode"]) == ("FAILED", "2:0")
     folder = sweeps.folder("bad").relative_to(sweeps.stand_in)
     assert job.log.endswith(
-        f"failed; from {folder}/logs/{job.fields['NodeList']}.log:\ndistvae: {folder}/code/{SWEEP}: unknown key bad\n"
+        f"distvae: {folder}/code/{SWEEP}: unknown key bad\n(from {folder}/logs/{job.fields['NodeList']}.log)\n"
     )
 
 

@@ -26,7 +26,7 @@ SLOW = """
 
 def collate(*arguments, whole=collate):
     import os, time
-    if os.environ["SLURM_JOB_NAME"].endswith("/ae") and "SLURM_RESTART_COUNT" not in os.environ:
+    if ":ae:" in os.environ["SLURM_JOB_NAME"] and "SLURM_RESTART_COUNT" not in os.environ:
         time.sleep(0.5)
     return whole(*arguments)
 """

@@ -1,0 +1,60 @@
+"""Validate what a job is to run, before it is queued or starts: ``check.py train CONFIG [key=value …]``, or ``check.py
+sweep SWEEP [key=value …]``. Needs no GPU. Exits with 2 and one line on bad input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+from distvae.arguments import Parser
+from distvae.config import CAPTIONS, SNLI, Config, DataConfig, known_keys, load_config
+from distvae.errors import UserError, tell
+
+
+def main(kind: str, words: list[str]) -> int:
+    try:
+        data = _train(words) if kind == "train" else _sweep(words)
+        _find(data.path)
+    except UserError as error:
+        tell(error)
+        return 2
+    return 0
+
+
+def _train(words: list[str]) -> DataConfig:
+    return load_config(*_parse(words, "CONFIG", known_keys(Config))).data
+
+
+def _sweep(words: list[str]) -> DataConfig:
+    from distvae.sweep import SweepConfig, load_sweep  # late: it imports torch
+
+    settings = [*known_keys(SweepConfig), *(f"set.{key}" for key in known_keys(Config))]
+    sweep = load_sweep(*_parse(words, "SWEEP", settings))
+    return sweep.config_of(sweep.samples()[0], sweep.folder).data
+
+
+def _parse(words: list[str], metavar: str, settings: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    parser = Parser(usage=f"{metavar} [key=value …]", add_help=False, settings=settings)
+    parser.add_argument("file", metavar=metavar)
+    parser.add_argument("overrides", nargs="*", default=[])
+    options, strays = parser.parse_known_args(words)
+    if strays:
+        raise UserError(
+            f"{strays[0]} comes after {metavar}; options of sbatch come before the job, others before {metavar}"
+        )
+    return options.file, tuple(options.overrides)
+
+
+def _find(path: str) -> None:
+    """Refuse a missing path below this folder, which all nodes see. Any other may exist on the nodes alone."""
+    place = os.path.expanduser(path)
+    if path in (CAPTIONS, SNLI) or os.path.exists(place):
+        return
+    if not os.path.isabs(place):
+        raise UserError(f"data.path={path}: there is no such file or folder")
+    print(f"distvae: WARNING data.path={path}: not found here; the job fails unless its nodes have it", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
