@@ -17,6 +17,10 @@ code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 set +u # what a site calls in env.sh was seldom written for it
 . "$code/slurm/env.sh"
 set -u
+if [[ -z ${SLURM_GPUS_ON_NODE:-}${CUDA_VISIBLE_DEVICES:-} ]] && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
+    echo "distvae: WARNING ${SLURMD_NODENAME:-this node} has GPUs, but Slurm gave the job none: it trains on CPUs. Ask for GPUs" \
+        "with --gpus-per-node=N, or where Slurm does not manage them, set CUDA_VISIBLE_DEVICES in slurm/env.sh" >&2
+fi
 
 # The copy is what runs, even where distvae is installed from the checkout.
 export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}

@@ -694,6 +694,9 @@ def test_processes_see_no_gpu_that_the_job_was_not_given(checkout, given):
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = bash("slurm/node.sh", cwd=checkout, PATH=path, CUDA_VISIBLE_DEVICES="0,1", **slurm)
     assert (done.stdout, done.stderr) == (f"GPUs: {'0,1' if given else ''}\n", "")
+    stand_ins(checkout, {"nvidia-smi": "echo 'GPU 0: NVIDIA H200'\n"})
+    done = bash("slurm/node.sh", cwd=checkout, PATH=path, CUDA_VISIBLE_DEVICES="0,1", SLURMD_NODENAME="n1", **slurm)
+    assert ("WARNING n1 has GPUs, but Slurm gave the job none" in done.stderr) == (given is None)
 
 
 # -- Ends, and going on ------------------------------------------------------------------------------------------------
