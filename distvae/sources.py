@@ -19,7 +19,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,6 +65,8 @@ PIECE = 1 << 20
 # Column names that are remembered for an error message.
 NAMES = 1000
 
+# Of a file that was appended to another it begins a line.
+BOM = "\ufeff"
 GZIP, UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -449,7 +451,7 @@ def _fill_from_lines(path: Path, stores: list[_Column]) -> str:
     for store in stores:
         _find_column([TEXT_COLUMN], store.name, str(path))
         for line in _lines(path):
-            store.add(line.rstrip("\r\n"))
+            store.add(line.lstrip(BOM).rstrip("\r\n"))
     return ""
 
 
@@ -506,7 +508,7 @@ def _fill_from_json_lines(path: Path, stores: list[_Column]) -> str:
         if line.isspace():
             continue
         try:
-            row = _DECODER.decode(line)
+            row = _DECODER.decode(line.lstrip(BOM))
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
@@ -609,12 +611,23 @@ def _json_values(path: Path) -> Iterator[tuple[bool, Any]]:
 # Separated values.
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How rows are written: as by RFC 4180, or (not ``quoted``) with quotes that are text."""
+
+    separator: str
+    spaced: bool  # a space follows each separator
+    quoted: bool = True
+
+
 def _fill_from_csv(path: Path, stores: list[_Column]) -> str:
     usual = "\t" if _kind(path) == ".tsv" else ","
-    separator, header = _header(path, [store.name for store in stores], usual)
-    quoting = csv.QUOTE_NONE if separator == "\t" and _has_bare_quotes(path, len(header)) else csv.QUOTE_MINIMAL
+    layout, header = _header(path, [store.name for store in stores], usual)
+    if layout.separator == "\t" and _has_bare_quotes(path, layout, len(header)):
+        layout = replace(layout, quoted=False)
     places = [(store, _find_column(header, store.name, str(path))) for store in stores]
-    rows = _records(path, separator, quoting)
+    separators = SEPARATORS[layout.separator]
+    rows = _records(path, layout)
     next(rows)
     empty = True
     for line, row in rows:
@@ -623,42 +636,54 @@ def _fill_from_csv(path: Path, stores: list[_Column]) -> str:
                 continue
             raise UserError(
                 f"{path}, line {line}: has {len(row)} fields where the header has {len(header)}; quote sentences that"
-                f" hold {SEPARATORS[separator]}"
+                f" hold {separators}"
+                if len(row) > len(header)
+                else f"{path}, line {line}: has {len(row)} of {len(header)} fields; write empty ones too"
             )
         empty = False
         for store, place in places:
             store.add(row[place])
     if empty:
         raise UserError(f"{path}: holds no sentence")
-    notes = [f"columns separated by {SEPARATORS[separator]}"] if separator != usual else []
-    notes += ["quotes read as part of the text"] if quoting == csv.QUOTE_NONE else []
+    notes = [f"columns separated by {separators}"] if layout.separator != usual else []
+    notes += [] if layout.quoted else ["quotes read as part of the text"]
     return ", ".join(notes)
 
 
-def _header(path: Path, columns: list[str], usual: str) -> tuple[str, list[str]]:
-    """The separator by which the first row has the wanted columns, the usual one first, and that row."""
+def _header(path: Path, columns: list[str], usual: str) -> tuple[_Layout, list[str]]:
+    """The layout by which the first row has the wanted columns, the usual separator first, and that row."""
     headers, failures = {}, []
-    for separator in dict.fromkeys((usual, *SEPARATORS)):
+    # Columns after a space begin with one if it is not skipped, so that where skipping changes nothing it comes last.
+    for separator, spaced in itertools.product(dict.fromkeys((usual, *SEPARATORS)), (False, True)):
+        layout = _Layout(separator, spaced)
         try:
-            _, row = next(_records(path, separator, csv.QUOTE_MINIMAL), (0, []))
+            _, row = next(_records(path, layout), (0, []))
         except UserError as error:
             failures.append(error)
             continue
-        headers[separator] = [name.strip(" ") or f"Unnamed: {i}" for i, name in enumerate(row)]
+        if not spaced and any(name.startswith(" ") for name in row[1:]):
+            continue
+        headers[layout] = [name.strip(" ") or f"Unnamed: {i}" for i, name in enumerate(row)]
     if not headers:
         raise failures[0]
     if not any(headers.values()):
         raise UserError(f"{path}: holds no sentence")
-    for separator, header in headers.items():
+    for layout, header in headers.items():
         if set(columns) <= set(header):
-            return separator, header
+            return layout, header
     return max(headers.items(), key=lambda item: len(item[1]))
 
 
-def _records(path: Path, separator: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not blank, each with the number of its first line."""
     csv.field_size_limit(sys.maxsize)  # a document may be one field
-    reader = csv.reader(_lines(path), delimiter=separator, quoting=quoting, strict=True)
+    reader = csv.reader(
+        _lines(path),
+        delimiter=layout.separator,
+        quoting=csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE,
+        skipinitialspace=layout.spaced,
+        strict=True,
+    )
     while True:
         line = reader.line_num + 1
         try:
@@ -666,25 +691,31 @@ def _records(path: Path, separator: str, quoting: int) -> Iterator[tuple[int, li
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{path}, line {line}: is not CSV: {error}") from None
+            raise UserError(
+                f"{path}, line {line}: is not CSV: {error}; quote a field that holds quotes, and double them"
+            ) from None
         if row:
             yield line, row
 
 
-def _has_bare_quotes(path: Path, width: int) -> bool:
+def _has_bare_quotes(path: Path, layout: _Layout, width: int) -> bool:
     """Whether the quotes of a file of tabs are text: by the rules of quotes it is not well-formed, or lines that are
     rows by themselves would become one."""
-    quoted, bare = (_count_rows(path, width, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE))
+    quoted, bare = (_count_rows(path, replace(layout, quoted=quoted), width) for quoted in (True, False))
     return quoted is None or (bare is not None and bare != quoted and width > 1)
 
 
-def _count_rows(path: Path, width: int, quoting: int) -> int | None:
-    """How many rows a file of tabs has. None: it is not well-formed."""
+def _count_rows(path: Path, layout: _Layout, width: int) -> int | None:
+    """How many rows a file has. None: it is not well-formed."""
+    count = 0
     try:
-        rows = [len(row) == width or _is_blank(row) for _, row in _records(path, "\t", quoting)]
+        for _, row in _records(path, layout):
+            if len(row) != width and not _is_blank(row):
+                return None
+            count += 1
     except UserError:
         return None
-    return len(rows) if all(rows) else None
+    return count
 
 
 def _is_blank(row: list[str]) -> bool:

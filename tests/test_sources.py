@@ -205,6 +205,18 @@ def test_the_header_tells_the_separator(tmp_path, header):
     assert read(written(tmp_path / "a.csv", "\n".join([header, *lines]))) == ["A dog, a cat; a bird", "two\nlines"]
 
 
+def test_a_space_may_follow_each_separator(tmp_path):
+    path = written(tmp_path / "a.csv", 'id, "text", n\n1, "A dog, a cat", 2\n2, A bird, 3\n3,"A ""dog""",4\n')
+    assert read(path) == ["A dog, a cat", "A bird", 'A "dog"']
+    path = written(tmp_path / "a.csv", 'id,text\n1, "A dog" he said\n')
+    assert read(path) == [' "A dog" he said']
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.txt", "A dog."), ("a.jsonl", '{"text": "A dog."}')])
+def test_files_that_were_appended_to_others(tmp_path, name, line):
+    assert read(written(tmp_path / name, f"\ufeff{line}\n\ufeff{line}\r\n{line}")) == ["A dog."] * 3
+
+
 def test_quotes_of_tabs_may_be_text(tmp_path):
     note = "quotes read as part of the text"
     for rows in (['"Go!" he said', "A dog."], ['"A dog', 'barks"'], ['"', "A dog."]):
@@ -253,6 +265,7 @@ def refused(path: Path, *columns: str) -> str:
             "text;n\na;1\nb; c;2\n",
             "line 3: has 3 fields where the header has 2; quote sentences that hold semi",
         ),
+        ("a.csv", "text,n\na,1\nb\n", "line 3: has 1 of 2 fields; write empty ones too"),
         ("a.csv", 'text,n\na,1\n"b\nc,2\nd,3\n', "line 3: is not CSV: unexpected end of data"),
         ("a.tsv", "text\tn\n", "holds no sentence"),
         ("a.csv", "text,n\na\0,1\n", "line 2: holds a NUL byte"),
