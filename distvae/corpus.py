@@ -38,7 +38,8 @@ from distvae import captions, sources
 from distvae.config import CAPTIONS, DataConfig
 from distvae.cores import usable_cores
 from distvae.errors import UserError
-from distvae.sources import BATCH, SPLITS, TEXT_COLUMN, WHOLE_FILE, Texts
+from distvae.readers import BATCH, TEXT_COLUMN, Texts
+from distvae.sources import SPLITS, WHOLE_FILE
 from distvae.vocabulary import Vocabulary, tokenize
 
 # To be raised with every change of code that changes what is built.

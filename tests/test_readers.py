@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distvae import sources
+from distvae import readers, sources
 from distvae.config import DataConfig
 from distvae.errors import UserError
 
@@ -22,7 +22,7 @@ def read(path: Path, *columns: str) -> list[str | None]:
     return load(path, *columns).rows["text"][:]
 
 
-def load(path: Path, *columns: str) -> sources.Texts:
+def load(path: Path, *columns: str) -> readers.Texts:
     data = DataConfig(path=str(path), columns=columns or None)
     files = sources.find_files(data)
     before = path.read_bytes()
@@ -153,8 +153,8 @@ def test_json_is_read_in_pieces_as_it_is_as_a_whole(tmp_path_factory, values, si
     pieces = [json.dumps(value, indent=indent) for value in values]
     path.write_text(json.dumps(values, indent=indent) if in_list else "\n".join(pieces), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "PIECE", size)
-        read = list(sources._json_values(path))
+        patch.setattr(readers, "PIECE", size)
+        read = list(readers._json_values(path))
     assert [is_in for is_in, _ in read] == [in_list] * len(values)
     assert [as_text(value) for _, value in read] == [as_text(value, write=json.dumps) for value in values]
 
@@ -194,7 +194,7 @@ def test_separators(tmp_path, suffix, delimiter, line_end):
     texts = load(written(tmp_path / f"a{suffix}", content.removesuffix(line_end)))
     assert texts.rows["text"][:] == [row[1] for row in rows[1:]]
     usual = "\t" if suffix == ".tsv" else ","
-    assert texts.note == ("" if delimiter == usual else f"columns separated by {sources.SEPARATORS[delimiter]}")
+    assert texts.note == ("" if delimiter == usual else f"columns separated by {readers.SEPARATORS[delimiter]}")
 
 
 @pytest.mark.parametrize("header", ["text\t", "\ttext", "n\t text ", "a,b\ttext", 'text\t"a;b;c"'])
