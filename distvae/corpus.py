@@ -39,7 +39,8 @@ from distvae.config import CAPTIONS, DataConfig
 from distvae.cores import usable_cores
 from distvae.errors import UserError
 from distvae.files import room_for_sockets
-from distvae.sources import BATCH, SPLITS, TEXT_COLUMN, WHOLE_FILE, Texts
+from distvae.readers import BATCH, TEXT_COLUMN, Texts
+from distvae.sources import SPLITS, WHOLE_FILE
 from distvae.vocabulary import MANY_UNKNOWN, Vocabulary, tokenize
 
 # To be raised with every change of code that changes what is built.

@@ -1,38 +1,17 @@
-"""Text columns of files and of the hub, read as strings into Arrow files.
-
-Only the columns that are asked for are read, and no type is inferred: what other columns hold, or how they change from
-row to row, does not matter. Files are read in pieces, so that memory stays bounded.
-
-A value is text (or missing, which is an empty sentence). A number or a boolean of JSON among texts is read as it is
-written. A list, an object, or a column without any text is an error.
-"""
+"""Where texts come from: which files, or the hub, and what determines their rows."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import itertools
-import json
 import re
-import sys
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Dataset
 from huggingface_hub import HfApi, is_offline_mode
 
 from distvae.config import CAPTIONS, SNLI, DataConfig
 from distvae.errors import UserError
 from distvae.files import sha256
+from distvae.readers import SUFFIXES, TEXT_COLUMN, Texts, is_gzip, kind, read_dataset, read_file, reason
 
 SPLITS = ("train", "valid", "test")
 HUB_SPLITS = ("train", "validation", "test")
@@ -53,34 +32,7 @@ SNLI_REVISION = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"
 SNLI_COLUMNS = ("premise", "hypothesis")
 HUB_TIMEOUT_SECONDS = 10
 
-TEXT_COLUMN = "text"
-SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 KINDS = f"{', '.join(SUFFIXES)}; .gz too, but for .parquet"
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-
-# Rows and characters that are held in memory at a time.
-BATCH, BATCH_CHARACTERS = 10_000, 1 << 24
-# Characters of JSON that are read at a time.
-PIECE = 1 << 20
-# Column names that are remembered for an error message.
-NAMES = 1000
-
-GZIP, UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The rows of a source.
-
-    Attributes:
-        rows: one column, ``text``, memory-mapped; null where there is none.
-        where: the source, for messages.
-        note: how it was read where this is not obvious, else "".
-    """
-
-    rows: Dataset
-    where: str
-    note: str = ""
 
 
 # Which files.
@@ -104,7 +56,7 @@ def origin(data: DataConfig, files: dict[str, Path]) -> dict:
     """What determines the rows, as JSON: each file's kind and SHA-256, or the hub's revision."""
     if data.path == SNLI:
         return {"hub": SNLI, "revision": SNLI_REVISION}
-    return {name: [_kind(path), _is_gzip(path), _sha256(path)] for name, path in files.items()}
+    return {name: [kind(path), is_gzip(path), _sha256(path)] for name, path in files.items()}
 
 
 def states(files: dict[str, Path]) -> dict[str, tuple[int, ...]]:
@@ -142,7 +94,7 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
     candidates = sorted(path for path in folder.iterdir() if _is_readable(path) and split in _splits_named(path))
     if len(candidates) > 1 and columns not in (None, (TEXT_COLUMN,)):
         # As in SNLI's own folder, which has everything twice. Plain text has no columns to name.
-        candidates = [path for path in candidates if _kind(path) != ".txt"]
+        candidates = [path for path in candidates if kind(path) != ".txt"]
     if not candidates:
         raise UserError(f"{folder}: holds no file for {split}, such as {split}.txt ({KINDS})")
     if len(candidates) > 1:
@@ -156,17 +108,8 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
 
 def _is_readable(path: Path) -> bool:
     """Whether it is a file of a kind that is read."""
-    well = _kind(path) in SUFFIXES and not (_is_gzip(path) and _kind(path) == ".parquet")
+    well = kind(path) in SUFFIXES and not (is_gzip(path) and kind(path) == ".parquet")
     return well and not path.name.startswith(".") and path.is_file()
-
-
-def _kind(path: Path) -> str:
-    """The suffix, without `.gz`."""
-    return (path.with_suffix("") if _is_gzip(path) else path).suffix.lower()
-
-
-def _is_gzip(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
 
 
 def _splits_named(path: Path) -> set[str]:
@@ -196,125 +139,12 @@ def load(data: DataConfig, files: dict[str, Path], work: Path) -> dict[str, Text
     if data.path == SNLI:
         columns = data.columns or SNLI_COLUMNS
         hub = _load_hub()
-        return {SPLIT_OF_NAME[name]: _read_hub(hub[name], name, columns, work) for name in HUB_SPLITS}
+        names = {SPLIT_OF_NAME[name]: name for name in HUB_SPLITS}
+        return {
+            split: read_dataset(hub[name], f"{SNLI}, {name}", split, columns, work) for split, name in names.items()
+        }
     columns = data.columns or (TEXT_COLUMN,)
-    return {name: _read_file(path, name, columns, work) for name, path in files.items()}
-
-
-class _Column:
-    """A column of text, written to an Arrow file as it is read."""
-
-    def __init__(self, name: str, where: str, path: Path):
-        self.name, self.where, self._path = name, where, path
-        self.number: str | None = None  # where the first value stands that is a number or a boolean
-        self.has_text = False
-        self._batch: list[str | None] = []
-        self._characters = 0
-        self._file = path.open("wb")
-        self._writer = pa.ipc.new_stream(self._file, pa.schema([(TEXT_COLUMN, pa.large_string())]))
-
-    def add(self, text: str | None) -> None:
-        """Append a row."""
-        self._batch.append(text)
-        self._characters += len(text) if text else 0
-        if len(self._batch) == BATCH or self._characters > BATCH_CHARACTERS:
-            self._flush()
-
-    def add_json(self, value: Any, place: str) -> None:
-        """Append a value of JSON.
-
-        Raises:
-            UserError: it is a list or an object.
-        """
-        if type(value) is str:
-            self.has_text = True
-        elif isinstance(value, _Number | bool):
-            self.number = self.number or place
-            value = {True: "true", False: "false"}.get(value) or str(value)
-        elif value is not None:
-            kind = "a list" if isinstance(value, list) else "an object"
-            raise _not_text(f"{self.where}, {place}", self.name, kind)
-        self.add(value)
-
-    def add_arrow(self, array: pa.Array) -> None:
-        """Append an array of a type that ``_holds_text``."""
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        array = array.cast(pa.large_string())
-        try:
-            array.validate(full=True)
-        except pa.ArrowInvalid:  # Parquet promises that its texts are UTF-8, but no writer has to check
-            raise UserError(f"{self.where}: column {self.name} holds a sentence that is not UTF-8") from None
-        self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
-
-    def finish(self) -> Dataset:
-        """Open what was written.
-
-        Raises:
-            UserError: all of its values are numbers or booleans.
-        """
-        if self.number and not self.has_text:
-            raise _not_text(self.where, self.name, f"numbers ({self.number})")
-        self._flush()
-        self._writer.close()
-        self.close()
-        return Dataset.from_file(str(self._path))
-
-    def close(self) -> None:
-        """Close the file, whole or not."""
-        self._file.close()
-
-    def _flush(self) -> None:
-        try:
-            array = pa.array(self._batch, pa.large_string())
-        except UnicodeEncodeError as error:
-            broken = ascii(error.object[max(error.start - 30, 0) : error.end + 30])
-            raise UserError(
-                f"{self.where}: column {self.name} holds half of a surrogate pair, which is no character: {broken}"
-            ) from None
-        self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
-        self._batch, self._characters = [], 0
-
-
-def _pool(name: str, where: str, columns: Sequence[str], work: Path, fill: Callable[[list[_Column]], str]) -> Texts:
-    """Have the columns filled, each in its own Arrow file, and put them one below the other."""
-    stores: list[_Column] = []
-    try:
-        for i, column in enumerate(dict.fromkeys(columns)):
-            stores.append(_Column(column, where, work / f"{name}-{i}.arrow"))
-        note = fill(stores)
-        read = {store.name: store.finish() for store in stores}
-    finally:
-        for store in stores:
-            store.close()
-    return Texts(datasets.concatenate_datasets([read[column] for column in columns]), where, note)
-
-
-def _read_file(path: Path, name: str, columns: Sequence[str], work: Path) -> Texts:
-    fill = {
-        ".txt": _fill_from_lines,
-        ".jsonl": _fill_from_json_lines,
-        ".json": _fill_from_json,
-        ".csv": _fill_from_csv,
-        ".tsv": _fill_from_csv,
-        ".parquet": _fill_from_parquet,
-    }[_kind(path)]
-    return _pool(name, str(path), columns, work, partial(fill, path))
-
-
-def _no_column(where: str, column: str, names: Iterable[str]) -> UserError:
-    names = list(names)
-    if not names:
-        return UserError(f"{where}: holds no sentence")
-    listed = ", ".join(names[:20]) + (f" … ({len(names):,} in all)" if len(names) > 20 else "")
-    return UserError(f"{where}: has no column {column}, but {listed}; say by data.columns=[…] which hold sentences")
-
-
-def _not_text(where: str, column: str, kind: str) -> UserError:
-    return UserError(f"{where}: column {column} holds {kind}, not text; say by data.columns=[…] which hold text")
-
-
-# The hub.
+    return {name: read_file(path, name, columns, work) for name, path in files.items()}
 
 
 def _load_hub() -> datasets.DatasetDict:
@@ -330,372 +160,3 @@ def _load_hub() -> datasets.DatasetDict:
             " (https://nlp.stanford.edu/projects/snli) and pass its folder:"
             " data.path=FOLDER data.columns=[sentence1,sentence2]"
         ) from error
-
-
-def _read_hub(rows: Dataset, name: str, columns: Sequence[str], work: Path) -> Texts:
-    where = f"{SNLI}, {name}"
-
-    def fill(stores: list[_Column]) -> str:
-        _check_schema(rows.data.schema, where, stores)
-        for table in rows.select_columns([s.name for s in stores]).with_format("arrow").iter(BATCH):
-            for store in stores:
-                for chunk in table.column(store.name).chunks:
-                    store.add_arrow(chunk)
-        return ""
-
-    return _pool(name, where, columns, work, fill)
-
-
-# Files of Parquet.
-
-
-def _fill_from_parquet(path: Path, stores: list[_Column]) -> str:
-    try:
-        file = pq.ParquetFile(path)
-        schema, rows = file.schema_arrow, file.metadata.num_rows
-    except Exception as error:
-        raise UserError(f"{path}: is not Parquet: {reason(error)}") from None
-    with file:
-        if rows == 0:
-            raise UserError(f"{path}: holds no sentence")
-        _check_schema(schema, str(path), stores)
-        for batch in _parquet_batches(file, path, [store.name for store in stores]):
-            for store in stores:
-                store.add_arrow(batch.column(store.name))
-    return ""
-
-
-def _parquet_batches(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from file.iter_batches(BATCH, columns=columns)
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read as Parquet: {reason(error)}") from error
-
-
-def _check_schema(schema: pa.Schema, where: str, stores: list[_Column]) -> None:
-    for store in stores:
-        _find_column(schema.names, store.name, where)
-        kind = schema.field(store.name).type
-        if not _holds_text(kind):
-            raise _not_text(where, store.name, str(kind))
-
-
-def _holds_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(is_known(kind) for is_known in known)
-
-
-def _find_column(names: Sequence[str], column: str, where: str) -> int:
-    """The place of a column.
-
-    Raises:
-        UserError: there is none of this name, or there are several.
-    """
-    if column not in names:
-        raise _no_column(where, column, names)
-    if names.count(column) > 1:
-        raise UserError(f"{where}: has {names.count(column)} columns with the name {column}; rename the others")
-    return names.index(column)
-
-
-# Files of lines.
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if _is_gzip(path) else path.open("rb")
-
-
-def _pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[str]]) -> Iterator[str]:
-    """What ``take`` reads of a text file: UTF-8, unzipped, line ends as they are."""
-    try:
-        with _open(path) as file:
-            for piece in take(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")):
-                if "\0" in piece:
-                    raise _not_utf8(path)
-                yield piece
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be unzipped: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _lines(path: Path) -> Iterator[str]:
-    return _pieces(path, iter)
-
-
-def _not_utf8(path: Path) -> UserError:
-    """The error of a file that is not text in UTF-8, with the line that shows it."""
-    number = 0
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if number == 1 and line.startswith(GZIP):
-                return UserError(f"{path}: is gzip, not text; let its name end in .gz")
-            if number == 1 and line.startswith(UTF16):
-                return UserError(f"{path}, line 1: is not UTF-8, but UTF-16; convert it (iconv -f UTF-16 -t UTF-8)")
-            if b"\0" in line:
-                return UserError(f"{path}, line {number}: holds a NUL byte; is it text, and in UTF-8?")
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                break
-    return UserError(f"{path}, line {number}: is not UTF-8; convert it (such as by iconv -f WINDOWS-1252 -t UTF-8)")
-
-
-def _fill_from_lines(path: Path, stores: list[_Column]) -> str:
-    for store in stores:
-        _find_column([TEXT_COLUMN], store.name, str(path))
-        for line in _lines(path):
-            store.add(line.rstrip("\r\n"))
-    return ""
-
-
-# JSON.
-
-
-class _Number(str):
-    """A number as it is written."""
-
-
-class _Repeating(dict):
-    """An object that has a key more than once."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]):
-        super().__init__(pairs)
-        self.repeated = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict:
-    row = dict(pairs)
-    return row if len(row) == len(pairs) else _Repeating(pairs)
-
-
-_DECODER = json.JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_Number, object_pairs_hook=_object)
-_SPACE = re.compile(r"[ \t\r\n]*")
-
-
-class _Rows:
-    """JSON objects on their way into columns."""
-
-    def __init__(self, where: str, stores: list[_Column]):
-        self._where, self._stores = where, stores
-        self._missing = {store.name for store in stores}
-        self._names: dict[str, None] = {}
-
-    def add(self, row: dict, place: str) -> None:
-        for store in self._stores:
-            _check_key(row, store.name, self._where, place)
-            store.add_json(row.get(store.name), place)
-        if self._missing:
-            self._missing.difference_update(row)
-            self._names.update(dict.fromkeys(itertools.islice(row, NAMES - len(self._names))))
-
-    def finish(self) -> None:
-        """See that each column was in some row."""
-        for store in self._stores:
-            if store.name in self._missing:
-                raise _no_column(self._where, store.name, self._names)
-
-
-def _fill_from_json_lines(path: Path, stores: list[_Column]) -> str:
-    rows = _Rows(str(path), stores)
-    for number, line in enumerate(_lines(path), 1):
-        if line.isspace():
-            continue
-        try:
-            row = _DECODER.decode(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: is not a JSON object")
-        rows.add(row, f"line {number}")
-    rows.finish()
-    return ""
-
-
-def _check_key(row: dict, key: str, where: str, place: str) -> None:
-    if isinstance(row, _Repeating) and key in row.repeated:
-        raise UserError(f"{where}, {place}: has the key {key} more than once")
-
-
-def _fill_from_json(path: Path, stores: list[_Column]) -> str:
-    """A list of objects or of texts, objects one after the other, or one object of columns."""
-    rows = _Rows(str(path), stores)
-    objects, columns = True, None
-    for number, (in_list, value) in enumerate(_json_values(path), 1):
-        if number == 1:
-            objects = isinstance(value, dict) or not in_list
-        if isinstance(value, dict) != objects or columns is not None:
-            raise UserError(
-                f"{path}: cannot be read as json: should hold an object a line, or a list of objects or of texts"
-            )
-        if not objects:
-            value = {TEXT_COLUMN: value}
-        elif not in_list and number == 1 and any(_is_column(value.get(store.name)) for store in stores):
-            columns = value
-            continue
-        rows.add(value, f"row {number}")
-    if columns is None:
-        rows.finish()
-        return ""
-    for store in stores:
-        _find_column(list(columns), store.name, str(path))
-        _check_key(columns, store.name, str(path), "row 1")
-        cells = columns[store.name]
-        cells = (cells.values() if isinstance(cells, dict) else cells) if _is_column(cells) else [cells]
-        for number, cell in enumerate(cells, 1):
-            store.add_json(cell, f"row {number}")
-    return ""
-
-
-def _is_column(value: Any) -> bool:
-    """Whether it is a list, or an object by row number, as pandas writes columns."""
-    return isinstance(value, list) or (isinstance(value, dict) and all(key.isdigit() for key in value))
-
-
-def _json_values(path: Path) -> Iterator[tuple[bool, Any]]:
-    """The items of one list, or values one after the other; and whether they are in a list.
-
-    Of the file no more is held than the value that is being read.
-    """
-    pieces = _pieces(path, lambda file: iter(partial(file.read, PIECE), ""))
-    text, at, more = "", 0, True
-    in_list, number, expected = False, 0, "value"
-    while True:
-        at = _SPACE.match(text, at).end()
-        if at < len(text):
-            if expected == "value" and number == 0 and not in_list and text[at] == "[":
-                in_list, expected, at = True, "first", at + 1
-                continue
-            if in_list and text[at] == "]" and expected in ("first", "comma"):
-                expected, at = "end", at + 1
-                continue
-            if expected == "comma" and text[at] == ",":
-                expected, at = "value", at + 1
-                continue
-            failure = "more follows where it should end"
-            if expected in ("first", "value"):
-                try:
-                    value, end = _DECODER.raw_decode(text, at)
-                    if end < len(text) or not more:
-                        number, at, expected = number + 1, end, "comma" if in_list else "value"
-                        yield in_list, value
-                        continue
-                except ValueError as error:
-                    failure = getattr(error, "msg", str(error))
-                except RecursionError:
-                    more, failure = False, "it is nested too deeply"
-            elif expected == "comma":
-                more, failure = False, "a comma is missing"
-            else:
-                more = False
-            if not more:
-                raise UserError(f"{path}: cannot be read as json: row {number + 1}: {failure}")
-        elif not more:
-            break
-        # Twice as much as before, so that a long value is not tried again for each of its pieces.
-        rest, want = [text[at:]], max(len(text) - at, 1)
-        while want > 0 and more:
-            rest.append(next(pieces, ""))
-            more, want = bool(rest[-1]), want - len(rest[-1])
-        text, at = "".join(rest), 0
-    if in_list and expected != "end":
-        raise UserError(f"{path}: cannot be read as json: row {number + 1}: the list is not closed")
-
-
-# Separated values.
-
-
-def _fill_from_csv(path: Path, stores: list[_Column]) -> str:
-    usual = "\t" if _kind(path) == ".tsv" else ","
-    separator, header = _header(path, [store.name for store in stores], usual)
-    quoting = csv.QUOTE_NONE if separator == "\t" and _has_bare_quotes(path, len(header)) else csv.QUOTE_MINIMAL
-    places = [(store, _find_column(header, store.name, str(path))) for store in stores]
-    rows = _records(path, separator, quoting)
-    next(rows)
-    empty = True
-    for line, row in rows:
-        if len(row) != len(header):
-            if _is_blank(row):
-                continue
-            raise UserError(
-                f"{path}, line {line}: has {len(row)} fields where the header has {len(header)}; quote sentences that"
-                f" hold {SEPARATORS[separator]}"
-            )
-        empty = False
-        for store, place in places:
-            store.add(row[place])
-    if empty:
-        raise UserError(f"{path}: holds no sentence")
-    notes = [f"columns separated by {SEPARATORS[separator]}"] if separator != usual else []
-    notes += ["quotes read as part of the text"] if quoting == csv.QUOTE_NONE else []
-    return ", ".join(notes)
-
-
-def _header(path: Path, columns: list[str], usual: str) -> tuple[str, list[str]]:
-    """The separator by which the first row has the wanted columns, the usual one first, and that row."""
-    headers, failures = {}, []
-    for separator in dict.fromkeys((usual, *SEPARATORS)):
-        try:
-            _, row = next(_records(path, separator, csv.QUOTE_MINIMAL), (0, []))
-        except UserError as error:
-            failures.append(error)
-            continue
-        headers[separator] = [name.strip(" ") or f"Unnamed: {i}" for i, name in enumerate(row)]
-    if not headers:
-        raise failures[0]
-    if not any(headers.values()):
-        raise UserError(f"{path}: holds no sentence")
-    for separator, header in headers.items():
-        if set(columns) <= set(header):
-            return separator, header
-    return max(headers.items(), key=lambda item: len(item[1]))
-
-
-def _records(path: Path, separator: str, quoting: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not blank, each with the number of its first line."""
-    csv.field_size_limit(sys.maxsize)  # a document may be one field
-    reader = csv.reader(_lines(path), delimiter=separator, quoting=quoting, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}, line {line}: is not CSV: {error}") from None
-        if row:
-            yield line, row
-
-
-def _has_bare_quotes(path: Path, width: int) -> bool:
-    """Whether the quotes of a file of tabs are text: by the rules of quotes it is not well-formed, or lines that are
-    rows by themselves would become one."""
-    quoted, bare = (_count_rows(path, width, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE))
-    return quoted is None or (bare is not None and bare != quoted and width > 1)
-
-
-def _count_rows(path: Path, width: int, quoting: int) -> int | None:
-    """How many rows a file of tabs has. None: it is not well-formed."""
-    try:
-        rows = [len(row) == width or _is_blank(row) for _, row in _records(path, "\t", quoting)]
-    except UserError:
-        return None
-    return len(rows) if all(rows) else None
-
-
-def _is_blank(row: list[str]) -> bool:
-    return len(row) == 1 and not row[0].strip()
-
-
-# Messages.
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what first went wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}".splitlines()[0].strip(" :")

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, needs
 FLOORS = [
     {"errors"},
     {"launcher", "streams", "heartbeat"},
-    {"files", "pages", "cores"},
+    {"files", "pages", "cores", "readers"},
     {"config", "captions", "starts", "cross_entropy", "graphs"},
     {"arguments", "liveness", "model", "vocabulary", "sources"},
     {"batches", "corpus", "draws", "objective", "kl_control", "plateau"},

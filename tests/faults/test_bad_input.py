@@ -639,3 +639,23 @@ def test_a_corpus_that_is_damaged_and_yet_as_long(name, byte):
         with pytest.raises(UserError) as caught:
             corpus.load(built)
         assert_one_line(str(caught.value))
+
+
+def test_no_flipped_bit_of_a_corpus_goes_unseen():
+    noise = random.Random(0)
+    with inside_a_new_folder() as folder:
+        (folder / "a.txt").write_bytes(TEXT)
+        built = corpus.prepare(DataConfig(path="a.txt", cache="cache", workers=1), progress=False)
+        paths = [path for path in sorted(built.rglob("*")) if path.is_file()]
+        for path in paths * 8:
+            content = path.read_bytes()
+            at = noise.randrange(len(content))
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1 << noise.randrange(8)]) + content[at + 1 :])
+            try:
+                # White space of the manifest may change: it says the same.
+                same = json.loads(path.read_bytes()) == json.loads(content)
+            except ValueError:
+                same = False
+            assert corpus.is_whole(built) == (same and path.name == "manifest.json"), f"byte {at} of {path}"
+            path.write_bytes(content)
+        assert corpus.is_whole(built)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distvae import sources
+from distvae import readers, sources
 from distvae.config import DataConfig
 from distvae.errors import UserError
 
@@ -22,7 +22,7 @@ def read(path: Path, *columns: str) -> list[str | None]:
     return load(path, *columns).rows["text"][:]
 
 
-def load(path: Path, *columns: str) -> sources.Texts:
+def load(path: Path, *columns: str) -> readers.Texts:
     data = DataConfig(path=str(path), columns=columns or None)
     files = sources.find_files(data)
     before = path.read_bytes()
@@ -153,10 +153,19 @@ def test_json_is_read_in_pieces_as_it_is_as_a_whole(tmp_path_factory, values, si
     pieces = [json.dumps(value, indent=indent) for value in values]
     path.write_text(json.dumps(values, indent=indent) if in_list else "\n".join(pieces), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "PIECE", size)
-        read = list(sources._json_values(path))
+        patch.setattr(readers, "PIECE", size)
+        read = list(readers._json_values(path))
     assert [is_in for is_in, _ in read] == [in_list] * len(values)
     assert [as_text(value) for _, value in read] == [as_text(value, write=json.dumps) for value in values]
+
+
+@pytest.mark.parametrize("number", ["0", "-0", "0.0", "1.25", "1e5", "1E+05", "-2.5e-3"])
+@pytest.mark.parametrize("size", range(1, 9))
+def test_a_number_may_lie_across_pieces(tmp_path, monkeypatch, number, size):
+    monkeypatch.setattr(readers, "PIECE", size)
+    path = tmp_path / "a.json"
+    path.write_text(f'[{number},"a"]', encoding="utf-8")
+    assert [as_text(value) for _, value in readers._json_values(path)] == [number, "a"]
 
 
 def as_text(value, write=str):
@@ -194,7 +203,7 @@ def test_separators(tmp_path, suffix, delimiter, line_end):
     texts = load(written(tmp_path / f"a{suffix}", content.removesuffix(line_end)))
     assert texts.rows["text"][:] == [row[1] for row in rows[1:]]
     usual = "\t" if suffix == ".tsv" else ","
-    assert texts.note == ("" if delimiter == usual else f"columns separated by {sources.SEPARATORS[delimiter]}")
+    assert texts.note == ("" if delimiter == usual else f"columns separated by {readers.SEPARATORS[delimiter]}")
 
 
 @pytest.mark.parametrize("header", ["text\t", "\ttext", "n\t text ", "a,b\ttext", 'text\t"a;b;c"'])
@@ -203,6 +212,18 @@ def test_the_header_tells_the_separator(tmp_path, header):
     rows = [["A dog, a cat; a bird", "1"], ['"two\nlines"', "2"]]
     lines = ["\t".join(row[::-1] if place else row) for row in rows]
     assert read(written(tmp_path / "a.csv", "\n".join([header, *lines]))) == ["A dog, a cat; a bird", "two\nlines"]
+
+
+def test_a_space_may_follow_each_separator(tmp_path):
+    path = written(tmp_path / "a.csv", 'id, "text", n\n1, "A dog, a cat", 2\n2, A bird, 3\n3,"A ""dog""",4\n')
+    assert read(path) == ["A dog, a cat", "A bird", 'A "dog"']
+    path = written(tmp_path / "a.csv", 'id,text\n1, "A dog" he said\n')
+    assert read(path) == [' "A dog" he said']
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.txt", "A dog."), ("a.jsonl", '{"text": "A dog."}')])
+def test_files_that_were_appended_to_others(tmp_path, name, line):
+    assert read(written(tmp_path / name, f"\ufeff{line}\n\ufeff{line}\r\n{line}")) == ["A dog."] * 3
 
 
 def test_quotes_of_tabs_may_be_text(tmp_path):
@@ -253,6 +274,7 @@ def refused(path: Path, *columns: str) -> str:
             "text;n\na;1\nb; c;2\n",
             "line 3: has 3 fields where the header has 2; quote sentences that hold semi",
         ),
+        ("a.csv", "text,n\na,1\nb\n", "line 3: has 1 of 2 fields; write empty ones too"),
         ("a.csv", 'text,n\na,1\n"b\nc,2\nd,3\n', "line 3: is not CSV: unexpected end of data"),
         ("a.tsv", "text\tn\n", "holds no sentence"),
         ("a.csv", "text,n\na\0,1\n", "line 2: holds a NUL byte"),
