@@ -1,5 +1,5 @@
-"""The training program: ``python distvae/train.py CONFIG [key=value …]``, or by ``accelerate launch`` for several
-processes. Read it from the top down.
+"""The training program: ``python distvae/train.py CONFIG [key=value …]``, for several processes ``accelerate launch
+distvae/train.py …``. Read it from the top down.
 
 Config → corpus → model → prepare → resume → stages → evaluate.
 """

@@ -1,7 +1,12 @@
 """The ways to launch: files for accelerate's launcher."""
 
+import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -41,6 +46,48 @@ def test_every_file_is_in_the_documents():
     assert set(FILES) == set(TYPES)
     table = (ROOT / "docs" / "launching.md").read_text()
     assert all(f"| `{name}` |" in table for name in FILES)
+
+
+def test_the_readmes_rows_name_files_that_are_there():
+    rows = (ROOT / "README.md").read_text().split("## Ways to launch")[1].split("\n\n")[1]
+    assert "| one process, on the CPU or one GPU | `python distvae/train.py CONFIG` |" in rows
+    named = set(re.findall(r"launch/accelerate/(\w+)\.yaml", rows))
+    assert {"cpu", "multi_gpu", "multi_node"} <= named <= set(FILES)
+
+
+@pytest.mark.cluster
+def test_ctrl_c_under_the_readmes_command_is_one_line(tiny, tmp_path):
+    """A terminal sends SIGINT to all processes in its foreground."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, *TRAIN, str(tiny), f"run={run}", "pretrain.max_epochs=100000", "plateau.patience=100000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert re.fullmatch(rf"{re.escape(str(run))}: interrupted at step \d+ by SIGINT; .*\n", said)
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.cluster
+def test_ctrl_c_while_the_program_is_loaded_prints_nothing(tiny, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *TRAIN, str(tiny), f"run={tmp_path / 'run'}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.rstrip().endswith(" numpy"):  # torch comes next
+            os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == -signal.SIGINT
+    assert all(line.startswith("import time:") for line in said)
 
 
 # The others are started by tests/distributed/test_engines.py.
