@@ -219,16 +219,20 @@ class Driver:
             RayWatch(self._give_up, self._closing).start()
 
     def _give_up(self, lost: str) -> NoReturn:
-        """End the process where Ray's part in it has died, for which the main thread would wait for good. What trials
-        have saved is there; what is left of Ray ends with this process."""
+        """End the process where a part of Ray has died, for which the main thread would wait for good. What trials have
+        saved is there."""
         reason = f"Ray's {lost} has ended"
         with contextlib.suppress(Exception):
             if self.hold is not None:
-                for number in self.running:
-                    self.trials[number].state = "waiting"
+                self.interrupted = True  # what Tune says of its trials now is no end of theirs
+                for trial in self.trials.values():
+                    trial.state = "waiting" if trial.state == "running" else trial.state
                 self._end("interrupted", reason)
                 self.hold.release()
         print(f"{self.folder}: {reason}; rerun the same command to resume", file=sys.stderr, flush=True)
+        for process in _descendants():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         shutil.rmtree(self.scratch, ignore_errors=True)
         os._exit(INTERRUPTED)
 
@@ -649,26 +653,36 @@ class RayWatch(threading.Thread):
     def __init__(self, give_up: Callable[[str], None], closing: threading.Event):
         super().__init__(name="Ray watch", daemon=True)
         self._give_up, self._closing = give_up, closing
-        self._processes = {name: found for name, *found in _children() if name in self.NAMES}
+        found = {process: _process(process) for process in _descendants()}
+        self._processes = {process: one for process, one in found.items() if one is not None and one[0] in self.NAMES}
 
     def run(self) -> None:
         while not self._closing.wait(1.0):
-            living = [found for _, *found in _children()]
-            for name, process in self._processes.items():
-                if process not in living and not self._closing.wait(5.0):  # a shutdown may be under way
-                    self._give_up(name)
+            for process, one in self._processes.items():
+                if _process(process) != one and not self._closing.is_set():
+                    self._give_up(one[0])
                     return
 
 
-def _children() -> Iterator[tuple[str, int, str]]:
-    """Name, number and time of birth of the living processes that this one started."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            before, _, after = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
-            number, _, name = before.partition(" (")
-            status = after.split()
-            if int(status[1]) == os.getpid() and status[0] not in "ZX":
-                yield name, int(number), status[19]
+def _process(number: int) -> tuple[str, int, str] | None:
+    """A living process's name, its parent's number, and when it began; None for one that is dead."""
+    try:
+        before, _, after = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+    except OSError:
+        return None
+    status = after.split()
+    return None if status[0] in "ZX" else (before.partition(" (")[2], int(status[1]), status[19])
+
+
+def _descendants() -> set[int]:
+    """The living processes that this one started, or that those did."""
+    every = {int(path.name): _process(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    found: set[int] = set()
+    more = {os.getpid()}
+    while more:
+        more = {process for process, one in every.items() if one is not None and one[1] in more}
+        found |= more
+    return found
 
 
 # -- What Tune calls ---------------------------------------------------------------------------------------------------
