@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import os
-import secrets
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__" and "RAY_ADDRESS" not in os.environ:
-    # A cluster of this sweep's own gets a token of its own, in a file that nobody else can read.
-    _token, _path = tempfile.mkstemp(prefix="distvae-token-")
-    os.write(_token, secrets.token_hex(32).encode("ascii"))
-    os.close(_token)
-    atexit.register(os.unlink, _path)
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": _path}
 
 from rich.table import Column, Table
 
@@ -30,7 +18,7 @@ from distvae.config import Config, known_keys
 from distvae.errors import UserError, printable, tell
 from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun
 from distvae.sweep import Sweep, SweepConfig
-from distvae.tuning.driver import Driver
+from distvae.tuning.scratch import scratch
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,7 +71,10 @@ def _attempt(options: argparse.Namespace) -> int:
     if options.dry_run:
         show_plan(sweep)
         return 0
-    return Driver(sweep).run()
+    with scratch() as folder:
+        from distvae.tuning.driver import Driver  # Ray is to be imported in the environment that has been set now
+
+        return Driver(sweep, folder).run()
 
 
 def show_plan(sweep: Sweep) -> None:

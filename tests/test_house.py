@@ -28,7 +28,7 @@ FLOORS = [
     {"sweep_plots"},
     {"sweep_report", "paper_report"},
     {"train", "cli"},
-    {"tuning.trial"},
+    {"tuning.trial", "tuning.scratch"},
     {"tuning.search"},
     {"tuning.driver"},
 ]

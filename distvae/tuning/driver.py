@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray import tune
@@ -36,7 +35,7 @@ from distvae.config import Config
 from distvae.cores import usable_cores
 from distvae.errors import UserError, printable
 from distvae.files import read_json, write_json, write_text, writing
-from distvae.interruption import InterruptedRun, asking
+from distvae.interruption import INTERRUPTED, InterruptedRun, asking
 from distvae.starts import Hold, OvertakenError
 from distvae.sweep import Outcome, Sweep, Trial
 from distvae.sweep_report import write_hparams, write_report
@@ -69,12 +68,16 @@ class Places:
 
 
 class Driver:
-    """Runs a sweep in its folder, or goes on with it."""
+    """Runs a sweep in its folder, or goes on with it.
+
+    Args:
+        scratch: a temporary folder, see ``tuning.scratch``.
+    """
 
     current: Driver | None = None  # what Tune's callbacks find again after a restart
 
-    def __init__(self, sweep: Sweep):
-        self.sweep, self.folder = sweep, sweep.folder
+    def __init__(self, sweep: Sweep, scratch: Path):
+        self.sweep, self.folder, self.scratch = sweep, sweep.folder, scratch
         self.hold: Hold | None = None
         self.asked: str | None = None  # the signal that asked to stop
         self.over: str | None = None  # why the sweep ends before its trials have
@@ -86,6 +89,7 @@ class Driver:
         self._counted = self._saved = 0.0  # until when it has been added up, and saved
         self._read: dict[int, Outcome | None] = {}  # what trials have come to
         self._tune_handler = None
+        self._closing = threading.Event()  # Ray is about to end, as it should
         self._bar: tqdm | None = None
 
     def run(self) -> int:
@@ -111,6 +115,7 @@ class Driver:
             self._open()
             return self._go_on(places)
         finally:
+            self._closing.set()
             ray.shutdown()
             if self.hold is not None:
                 self.hold.release()
@@ -194,12 +199,11 @@ class Driver:
 
     def _connect(self) -> None:
         """Join the cluster that RAY_ADDRESS names, or make one of this machine."""
-        if "RAY_ADDRESS" in os.environ:
+        if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level="ERROR")
         else:
-            # Of its own, so that two sweeps on a machine do not meet; its sockets' names may have some 100 characters.
-            # Ray lets everyone write to its folder, so that lies within one that nobody else may enter.
-            self._scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+            # Of its own, so that two sweeps on a machine do not meet. Ray lets everyone write to its folder, so that
+            # lies within one that nobody else may enter.
             context = ray.init(
                 address="local",
                 num_cpus=usable_cores(),
@@ -209,10 +213,29 @@ class Driver:
                 object_store_memory=200 * 2**20,
                 log_to_driver=False,
                 logging_level="ERROR",
-                _temp_dir=f"{self._scratch.name}/ray",
+                _temp_dir=str(self.scratch / "ray"),
             )
             token = os.environ["RAY_AUTH_TOKEN_PATH"]
             print(f"Ray's dashboard: http://{context.dashboard_url}, which asks for the token in {token}", flush=True)
+            RayWatch(self._give_up, self._closing).start()
+
+    def _give_up(self, lost: str) -> NoReturn:
+        """End the process where a part of Ray has died, for which the main thread would wait for good. What trials have
+        saved is there."""
+        reason = f"Ray's {lost} has ended"
+        with contextlib.suppress(Exception):
+            if self.hold is not None:
+                self.interrupted = True  # what Tune says of its trials now is no end of theirs
+                for trial in self.trials.values():
+                    trial.state = "waiting" if trial.state == "running" else trial.state
+                self._end("interrupted", reason)
+                self.hold.release()
+        print(f"{self.folder}: {reason}; rerun the same command to resume", file=sys.stderr, flush=True)
+        for process in _descendants():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        os._exit(INTERRUPTED)
 
     def _fit(self) -> Places:
         """Fit what each trial gets to what the nodes have.
@@ -617,6 +640,51 @@ class Driver:
         with writing(self.folder):
             sweeps.save_progress(self.folder, self.progress)
             sweeps.save_trials(self.folder, [self.trials[number] for number in sorted(self.trials)])
+
+
+class RayWatch(threading.Thread):
+    """Sees whether Ray's processes live, of a cluster that this process started.
+
+    Args:
+        give_up: called with the name of one that has died.
+        closing: set before Ray is shut down.
+    """
+
+    NAMES = ("gcs_server", "raylet")
+
+    def __init__(self, give_up: Callable[[str], None], closing: threading.Event):
+        super().__init__(name="Ray watch", daemon=True)
+        self._give_up, self._closing = give_up, closing
+        found = {process: _process(process) for process in _descendants()}
+        self._processes = {process: one for process, one in found.items() if one is not None and one[0] in self.NAMES}
+
+    def run(self) -> None:
+        while not self._closing.wait(1.0):
+            for process, one in self._processes.items():
+                if _process(process) != one and not self._closing.is_set():
+                    self._give_up(one[0])
+                    return
+
+
+def _process(number: int) -> tuple[str, int, str] | None:
+    """A living process's name, its parent's number, and when it began; None for one that is dead."""
+    try:
+        before, _, after = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+    except OSError:
+        return None
+    status = after.split()
+    return None if status[0] in "ZX" else (before.partition(" (")[2], int(status[1]), status[19])
+
+
+def _descendants() -> set[int]:
+    """The living processes that this one started, or that those did."""
+    every = {int(path.name): _process(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    found: set[int] = set()
+    more = {os.getpid()}
+    while more:
+        more = {process for process, one in every.items() if one is not None and one[1] in more}
+        found |= more
+    return found
 
 
 # -- What Tune calls ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Sweeps by real Ray, as users start them."""
 
+import contextlib
 import json
 import os
 import pty
@@ -43,10 +44,10 @@ def write(folder: Path, tiny: Path, **settings: Any) -> Path:
     return path
 
 
-def start(*arguments: str | Path) -> subprocess.Popen:
+def start(*arguments: str | Path, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, ROOT / "launch" / "sweep.py", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -168,6 +169,66 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     for trial in found:
         one = alone(tmp_path / f"by itself {trial['number']}", tiny, **trial["values"] | {"train.max_epochs": 60})
         assert after_pretraining(moved / "trials" / f"{trial['number']:04d}") == after_pretraining(one)
+
+
+def family(process: int) -> set[int]:
+    """A process, and all that it started, or these."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+    found, more = set(), {process}
+    while more:
+        found |= more
+        more = {child for child, parent in parents.items() if parent in more} - found
+    return found
+
+
+def listening(processes: set[int]) -> set[str]:
+    """The addresses on which processes wait for TCP connections, as the kernel writes them."""
+    sockets = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    sockets.add(os.readlink(link))
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+# 127.0.0.1, also as IPv6 has it, and ::1.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def test_on_one_machine_ray_is_for_this_machine_alone_and_its_death_is_no_hang(tmp_path, tiny):
+    """And a TMPDIR that is too long for sockets does no harm."""
+    long = tmp_path / ("t" * (93 - len(str(tmp_path)) - 1) if len(str(tmp_path)) < 60 else "t" * 33)
+    long.mkdir()
+    file = write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1, 0.2]}}, set=SET | {"train.max_epochs": 60})
+    runs = [tmp_path / "sweep" / "trials" / name for name in ("0000", "0001")]
+    process = start(file, TMPDIR=str(long))
+    until(lambda: list_checkpoints(runs[0]) and (runs[0] / "metrics.jsonl").exists(), process)
+    ours = family(process.pid)
+    assert listening(ours)
+    assert listening(ours) <= LOOPBACK
+    (raylet,) = (p for p in ours if Path(f"/proc/{p}/comm").read_text().strip() == "raylet")
+    os.kill(raylet, signal.SIGKILL)
+    said, error = process.communicate(timeout=90)
+    assert process.returncode == 75, (said, error)
+    assert error.splitlines()[0] == (
+        f"TMPDIR = {long}: is too long for the paths of sockets; this sweep uses "
+        + error.splitlines()[0].rpartition(" ")[2]
+    )
+    assert error.splitlines()[-1].endswith("Ray's raylet has ended; rerun the same command to resume")
+    assert not Path(error.splitlines()[0].rpartition(" ")[2]).exists()
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["state"] == "interrupted"
+    end = time.monotonic() + 30
+    while left := [p for p in ours if Path(f"/proc/{p}/cmdline").exists()]:
+        assert time.monotonic() < end, left
+        time.sleep(0.5)
+    run(file)
+    assert [trial["state"] for trial in trials(tmp_path / "sweep")] == ["finished"] * 2
+    assert list(long.iterdir()) == []
 
 
 def test_a_sweep_whose_terminal_is_closed_has_saved_itself(tmp_path, tiny):

@@ -6,6 +6,9 @@ import pickle
 import shutil
 import signal
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -31,7 +34,8 @@ from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
 from distvae.tuning import trial as trials
-from distvae.tuning.driver import _STATE, Driver, Limits, Places, _places
+from distvae.tuning.driver import _STATE, Driver, Limits, Places, RayWatch, _places
+from distvae.tuning.scratch import scratch
 from distvae.tuning.search import scheduler
 from launch.sweep import main
 
@@ -41,7 +45,7 @@ def driver_of(tmp_path, monkeypatch):
     """The driver of a sweep whose file has this, as it is once its folder is open."""
 
     def make(**content) -> Driver:
-        driver = Driver(sweep_of(tmp_path / "sweep", **content))
+        driver = Driver(sweep_of(tmp_path / "sweep", **content), tmp_path / "scratch")
         driver.progress, driver.hold = sweeps.Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
         driver._before, driver._began = 0.0, time.monotonic()
         monkeypatch.setattr(Driver, "current", driver)
@@ -67,7 +71,7 @@ def test_only_trials_of_one_process_pass_it_on(driver_of, workers, reused):
     assert tuner._local_tuner._tune_config.reuse_actors is reused
 
 
-def test_nobody_else_may_enter_rays_folder(driver_of, monkeypatch):
+def test_rays_folder_is_in_the_sweeps_own(driver_of, monkeypatch):
     asked = {}
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
@@ -76,7 +80,102 @@ def test_nobody_else_may_enter_rays_folder(driver_of, monkeypatch):
     )
     driver = driver_of()
     driver._connect()
-    assert stat.filemode(Path(asked["_temp_dir"]).parent.stat().st_mode) == "drwx------"
+    driver._closing.set()
+    assert Path(asked["_temp_dir"]).parent == driver.scratch
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A folder as short as /tmp that takes its place for sweeps; the environment is as it was afterwards."""
+    before = dict(os.environ)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.delenv(name, raising=False)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr("distvae.tuning.scratch.ROOT", Path(folder))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(folder)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_a_sweeps_temporary_folder_is_its_own_and_goes_with_it(short):
+    with scratch() as folder:
+        assert stat.filemode(folder.stat().st_mode) == "drwx------"
+        token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+        assert token.parent == folder
+        assert len(token.read_text()) == 64
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+        with scratch() as other:  # another sweep's, which leaves it alone
+            assert other != folder
+        assert folder.is_dir()
+    assert list(short.iterdir()) == []
+
+
+def test_a_cluster_that_others_started_keeps_its_token_and_its_interfaces(short, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "node:6379")
+    with scratch():
+        assert not {"RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"} & os.environ.keys()
+
+
+def test_what_a_killed_driver_left_is_removed_by_the_next_and_nothing_else(short):
+    dies = f"""
+import os, pathlib, signal
+from distvae.tuning import scratch
+scratch.ROOT = pathlib.Path({str(short)!r})
+with scratch.scratch() as folder:
+    (folder / "ray").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", dies]).returncode == -signal.SIGKILL
+    (left,) = short.iterdir()
+    (others := short / f"{left.name[:-8]}noneofus").mkdir()
+    (short / "linked").mkdir()
+    (short / f"{left.name[:-8]}aslinked").symlink_to(short / "linked")
+    (short / "linked" / "lock").write_text("")
+    with scratch():
+        assert not left.exists()
+        assert others.exists()
+        assert (short / "linked" / "lock").exists()
+
+
+@pytest.mark.parametrize(("length", "replaced"), [(60, False), (61, True), (93, True), (200, True)])
+def test_a_tmpdir_that_is_too_long_for_sockets_is_replaced(short, monkeypatch, capsys, length, replaced):
+    given = short / ("t" * (length - len(str(short)) - 1))
+    given.mkdir()
+    monkeypatch.setenv("TMPDIR", str(given))
+    with scratch() as folder:
+        assert tempfile.gettempdir() == str(folder if replaced else given)
+        assert os.environ["TMPDIR"] == tempfile.gettempdir()
+    error = capsys.readouterr().err
+    assert error.count("\n") == replaced
+    assert (f"TMPDIR = {given}" in error) == replaced
+
+
+def test_where_no_temporary_folder_can_be_made_a_line_says_so(short, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("distvae.tuning.scratch.ROOT", short / "none")
+    asked = sweep_of(tmp_path / "sweep")
+    assert main([str(tmp_path / "file.yaml"), "max_restarts=1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"distvae: {short / 'none'}: a sweep needs a temporary folder there")
+    assert error.count("\n") == 1
+    assert list(asked.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_rays_processes_are_missed_when_they_die(monkeypatch, closing):
+    monkeypatch.setattr("distvae.tuning.driver.RayWatch.NAMES", ("sleep",))
+    process, over, missed = subprocess.Popen(["sleep", "100"]), threading.Event(), []
+    end = time.monotonic() + 10
+    while not (watch := RayWatch(missed.append, over))._processes and time.monotonic() < end:
+        time.sleep(0.01)  # until it is no longer this program
+    watch.start()
+    process.kill()
+    if closing:
+        over.set()
+    watch.join(20)
+    assert missed == ([] if closing else ["sleep"])
+    process.wait()
 
 
 @pytest.fixture
