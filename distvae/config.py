@@ -371,6 +371,10 @@ class Config:
         return self.train.max_epochs == 0 or self.kl.autoencoder
 
 
+# Bytes of a file of YAML.
+_LARGEST = 2**24
+
+
 class ConfigError(UserError):
     """A config that cannot be used; ``run`` is the folder it names, if it gets that far."""
 
@@ -413,6 +417,8 @@ def read_tree(path: str | Path) -> dict[str, Any]:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             # A pipe goes to one process of a run, and may never end.
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        if path.stat().st_size > _LARGEST:
+            raise OSError(errno.EFBIG, f"it has {path.stat().st_size:,} bytes, more than any config")
         tree = _read(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a config: {getattr(error, 'strerror', None) or error}") from None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from distvae import checkpoint, corpus, report, starts, tracking
 from distvae.config import Config, dump_config, flatten, load_config
-from distvae.errors import UserError
+from distvae.errors import UserError, printable
 from distvae.files import inside, sweep, write_json, write_text, writing
 from distvae.report import Results
 from distvae.starts import Start
@@ -110,9 +110,11 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
     for path in run.iterdir():
         inside(run, path.name)
     changed = _changed(load_config(run / "config.yaml"), config, run, may_change)
-    if config.resume == "auto" and not changed and (run / "results.json").exists():
-        with contextlib.suppress(UserError):  # they are of a start that another has overtaken
+    if config.resume == "auto" and not changed and os.path.lexists(run / "results.json"):
+        try:
             return report.load_results(run)
+        except UserError as error:  # damaged, or of a start that another has overtaken
+            print(printable(f"distvae: WARNING {error}; the run's weights are scored again"), file=sys.stderr)
     return None
 
 

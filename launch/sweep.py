@@ -84,7 +84,9 @@ def show_plan(sweep: Sweep) -> None:
     shared = sweep.pretrainings()
     parts: list[Table | str] = []
     if sweep.config.search == "random":
-        shown = Table("trial", *map(report.cell, sweep.config.space), box=None)
+        shown = Table(box=None)
+        for title in ("trial", *sweep.config.space):
+            shown.add_column(report.cell(title))
         for number, values in enumerate(sweep.points()):
             cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
             shown.add_row(str(number), *map(report.cell, cells))
