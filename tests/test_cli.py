@@ -151,6 +151,24 @@ def hostile(tmp_path):
     return tmp_path / "best"
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda value: value * float("nan"), "are not all finite"),
+        (lambda value: value.double(), "are torch.float64, and should be torch.float32"),
+        (lambda value: value[:1], "and should be"),
+    ],
+)
+def test_weights_that_a_manifest_vouches_for_are_checked_all_the_same(tmp_path, said, spoil, message):
+    config, vocabulary = config_of("kla", tmp_path), Vocabulary.closed(["a", "b"])
+    weights = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown).state_dict()
+    weights["encoder.embedding.weight"] = spoil(weights["encoder.embedding.weight"]).contiguous()
+    checkpoint.export(tmp_path / "best", weights, config, vocabulary)
+    line = said("sample", tmp_path / "best", code=2)
+    assert message in line
+    assert "encoder.embedding.weight" in line
+
+
 @pytest.mark.parametrize("command", [["sample"], ["interpolate"], ["reconstruct", *["\u202egnp"] * 20]])
 def test_no_word_reaches_the_terminal_as_a_code(hostile, said, command):
     name, *sentences = command

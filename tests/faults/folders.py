@@ -358,18 +358,27 @@ def _table_program(arguments: list[str]) -> int:
     return table1.main(arguments)
 
 
-_RUN = r"(config\.yaml|environment\.json|metrics\.jsonl|results\.json|sentences\.parquet|vocabulary\.json|starts/.*|best/.*)"
+_RESULTS = r"(results\.json|sentences\.parquet|vocabulary\.json|starts/.*)"
+_RUN = rf"({_RESULTS}|config\.yaml|environment\.json|metrics\.jsonl|best/.*)"
 _CHECKPOINT = r"(config\.yaml|results\.json|status\.json|metrics\.jsonl|starts/.*|checkpoints/.*|pretrained/.*|best/.*)"
 _SWEEP = r"(sweep\.yaml|base\.yaml|sweep\.json|trials\.json|finalists/.*|trials/.*\.jsonl?|pretrained/.*\.jsonl)"
+
+
+def _config(work: Path) -> str:
+    return str(work.parent / "tiny.yaml")
+
+
 _SENTENCE = "A man is sitting ."
 
 COMMANDS = [
-    Command("compare", "run", lambda w, _: ["compare", str(w / "run"), str(w / "other")],
-            files=r"(results\.json|sentences\.parquet|vocabulary\.json|starts/.*)"),
-    Command("compare --json", "run", lambda w, _: ["compare", str(w / "run"), "--json"],
-            files=r"(results\.json|sentences\.parquet|vocabulary\.json|starts/.*)"),
-    Command("report", "run", lambda w, out: ["report", str(w / "run"), str(w / "other"), "--out", str(out)], files=_RUN),
-    Command("report", "other", lambda w, out: ["report", str(w / "run"), str(w / "other"), "--out", str(out)], files=_RUN),
+    Command("compare", "run", lambda w, _: ["compare", str(w / "run"), str(w / "other")], files=_RESULTS),
+    Command("compare --json", "run", lambda w, _: ["compare", str(w / "run"), "--json"], files=_RESULTS),
+    Command(
+        "report", "run", lambda w, out: ["report", str(w / "run"), str(w / "other"), "--out", str(out)], files=_RUN
+    ),
+    Command(
+        "report", "other", lambda w, out: ["report", str(w / "run"), str(w / "other"), "--out", str(out)], files=_RUN
+    ),
     Command("sample", "export", lambda w, _: ["sample", str(w / "export"), "-n", "3"]),
     Command("sample --json", "export", lambda w, _: ["sample", str(w / "export"), "-n", "3", "--json"]),
     Command("interpolate", "export", lambda w, _: ["interpolate", str(w / "export"), "--steps", "3"]),
@@ -377,25 +386,64 @@ COMMANDS = [
     Command("evaluate", "run", lambda w, _: ["evaluate", str(w / "run")], files=r"(best/.*|results\.json|starts/.*)"),
     Command("sweep-report", "sweep", lambda w, _: ["sweep-report", str(w / "sweep")], files=_SWEEP),
     Command("sweep-report", "population", lambda w, _: ["sweep-report", str(w / "population")], files=_SWEEP),
-    Command("sweep-report --json", "population", lambda w, _: ["sweep-report", str(w / "population"), "--json"], files=_SWEEP),
-    Command("sweep.py --dry-run", "sweep", lambda w, _: ["--resume", str(w / "sweep"), "--dry-run"], _sweep_program,
-            files=r"(sweep|base)\.yaml"),
-    Command("table1.py --plan", "table",
-            lambda w, _: ["--rows", str(w.parent / "rows"), "--folder", str(w / "table"), "--seeds", "0", "--plan"],
-            _table_program, files=r".*/kla/(config\.yaml|results\.json|starts/.*|status\.json)"),
-    Command("train.py, finished", "run", lambda w, _: [str(w.parent / "tiny.yaml"), f"run={w / 'run'}"], train.main,
-            files=r"(config\.yaml|results\.json|sentences\.parquet|vocabulary\.json|status\.json|starts/.*)", writes=True),
-    Command("train.py, resume=never", "run", lambda w, _: [str(w.parent / "tiny.yaml"), f"run={w / 'run'}", "resume=never"],
-            train.main, files=r"(config\.yaml|results\.json)"),
-    Command("train.py, resume=auto", "stopped", lambda w, _: [str(w.parent / "tiny.yaml"), f"run={w / 'stopped'}"],
-            train.main, files=_CHECKPOINT, writes=True),
-    Command("train.py, resume=FOLDER", "stopped",
-            lambda w, out: [str(w.parent / "tiny.yaml"), f"run={out / 'new'}", f"resume={w / 'stopped' / 'checkpoints' / 'latest'}"],
-            train.main, files=r"checkpoints/.*"),
-    Command("train.py, pretrained=", "run",
-            lambda w, out: [str(w.parent / "tiny.yaml"), f"run={out / 'new'}", f"pretrained={w / 'run'}", "train.max_epochs=1"],
-            train.main, files=r"pretrained/.*"),
-]  # fmt: skip
+    Command(
+        "sweep-report --json",
+        "population",
+        lambda w, _: ["sweep-report", str(w / "population"), "--json"],
+        files=_SWEEP,
+    ),
+    Command(
+        "sweep.py --dry-run",
+        "sweep",
+        lambda w, _: ["--resume", str(w / "sweep"), "--dry-run"],
+        _sweep_program,
+        files=r"(sweep|base)\.yaml",
+    ),
+    Command(
+        "table1.py --plan",
+        "table",
+        lambda w, _: ["--rows", str(w.parent / "rows"), "--folder", str(w / "table"), "--seeds", "0", "--plan"],
+        _table_program,
+        files=r".*/kla/(config\.yaml|results\.json|starts/.*|status\.json)",
+    ),
+    Command(
+        "train.py, finished",
+        "run",
+        lambda w, _: [_config(w), f"run={w / 'run'}"],
+        train.main,
+        files=rf"({_RESULTS}|config\.yaml|status\.json)",
+        writes=True,
+    ),
+    Command(
+        "train.py, resume=never",
+        "run",
+        lambda w, _: [_config(w), f"run={w / 'run'}", "resume=never"],
+        train.main,
+        files=r"(config\.yaml|results\.json)",
+    ),
+    Command(
+        "train.py, resume=auto",
+        "stopped",
+        lambda w, _: [_config(w), f"run={w / 'stopped'}"],
+        train.main,
+        files=_CHECKPOINT,
+        writes=True,
+    ),
+    Command(
+        "train.py, resume=FOLDER",
+        "stopped",
+        lambda w, out: [_config(w), f"run={out / 'new'}", f"resume={w / 'stopped' / 'checkpoints' / 'latest'}"],
+        train.main,
+        files=r"checkpoints/.*",
+    ),
+    Command(
+        "train.py, pretrained=",
+        "run",
+        lambda w, out: [_config(w), f"run={out / 'new'}", f"pretrained={w / 'run'}", "train.max_epochs=1"],
+        train.main,
+        files=r"pretrained/.*",
+    ),
+]
 
 
 @dataclass
@@ -429,7 +477,7 @@ class Campaign:
         self.usual: dict[str, Answer] = {}
         # Late, and here: what is imported before a fork is imported once.
         import launch.sweep
-        import launch.table1
+        import launch.table1  # noqa: F401
         from distvae import paper_report, rescoring, sweep_plots, sweep_report  # noqa: F401
 
     def carry_out(self, seed: int, number: int) -> Outcome:
@@ -469,13 +517,11 @@ class Campaign:
             what = structured(path, chance, kind == "hostile")
         else:
             what = {"raw": raw, "special": special}[kind](path, chance)
-        manifest = path.parent / MANIFEST
-        signed = ""
-        if kind in ("structured", "hostile", "raw", "swapped") and manifest.is_file() and path != manifest:
-            if chance.random() < 0.7:
-                sign(path.parent)
-                signed = ", signed"
-        return f"{path.relative_to(target)}: {what}{signed}"
+        signed = kind != "special" and path.name != MANIFEST and (path.parent / MANIFEST).is_file()
+        if signed and chance.random() < 0.7:
+            sign(path.parent)
+            what += ", signed"
+        return f"{path.relative_to(target)}: {what}"
 
     def _trees(self, command: Command) -> dict[str, dict[str, str]]:
         pages = ("sweep.md", "sweep.html") if command.name.startswith("sweep-report") else ()
@@ -535,8 +581,8 @@ class Campaign:
         if answer.code not in (0, 2):
             return [f"{answer.code}: {answer.err.strip().splitlines()[-1] if answer.err.strip() else ''}"]
         usual = self.usual[command.name + command.folder]
-        for name, text in (("stdout", answer.out), ("stderr", answer.err), ("report.md", answer.pages.get("report.md", "")),
-                           ("sweep.md", answer.pages.get("sweep.md", ""))):  # fmt: skip
+        texts = {name: text for name, text in answer.pages.items() if name.endswith(".md")}
+        for name, text in {"stdout": answer.out, "stderr": answer.err, **texts}.items():
             raw_lines = [line for line in text.split("\n") if printable(line) != line]
             faults += [f"{name} has {raw_lines[0]!r:.200}"] if raw_lines else []
         faults += [f"{name}: {what}" for name, text in answer.pages.items() for what in live(name, text)]
@@ -551,7 +597,9 @@ class Campaign:
                     faults.append(f"not one line: {answer.err[-300:]!r}")
         elif self._same(answer, usual):
             outcome.verdict = "did not matter" if not lines else "reported and passed over"
-        elif OWN_TRUTH.search(outcome.damage) or "hostile" in outcome.damage or lines:
+        elif lines:
+            outcome.verdict = "reported and passed over"
+        elif OWN_TRUTH.search(outcome.damage) or "hostile" in outcome.damage:
             outcome.verdict = "shown: no other file knows it"
         elif ", signed" in outcome.damage:
             outcome.verdict = "shown: the manifest vouches for it"
