@@ -136,6 +136,9 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> Entry:
         raise damaged(folder / "trials.json", "this sweep's trials", f"trial {trial.number} has values of {strange}")
     rows = history(folder, runs[-1].run) if runs else []
     row = kept(rows)
+    if row is None and trial.state == "finished":
+        where = (runs[-1].run if runs else folder / "trials" / f"{trial.number:04d}") / "metrics.jsonl"
+        raise damaged(where, "the records of a trial that has finished", "there is no epoch of the VAE")
     if row is not None and row["valid"]["nll"] is None:
         raise damaged(runs[-1].run / "metrics.jsonl", "the records of a trial", "an epoch of the VAE has no NLL")
     found = outcome(sweep.config_of(trial.values, folder), rows)

@@ -303,8 +303,13 @@ def check_weights(model: TextVAE, weights: Weights, where: Path) -> None:
     for name, value in model.state_dict().items():
         if weights[name].dtype != value.dtype:
             raise UserError(f"{where}: the weights {name} are {weights[name].dtype}, and should be {value.dtype}")
-        if not weights[name].isfinite().all():
-            raise UserError(f"{where}: the weights {name} are not all finite: nothing can be computed with them")
+    _check_finite(weights, where)
+
+
+def _check_finite(weights: Weights, where: Path) -> None:
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise UserError(f"{where}: the weights {name} are not all finite, and nothing can be computed with them")
 
 
 def load_export(path: str | Path, kind: str = "best") -> Export:
@@ -327,9 +332,11 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
             f"{folder}: was written by start {manifest.start} of the run, which a later start has ended; have it"
             f" written again by resume={path / 'checkpoints' / LATEST}"
         )
+    weights = _load_tensors(folder, "model.safetensors")
+    _check_finite(weights, folder)
     return Export(
         folder=folder,
-        weights=_load_tensors(folder, "model.safetensors"),
+        weights=weights,
         config=load_config(inside(folder, "config.yaml"), whole=True),
         vocabulary=Vocabulary.load(inside(folder, "vocabulary.json")),
     )

@@ -427,6 +427,10 @@ class Config:
         return found
 
 
+# Bytes of a file of YAML.
+_LARGEST = 2**24
+
+
 class ConfigError(UserError):
     """A config that cannot be used; ``run`` is the folder it names, if it gets that far."""
 
@@ -470,6 +474,8 @@ def read_tree(path: str | Path) -> dict[str, Any]:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             # A pipe goes to one process of a run, and may never end.
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        if path.stat().st_size > _LARGEST:
+            raise OSError(errno.EFBIG, f"it has {path.stat().st_size:,} bytes, more than any config")
         tree = _read(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)

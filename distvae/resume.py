@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +97,8 @@ def open_run(
         if results is not None:
             with writing(run):
                 ended = tracking.end_status(run, results.start, results.latent)
-            data = f"data.path={load_config(run / 'config.yaml').data.path} ({results.data})"
+            trained = load_config(run / "config.yaml", stored=True).data
+            data = f"data.path={trained.path} ({results.data})"
             print(printable(f"{run}: finished {ended.time}, trained on {data}; its results:"))
             return Opening(None, results=results)
         if config.resume == "auto":
@@ -132,10 +135,11 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
     for path in run.iterdir():
         inside(run, path.name)
     changed = _changed(load_config(run / "config.yaml", stored=True), config, run, may_change)
-    if config.resume == "auto" and not changed and (run / "results.json").exists():
+    if config.resume == "auto" and not changed and os.path.lexists(run / "results.json"):
         try:
             results = report.load_results(run)
-        except UserError:  # they are of an attempt that a later one has overtaken
+        except UserError as error:  # damaged, or of an attempt that another has overtaken
+            print(printable(f"distvae: WARNING {error}; the run's weights are scored again"), file=sys.stderr)
             return None
         try:
             _check_sentences(config, results.data, run)
@@ -207,6 +211,6 @@ def _check_sentences(config: Config, trained_on: str, where: Path) -> None:
     found = corpus.fingerprint(config.data)
     if found != trained_on:
         raise UserError(
-            f"{where}: was trained on other sentences ({trained_on}) than {config.data.path} holds now ({found}); name"
-            " another run=FOLDER"
+            f"{where}: was trained on other sentences ({trained_on}) than {config.data.path} holds now ({found}), or on"
+            " what another version of distvae or NLTK made of them; name another run=FOLDER"
         )

@@ -33,7 +33,7 @@ from distvae.corpus import Corpus, Sentences
 from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.errors import PeerError, UserError, printable, tell
 from distvae.evaluation import Floor, Scores, SentenceScores, floor, score
-from distvae.files import write_json, writing
+from distvae.files import check_as, write_json, writing
 from distvae.graphs import Compute, GraphedSteps
 from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun, Look, Looks, Signals
 from distvae.kl_control import POLICIES, KLPolicy, Linear
@@ -377,10 +377,7 @@ class Trainer:
             if weights is not None:
                 checkpoint.check_weights(self.model, weights, folder)
         self.step = found.state.step
-        try:
-            self.ended = [StageEnd(**end) for end in found.state.ended]
-        except TypeError:
-            raise UserError(f"{folder / 'state.json'}: is not the state of a run") from None
+        self.ended = check_as(list[StageEnd], found.state.ended, folder / "state.json", "the state of a run")
         if self.runtime.is_main:
             state = found.state
             at = f"epoch {state.epoch}" + (f" and {state.batches:,} batches" if state.batches else "")

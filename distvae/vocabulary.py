@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from distvae.errors import UserError
-from distvae.files import read_json
+from distvae.files import read_json, write_text
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS)
@@ -157,7 +157,7 @@ class Vocabulary:
     def save(self, path: str | Path) -> None:
         """Write JSON, a token a line."""
         content = {"unk": self.unk, "tokens": self.tokens}
-        Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=0) + "\n")
 
     def __len__(self) -> int:
         return len(self.tokens)

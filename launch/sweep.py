@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Column, Table
+from rich.table import Table
 
 from distvae import launcher, report, streams
 from distvae import sweep as sweeps
@@ -83,7 +83,9 @@ def show_plan(sweep: Sweep) -> None:
     shared = sweep.pretrainings()
     parts: list[Table | str] = []
     if sweep.config.search == "random":
-        shown = Table(*(Column(report.cell(name)) for name in ("trial", *sweep.config.space)), box=None)
+        shown = Table(box=None)
+        for title in ("trial", *sweep.config.space):
+            shown.add_column(report.cell(title))
         for number, values in enumerate(sweep.points()):
             cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
             shown.add_row(str(number), *map(report.cell, cells))

@@ -2,12 +2,18 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from distvae import checkpoint
 from distvae.cli import main
+from distvae.model import model_of
+from distvae.vocabulary import Vocabulary
+from tests.paper_folders import config_of
 
 
 @pytest.fixture
@@ -151,3 +157,59 @@ def test_the_command_is_installed(run):
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+HOSTILE = ["\x1b[31mred", "\x9b2J", "\u202egnp", "می\u200cخواهم", "a\x07"]
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """An export whose words are terminal codes, and one word of Persian."""
+    config, vocabulary = config_of("kla", tmp_path), Vocabulary.closed(HOSTILE)
+    model = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown)
+    with torch.no_grad():
+        model.decoder.output.weight[: vocabulary.unknown + 1] = 0  # only words are drawn
+    checkpoint.export(tmp_path / "best", model.state_dict(), config, vocabulary)
+    return tmp_path / "best"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda value: value * float("nan"), "are not all finite"),
+        (lambda value: value.double(), "are torch.float64, and should be torch.float32"),
+        (lambda value: value[:1], "and should be"),
+    ],
+)
+def test_weights_that_a_manifest_vouches_for_are_checked_all_the_same(tmp_path, said, spoil, message):
+    config, vocabulary = config_of("kla", tmp_path), Vocabulary.closed(["a", "b"])
+    weights = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown).state_dict()
+    weights["encoder.embedding.weight"] = spoil(weights["encoder.embedding.weight"]).contiguous()
+    checkpoint.export(tmp_path / "best", weights, config, vocabulary)
+    line = said("sample", tmp_path / "best", code=2)
+    assert message in line
+    assert "encoder.embedding.weight" in line
+
+
+@pytest.mark.parametrize("command", [["sample"], ["interpolate"], ["reconstruct", *["\u202egnp"] * 20]])
+def test_no_word_reaches_the_terminal_as_a_code(hostile, said, command):
+    name, *sentences = command
+    for more in ([], ["--json"]):
+        out = said(name, hostile, *sentences, "--method", "sample", "--seed", "1", *more)
+        assert not set("\x1b\x9b\u202e\x07") & set(out)
+        assert "می\u200cخواهم" in out
+    words = json.dumps(json.loads(out)["sentences"], ensure_ascii=False)
+    assert "\\u001b" in words
+    assert "\u202e" in words
+
+
+def test_no_result_reaches_the_terminal_as_a_code(run, said, tmp_path):
+    other = tmp_path / "\x1b[31mred \u202eב"
+    shutil.copytree(run, other)
+    assert "\\x1b[31mred \\u202eב" in said("compare", run, other).splitlines()[1]
+    assert "\x1b" not in said("compare", run, other, "--json")
+    results = json.loads((other / "results.json").read_text())
+    (other / "results.json").write_text(json.dumps(results | {"split": "\x1b]0;title\x07"}))
+    assert "\\x1b]0;title\\x07" in said("compare", run, other)
+    (other / "results.json").write_text(json.dumps(results | {"vocabulary": "\x1b[31m"}))
+    assert "\x1b" not in said("compare", run, other, code=2)

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import re
 
 import numpy as np
 import pytest
@@ -203,6 +205,60 @@ def test_damage_is_one_line_that_names_the_file(tmp_path, name, content):
     write_run(tmp_path / "a", "kla")
     (tmp_path / "a" / name).write_text(content)
     with pytest.raises(UserError, match=f"{tmp_path}/a/{name}: "):
+        read_run(tmp_path / "a")
+
+
+CHANGES = {
+    # The file, what of it becomes what, and the file that is named.
+    "a number becomes a text": ("metrics.jsonl", r'"epoch": 3,', '"epoch": "3",'),
+    "NaN seconds": ("metrics.jsonl", r'"seconds": 2\.0', '"seconds": NaN'),
+    "endless seconds": ("metrics.jsonl", r'"seconds": 2\.0', '"seconds": 1e300'),
+    "negative seconds": ("metrics.jsonl", r'"seconds": 2\.0', '"seconds": -2.0'),
+    "half a character": ("environment.json", r"a CPU", r"\\ud800"),
+    "a KL that its dimensions contradict": ("metrics.jsonl", r'("valid": .*?"kl": {"mean": )', r"\g<1>1"),
+    "a record is missed": ("metrics.jsonl", r"\n.*\n", "\n"),
+    "a record twice": ("metrics.jsonl", r"\A(.*\n)", r"\1\1"),
+    "no stages": ("results.json", r'(?s)"stages": \[.*?\]', '"stages": []'),
+    "other epochs than were recorded": ("results.json", r'"epochs": 16', '"epochs": 17'),
+    "a best epoch after the last": ("results.json", r'"best_epoch": 14', '"best_epoch": 41'),
+    "RE + KL is not −ELBO": ("results.json", r'("neg_elbo": {\s+"mean": )', r"\g<1>1"),
+    "a bound that does not hold": ("results.json", r'"bound_holds": true', '"bound_holds": false'),
+    "True for a number": ("results.json", r'"seed": 0', '"seed": true'),
+    "too large a number": ("results.json", r'"seed": 0', '"seed": 1e999'),
+    "a packages list": ("environment.json", r'(?s)"packages": {.*?}', '"packages": []'),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_no_run_writes_is_one_line_that_names_the_file(tmp_path, change):
+    name, old, new = CHANGES[change]
+    write_run(tmp_path / "a", "pt_kla_sfb")
+    path = tmp_path / "a" / name
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(old, new, text, count=1), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != text
+    with pytest.raises(UserError, match=f"{path}: .*restore it from a copy"):
+        read_run(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "environment.json", "results.json", "sentences.parquet", "config.yaml"]
+)
+@pytest.mark.parametrize("what", ["pipe", "folder", "device", "outside", "loop", "sparse"])
+def test_what_is_no_file_of_the_run_is_one_line_and_is_not_waited_for(tmp_path, name, what):
+    write_run(tmp_path / "a", "kla")
+    path = tmp_path / "a" / name
+    path.rename(tmp_path / "kept")
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "sparse":
+        path.touch()
+        os.truncate(path, 2**40)
+    else:
+        path.symlink_to({"device": "/dev/zero", "outside": tmp_path / "kept", "loop": path}[what])
+    with pytest.raises(UserError, match=f"{path}: "):
         read_run(tmp_path / "a")
 
 

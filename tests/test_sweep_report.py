@@ -25,7 +25,7 @@ from distvae.account import (
     summary,
     utilisation,
 )
-from distvae.errors import UserError
+from distvae.errors import UserError, printable
 from distvae.pages import escaped
 from distvae.sweep import Progress, Trial
 from distvae.sweep_plots import sections
@@ -484,6 +484,50 @@ def test_what_is_damaged_is_one_line_that_names_it_and_the_old_report_stays(smal
     assert str(folder / name) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (folder / "sweep.html").read_bytes() == (small / "sweep.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("sweep.json", r'"seconds": 200\.0', '"seconds": NaN'),
+        ("sweep.json", r'"seconds": 200\.0', '"seconds": 1e300'),
+        ("trials.json", r'"seconds": 30\.0', '"seconds": -1'),
+        ("trials.json", r'"number": 1', '"number": 0'),
+        ("trials.json", r"kl\.target_rate", "kl.threshold"),
+        ("trials/0005/metrics.jsonl", r'("nll": {"mean": )', r"\g<1>1"),
+        ("trials/0005/metrics.jsonl", r'"verdict": "wait"', '"verdict": "best"'),
+        ("trials/0005/metrics.jsonl", r"(?s).*", ""),
+        ("finalists/0005.json", r'("nll": {\s+"mean": )', r"\g<1>1"),
+        ("finalists/0005.json", r'"split": "valid"', '"split": "test"'),
+    ],
+)
+def test_what_no_sweep_writes_is_one_line_that_names_the_file(small, tmp_path, name, old, new):
+    folder = shutil.copytree(small, tmp_path / "damaged")
+    text = (folder / name).read_text(encoding="utf-8")
+    (folder / name).write_text(re.sub(old, new, text, count=1), encoding="utf-8")
+    assert (folder / name).read_text(encoding="utf-8") != text
+    with pytest.raises(UserError, match=re.escape(str(folder / name))):
+        write_report(folder)
+
+
+def test_what_a_sweep_tells_is_shown_as_text(tmp_path, capsys):
+    hostile = "\x1b[31m ![x](http://evil/x) [y](javascript:z) <img src=x>\u202e"
+    asked = small_sweep(tmp_path / "small")
+    path = asked.folder / "trials.json"
+    trials = json.loads(path.read_text(encoding="utf-8"))
+    trials["trials"][2]["reason"] = hostile
+    path.write_text(json.dumps(trials), encoding="utf-8")
+    capsys.readouterr()
+    for more in ([], ["--json"]):
+        assert cli.main(["sweep-report", str(asked.folder), *more]) == 0
+        said = capsys.readouterr().out
+        assert "[y](javascript:z)" in said
+        assert not set("\x1b\u202e") & set(said)
+    text = (asked.folder / "sweep.md").read_text(encoding="utf-8")
+    assert "javascript:z" in text
+    assert not re.search(r"\x1b|\u202e|\]\(|<img|://", text)
+    text = page(asked.folder).words
+    assert printable(hostile) in text
 
 
 def test_without_plotly_a_line_says_what_to_install(small, monkeypatch):

@@ -339,6 +339,7 @@ def test_what_a_run_says_is_kept_and_its_epochs_are_shown(rows, stand_in, tmp_pa
         "sys.stdout.write('train 1 '); time.sleep(0.5); print('γ')",
         "print('WARNING w', file=sys.stderr)",
         "sys.stdout.buffer.write(b'train 2 \\xff\\n')",
+        r"print('train 3 \x1b[31m\u202e')",
         "print('train cut', end='')",
     )
     arguments = ["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table"), "--seeds", "0"]
@@ -349,9 +350,17 @@ def test_what_a_run_says_is_kept_and_its_epochs_are_shown(rows, stand_in, tmp_pa
             "train 1 γ",
             "WARNING w",
             "train 2 \N{REPLACEMENT CHARACTER}",
+            r"train 3 \x1b[31m\u202e",
         ]
         log = (tmp_path / "table" / "seed-0" / "kla.log").read_bytes()
         assert log.count("hello\ntrain 1 γ\n".encode()) == times
+
+
+def test_a_row_whose_name_is_a_terminal_code_is_refused(rows, tmp_path, capsys):
+    folder = rows(kla=ALONE)
+    (folder / "kla.yaml").rename(folder / "\x1b[31m.yaml")
+    assert table1.main(["--rows", str(folder), "--folder", str(tmp_path / "table"), "--plan"]) == 2
+    assert "\\x1b[31m.yaml: has a name that a terminal cannot show" in capsys.readouterr().err
 
 
 # As distvae/train.py ends where there is nothing to save yet.
