@@ -7,6 +7,7 @@ scaling | measure``: what training over several processes sends and takes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -21,7 +22,7 @@ from torch import Tensor
 from distvae import measure, report, scaling, streams
 from distvae.arguments import Parser
 from distvae.checkpoint import Export, load_export
-from distvae.config import Config, OptimizerConfig, explain, known_keys, load_config
+from distvae.config import Config, OptimizerConfig, explain, flatten, known_keys, load_config
 from distvae.errors import UserError, printable, tell
 from distvae.files import printable_json
 from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
@@ -207,12 +208,24 @@ def _evaluate(options: argparse.Namespace) -> None:
     try:
         results = rescore(options.run, found, options.split, data, settings, runtime)
         if runtime.is_main:
+            _warn_of_other_sentences(options.run, results)
             if options.json:
                 _print_json(report.as_dict(results))
             else:
                 report.show({_name(options.run): results})
     finally:
         runtime.close()
+
+
+def _warn_of_other_sentences(run: str, results: report.Results) -> None:
+    """Warn where scores are of other sentences than a run's own. Of an export that lies alone that is not known."""
+    with contextlib.suppress(UserError):
+        known = report.load_results(run).data
+        if known != results.data:
+            said = (
+                f"distvae: WARNING {run}: these sentences ({results.data}) are not those of its own results ({known})"
+            )
+            print(printable(said), file=sys.stderr)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -327,6 +340,7 @@ def _measure(options: argparse.Namespace) -> None:
     _at_least("--rounds", options.rounds, 1)
     runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
     try:
+        runtime.agree(dict(flatten(config)))
         work = scaling.count_work(config.model, options.vocabulary, options.tokens)
         found = measure.measure(runtime, config, work, options.vocabulary, options.tokens, options.each, options.rounds)
         if runtime.is_main:

@@ -969,6 +969,7 @@ class Progress:
     slots: Count = 0  # places at the last start: trials that there was room for, side by side
     nodes: tuple[str, ...] = ()
     ended_by: str | None = None  # what of `stop` ended it before its trials had
+    data: str | None = None  # fingerprint of the sentences; None: of an older version, or of trials that have their own
 
 
 def save_progress(folder: Path, progress: Progress) -> None:

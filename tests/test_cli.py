@@ -42,6 +42,17 @@ def test_evaluate_gives_the_scores_that_training_ended_with(run, said):
         assert found["floor"] == results["floor"]
 
 
+def test_evaluate_warns_of_other_sentences_than_the_runs_own(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "moved", symlinks=True)
+    results = tmp_path / "moved" / "results.json"
+    trained_on = json.loads(results.read_text())["data"]
+    for folder, warns in ((run, False), (tmp_path / "moved" / "best", False), (tmp_path / "moved", True)):
+        results.write_text(results.read_text().replace(trained_on, "0123456789abcdef"))
+        capsys.readouterr()
+        assert main(["evaluate", str(folder), "--importance-samples", "2"]) == 0
+        assert ("those of its own results (0123456789abcdef)" in capsys.readouterr().err) == warns
+
+
 def test_evaluate_takes_split_samples_and_seed(run, said):
     valid = json.loads(said("evaluate", run, "--split", "train", "--importance-samples", "3", "--seed", "5", "--json"))
     assert valid["split"] == "train"

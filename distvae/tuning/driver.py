@@ -165,9 +165,21 @@ class Driver:
             differing = sweeps.differences(sweeps.open_sweep(self.folder), self.sweep)
             if differing:
                 raise UserError(f"{self.folder}: holds another sweep: {', '.join(differing)}; name another run=FOLDER")
+            known, now = sweeps.load_progress(self.folder).data, self._data()
+            if known not in (None, now):
+                raise UserError(
+                    f"{self.folder}: its trials have other sentences ({known}) than data.path names now ({now}); name"
+                    f" another run=FOLDER, or print its trials by distvae sweep-report {self.folder}"
+                )
         saved = self.folder / "tune"
         if saved.exists() and saved.stat().st_uid != os.geteuid():
             raise UserError(f"{saved}: is another user's; what Tune saves is read by pickle, which can run code")
+
+    def _data(self) -> str | None:
+        """Fingerprint of the sentences of all trials; None where trials have different ones."""
+        if any(key.startswith("data.") for key in self.sweep.config.space):
+            return None
+        return corpus.fingerprint(self.sweep.config_of({}, self.folder).data)
 
     def _open(self) -> None:
         """Make the sweep's folder, and become the one that runs it."""
@@ -182,6 +194,7 @@ class Driver:
         self.progress = sweeps.load_progress(self.folder)
         self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
         self.progress.state, self.progress.reason = "running", None
+        self.progress.data = self._data()
         self.over = self.progress.ended_by
         if self.over is not None:
             over = f"{self.folder}: had ended before its trials: {self.over}; that stays, whatever stop says now"

@@ -33,6 +33,7 @@ from ray.train.v2.api.exceptions import ControllerError
 from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
+from distvae.errors import UserError
 from distvae.tuning import trial as trials
 from distvae.tuning.driver import _STATE, Driver, Limits, Places, RayWatch, _places
 from distvae.tuning.scratch import scratch
@@ -63,6 +64,22 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(driver_of):
         get_error=lambda: "Failure # 1\nRay's actor could not be reset\n",
     )
     assert driver_of()._state(one) == ("failed", "Ray's actor could not be reset")
+
+
+def test_a_sweep_answers_for_its_own_sentences_alone(driver_of, monkeypatch):
+    """Its file names the same path; what lies there has changed."""
+    driver = driver_of()
+    driver.folder.mkdir(exist_ok=True)
+    for name, text in sweeps.dump_sweep(driver.sweep).items():
+        (driver.folder / name).write_text(text, encoding="utf-8")
+    sweeps.save_progress(driver.folder, sweeps.Progress(data=driver._data()))
+    (driver.folder / "starts").mkdir()
+    driver._look()
+    monkeypatch.setattr("distvae.corpus.fingerprint", lambda data: "0123456789abcdef")
+    with pytest.raises(UserError, match=r"its trials have other sentences \(\w+\) than .* now \(0123456789abcdef\)"):
+        driver._look()
+    sweeps.save_progress(driver.folder, sweeps.Progress())  # of an older version
+    driver._look()
 
 
 @pytest.mark.parametrize(("workers", "reused"), [(1, True), (2, False)])
