@@ -21,6 +21,7 @@ from distvae import starts
 from distvae import sweep as sweeps
 from distvae.checkpoint import list_checkpoints
 from distvae.config import dump_config
+from distvae.errors import UserError
 from distvae.interruption import SIGNALS, InterruptedRun, Signals
 from distvae.tracking import write_status
 from distvae.train import Caller, train
@@ -33,7 +34,6 @@ from ray.train.v2.api.exceptions import ControllerError
 from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
-from distvae.errors import UserError
 from distvae.tuning import trial as trials
 from distvae.tuning.driver import _STATE, Driver, Limits, Places, RayWatch, _places
 from distvae.tuning.scratch import scratch
@@ -69,11 +69,10 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(driver_of):
 def test_a_sweep_answers_for_its_own_sentences_alone(driver_of, monkeypatch):
     """Its file names the same path; what lies there has changed."""
     driver = driver_of()
-    driver.folder.mkdir(exist_ok=True)
+    starts.claim(driver.folder)
     for name, text in sweeps.dump_sweep(driver.sweep).items():
         (driver.folder / name).write_text(text, encoding="utf-8")
     sweeps.save_progress(driver.folder, sweeps.Progress(data=driver._data()))
-    (driver.folder / "starts").mkdir()
     driver._look()
     monkeypatch.setattr("distvae.corpus.fingerprint", lambda data: "0123456789abcdef")
     with pytest.raises(UserError, match=r"its trials have other sentences \(\w+\) than .* now \(0123456789abcdef\)"):
