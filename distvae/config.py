@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from distvae.errors import UserError
 
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-# The validation context of a config that a run wrote: an older version may have accepted options that nothing read.
-STORED = {"stored": True}
 
 # What 32 bits hold: torch and numpy refuse more in their own ways.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e38
@@ -263,19 +260,6 @@ class KLConfig:
     every_steps: Positive | None = None
     free_bits: Literal["none", "dimension", "sentence_dimension", "sentence", "batch"] = "none"
 
-    @model_validator(mode="after")
-    def _options_are_read(self, info: ValidationInfo):
-        if info.context != STORED:
-            for name, readers in self.unread.items():
-                value, default = getattr(self, name), getattr(type(self), name)
-                if value != default:
-                    raise ValueError(
-                        f"kl.{name} = {value} belongs to {_either('policy', 'policies', readers)}"
-                        f"{' or to free bits' if name == 'target_rate' else ''}, and kl.policy is {self.policy}: leave"
-                        f" it out, or set kl.{name}={'null' if default is None else default}, its default"
-                    )
-        return self
-
     @property
     def unread(self) -> dict[str, tuple[str, ...]]:
         """Options that the policy and the free bits do not read, and the policies that do."""
@@ -507,13 +491,33 @@ def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Con
     try:
         # By way of JSON, whose strict rules take a mapping for a data class and a list for a tuple, but no text for a
         # number and no `true` for 1.
-        return TypeAdapter(Config).validate_json(json.dumps(tree), context=STORED if stored else None)
+        config = TypeAdapter(Config).validate_json(json.dumps(tree))
     except ValidationError as error:
         wrong = {problem["loc"][:1] if problem["type"] != "json_invalid" else ("run",) for problem in error.errors()}
         run = None if ("run",) in wrong else tree.get("run")
         raise ConfigError(f"{source}: {explain(error)}", run and _at_home(run)) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
+    if not stored:
+        _check_read(config, source)
+    return config
+
+
+def _check_read(config: Config, source: str) -> None:
+    """See that the policy and the free bits read every KL option that is set.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    for name, readers in config.kl.unread.items():
+        value, default = getattr(config.kl, name), getattr(KLConfig, name)
+        if value != default:
+            raise ConfigError(
+                f"{source}: kl.{name} = {value} belongs to {_either('policy', 'policies', readers)}"
+                f"{' or to free bits' if name == 'target_rate' else ''}, and kl.policy is {config.kl.policy}: leave it"
+                f" out, or set kl.{name}={'null' if default is None else default}, its default",
+                config.run,
+            )
 
 
 def with_precision(config: Config, precision: str) -> Config:

@@ -22,6 +22,7 @@ from distvae.config import (
     dump_config,
     flatten,
     load_config,
+    with_precision,
 )
 from distvae.errors import UserError
 from distvae.sweep import load_sweep
@@ -535,6 +536,7 @@ def test_a_run_of_an_older_version_may_have_an_option_that_nothing_read(load, tm
     for options in ({"whole": True}, {"stored": True}):
         config = load_config(tmp_path / "config.yaml", **options)
         assert (config.kl.threshold, config.unread["kl.threshold"]) == (0.9, "policy soft_free_bits")
+        assert with_precision(config, "no").kl == config.kl
 
 
 def test_there_must_be_something_to_train(load):

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ PREFIX = "distvae-sweep-"
 
 # What TMPDIR can have: the sockets of Python's multiprocessing add some 40 bytes.
 LONGEST = 60
+
+# Seconds in which a driver has locked its folder, and more.
+_NEW = 600.0
 
 
 @contextlib.contextmanager
@@ -83,6 +87,9 @@ def _sweep() -> None:
     for folder in ROOT.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another's, or one that has just been removed
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            if not (folder / "lock").exists() and time.time() - folder.stat().st_mtime > _NEW:
+                shutil.rmtree(folder, ignore_errors=True)  # what a process of a removed one has made again
                 continue
             lock = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW)
             try:

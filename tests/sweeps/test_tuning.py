@@ -146,11 +146,14 @@ with scratch.scratch() as folder:
     assert subprocess.run([sys.executable, "-c", dies]).returncode == -signal.SIGKILL
     (left,) = short.iterdir()
     (others := short / f"{left.name[:-8]}noneofus").mkdir()
+    (again := short / f"{left.name[:-8]}madagain").mkdir()
+    os.utime(again, (0, 0))
     (short / "linked").mkdir()
     (short / f"{left.name[:-8]}aslinked").symlink_to(short / "linked")
     (short / "linked" / "lock").write_text("")
     with scratch():
         assert not left.exists()
+        assert not again.exists()
         assert others.exists()
         assert (short / "linked" / "lock").exists()
 
