@@ -1,4 +1,4 @@
-"""A few of the environments of ``python -m tests.faults.environments``, and that its cases are what they are said to be."""
+"""A few environments of ``python -m tests.faults.environments``, and whether its cases are what they are said to be."""
 
 import itertools
 
