@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN_KEYS = ("run", "seed", "pretrained")
 
 # The launcher's word, as `accelerate launch` gives it, where the config says nothing.
-PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
 
 # Runs on a GPU at once, if there are as many cores: a small model leaves most of it idle.
 RUNS_PER_GPU = 8

@@ -280,3 +280,12 @@ def test_a_copy_of_the_tree_names_its_commit(tmp_path, monkeypatch):
     assert environment("1 process")["commit"] is None
     (tmp_path / "COMMIT").write_text("0123abc-dirty\n")
     assert environment("1 process")["commit"] == "0123abc-dirty"
+
+
+def test_a_reason_in_a_status_is_one_line_of_limited_length(tmp_path):
+    """Libraries raise errors of a hundred kilobytes."""
+    write_status(tmp_path, "failed", "first line\nsecond \x1b[31m" + "x" * 107_000)
+    reason = json.loads((tmp_path / "status.json").read_text())["reason"]
+    assert len(reason) < 2200
+    assert reason.isprintable()
+    assert reason.startswith("first line\\nsecond \\x1b[31m")
