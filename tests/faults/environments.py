@@ -173,6 +173,8 @@ class Surroundings:
                 "both full",
                 "nobody reads either",
             )
+            # OpenMP's library warns of OMP_NUM_THREADS as it is loaded.
+            err = "".join(line for line in err.splitlines(True) if line.strip() and not line.startswith("libgomp:"))
             if heard and not (err.startswith("distvae: ") and err.count("\n") == 1):
                 yield "not one line"
             if case.program == "train" and run.exists() and {path.name for path in run.iterdir()} - {"status.json"}:

@@ -13,7 +13,7 @@ def surroundings(tmp_path_factory):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("case", list(itertools.islice(cases(1), 10)), ids=str)
+@pytest.mark.parametrize("case", list(itertools.islice(cases(1), 6)), ids=str)
 def test_a_program_ends_well_or_in_one_line(surroundings, case):
     code, faults = surroundings.carry_out(case)
     assert faults == [], code
