@@ -91,24 +91,24 @@ def judge(kl: float, mutual_information: float, sentences: int, config: Config, 
         "hollow": "z hardly depends on the sentence",
         "weak": f"less than half of λ = {rate or 0:g}",
     }[state]
-    return Latent(state, f"{figures}: {meaning}; {'; '.join(_remedies(state, config, stage))}")
+    return Latent(state, f"{figures}: {meaning}. Try {'; '.join(_remedies(state, config, stage))}")
 
 
 def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
     """What to try, the most promising first."""
     slower = f"an optimizer.learning_rate below {config.optimizer.learning_rate:g}"
-    weaker = f"a model.word_dropout above {config.model.word_dropout:g} weakens the decoder"
+    weaker = f"a model.word_dropout above {config.model.word_dropout:g}, which weakens the decoder"
     if stage == "pretrain" or config.kl.autoencoder:
-        return [f"try {slower}", weaker]
+        return [slower, weaker]
     found = []
     if config.kl.rate is None:
-        found.append("kl.policy=soft_free_bits holds the KL at kl.target_rate")
+        found.append("kl.policy=soft_free_bits, which holds the KL at kl.target_rate")
     if config.pretrained is None and config.pretrain.max_epochs == 0:
-        found.append("pretrain the encoder (pretrain.max_epochs)")
+        found.append("pretraining of the encoder (pretrain.max_epochs)")
     if config.kl.rate is not None:
-        found.append(f"train longer than train.max_epochs={config.train.max_epochs}")
+        found.append(f"more epochs than train.max_epochs={config.train.max_epochs}")
         if config.kl.policy == "soft_free_bits" and config.kl.every_steps is None:
-            found.append("let γ act within epochs (kl.every_steps=40)")
+            found.append("kl.every_steps=40, by which γ moves within epochs")
     if state != "weak":
-        found += [f"try {slower}", weaker]
+        found += [slower, weaker]
     return found
