@@ -77,12 +77,15 @@ OWN_TRUTH = re.compile(
     # All means are the same then.
     r"|sentences\.parquet: .*other order"
     r"|metrics\.jsonl:.*(standard_error|seconds|saving|kl_weight|learning_rate|objective|skipped|verdict|active_units"
-    r"|mutual_information|importance_samples|effective_samples|seed|nll_excess|train\.sentences|start|step)"
+    r"|mutual_information|importance_samples|effective_samples|seed|nll_excess|train\.sentences|start|step|latent)"
     r"|results\.json:.*(effective_samples|active_units|nll_excess|seed|importance_samples|world_size|data|stages|converged"
-    r"|passed_over|best_epoch|floor|split)"
+    r"|passed_over|best_epoch|floor|split|latent|unknown)"
     r"|finalists/.*(standard_error|effective_samples|active_units|nll_excess|seed|importance_samples|world_size|data"
-    r"|mutual_information|vocabulary|floor)"
+    r"|mutual_information|vocabulary|floor|latent|unknown)"
 )
+
+# The γ of the runs without pretraining.
+LINEAR = "kl={policy: linear, anneal_epochs: 2}"
 
 
 # -- Folders -----------------------------------------------------------------------------------------------------------
@@ -93,7 +96,7 @@ def nursery(folder: Path) -> None:
     config = folder / "tiny.yaml"
     config.write_text(TINY.replace("test_size: 20}", f"test_size: 20, cache: {folder / 'cache'}}}"), encoding="utf-8")
     whole = folder / "whole"
-    for name, more in (("run", []), ("other", ["pretrain.max_epochs=0", "kl.policy=linear"])):
+    for name, more in (("run", []), ("other", ["pretrain.max_epochs=0", LINEAR])):
         with contextlib.redirect_stdout(io.StringIO()):
             assert train.main([str(config), f"run={whole / name}", *more]) == 0
     stopped = whole / "stopped"
@@ -110,9 +113,9 @@ def nursery(folder: Path) -> None:
     (folder / "rows").mkdir()
     table = whole / "table" / "seed-0"
     shutil.copytree(whole / "other", table / "kla", symlinks=True)
-    shutil.copy(config, folder / "rows" / "kla.yaml")
-    text = config.read_text(encoding="utf-8").replace("pretrain: {max_epochs: 2}", "pretrain: {max_epochs: 0}")
-    (folder / "rows" / "kla.yaml").write_text(text.replace("kl: {", "kl: {policy: linear, "), encoding="utf-8")
+    tree = yaml.safe_load(config.read_text(encoding="utf-8"))
+    tree |= {"pretrain": {"max_epochs": 0}} | yaml.safe_load(LINEAR.replace("=", ": ", 1))
+    (folder / "rows" / "kla.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
 
 
 def _rewrite(path: Path, old: str, new: str) -> None:
