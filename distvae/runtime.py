@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -265,11 +265,13 @@ class Runtime:
         whether they live."""
         self._meetings += 1
         key, pause = f"distvae/meeting/{self._meetings}", 0.001
-        here = self._store.add(key, 1)
-        while here < self.world_size:
-            time.sleep(pause)
-            pause = min(2 * pause, POLL)
-            here = self._store.add(key, 0)
+        # A launcher that keeps the store may be killed while its processes save: the collective that follows will do.
+        with suppress(dist.DistNetworkError):
+            here = self._store.add(key, 1)
+            while here < self.world_size:
+                time.sleep(pause)
+                pause = min(2 * pause, POLL)
+                here = self._store.add(key, 0)
 
     def _stop_if_alone(self) -> None:
         started = launcher.number("WORLD_SIZE", 1)

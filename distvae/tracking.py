@@ -204,12 +204,9 @@ class Tracker:
             self._board.add_scalar("latent/alive", state == "alive", step)
         self._follow_latent(record.epoch, state)
         if self._lifeless == _LASTING:
-            warning = (
-                f"WARNING {self._name}: for {_LASTING} epochs of {record.stage} the latent has been"
-                f" {state}: {record.latent.advice}"
-            )
-            self._board.add_text("warnings", warning, step)
-            lines.append(warning)
+            warning = f"for {_LASTING} epochs of {record.stage} the latent has been {state}: {record.latent.advice}"
+            self._board.add_text("warnings", escaped(warning), step)
+            lines.append(f"WARNING {self._name}: {warning}")
         tqdm.write("\n".join(lines), file=sys.stdout)
         sys.stdout.flush()
         return state != former
