@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from distvae import captions, checkpoint, report
 from distvae.config import CAPTIONS, Config, dump_config, parse_config
@@ -90,7 +91,9 @@ def write_run(
         closed = config.data.path == CAPTIONS
         vocabulary = Vocabulary.closed(counts) if closed else Vocabulary.build(counts, 2, "classes")
         write_results(run, row, each, stage, vocabulary, corpus)
-        model = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # what an untrained model decodes is the same each time
+            model = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown)
         checkpoint.export(run / "best", model.state_dict(), config, vocabulary, 1, 160)
     return config
 
