@@ -193,11 +193,18 @@ def _kernel() -> str:
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
-def _born(process: int) -> str:
-    """When a living process began, in its kernel's ticks; nothing for one that is dead."""
+def living(process: int) -> tuple[str, int, str] | None:
+    """Return a living process's name, its parent, and when it began in its kernel's ticks; None for a dead one."""
     try:
         # The name, in brackets, may hold anything.
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        before, _, after = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
     except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if status[0] in "ZX" else status[19]
+        return None
+    status = after.split()
+    return None if status[0] in "ZX" else (before.partition(" (")[2], int(status[1]), status[19])
+
+
+def _born(process: int) -> str:
+    """When a living process began; nothing for a dead one."""
+    found = living(process)
+    return "" if found is None else found[2]

@@ -668,30 +668,23 @@ class RayWatch(threading.Thread):
     def __init__(self, give_up: Callable[[str], None], closing: threading.Event):
         super().__init__(name="Ray watch", daemon=True)
         self._give_up, self._closing = give_up, closing
-        found = {process: _process(process) for process in _descendants()}
+        found = {process: starts.living(process) for process in _descendants()}
         self._processes = {process: one for process, one in found.items() if one is not None and one[0] in self.NAMES}
 
     def run(self) -> None:
         while not self._closing.wait(1.0):
             for process, one in self._processes.items():
-                if _process(process) != one and not self._closing.is_set():
+                if starts.living(process) != one and not self._closing.is_set():
                     self._give_up(one[0])
                     return
 
 
-def _process(number: int) -> tuple[str, int, str] | None:
-    """A living process's name, its parent's number, and when it began; None for one that is dead."""
-    try:
-        before, _, after = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
-    except OSError:
-        return None
-    status = after.split()
-    return None if status[0] in "ZX" else (before.partition(" (")[2], int(status[1]), status[19])
-
-
 def _descendants() -> set[int]:
     """The living processes that this one started, or that those did."""
-    every = {int(path.name): _process(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    every = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(PermissionError):  # another user's
+            every[int(path.name)] = starts.living(int(path.name))
     found: set[int] = set()
     more = {os.getpid()}
     while more:
