@@ -108,9 +108,9 @@ class Scores:
                 return f"the standard error of {name} is {value.standard_error}"
             if abs(value.mean) > LARGEST_SCORE and name not in rates:
                 return f"{name} is {value.mean}"
-        if not _same(self.neg_elbo.mean, self.re.mean + self.kl.mean):
+        if not sums_agree(self.neg_elbo.mean, self.re.mean + self.kl.mean):
             return f"neg_elbo is {self.neg_elbo.mean}, and re + kl is {self.re.mean + self.kl.mean}"
-        if not _same(self.kl.mean, sum(self.kl_per_dimension)):
+        if not sums_agree(self.kl.mean, sum(self.kl_per_dimension)):
             return f"kl is {self.kl.mean}, and its dimensions add up to {sum(self.kl_per_dimension)}"
         if not 0 <= self.active_units <= len(self.kl_per_dimension):
             return f"{self.active_units} of {len(self.kl_per_dimension)} units are active"
@@ -119,7 +119,7 @@ class Scores:
         if not 0 <= (self.effective_samples or 0.0) <= self.importance_samples * (1 + 1e-6):
             return f"{self.effective_samples} of {self.importance_samples} importance samples are effective"
         for name, nats in rates.items():
-            if nats is not None and not _same(math.log(estimates[name].mean), nats * self.sentences / self.tokens):
+            if nats is not None and not sums_agree(math.log(estimates[name].mean), nats * self.sentences / self.tokens):
                 return f"{name} is {estimates[name].mean}, which does not go with the nats a sentence"
         return None
 
@@ -128,8 +128,8 @@ class Scores:
         return asdict(self) | {"bound_holds": self.bound_holds}
 
 
-def _same(one: float, other: float) -> bool:
-    """Whether two sums of the same numbers, added up in another order, can be these."""
+def sums_agree(one: float, other: float) -> bool:
+    """Return whether two sums of the same numbers, added up in another order, can be these."""
     return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)
 
 

@@ -133,14 +133,14 @@ def _alive(run: Run) -> bool:
     return state == "alive" and scores.active_units >= ALIVE_UNITS
 
 
-def _not_alive(*methods: Method) -> str:
-    """What is to be said of methods with a run whose latent is not alive: a KL that carries no information, or none at
-    all, is no merit. Empty where there is none."""
-    return "".join(
+def _if_alive(verdict: Verdict, figures: str, *methods: Method) -> tuple[Verdict, str]:
+    """A verdict on KLs: not held where a run's latent is not alive, because a KL without information is no merit."""
+    lifeless = "".join(
         f"; {method.name} is not alive in every run ({_life(method)}), so that its KL proves nothing"
         for method in methods
         if not all(map(_alive, method.finished))
     )
+    return "not held" if verdict == "held" and lifeless else verdict, figures + lifeless
 
 
 def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
@@ -149,8 +149,7 @@ def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
     signs = tuple(1 if value >= 0 else -1 for value in off)
     found = Estimate(abs(off[0]) - abs(off[1]), difference(one, other, "kl", signs).standard_error)
     said = f"|KL − λ| is {abs(off[0]):.2f} under {one.name}, {abs(off[1]):.2f} under {other.name}: {found}"
-    verdict, lifeless = _judge(found), _not_alive(one, other)
-    return "not held" if verdict == "held" and lifeless else verdict, said + lifeless
+    return _if_alive(_judge(found), said, one, other)
 
 
 def _lower(one: Method, other: Method, score: Literal["re", "neg_elbo", "nll"]) -> tuple[Verdict, str]:
@@ -176,8 +175,7 @@ def _steadier(one: Method, other: Method) -> tuple[Verdict, str]:
     said = f"validation KL over the epochs after annealing: {said}"
     if any(map(math.isnan, [*spreads[0], *spreads[1]])):
         return "too close to tell", f"{said}; – is of runs that have fewer than two such epochs"
-    verdict, lifeless = _of_all([a < b for a in spreads[0] for b in spreads[1]]), _not_alive(one, other)
-    return "not held" if verdict == "held" and lifeless else verdict, said + lifeless
+    return _if_alive(_of_all([a < b for a in spreads[0] for b in spreads[1]]), said, one, other)
 
 
 def _range(values: Sequence[float]) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
 import platform
 import subprocess
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from distvae import __version__, starts
 from distvae.config import Count
 from distvae.errors import UserError, one_line
-from distvae.evaluation import LARGEST_SCORE, Scores
+from distvae.evaluation import LARGEST_SCORE, Scores, sums_agree
 from distvae.files import (
     check_as,
     damaged,
@@ -142,9 +141,9 @@ def _row(line: str, source: str) -> dict[str, Any]:
     record = check_as(EpochRecord, row, source, _RECORD)
     train = record.train
     why = record.valid.contradiction
-    if not math.isclose(train.neg_elbo, train.re + train.kl, rel_tol=1e-6, abs_tol=1e-6):
+    if not sums_agree(train.neg_elbo, train.re + train.kl):
         why = why or f"neg_elbo of train is {train.neg_elbo}, and re + kl is {train.re + train.kl}"
-    if not math.isclose(train.kl, sum(train.kl_per_dimension), rel_tol=1e-6, abs_tol=1e-6):
+    if not sums_agree(train.kl, sum(train.kl_per_dimension)):
         why = why or f"kl of train is {train.kl}, and its dimensions add up to {sum(train.kl_per_dimension)}"
     if why is not None:
         raise damaged(source, _RECORD, why)
@@ -304,7 +303,7 @@ def read_status(run: Path) -> Status:
     Raises:
         UserError: it cannot be read, or is not what a run writes.
     """
-    return read_as(Status, run / "status.json", "what a run writes of its state")
+    return read_as(Status, run / "status.json", "the status of a run")
 
 
 def last_latent(run: Path) -> Latent | None:
@@ -352,7 +351,7 @@ def code_digest() -> str:
 
 @dataclass(frozen=True)
 class Environment:
-    """What reports tell of ``environment``."""
+    """The part of ``environment`` that reports print."""
 
     python: str
     device: str
@@ -367,7 +366,7 @@ def read_environment(run: Path) -> Environment:
     Raises:
         UserError: it cannot be read, or is not what a run writes.
     """
-    return read_as(Environment, run / "environment.json", "what a run writes of its machine")
+    return read_as(Environment, run / "environment.json", "the environment of a run")
 
 
 def device_name() -> str:

@@ -129,7 +129,8 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
     runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
     config = with_precision(config, runtime.mixed_precision)
     try:
-        runtime.agree(_agreed(config))
+        if runtime.world_size > 1:
+            runtime.agree(_agreed(config))
         results = carry_out(config, Path(config.run), runtime, signals, caller or Caller())
     except (UserError, InterruptedRun):
         runtime.close()
@@ -319,7 +320,9 @@ class Trainer:
     def _corpus(self) -> Corpus:
         folder = self.runtime.on_main(lambda: corpus.prepare(self.config.data, progress=sys.stderr.isatty()))
         # A machine that does not see the main process's cache makes its own.
-        self.runtime.on_each_machine(lambda: corpus.is_whole(folder) or self._prepare_own(folder))
+        self.runtime.on_each_machine(
+            lambda: self.runtime.is_main or corpus.is_whole(folder) or self._prepare_own(folder)
+        )
         sentences = corpus.load(folder)
         self.runtime.agree({"the vocabulary's fingerprint": sentences.vocabulary.fingerprint})
         self.runtime.on_main(lambda: self._note(sentences))
