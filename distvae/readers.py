@@ -223,7 +223,7 @@ def _not_text(where: str, column: str, kind: str) -> UserError:
 
 def _fill_from_parquet(path: Path, stores: list[_Column]) -> str:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)
         schema, rows = file.schema_arrow, file.metadata.num_rows
     except Exception as error:
         raise UserError(f"{path}: is not Parquet: {reason(error)}") from None
@@ -239,7 +239,8 @@ def _fill_from_parquet(path: Path, stores: list[_Column]) -> str:
 
 def _parquet_batches(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     try:
-        yield from file.iter_batches(BATCH, columns=columns)
+        # In this thread: one of Arrow's pool that still lives at the interpreter's exit may abort the program.
+        yield from file.iter_batches(BATCH, columns=columns, use_threads=False)
     except Exception as error:
         raise UserError(f"{path}: cannot be read as Parquet: {reason(error)}") from error
 

@@ -123,7 +123,9 @@ def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
     """
     path = Path(run) / "sentences.parquet"
     try:
-        found = parquet.read_table(pyarrow.BufferReader(read_bytes(path)))
+        # In this thread: one of Arrow's pool that still lives at the interpreter's exit may abort the program.
+        with parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)), pre_buffer=False) as file:
+            found = file.read(use_threads=False)
         columns = {name: np.asarray(found[name].to_numpy(), dtype=np.float64) for name in found.column_names}
         scores = SentenceScores(**{"nll": None} | columns)
     except (OSError, pyarrow.ArrowException, TypeError, ValueError) as error:
