@@ -19,18 +19,23 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from distvae import measure, report, scaling, streams
-from distvae.arguments import Parser
-from distvae.checkpoint import Export, load_export
-from distvae.config import Config, OptimizerConfig, explain, flatten, known_keys, load_config
-from distvae.errors import UserError, printable, tell
-from distvae.files import printable_json
-from distvae.generation import Decoding, decode, interpolation, posterior_means, prior_draws
-from distvae.interruption import ENDED
-from distvae.model import TextVAE
-from distvae.runtime import Runtime, out_of_memory
-from distvae.tracking import Progress
-from distvae.vocabulary import tokenize
+from distvae.config.load import explain, flatten, known_keys, load_config
+from distvae.config.schema import Config, OptimizerConfig
+from distvae.data.vocabulary import tokenize
+from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
+from distvae.model.vae import TextVAE
+from distvae.reports import comparison
+from distvae.runs.checkpoint import Export, load_export
+from distvae.runs.results import Results, load_results, results_to_dict
+from distvae.runs.tracking import Progress
+from distvae.scaling import costs as scaling
+from distvae.scaling import measure
+from distvae.system import streams
+from distvae.system.arguments import Parser
+from distvae.system.errors import UserError, printable, tell
+from distvae.system.files import printable_json
+from distvae.system.signals import ENDED
 
 # The exit code of a program whose output nobody reads any more, as shells give it.
 CLOSED = 128 + signal.SIGPIPE
@@ -185,7 +190,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
-    from distvae.rescoring import rescore  # late, for `datasets` takes a second to import
+    from distvae.runs.rescoring import rescore  # late, for `datasets` takes a second to import
 
     if options.importance_samples is not None and options.importance_samples < 1:
         raise UserError(f"--importance-samples {options.importance_samples}: should be at least 1")
@@ -210,17 +215,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         if runtime.is_main:
             _warn_of_other_sentences(options.run, results)
             if options.json:
-                _print_json(report.as_dict(results))
+                _print_json(results_to_dict(results))
             else:
-                report.show({_name(options.run): results})
+                comparison.show({_name(options.run): results})
     finally:
         runtime.close()
 
 
-def _warn_of_other_sentences(run: str, results: report.Results) -> None:
+def _warn_of_other_sentences(run: str, results: Results) -> None:
     """Warn where scores are of other sentences than a run's own. Of an export that lies alone that is not known."""
     with contextlib.suppress(UserError):
-        known = report.load_results(run).data
+        known = load_results(run).data
         if known != results.data:
             said = (
                 f"distvae: WARNING {run}: these sentences ({results.data}) are not those of its own results ({known})"
@@ -267,18 +272,18 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     """Set the results of runs side by side."""
-    results = {_name(run): report.load_results(run) for run in options.runs}
+    results = {_name(run): load_results(run) for run in options.runs}
     if len(results) < len(options.runs):  # two folders of one name
-        results = {run: report.load_results(run) for run in options.runs}
+        results = {run: load_results(run) for run in options.runs}
     if options.json:
-        _print_json({name: report.as_dict(result) for name, result in results.items()})
+        _print_json({name: results_to_dict(result) for name, result in results.items()})
     else:
-        report.show(results)
+        comparison.show(results)
 
 
 def _report(options: argparse.Namespace) -> None:
     """Write the paper's tables, figure and claims, from runs of its methods: report.html and report.md."""
-    from distvae import paper_report
+    from distvae.reports import paper_report
 
     if any(not sentence.strip() for sentence in options.sentence):
         raise UserError("--sentence: is empty")
@@ -286,20 +291,20 @@ def _report(options: argparse.Namespace) -> None:
     if options.json:
         _print_json(paper_report.as_dict(found))
     else:
-        report.show_parts(paper_report.tables(found))
+        comparison.show_parts(paper_report.tables(found))
         print(printable(Path(options.out, "report.html")))
 
 
 def _sweep_report(options: argparse.Namespace) -> None:
     """Write a sweep's sweep.html and sweep.md anew, and print its trials, the best first."""
-    from distvae import account as accounts
-    from distvae import sweep_report
+    from distvae.sweeps import account as accounts
+    from distvae.sweeps import report as sweep_report
 
     account = sweep_report.write_report(options.folder)
     if options.json:
         _print_json(sweep_report.as_dict(account))
     else:
-        report.show_parts([sweep_report.table(account), accounts.summary(account), *accounts.endings(account)])
+        comparison.show_parts([sweep_report.table(account), accounts.summary(account), *accounts.endings(account)])
         print(printable(account.folder / "sweep.html"))
 
 
@@ -327,7 +332,7 @@ def _scaling(options: argparse.Namespace) -> None:
     if options.json:
         _print_json(scaling.as_dict(question))
     else:
-        report.show_parts(scaling.tables(question))
+        comparison.show_parts(scaling.tables(question))
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -347,7 +352,7 @@ def _measure(options: argparse.Namespace) -> None:
             if options.json:
                 _print_json(measure.as_dict(found))
             else:
-                report.show_parts([*measure.tables(found), _machine_options(found)])
+                comparison.show_parts([*measure.tables(found), _machine_options(found)])
     finally:
         runtime.close()
 

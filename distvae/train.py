@@ -24,27 +24,36 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from distvae import __version__, checkpoint, corpus, draws, generation, launcher, report, streams, tracking
-from distvae.arguments import Parser
-from distvae.batches import Batch, collate, share, training_plan
-from distvae.checkpoint import Checkpoint, RunState, Saver, Weights
-from distvae.config import CAPTIONS, Config, ConfigError, flatten, known_keys, load_config, with_precision
-from distvae.corpus import Corpus, Sentences
-from distvae.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
-from distvae.errors import PeerError, UserError, printable, tell
-from distvae.evaluation import Floor, Scores, SentenceScores, floor, score
-from distvae.files import check_as, write_json, writing
-from distvae.graphs import Compute, GraphedSteps
-from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun, Look, Looks, Signals
-from distvae.kl_control import POLICIES, KLPolicy, Linear
-from distvae.model import Noise, initialise, model_of
-from distvae.objective import FREE_BITS, FreeBits, kl_per_dimension
-from distvae.plateau import Plateau, Verdict
-from distvae.report import Results, StageEnd
-from distvae.resume import Opening, holds_run, open_run
-from distvae.runtime import Runtime, out_of_memory
-from distvae.starts import Hold, OvertakenError
-from distvae.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
+from distvae import __version__
+from distvae.config.load import flatten, known_keys, load_config, with_precision
+from distvae.config.schema import CAPTIONS, Config
+from distvae.config.yaml import ConfigError
+from distvae.data import corpus
+from distvae.data.batches import Batch, collate, share, training_plan
+from distvae.data.corpus import Corpus, Sentences
+from distvae.distributed.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
+from distvae.distributed.graphs import Compute, GraphedSteps
+from distvae.distributed.interruption import Look, Looks
+from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.evaluation import generation
+from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
+from distvae.methods.kl_control import POLICIES, KLPolicy, Linear
+from distvae.methods.objective import FREE_BITS, FreeBits, kl_per_dimension
+from distvae.model import draws
+from distvae.model.vae import Noise, initialise, model_of
+from distvae.reports import comparison
+from distvae.runs import checkpoint, tracking
+from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights
+from distvae.runs.results import Results, StageEnd
+from distvae.runs.resume import Opening, holds_run, open_run
+from distvae.runs.starts import Hold, OvertakenError
+from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
+from distvae.system import launcher, streams
+from distvae.system.arguments import Parser
+from distvae.system.errors import PeerError, UserError, printable, tell
+from distvae.system.files import check_as, write_json, writing
+from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
+from distvae.training.plateau import Plateau, Verdict
 
 # Keys in which the ranks of a run may differ.
 PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
@@ -168,7 +177,7 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
             if runtime.is_main:
                 hold.release()
     if runtime.is_main:
-        report.show({run.name: results})
+        comparison.show({run.name: results})
     return results
 
 
@@ -777,8 +786,8 @@ class Trainer:
         self.saver.wait()
         self.saver.close()
         self.tracker.close()
-        report.save_sentence_scores(self.run, each, self.hold.check)
-        report.save_results(self.run, results, self.hold.check)
+        results.save_sentence_scores(self.run, each, self.hold.check)
+        results.save_results(self.run, results, self.hold.check)
         tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 
 from rich.table import Table
 
-from distvae import launcher, report, streams
-from distvae import sweep as sweeps
-from distvae.account import said
-from distvae.arguments import Parser
-from distvae.config import Config, known_keys
-from distvae.errors import UserError, printable, tell
-from distvae.interruption import ENDED, INTERRUPTED, InterruptedRun
-from distvae.sweep import Sweep, SweepConfig
-from distvae.tuning.scratch import scratch
+from distvae.config.load import known_keys
+from distvae.config.schema import Config
+from distvae.reports import comparison
+from distvae.sweeps import sweep as sweeps
+from distvae.sweeps.account import said
+from distvae.sweeps.ray.scratch import scratch
+from distvae.sweeps.sweep import Sweep, SweepConfig
+from distvae.system import launcher, streams
+from distvae.system.arguments import Parser
+from distvae.system.errors import UserError, printable, tell
+from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +74,7 @@ def _attempt(options: argparse.Namespace) -> int:
         show_plan(sweep)
         return 0
     with scratch() as folder:
-        from distvae.tuning.driver import Driver  # Ray is to be imported in the environment that has been set now
+        from distvae.sweeps.ray.driver import Driver  # Ray is to be imported in the environment that has been set now
 
         return Driver(sweep, folder).run()
 
@@ -85,10 +87,10 @@ def show_plan(sweep: Sweep) -> None:
     if sweep.config.search == "random":
         shown = Table(box=None)
         for title in ("trial", *sweep.config.space):
-            shown.add_column(report.cell(title))
+            shown.add_column(comparison.cell(title))
         for number, values in enumerate(sweep.points()):
             cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
-            shown.add_row(str(number), *map(report.cell, cells))
+            shown.add_row(str(number), *map(comparison.cell, cells))
         parts.append(shown)
     else:
         parts.append(f"{sweep.trials} trials, which Optuna chooses as results come in")
@@ -97,7 +99,7 @@ def show_plan(sweep: Sweep) -> None:
     parts.append(f"{sweep.trials} trials, each with {settings.cpus:g} CPUs and {gpus}{each}")
     if shared:
         parts.append(f"{len(shared)} pretrainings, shared by all: {', '.join(shared)}")
-    report.show_parts(parts)
+    comparison.show_parts(parts)
     warning = sweeps.warn_of_repeats(sweep)
     if warning is not None:
         print(f"distvae: WARNING {warning}", file=sys.stderr)

@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from distvae import streams
-from distvae.arguments import Parser
-from distvae.config import Config, ConfigError, known_keys, load_config, with_precision
-from distvae.cores import usable_cores
-from distvae.errors import UserError, printable, tell
-from distvae.files import writing
-from distvae.interruption import ENDED, INTERRUPTED, SIGNALS, Signals
+from distvae.config.load import known_keys, load_config, with_precision
+from distvae.config.schema import Config
+from distvae.config.yaml import ConfigError
+from distvae.system import streams
+from distvae.system.arguments import Parser
+from distvae.system.cores import usable_cores
+from distvae.system.errors import UserError, printable, tell
+from distvae.system.files import writing
+from distvae.system.signals import ENDED, INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,7 +80,8 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
     if options.plan:
         print_plan(rows)
         return 0
-    from distvae import corpus, paper_report, report  # late: a plan is asked for where nothing is read or drawn
+    from distvae.data import corpus
+    from distvae.reports import comparison, paper_report  # late: a plan is asked for where nothing is read or drawn
 
     where = places(rows, options.side_by_side)
     for data in dict.fromkeys(row.config.data for row in rows if not row.finished):
@@ -86,7 +89,7 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
     code = Table(rows, folder, where, signals).run()
     begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
     if code != INTERRUPTED and begun:
-        report.show_parts(paper_report.tables(paper_report.write(begun, folder)))
+        comparison.show_parts(paper_report.tables(paper_report.write(begun, folder)))
         print(printable(folder / "report.html"))
     return code
 
@@ -133,7 +136,7 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
     Raises:
         UserError: a config or an override cannot be used, or a run is there already under another config.
     """
-    from distvae.resume import finished
+    from distvae.runs.resume import finished
 
     files = sorted(configs.glob("*.yaml"))
     if not files:

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Iterable
 
-from distvae.arguments import Parser
-from distvae.config import CAPTIONS, SNLI, Config, DataConfig, known_keys, load_config
-from distvae.errors import UserError, tell
+from distvae.config.load import known_keys, load_config
+from distvae.config.schema import CAPTIONS, SNLI, Config, DataConfig
+from distvae.system.arguments import Parser
+from distvae.system.errors import UserError, tell
 
 
 def main(kind: str, words: list[str]) -> int:
@@ -27,7 +28,7 @@ def _train(words: list[str]) -> DataConfig:
 
 
 def _sweep(words: list[str]) -> DataConfig:
-    from distvae.sweep import SweepConfig, load_sweep  # late: it imports torch
+    from distvae.sweeps.sweep import SweepConfig, load_sweep  # late: it imports torch
 
     settings = [*known_keys(SweepConfig), *(f"set.{key}" for key in known_keys(Config))]
     sweep = load_sweep(*_parse(words, "SWEEP", settings))

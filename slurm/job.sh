@@ -234,7 +234,7 @@ on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all t
     return "$status"
 }
 
-# The exit code of a run that can go on (INTERRUPTED in distvae/interruption.py).
+# The exit code of a run that can go on (INTERRUPTED in distvae/system/signals.py).
 interrupted=75
 
 come_back() { # FOLDER: have Slurm start this job again, whose run was interrupted; ends the script in any case

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distvae import captions, checkpoint, report
-from distvae.config import CAPTIONS, Config, dump_config, parse_config
-from distvae.evaluation import SentenceScores, mean_estimate, perplexity
-from distvae.files import write_json, write_text
-from distvae.model import model_of
-from distvae.report import Results, StageEnd
-from distvae.vocabulary import Vocabulary
+from distvae.config.load import dump_config, parse_config
+from distvae.config.schema import CAPTIONS, Config
+from distvae.data import captions
+from distvae.data.vocabulary import Vocabulary
+from distvae.evaluation.scoring import SentenceScores, mean_estimate, perplexity
+from distvae.model.vae import model_of
+from distvae.runs import checkpoint
+from distvae.runs.results import Results, StageEnd, save_results, save_sentence_scores
+from distvae.system.files import write_json, write_text
 from tests.sweep_folders import record, scores
 
 N = 200
@@ -86,7 +88,7 @@ def write_run(
     (run / "metrics.jsonl").write_text("".join(lines))
     if finished:
         each = sentence_scores(row, seed, shift)
-        report.save_sentence_scores(run, each)
+        save_sentence_scores(run, each)
         counts = dict.fromkeys(captions.words(), 9)
         closed = config.data.path == CAPTIONS
         vocabulary = Vocabulary.closed(counts) if closed else Vocabulary.build(counts, 2, "classes")
@@ -117,7 +119,7 @@ def write_results(run: Path, row: str, each: SentenceScores, stage: str, vocabul
     )
     ends = (StageEnd(stage, 16, True, 14),)
     results = Results("test", found, None, ends, vocabulary.fingerprint, len(vocabulary), corpus, 1)
-    report.save_results(run, results)
+    save_results(run, results)
 
 
 def write_table(folder: Path, seeds: int = 1, rows=tuple(PAPER)) -> list[Path]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from distvae import report, starts, sweep
-from distvae.evaluation import Estimate, Scores
-from distvae.files import write_json, write_text
-from distvae.report import Results
-from distvae.sweep import Generation, Progress, Sweep, Trial
-from distvae.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
+from distvae.evaluation.scoring import Estimate, Scores
+from distvae.runs import starts
+from distvae.runs.results import Results, results_to_dict
+from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
+from distvae.sweeps import sweep
+from distvae.sweeps.sweep import Generation, Progress, Sweep, Trial
+from distvae.system.files import write_json, write_text
 
 BASE = """
 data: {path: captions, train_size: 80, valid_size: 20, test_size: 20}
@@ -102,13 +103,13 @@ def write_run(run: Path, last: Scores, curves: bool = True, **content) -> None:
     write_status(run, "finished", start=1)
 
 
-def results(found: Scores, split: str) -> Results:
+def results_of(found: Scores, split: str) -> Results:
     return Results(split, found, None, (), "0123456789abcdef", 400, "fedcba9876543210", 1)
 
 
 def write_finalist(folder: Path, number: int, valid: Scores, test: Scores) -> None:
     (folder / "finalists").mkdir(exist_ok=True)
-    content = {"valid": report.as_dict(results(valid, "valid")), "test": report.as_dict(results(test, "test"))}
+    content = {"valid": results_to_dict(results_of(valid, "valid")), "test": results_to_dict(results_of(test, "test"))}
     write_json(folder / "finalists" / f"{number:04d}.json", content)
 
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from distvae import checkpoint
 from distvae.cli import main
-from distvae.model import model_of
-from distvae.vocabulary import Vocabulary
+from distvae.data.vocabulary import Vocabulary
+from distvae.model.vae import model_of
+from distvae.runs import checkpoint
 from tests.paper_folders import config_of
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from distvae.config import ModelConfig
-from distvae.model import TextVAE
+from distvae.config.schema import ModelConfig
+from distvae.model.vae import TextVAE
 from tests.compare import assert_same_numbers, records
 from tests.conftest import launch
 

@@ -122,7 +122,7 @@ def test_what_is_wrong_is_said_once_though_the_other_process_is_the_first_to_fin
     program = tmp_path / "late.py"
     program.write_text(
         "import os, sys, time\n"
-        "from distvae.errors import UserError, tell\n"
+        "from distvae.system.errors import UserError, tell\n"
         "time.sleep(1.5 if os.environ['LOCAL_RANK'] == '0' else 0)\n"
         "tell(UserError('bad input'))\n"
         "sys.exit(2)\n"

@@ -17,12 +17,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from distvae import corpus, paper_report
-from distvae.checkpoint import list_checkpoints
-from distvae.config import load_config
-from distvae.interruption import ENDED, INTERRUPTED, Signals
-from distvae.report import load_results
-from distvae.starts import read_starts
+from distvae.config.load import load_config
+from distvae.data import corpus
+from distvae.reports import paper_report
+from distvae.runs.checkpoint import list_checkpoints
+from distvae.runs.results import load_results
+from distvae.runs.starts import read_starts
+from distvae.system.signals import ENDED, INTERRUPTED, Signals
 from distvae.train import main as train
 from launch import table1
 from launch.table1 import Place, Table, places, plan
@@ -178,7 +179,7 @@ def test_a_plan_is_a_line_a_run_in_the_words_of_a_shell(rows, tmp_path, capsys, 
         assert load_config(file, overrides).run == str(tmp_path / "my table" / name)
     assert not (tmp_path / "my table").exists()
     # Nothing waits for what has finished.
-    monkeypatch.setattr("distvae.resume.finished", lambda config, run: "results" if run.name == "ae" else None)
+    monkeypatch.setattr("distvae.runs.resume.finished", lambda config, run: "results" if run.name == "ae" else None)
     assert table1.main(arguments) == 0
     heads = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     assert [head for head in heads if head[1] != "finished"] == [["seed-4/kla", "-"], ["seed-4/pt", "-"]]

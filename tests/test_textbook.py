@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from distvae import draws
-from distvae.config import ModelConfig
-from distvae.evaluation import importance_log_weights, importance_weighted_nll
-from distvae.model import Noise, Posterior, TextVAE, initialise
-from distvae.objective import kl_per_dimension
-from distvae.report import load_results
-from distvae.runtime import has_bf16
+from distvae.config.schema import ModelConfig
+from distvae.distributed.runtime import has_bf16
+from distvae.evaluation.scoring import importance_log_weights, importance_weighted_nll
+from distvae.methods.objective import kl_per_dimension
+from distvae.model import draws
+from distvae.model.vae import Noise, Posterior, TextVAE, initialise
+from distvae.runs.results import load_results
 from distvae.train import main
 from tests.benchmarks.textbook import TextbookVAE
 from tests.conftest import ROOT

@@ -14,20 +14,23 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from distvae import corpus, engine, evaluation
 from distvae import train as program
-from distvae.batches import training_plan
-from distvae.captions import generate
-from distvae.checkpoint import load_export, load_state
-from distvae.config import load_config
-from distvae.draws import training_noise
-from distvae.errors import UserError
-from distvae.files import sha256
-from distvae.interruption import INTERRUPTED, Looks
-from distvae.kl_control import POLICIES
-from distvae.report import load_results
+from distvae.config.load import load_config
+from distvae.data import corpus
+from distvae.data.batches import training_plan
+from distvae.data.captions import generate
+from distvae.data.vocabulary import join
+from distvae.distributed import engine
+from distvae.distributed.interruption import Looks
+from distvae.evaluation import scoring as evaluation
+from distvae.methods.kl_control import POLICIES
+from distvae.model.draws import training_noise
+from distvae.runs.checkpoint import load_export, load_state
+from distvae.runs.results import load_results
+from distvae.system.errors import UserError
+from distvae.system.files import sha256
+from distvae.system.signals import INTERRUPTED
 from distvae.train import main
-from distvae.vocabulary import join
 from tests.compare import numbers, records
 from tests.conftest import ROOT
 
@@ -211,7 +214,7 @@ def test_accumulation_changes_no_form_of_free_bits(tiny, tmp_path, form):
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_step_draws_once_whatever_its_micro_batches(tiny, tmp_path, monkeypatch, steps):
     drawn, real = [], training_noise
-    monkeypatch.setattr("distvae.draws.training_noise", lambda *given: drawn.append(given) or real(*given))
+    monkeypatch.setattr("distvae.model.draws.training_noise", lambda *given: drawn.append(given) or real(*given))
     overrides = [f"optimizer.accumulation_steps={steps}", "pretrain.max_epochs=0", "train.max_epochs=1"]
     assert main([str(tiny), f"run={tmp_path / 'run'}", *overrides]) == 0
     assert len(drawn) == 11

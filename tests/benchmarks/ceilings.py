@@ -9,8 +9,8 @@ from statistics import median
 
 import torch
 
-from distvae.config import ModelConfig
-from distvae.measure import wait
+from distvae.config.schema import ModelConfig
+from distvae.scaling.measure import wait
 
 
 @dataclass(frozen=True)

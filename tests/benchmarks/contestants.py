@@ -19,15 +19,18 @@ import numpy as np
 import torch
 import yaml
 
-from distvae import corpus, draws, train
-from distvae.batches import Plan, collate, training_plan
-from distvae.config import Config, load_config
-from distvae.evaluation import evaluate
-from distvae.interruption import Signals
-from distvae.measure import wait
-from distvae.resume import open_run
-from distvae.runtime import Runtime
-from distvae.starts import Hold
+from distvae import train
+from distvae.config.load import load_config
+from distvae.config.schema import Config
+from distvae.data import corpus
+from distvae.data.batches import Plan, collate, training_plan
+from distvae.distributed.runtime import Runtime
+from distvae.evaluation.scoring import evaluate
+from distvae.model import draws
+from distvae.runs.resume import open_run
+from distvae.runs.starts import Hold
+from distvae.scaling.measure import wait
+from distvae.system.signals import Signals
 from tests.benchmarks.machine import device, memory
 from tests.benchmarks.sentences import write_sentences
 from tests.benchmarks.textbook import TextbookTraining, TextbookVAE, importance_weighted_nll

@@ -29,16 +29,16 @@ import torch
 from datasets import Dataset, Features, List, Value
 from rich.table import Table
 
-from distvae import corpus
-from distvae.batches import collate, training_plan
-from distvae.config import Config, DataConfig, ModelConfig
-from distvae.cores import usable_cores
-from distvae.corpus import Sentences
-from distvae.evaluation import evaluate, mutual_information
-from distvae.measure import Trainer, wait
-from distvae.model import Posterior
-from distvae.runtime import Runtime
-from distvae.scaling import count_work, plain_table
+from distvae.config.schema import Config, DataConfig, ModelConfig
+from distvae.data import corpus
+from distvae.data.batches import collate, training_plan
+from distvae.data.corpus import Sentences
+from distvae.distributed.runtime import Runtime
+from distvae.evaluation.scoring import evaluate, mutual_information
+from distvae.model.vae import Posterior
+from distvae.scaling.costs import count_work, plain_table
+from distvae.scaling.measure import Trainer, wait
+from distvae.system.cores import usable_cores
 from tests.benchmarks.machine import CONSOLE, device, memory
 
 BATCH, KEY, PAD = 32, (0, 1, 1), 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from distvae import tracking
+from distvae.runs import tracking
 
 CONSOLE = Console(width=120)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distvae.cores import usable_cores
-from distvae.scaling import plain_table
+from distvae.scaling.costs import plain_table
+from distvae.system.cores import usable_cores
 from tests.benchmarks.contestants import Ours, Process, prepare, quartiles
 from tests.benchmarks.machine import CONSOLE, device_name
 

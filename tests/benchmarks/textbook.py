@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distvae.config import ModelConfig
+from distvae.config.schema import ModelConfig
 
 
 class TextbookVAE(nn.Module):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from distvae import paper_report, sweep
-from distvae.sweep_report import write_hparams, write_report
+from distvae.reports import paper_report
+from distvae.sweeps import sweep
+from distvae.sweeps.report import write_hparams, write_report
 from tests.conftest import free_port
 from tests.paper_folders import write_table
 from tests.sweep_folders import ORDER, SCORES, large_sweep, pbt_sweep, small_sweep, sweep_of, write_sweep

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
-from distvae.config import load_config
-from distvae.measure import Trainer
-from distvae.runtime import Runtime
+from distvae.config.load import load_config
+from distvae.distributed.runtime import Runtime
+from distvae.scaling.measure import Trainer
 
 ITEM = {"float": 4, "double": 8, "c10::BFloat16": 2}
 

@@ -8,13 +8,15 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from distvae import checkpoint, corpus, draws
-from distvae.batches import collate, share, training_plan
-from distvae.config import load_config
-from distvae.engine import Replicated
-from distvae.kl_control import POLICIES
-from distvae.model import TextVAE, initialise
-from distvae.objective import kl_per_dimension
+from distvae.config.load import load_config
+from distvae.data import corpus
+from distvae.data.batches import collate, share, training_plan
+from distvae.distributed.engine import Replicated
+from distvae.methods.kl_control import POLICIES
+from distvae.methods.objective import kl_per_dimension
+from distvae.model import draws
+from distvae.model.vae import TextVAE, initialise
+from distvae.runs import checkpoint
 from distvae.train import main
 from tests.compare import records
 from tests.conftest import ROOT, launch

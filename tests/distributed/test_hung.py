@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from distvae.checkpoint import newest_checkpoint
+from distvae.runs.checkpoint import newest_checkpoint
 from tests.conftest import ROOT, free_port
 
 pytestmark = pytest.mark.cluster
@@ -85,7 +85,7 @@ def test_a_rank_that_is_busy_for_longer_keeps_the_others_waiting(tiny, tmp_path)
     program = tmp_path / "slow.py"
     program.write_text(
         "import sys, time\n"
-        "from distvae import corpus, train\n"
+        "from distvae import train\nfrom distvae.data import corpus\n"
         "prepare = corpus.prepare\n"
         "def slowly(*arguments, **options):\n"
         "    time.sleep(10)\n"

@@ -25,11 +25,11 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
-from distvae import checkpoint
-from distvae.errors import UserError
-from distvae.files import MANIFEST, read_json, sha256, verify
-from distvae.interruption import INTERRUPTED
-from distvae.tracking import read_metrics
+from distvae.runs import checkpoint
+from distvae.runs.tracking import read_metrics
+from distvae.system.errors import UserError
+from distvae.system.files import MANIFEST, read_json, sha256, verify
+from distvae.system.signals import INTERRUPTED
 from tests.conftest import ROOT, free_port, launcher
 from tests.faults.victim import Orders
 

@@ -40,9 +40,9 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 
 from distvae import cli, train
-from distvae.config import dump_tree, read_tree
-from distvae.errors import printable
-from distvae.files import MANIFEST, sha256
+from distvae.config.yaml import dump_tree, read_tree
+from distvae.system.errors import printable
+from distvae.system.files import MANIFEST, sha256
 from tests.conftest import TINY
 from tests.sweep_folders import pbt_sweep, small_sweep
 
@@ -481,7 +481,7 @@ class Campaign:
         # Late, and here: what is imported before a fork is imported once.
         import launch.sweep
         import launch.table1  # noqa: F401
-        from distvae import paper_report, rescoring, sweep_plots, sweep_report  # noqa: F401
+        from distvae.sweeps import plots as sweep_plots  # noqa: F401
 
     def carry_out(self, seed: int, number: int) -> Outcome:
         """Damage a folder, and ask a command about it."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from distvae import checkpoint
-from distvae.files import MANIFEST, sha256
-from distvae.tracking import read_metrics
+from distvae.runs import checkpoint
+from distvae.runs.tracking import read_metrics
+from distvae.system.files import MANIFEST, sha256
 from tests.distributed.test_engines import Difference, compare
 from tests.faults.campaign import ALONE, GONE, Campaign, Chain, Job, Kill, Way, tensorboard
 

@@ -29,10 +29,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distvae import corpus
-from distvae.config import DataConfig
-from distvae.errors import UserError
-from distvae.vocabulary import Vocabulary, tokenize
+from distvae.config.schema import DataConfig
+from distvae.data import corpus
+from distvae.data.vocabulary import Vocabulary, tokenize
+from distvae.system.errors import UserError
 
 ABSENT = object()
 

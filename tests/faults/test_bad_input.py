@@ -22,9 +22,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from distvae import corpus
-from distvae.config import Config, DataConfig, dump_config, load_config
-from distvae.errors import UserError, printable
+from distvae.config.load import dump_config, load_config
+from distvae.config.schema import Config, DataConfig
+from distvae.data import corpus
+from distvae.system.errors import UserError, printable
 from distvae.train import main
 
 # Of an example: far above what the slowest takes.

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from distvae.files import read_json
+from distvae.system.files import read_json
 from tests.faults.folders import COMMANDS, HOSTILE, Campaign, live, tree
 
 

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from distvae import checkpoint, evaluation, starts, train
+from distvae import train
+from distvae.evaluation import scoring as evaluation
+from distvae.runs import checkpoint, starts
 
 # What a save is made of, as the standard library reaches them too.
 CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir")

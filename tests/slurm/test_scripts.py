@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distvae.config import load_config
+from distvae.config.load import load_config
 from tests.conftest import ROOT, needs
 
 CONFIG = "configs/tests/tiny.yaml"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distvae.config import load_config
+from distvae.config.load import load_config
 from tests.slurm.conftest import Cluster
 from tests.slurm.test_cluster import appears, contain
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from distvae import sweep as sweeps
-from distvae.checkpoint import list_checkpoints
-from distvae.config import flatten, load_config
-from distvae.cores import usable_cores
+from distvae.config.load import flatten, load_config
+from distvae.runs.checkpoint import list_checkpoints
+from distvae.sweeps import sweep as sweeps
+from distvae.system.cores import usable_cores
 from distvae.train import main
 from tests.compare import numbers, records
 from tests.conftest import ROOT, needs
@@ -253,7 +253,7 @@ def test_a_restart_has_room_for_as_many_trials_as_it_says(monkeypatch):
     """And not for as many as Tune saved."""
     from ray.tune.search.optuna import OptunaSearch
 
-    from distvae.tuning.driver import Bounded, Driver, Grid
+    from distvae.sweeps.ray.driver import Bounded, Driver, Grid
 
     monkeypatch.setattr(Driver, "current", SimpleNamespace(room=1))
     optuna = OptunaSearch(space=lambda trial: {}, metric="objective", mode="min")

@@ -1,4 +1,4 @@
-"""What Tune and its trials ask of ``distvae.tuning``, without a cluster."""
+"""What Tune and its trials ask of ``distvae.sweeps.ray``, without a cluster."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from distvae import starts
-from distvae import sweep as sweeps
-from distvae.checkpoint import list_checkpoints
-from distvae.config import dump_config
-from distvae.errors import UserError
-from distvae.interruption import SIGNALS, InterruptedRun, Signals
-from distvae.tracking import write_status
+from distvae.config.load import dump_config
+from distvae.runs import starts
+from distvae.runs.checkpoint import list_checkpoints
+from distvae.runs.tracking import write_status
+from distvae.sweeps import sweep as sweeps
+from distvae.system.errors import UserError
+from distvae.system.signals import SIGNALS, InterruptedRun, Signals
 from distvae.train import Caller, train
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
@@ -34,10 +34,10 @@ from ray.train.v2.api.exceptions import ControllerError
 from ray.tune import CheckpointConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
-from distvae.tuning import trial as trials
-from distvae.tuning.driver import _STATE, Driver, Limits, Places, RayWatch, _places
-from distvae.tuning.scratch import scratch
-from distvae.tuning.search import scheduler
+from distvae.sweeps.ray import trial as trials
+from distvae.sweeps.ray.driver import _STATE, Driver, Limits, Places, RayWatch, _places
+from distvae.sweeps.ray.scratch import scratch
+from distvae.sweeps.ray.search import scheduler
 from launch.sweep import main
 
 
@@ -74,7 +74,7 @@ def test_a_sweep_answers_for_its_own_sentences_alone(driver_of, monkeypatch):
         (driver.folder / name).write_text(text, encoding="utf-8")
     sweeps.save_progress(driver.folder, sweeps.Progress(data=driver._data()))
     driver._look()
-    monkeypatch.setattr("distvae.corpus.fingerprint", lambda data: "0123456789abcdef")
+    monkeypatch.setattr("distvae.data.corpus.fingerprint", lambda data: "0123456789abcdef")
     with pytest.raises(UserError, match=r"its trials have other sentences \(\w+\) than .* now \(0123456789abcdef\)"):
         driver._look()
     sweeps.save_progress(driver.folder, sweeps.Progress())  # of an older version
@@ -92,7 +92,7 @@ def test_rays_folder_is_in_the_sweeps_own(driver_of, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
     monkeypatch.setattr(
-        "distvae.tuning.driver.ray.init", lambda **given: asked.update(given) or SimpleNamespace(dashboard_url="")
+        "distvae.sweeps.ray.driver.ray.init", lambda **given: asked.update(given) or SimpleNamespace(dashboard_url="")
     )
     driver = driver_of()
     driver._connect()
@@ -107,7 +107,7 @@ def short(monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
         monkeypatch.delenv(name, raising=False)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        monkeypatch.setattr("distvae.tuning.scratch.ROOT", Path(folder))
+        monkeypatch.setattr("distvae.sweeps.ray.scratch.ROOT", Path(folder))
         monkeypatch.setattr(tempfile, "tempdir", None)
         yield Path(folder)
     os.environ.clear()
@@ -137,7 +137,7 @@ def test_a_cluster_that_others_started_keeps_its_token_and_its_interfaces(short,
 def test_what_a_killed_driver_left_is_removed_by_the_next_and_nothing_else(short):
     dies = f"""
 import os, pathlib, signal
-from distvae.tuning import scratch
+from distvae.sweeps.ray import scratch
 scratch.ROOT = pathlib.Path({str(short)!r})
 with scratch.scratch() as folder:
     (folder / "ray").mkdir()
@@ -172,7 +172,7 @@ def test_a_tmpdir_that_is_too_long_for_sockets_is_replaced(short, monkeypatch, c
 
 
 def test_where_no_temporary_folder_can_be_made_a_line_says_so(short, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("distvae.tuning.scratch.ROOT", short / "none")
+    monkeypatch.setattr("distvae.sweeps.ray.scratch.ROOT", short / "none")
     asked = sweep_of(tmp_path / "sweep")
     assert main([str(tmp_path / "file.yaml"), "max_restarts=1"]) == 2
     error = capsys.readouterr().err
@@ -183,7 +183,7 @@ def test_where_no_temporary_folder_can_be_made_a_line_says_so(short, tmp_path, m
 
 @pytest.mark.parametrize("closing", [False, True])
 def test_rays_processes_are_missed_when_they_die(monkeypatch, closing):
-    monkeypatch.setattr("distvae.tuning.driver.RayWatch.NAMES", ("sleep",))
+    monkeypatch.setattr("distvae.sweeps.ray.driver.RayWatch.NAMES", ("sleep",))
     process, over, missed = subprocess.Popen(["sleep", "100"]), threading.Event(), []
     end = time.monotonic() + 10
     while not (watch := RayWatch(missed.append, over))._processes and time.monotonic() < end:
@@ -250,7 +250,7 @@ def test_the_time_before_an_interruption_counts(driver_of, clock, monkeypatch):
     driver.trials = {trial.number: trial for trial in sweeps.load_trials(driver.folder)}
     driver.asked = "SIGTERM"
     remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *work: work))
-    monkeypatch.setattr("distvae.tuning.driver.ray", SimpleNamespace(remote=lambda work: remote, wait=passes))
+    monkeypatch.setattr("distvae.sweeps.ray.driver.ray", SimpleNamespace(remote=lambda work: remote, wait=passes))
     with pytest.raises(InterruptedRun):
         driver._score_finalists()
     driver._save()
@@ -283,7 +283,7 @@ def test_finalists_are_scored_anew_with_other_importance_samples(driver_of, monk
 
     found = {"valid": {"scores": {"importance_samples": 700}}}
     monkeypatch.setattr(
-        "distvae.tuning.driver.ray",
+        "distvae.sweeps.ray.driver.ray",
         SimpleNamespace(
             remote=lambda work: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote)),
             wait=lambda tasks, timeout: (tasks, []),
@@ -313,11 +313,11 @@ def test_a_finalist_that_cannot_be_scored_is_told_of_and_the_others_are(driver_o
         return {"valid": {}}
 
     monkeypatch.setattr(
-        "distvae.tuning.driver.ray.remote",
+        "distvae.sweeps.ray.driver.ray.remote",
         lambda work: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda run, *_: run.name)),
     )
-    monkeypatch.setattr("distvae.tuning.driver.ray.wait", lambda tasks, timeout: (tasks, []))
-    monkeypatch.setattr("distvae.tuning.driver.ray.get", get)
+    monkeypatch.setattr("distvae.sweeps.ray.driver.ray.wait", lambda tasks, timeout: (tasks, []))
+    monkeypatch.setattr("distvae.sweeps.ray.driver.ray.get", get)
     (unscored,) = driver._score_finalists()
     assert unscored == "finalist 5 could not be scored: no room"
     assert capsys.readouterr().out.count(unscored) == 1
@@ -414,7 +414,7 @@ def in_processes(driver_of, monkeypatch):
     driver._install_signals()
 
     def pretrain(fit) -> None:
-        monkeypatch.setattr("distvae.tuning.driver.trainer", lambda *_: SimpleNamespace(fit=fit))
+        monkeypatch.setattr("distvae.sweeps.ray.driver.trainer", lambda *_: SimpleNamespace(fit=fit))
         driver._pretrain()
 
     yield driver, pretrain

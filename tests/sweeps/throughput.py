@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from distvae.cores import usable_cores
+from distvae.system.cores import usable_cores
 from tests.conftest import ROOT
 
 FOLDER = Path("runs/throughput")

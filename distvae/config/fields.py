@@ -1,0 +1,38 @@
+"""Types of settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+# What 32 bits hold: torch and numpy refuse more in their own ways.
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e38
+
+
+def _no_nul(path: str) -> str:
+    if "\0" in path:
+        raise PydanticCustomError("path", "no path has a NUL character")
+    return path
+
+
+def at_home(path: str) -> str:
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise PydanticCustomError("path", "there is no such user, whose home this could be in") from None
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+Folder = Annotated[Location, AfterValidator(at_home)]
+Seed = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_INT)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST_INT)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST_FLOAT)]
+AboveZero = Annotated[float, Field(gt=0, le=LARGEST_FLOAT)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+OpenUnit = Annotated[float, Field(gt=0, lt=1)]

@@ -1,0 +1,182 @@
+"""Every setting there is: frozen dataclasses whose defaults are the paper's, YAML, dotted overrides, validation.
+
+The order is: defaults below < the YAML file < ``key=value`` on the command line. What a run used in the end
+stands in its ``config.yaml``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from distvae.config.fields import at_home
+from distvae.config.schema import Config, KLConfig, either
+from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False, stored: bool = False) -> Config:
+    """Read a YAML file, apply ``key=value`` overrides, validate.
+
+    Args:
+        path: the YAML file.
+        overrides: as ``kl.target_rate=6``; the value is YAML.
+        whole: the file must name every section, as one that a run wrote does.
+        stored: a run wrote the file, so options that nothing reads are accepted. ``whole`` implies it.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
+    """
+    tree = read_tree(path)
+    sections = [name for name, value in vars(Config()).items() if is_dataclass(value)]
+    missing = [name for name in sections if name not in tree]
+    if whole and missing:
+        raise ConfigError(f"{path}: is not the whole config of a run: it lacks {', '.join(missing)}")
+    for override in overrides:
+        apply_override(tree, override)
+    if tree.get("run") is None:
+        tree["run"] = run_folder(path)
+    return parse_config(tree, str(path), stored or whole)
+
+
+def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Config:
+    """Validate a tree of plain values. ``source`` says in errors where it came from; ``stored`` as in ``load_config``.
+
+    Raises:
+        ConfigError: a key is unknown or a value out of range.
+    """
+    try:
+        # By way of JSON, whose strict rules take a mapping for a data class and a list for a tuple, but no text for a
+        # number and no `true` for 1.
+        config = TypeAdapter(Config).validate_json(json.dumps(tree))
+    except ValidationError as error:
+        wrong = {problem["loc"][:1] if problem["type"] != "json_invalid" else ("run",) for problem in error.errors()}
+        run = None if ("run",) in wrong else tree.get("run")
+        raise ConfigError(f"{source}: {explain(error)}", run and at_home(run)) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
+    if not stored:
+        _check_read(config, source)
+    return config
+
+
+def _check_read(config: Config, source: str) -> None:
+    """See that the policy and the free bits read every KL option that is set.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    for name, readers in config.kl.unread.items():
+        value, default = getattr(config.kl, name), getattr(KLConfig, name)
+        if value != default:
+            raise ConfigError(
+                f"{source}: kl.{name} = {value} belongs to {either('policy', 'policies', readers)}"
+                f"{' or to free bits' if name == 'target_rate' else ''}, and kl.policy is {config.kl.policy}: leave it"
+                f" out, or set kl.{name}={'null' if default is None else default}, its default",
+                config.run,
+            )
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    """The config with what the launcher may have set, for a run's folder says what it used.
+
+    Args:
+        precision: of the training.
+    """
+    return replace(
+        config,
+        optimizer=replace(config.optimizer, mixed_precision=precision),
+        evaluation=replace(config.evaluation, mixed_precision=config.evaluation.mixed_precision or precision),
+    )
+
+
+def dump_config(config: Config) -> str:
+    """The whole config as YAML, which ``load_config`` reads back."""
+    return dump_tree(TypeAdapter(Config).dump_python(config, mode="json"))
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs of dotted key and value."""
+    for key, value in asdict(config).items() if is_dataclass(config) else config.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def known_keys(kind: type, prefix: str = "") -> Iterator[str]:
+    """The keys of a data class, dotted, and its sections."""
+    for key, hint in get_type_hints(kind).items():
+        yield f"{prefix}{key}"
+        if is_dataclass(hint):
+            yield from known_keys(hint, f"{prefix}{key}.")
+
+
+def explain(error: ValidationError, kind: type = Config) -> str:
+    """Every problem that was found with a data class, in a line."""
+    return "; ".join(_explain(problem, kind) for problem in error.errors())
+
+
+def run_folder(path: str | Path) -> str:
+    """Where a config's run goes that does not say it: runs/ and the file's path below configs/."""
+    return str(Path("runs", *_below_configs(Path(path))))
+
+
+def _below_configs(path: Path) -> tuple[str, ...]:
+    parts = path.with_suffix("").parts
+    below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else ()
+    return below or parts[-1:]
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Put a ``key=value`` into a tree of plain values; the value is YAML without comments.
+
+    Raises:
+        ConfigError: it is not of this form.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not an override; write key=value, such as kl.target_rate=6")
+    try:
+        set_key(tree, key, read_value(value))
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value into a tree under its dotted key.
+
+    Raises:
+        ConfigError: a part of the key is a single value.
+    """
+    *parents, last = key.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise ConfigError(f"'{key}={value}': {parent} is a single value and has no key {last}")
+    tree[last] = value
+
+
+def _explain(problem: dict[str, Any], kind: type) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        near = difflib.get_close_matches(key, known_keys(kind), n=1, cutoff=0.5)
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    if problem["type"] == "json_invalid":  # lone surrogates, nesting
+        return f"is not made of plain keys and values: {problem['ctx']['error']}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    given = problem["input"]
+    if problem["type"] in ("tuple_type", "list_type") and isinstance(given, str | int | float):
+        message += f"; a list: write '{key}=[{given}]'"
+    return f"{key} = {given!r}: {message[0].lower() + message[1:]}"

@@ -1,0 +1,162 @@
+"""Where texts come from: which files, or the hub, and what determines their rows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import datasets
+from huggingface_hub import HfApi, is_offline_mode
+
+from distvae.config.schema import CAPTIONS, SNLI, DataConfig
+from distvae.data.readers import SUFFIXES, TEXT_COLUMN, Texts, is_gzip, kind, read_dataset, read_file, reason
+from distvae.system.errors import UserError
+from distvae.system.files import sha256
+
+SPLITS = ("train", "valid", "test")
+HUB_SPLITS = ("train", "validation", "test")
+# Words in file names, and the names of the hub.
+SPLIT_OF_NAME = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+# The name of a single file that is still to be split.
+WHOLE_FILE = "file"
+
+# Pinned, so that everyone has the same sentences and a prepared corpus is found again without the network.
+SNLI_REVISION = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"
+SNLI_COLUMNS = ("premise", "hypothesis")
+HUB_TIMEOUT_SECONDS = 10
+
+KINDS = f"{', '.join(SUFFIXES)}; .gz too, but for .parquet"
+
+
+# Which files.
+
+
+def find_files(data: DataConfig) -> dict[str, Path]:
+    """The file of each split, or one of ``WHOLE_FILE``, or (where nothing is local) none.
+
+    Raises:
+        UserError: a file is missing, ambiguous or of an unknown kind.
+    """
+    if data.path in (CAPTIONS, SNLI):
+        return {}
+    try:
+        return _look(expand("data.path", data.path), data)
+    except OSError as error:  # the name is too long, or a folder is locked
+        raise UserError(f"data.path={data.path}: cannot be read: {error.strerror}") from None
+
+
+def origin(data: DataConfig, files: dict[str, Path]) -> dict:
+    """What determines the rows, as JSON: each file's kind and SHA-256, or the hub's revision."""
+    if data.path == SNLI:
+        return {"hub": SNLI, "revision": SNLI_REVISION}
+    return {name: [kind(path), is_gzip(path), _sha256(path)] for name, path in files.items()}
+
+
+def states(files: dict[str, Path]) -> dict[str, tuple[int, ...]]:
+    """What every write to a file changes, even one that is taken back."""
+    try:
+        stats = {name: path.stat() for name, path in files.items()}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    return {name: (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats.items()}
+
+
+def expand(key: str, path: str) -> Path:
+    """Resolve ``~`` in the value of a config key."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}={path}: there is no such user, whose home this could be in") from None
+
+
+def _look(path: Path, data: DataConfig) -> dict[str, Path]:
+    if path.is_dir():
+        return {split: _find_split(path, split, data.columns) for split in SPLITS}
+    if not path.exists():
+        raise UserError(
+            f"data.path={data.path}: there is no such file or folder; built in are {CAPTIONS} and, from the hub, {SNLI}"
+        )
+    if not path.is_file():
+        raise UserError(f"{path}: is a pipe, a socket or a device, not a file")
+    if not _is_readable(path):
+        raise UserError(f"{path}: is of no kind that can be read ({KINDS})")
+    return {WHOLE_FILE: path}
+
+
+def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Path:
+    candidates = sorted(path for path in folder.iterdir() if _is_readable(path) and split in _splits_named(path))
+    if len(candidates) > 1 and columns not in (None, (TEXT_COLUMN,)):
+        # As in SNLI's own folder, which has everything twice. Plain text has no columns to name.
+        candidates = [path for path in candidates if kind(path) != ".txt"]
+    if not candidates:
+        raise UserError(f"{folder}: holds no file for {split}, such as {split}.txt ({KINDS})")
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates)
+        raise UserError(f"{folder}: holds several files for {split}: {names}; leave one there")
+    others = _splits_named(candidates[0]) - {split}
+    if others:
+        raise UserError(f"{candidates[0]}: is it {split} or {' or '.join(sorted(others))}? Name one split in its name")
+    return candidates[0]
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether it is a file of a kind that is read."""
+    well = kind(path) in SUFFIXES and not (is_gzip(path) and kind(path) == ".parquet")
+    return well and not path.name.startswith(".") and path.is_file()
+
+
+def _splits_named(path: Path) -> set[str]:
+    """The splits that are words of a file's name: `snli_1.0_dev.jsonl` → {valid}."""
+    return {SPLIT_OF_NAME[word] for word in re.split(r"[^a-z]+", path.name.lower()) if word in SPLIT_OF_NAME}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+# Rows.
+
+
+def load(data: DataConfig, files: dict[str, Path], work: Path) -> dict[str, Texts]:
+    """Read the wanted columns, one below the other, of each split or of ``WHOLE_FILE``.
+
+    Args:
+        work: a folder for the Arrow files.
+
+    Raises:
+        UserError: a file cannot be read as what its name says, has no such column, or holds something else than text.
+    """
+    if data.path == SNLI:
+        columns = data.columns or SNLI_COLUMNS
+        hub = _load_hub()
+        names = {SPLIT_OF_NAME[name]: name for name in HUB_SPLITS}
+        return {
+            split: read_dataset(hub[name], f"{SNLI}, {name}", split, columns, work) for split, name in names.items()
+        }
+    columns = data.columns or (TEXT_COLUMN,)
+    return {name: read_file(path, name, columns, work) for name, path in files.items()}
+
+
+def _load_hub() -> datasets.DatasetDict:
+    # The download stays in the hub's own cache, where later sessions without a network find it (HF_HUB_OFFLINE=1).
+    try:
+        if not is_offline_mode():
+            # Without a network, load_dataset would try again for half a minute.
+            HfApi().dataset_info(SNLI, revision=SNLI_REVISION, timeout=HUB_TIMEOUT_SECONDS)
+        return datasets.load_dataset(SNLI, revision=SNLI_REVISION)
+    except Exception as error:
+        raise UserError(
+            f"{SNLI}: cannot be had from the hub ({reason(error)}); without a network, bring SNLI 1.0"
+            " (https://nlp.stanford.edu/projects/snli) and pass its folder:"
+            " data.path=FOLDER data.columns=[sentence1,sentence2]"
+        ) from error

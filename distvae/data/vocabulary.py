@@ -1,0 +1,229 @@
+"""Tokens and ids: Treebank tokenisation, the vocabulary of a corpus, its unknown words, its fingerprint."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from distvae.system.errors import UserError
+from distvae.system.files import read_json, write_text
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+SPECIALS = (PAD, BOS, EOS)
+UNKNOWN = "<unk>"
+
+# Above this share of unknown words there is a warning: they are predicted as a class, which makes a perplexity low.
+MANY_UNKNOWN = 0.05
+
+# The first that matches is a word's class, so the order tells `21-year-old` (letters) from `10-12` (a dash).
+SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (f"<unk-{name}>", re.compile(pattern))
+    for name, pattern in (
+        ("twoDigits", r"\d{2}"),
+        ("fourDigits", r"\d{4}"),
+        ("number", r"\d+"),
+        ("digitLetter", r"(?=.*\d).*[^\W\d_].*"),
+        ("digitDash", r"(?=.*\d).*-.*"),
+        ("digitSlash", r"(?=.*\d).*/.*"),
+        ("digitComma", r"(?=.*\d).*,.*"),
+        ("digitPoint", r"(?=.*\d).*\..*"),
+        ("time", r"\d{1,2}:\d{2}(:\d{2})?"),
+    )
+)
+ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER = "<unk-allCaps>", "<unk-initCap>", "<unk-lower>", "<unk-other>"
+CLASSES = (*(name for name, _ in SHAPES), ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER)
+
+# A sentence of words, commas and a last period alone, as 98% of SNLI's are; and the words that the Treebank rules take
+# apart without an apostrophe.
+_PLAIN = re.compile(r"[A-Za-z0-9]+(?:(?:,? +|-)[A-Za-z0-9]+)*\.?")
+_CONTRACTED = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b", re.IGNORECASE)
+
+UnknownWords = Literal["classes", "single", "closed"]
+UNKNOWN_TOKENS: dict[UnknownWords, tuple[str, ...]] = {
+    "classes": CLASSES,
+    "single": (UNKNOWN,),
+    # Stands for a dropped word only; no word of a closed vocabulary is unknown.
+    "closed": (UNKNOWN,),
+}
+
+
+@functools.cache
+def _treebank():
+    # Imported late: it takes half a second, which training on a prepared corpus does not need.
+    from nltk.tokenize import NLTKWordTokenizer, TreebankWordDetokenizer
+
+    return NLTKWordTokenizer(), TreebankWordDetokenizer()
+
+
+def tokenize(sentence: str) -> list[str]:
+    """Words and punctuation by the Treebank rules (``isn't`` → ``is n't``, quotes → `````` and ``''``)."""
+    if _PLAIN.fullmatch(sentence) and not _CONTRACTED.search(sentence):
+        # What the rules come to here, without their thirty passes over the text.
+        return sentence.replace(",", " ,").replace(".", " .").split()
+    return _treebank()[0].tokenize(sentence)
+
+
+def join(tokens: Sequence[str]) -> str:
+    """A readable sentence from tokens. ``tokenize`` loses spaces, so it is not always the sentence they came from."""
+    return _treebank()[1].detokenize(tokens)
+
+
+def shape_class(word: str) -> str:
+    """The class of an unknown word, one of ``CLASSES``.
+
+    In this order: two digits, four digits, another number; a digit beside letters, a dash, a slash, a comma or a
+    point; a time; all capitals, an initial capital, lowercase; other. The first that fits is the class.
+    """
+    for name, pattern in SHAPES:
+        if pattern.fullmatch(word):
+            return name
+    if word.isupper():
+        return ALL_CAPS
+    if word[:1].isupper():
+        return INITIAL_CAPITAL
+    return LOWER if word.islower() else OTHER
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens in the order of their ids: the specials, the tokens of unknown words, the words.
+
+    Attributes:
+        tokens: V distinct tokens.
+        unk: what an unknown word becomes: the class of its shape, the one ``<unk>``, or (``closed``) an error.
+
+    Raises:
+        ValueError: the tokens do not begin with the specials and ``unk``'s tokens, or one stands there twice.
+    """
+
+    tokens: tuple[str, ...]
+    unk: UnknownWords
+
+    def __post_init__(self):
+        if self.unk not in UNKNOWN_TOKENS:
+            raise ValueError(f"unk is {self.unk!r}, not one of {', '.join(UNKNOWN_TOKENS)}")
+        if self.tokens[: self._first_word] != SPECIALS + UNKNOWN_TOKENS[self.unk]:
+            raise ValueError(f"it does not begin with {' '.join(SPECIALS + UNKNOWN_TOKENS[self.unk])}")
+        if len(set(self.tokens)) < len(self.tokens):
+            raise ValueError("a token stands in it twice")
+
+    @classmethod
+    def build(cls, counts: Mapping[str, int], min_count: int, unk: Literal["classes", "single"]) -> Vocabulary:
+        """The words seen at least ``min_count`` times, the most frequent first, equal ones alphabetically.
+
+        A word that is spelled like a special or like an unknown-word token is left out: it is unknown.
+        """
+        reserved = SPECIALS + UNKNOWN_TOKENS[unk]
+        words = [word for word, count in counts.items() if count >= min_count and word not in reserved]
+        return cls(reserved + tuple(sorted(words, key=lambda word: (-counts[word], word))), unk)
+
+    @classmethod
+    def closed(cls, words: Iterable[str]) -> Vocabulary:
+        """Exactly these words, in this order; to encode another is an error.
+
+        Raises:
+            ValueError: a word stands there twice, or is spelled like a special.
+        """
+        return cls(SPECIALS + UNKNOWN_TOKENS["closed"] + tuple(words), "closed")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: the file cannot be read, or is no vocabulary.
+        """
+        try:
+            content = read_json(Path(path))
+            if not isinstance(content, dict) or content.keys() != {"unk", "tokens"}:
+                raise ValueError("it should hold `unk` and `tokens`")
+            if not isinstance(content["tokens"], list) or not all(isinstance(t, str) for t in content["tokens"]):
+                raise ValueError("its tokens should be a list of strings")
+            if not isinstance(content["unk"], str):
+                raise ValueError("its unk should be a string")
+            return cls(tuple(content["tokens"]), content["unk"])
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{path}: is not a vocabulary: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, a token a line."""
+        content = {"unk": self.unk, "tokens": self.tokens}
+        write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=0) + "\n")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def pad(self) -> int:
+        return SPECIALS.index(PAD)
+
+    @property
+    def bos(self) -> int:
+        return SPECIALS.index(BOS)
+
+    @property
+    def eos(self) -> int:
+        return SPECIALS.index(EOS)
+
+    @property
+    def unknown(self) -> int:
+        """The id that takes a dropped word's place: ``<unk>``, or the class of words of no other class."""
+        return self._first_word - 1
+
+    @property
+    def unknown_ids(self) -> range:
+        """The ids that stand for words outside the vocabulary. In a closed vocabulary no sentence has them."""
+        return range(len(SPECIALS), self._first_word)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits; equal exactly for vocabularies that give every word the same id."""
+        return hashlib.sha256(json.dumps([self.unk, self.tokens]).encode()).hexdigest()[:16]
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """Ids of ``<s> words </s>``.
+
+        Raises:
+            UserError: the vocabulary is closed and a word is not in it.
+        """
+        return [self.bos, *map(self._id, words), self.eos]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The tokens before the first ``</s>``, without ``<s>`` and ``<pad>``."""
+        tokens = []
+        for i in ids:
+            if i == self.eos:
+                break
+            if i not in (self.pad, self.bos):
+                tokens.append(self.tokens[i])
+        return tokens
+
+    def text(self, ids: Iterable[int]) -> str:
+        """``decode`` as a readable sentence."""
+        return join(self.decode(ids))
+
+    @property
+    def _first_word(self) -> int:
+        return len(SPECIALS) + len(UNKNOWN_TOKENS[self.unk])
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        # Of words alone: a word of the text that is spelled like a special must not become it.
+        return {word: i for i, word in enumerate(self.tokens[self._first_word :], self._first_word)}
+
+    def _id(self, word: str) -> int:
+        known = self._ids.get(word)
+        if known is not None:
+            return known
+        if self.unk == "closed":
+            raise UserError(f"{word!r} is not among the {len(self._ids)} words of this vocabulary")
+        return self.unknown if self.unk == "single" else len(SPECIALS) + CLASSES.index(shape_class(word))

@@ -1,0 +1,194 @@
+"""Sentences from a model: prior samples, reconstruction, interpolation; greedy, sampled or by beam search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distvae.data.batches import collate
+from distvae.data.vocabulary import Vocabulary
+from distvae.model.draws import generator, sentence_noise
+from distvae.model.vae import TextVAE
+from distvae.system.errors import UserError
+
+# Sentences that are encoded at a time, and scores of next tokens that decoding holds at a time, in several copies of
+# float64: memory does not grow with the sentences asked for.
+ENCODED_TOGETHER, SCORED_TOGETHER = 256, 2**22
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a sentence is read off p(x|z).
+
+    Raises:
+        UserError: a value is out of range, or belongs to another method.
+    """
+
+    method: Literal["greedy", "sample", "beam"] = "greedy"
+    temperature: float = 1.0  # of `sample`
+    top_k: int | None = None  # `sample` from the k likeliest tokens
+    top_p: float | None = None  # `sample` from the likeliest tokens that together have probability p
+    beam_size: int = 5  # of `beam`
+    max_tokens: int = 40  # where a sentence without `</s>` ends
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.method not in ("greedy", "sample", "beam"):
+            raise UserError(f"method {self.method!r}: should be greedy, sample or beam")
+        owners = {"temperature": "sample", "top_k": "sample", "top_p": "sample", "beam_size": "beam"}
+        for name, owner in owners.items():
+            if self.method != owner and getattr(self, name) != type(self).__dict__[name]:
+                raise UserError(f"{name} belongs to method {owner}, not to {self.method}")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(
+                f"temperature {self.temperature}: should be a number above 0 (for the likeliest token, use greedy)"
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p {self.top_p}: should be above 0 and at most 1")
+        for name in ("top_k", "beam_size", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} {value}: should be at least 1")
+
+
+def prior_draws(model: TextVAE, count: int, seed: int) -> Tensor:
+    """z ~ N(0, I): [count, m]. The first draws of a larger count are those of a smaller one."""
+    return sentence_noise(range(count), (model.latent_size,), _device(model), seed, "prior")
+
+
+def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Points on the line from z to z', both included: [m], [m] → [steps, m] (paper, Table 2)."""
+    share = torch.linspace(0, 1, steps, device=start.device).unsqueeze(1)
+    return torch.lerp(start.expand(steps, -1), end.expand(steps, -1), share)
+
+
+@torch.inference_mode()
+def posterior_means(model: TextVAE, ids: list[list[int]], pad: int) -> Tensor:
+    """μ of each sentence of ids: [b, m]."""
+    means = []
+    for start in range(0, len(ids), ENCODED_TOGETHER):
+        rows = slice(start, min(start + ENCODED_TOGETHER, len(ids)))
+        batch = collate(ids, np.arange(len(ids)), rows, pad)
+        means.append(model.encoder(batch.tokens.to(_device(model)), batch.lengths.to(_device(model))).mean)
+    return torch.cat(means)
+
+
+@torch.inference_mode()
+def decode(
+    model: TextVAE,
+    z: Tensor,
+    vocabulary: Vocabulary,
+    decoding: Decoding,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[str]:
+    """A sentence for each z: [b, m] → b texts. The model must be in evaluation mode.
+
+    Args:
+        on_progress: told how many sentences have been decoded since the last call.
+    """
+    beams = decoding.beam_size if decoding.method == "beam" else 1
+    together = max(1, SCORED_TOGETHER // (beams * len(vocabulary)))
+    sentences = []
+    for start in range(0, len(z), together):
+        some = z[start : start + together]
+        if decoding.method == "beam":
+            ids = _beam(model, some, vocabulary, decoding)
+        else:
+            ids = _stepwise(model, some, vocabulary, decoding, start)
+        sentences += [vocabulary.text(row) for row in ids]
+        on_progress(len(ids))
+    return sentences
+
+
+def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding, first: int) -> list[list[int]]:
+    """One token at a time, each step from the state that the last one left: the prefix is read once. ``first``: the
+    number of the first of these sentences."""
+    draws = _draws(range(first, first + len(z)), decoding, z.device) if decoding.method == "sample" else None
+    state = model.decoder.initial_state(z)
+    tokens = torch.full((len(z), 1), vocabulary.bos, device=z.device)
+    ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    sentences = []
+    for step in range(decoding.max_tokens):
+        logits, state = model.decoder(tokens, z, state)
+        scores = _allowed(logits[:, -1], vocabulary)
+        if draws is None:
+            tokens = scores.argmax(dim=-1, keepdim=True)
+        else:
+            tokens = _drawn(_truncated(scores, decoding), draws[:, step])
+        sentences.append(tokens)
+        ended |= tokens.squeeze(1) == vocabulary.eos
+        if ended.all():
+            break
+    return torch.cat(sentences, dim=1).tolist()
+
+
+def _draws(numbers: range, decoding: Decoding, device: torch.device) -> Tensor:
+    """Uniform draws [b, max_tokens], set by each sentence's number: it depends on no other decoded beside it."""
+    rows = [generator(device, decoding.seed, "decode", i) for i in numbers]
+    return torch.stack([torch.rand(decoding.max_tokens, generator=row, device=device) for row in rows])
+
+
+def _drawn(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """The token at a uniform draw in [0, 1) along the cumulative probabilities: [b, V], [b] → [b, 1]."""
+    steps = probabilities.double().cumsum(dim=-1)
+    return torch.searchsorted(steps, draws.double().unsqueeze(1) * steps[:, -1:], right=True)
+
+
+def _truncated(scores: Tensor, decoding: Decoding) -> Tensor:
+    """Probabilities [b, V] with what top-k and top-p leave out at 0 (Holtzman et al., 2020, for top-p)."""
+    scores = scores.double()
+    tempered = (scores - scores.amax(dim=-1, keepdim=True)) / decoding.temperature
+    probabilities, order = tempered.softmax(dim=-1).sort(dim=-1, descending=True)
+    if decoding.top_k is not None:
+        probabilities[:, decoding.top_k :] = 0
+    if decoding.top_p is not None:
+        total = probabilities.sum(dim=-1, keepdim=True)
+        before = (probabilities / total).cumsum(dim=-1) - probabilities / total
+        probabilities[before >= decoding.top_p] = 0
+    return torch.zeros_like(probabilities).scatter(1, order, probabilities)
+
+
+def _beam(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[list[int]]:
+    """The likeliest sentence that a beam of partial sentences finds, by log p(x|z) without length normalisation."""
+    size, count = decoding.beam_size, len(z)
+    z = z.repeat_interleave(size, dim=0)
+    state = model.decoder.initial_state(z)
+    tokens = torch.full((count * size, 1), vocabulary.bos, device=z.device)
+    # Beams start alike: only the first of each sentence counts, or all would go the same way.
+    scores = torch.full((count, size), -torch.inf, device=z.device)
+    scores[:, 0] = 0
+    ended = torch.zeros(count, size, dtype=torch.bool, device=z.device)
+    first = torch.arange(count, device=z.device).unsqueeze(1) * size
+    for _ in range(decoding.max_tokens):
+        logits, state = model.decoder(tokens[:, -1:], z, state)
+        steps = _allowed(logits[:, -1].float(), vocabulary).log_softmax(dim=-1).view(count, size, -1)
+        # A sentence that has ended stays as it is: `</s>` again, at no cost.
+        steps[ended] = -torch.inf
+        steps[..., vocabulary.eos].masked_fill_(ended, 0)
+        scores, choice = (scores.unsqueeze(2) + steps).flatten(1).topk(size, dim=1)
+        parent = (first + choice // steps.shape[2]).flatten()
+        token = choice % steps.shape[2]
+        tokens = torch.cat([tokens[parent], token.view(-1, 1)], dim=1)
+        state = tuple(part[:, parent] for part in state)
+        ended = ended.flatten()[parent].view(count, size) | (token == vocabulary.eos)
+        # The best beam can only be overtaken by one that scores higher, and scores never rise.
+        if ended[:, 0].all():
+            break
+    return tokens.view(count, size, -1)[:, 0, 1:].tolist()
+
+
+def _allowed(scores: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Scores with padding and `<s>`, which no sentence holds, ruled out."""
+    scores = scores.clone()
+    scores[:, [vocabulary.pad, vocabulary.bos]] = -torch.inf
+    return scores
+
+
+def _device(model: TextVAE) -> torch.device:
+    return model.decoder.output.weight.device

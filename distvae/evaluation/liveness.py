@@ -1,0 +1,114 @@
+"""Whether a latent variable is alive: what its mutual information says beside its KL, and what to do if it is not.
+
+A KL near its target does not make a latent alive, and neither do active units: a posterior can be far from the prior,
+and the same for every sentence. The mutual information of sentence and latent decides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from distvae.config.schema import Config
+
+# `dead`: the latent tells sentences apart by next to nothing. `hollow`: most of the KL is spent on a posterior that
+# hardly depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
+LatentState = Literal["alive", "weak", "hollow", "dead"]
+
+# Below this mutual information, in nats per sentence, a latent is dead.
+DEAD = 0.3
+# The share of the KL, and of λ, that has to be information.
+INFORMATIVE = 0.5
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A latent's state, and what to do about it."""
+
+    state: LatentState
+    advice: str | None = None  # None: it is alive
+
+
+def latent_state(
+    kl: float, mutual_information: float, sentences: int, target_rate: float | None = None
+) -> LatentState | None:
+    """Judge a latent by its scores over a split.
+
+    Args:
+        kl: mean KL, in nats per sentence.
+        mutual_information: estimate of I(x; z), in nats; it cannot exceed ln(``sentences``).
+        sentences: number of sentences that were scored.
+        target_rate: λ, in nats per sentence, where the method has one.
+
+    Returns:
+        The state; None where a single sentence was scored, which has no mutual information.
+    """
+    if sentences == 1:
+        return None
+    for state, needed in _needed(kl, sentences, target_rate).items():
+        if mutual_information < needed:
+            return state
+    return "alive"
+
+
+def missing_information(
+    kl: float, mutual_information: float, sentences: int, target_rate: float | None = None
+) -> float:
+    """Return the nats of mutual information that a latent lacks to be alive: above 0 where it is not.
+
+    The arguments are those of ``latent_state``.
+    """
+    return max(0.0, max(_needed(kl, sentences, target_rate).values()) - mutual_information)
+
+
+def _needed(kl: float, sentences: int, target_rate: float | None) -> dict[LatentState, float]:
+    """The mutual information below which a latent is in a state, the worst state first."""
+    most = math.log(sentences)
+    asked = most if target_rate is None else min(most, target_rate)
+    return {
+        "dead": min(DEAD, INFORMATIVE * asked),
+        "hollow": INFORMATIVE * min(kl, most),
+        "weak": 0.0 if target_rate is None else INFORMATIVE * asked,
+    }
+
+
+def judge(kl: float, mutual_information: float, sentences: int, config: Config, stage: str) -> Latent | None:
+    """Judge the latent of a run, and advise.
+
+    Args:
+        kl, mutual_information, sentences: as for ``latent_state``.
+        config: of the run.
+        stage: that trained the weights: ``pretrain`` or ``train``.
+    """
+    rate = config.kl.rate if stage == "train" else None
+    state = latent_state(kl, mutual_information, sentences, rate)
+    if state in (None, "alive"):
+        return None if state is None else Latent(state)
+    figures = f"mutual information {round(mutual_information, 2) + 0.0:.2f} of a KL of {kl:.2f} nats"
+    meaning = {
+        "dead": "the decoder ignores z",
+        "hollow": "z hardly depends on the sentence",
+        "weak": f"less than half of λ = {rate or 0:g}",
+    }[state]
+    return Latent(state, f"{figures}: {meaning}. Try {'; '.join(_remedies(state, config, stage))}")
+
+
+def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
+    """What to try, the most promising first."""
+    slower = f"an optimizer.learning_rate below {config.optimizer.learning_rate:g}"
+    weaker = f"a model.word_dropout above {config.model.word_dropout:g}, which weakens the decoder"
+    if stage == "pretrain" or config.kl.autoencoder:
+        return [slower, weaker]
+    found = []
+    if config.kl.rate is None:
+        found.append("kl.policy=soft_free_bits, which holds the KL at kl.target_rate")
+    if config.pretrained is None and config.pretrain.max_epochs == 0:
+        found.append("pretraining of the encoder (pretrain.max_epochs)")
+    if config.kl.rate is not None:
+        found.append(f"more epochs than train.max_epochs={config.train.max_epochs}")
+        if config.kl.policy == "soft_free_bits" and config.kl.every_steps is None:
+            found.append("kl.every_steps=40, by which γ moves within epochs")
+    if state != "weak":
+        found += [slower, weaker]
+    return found

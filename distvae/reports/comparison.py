@@ -1,0 +1,117 @@
+"""The table that compares runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from distvae.data.vocabulary import MANY_UNKNOWN
+from distvae.evaluation.scoring import Scores
+from distvae.runs.results import Results
+from distvae.system.errors import printable
+
+
+def table(results: dict[str, Results]) -> Table:
+    """Scores as rows, runs as columns."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    splits = "/".join(dict.fromkeys(r.split for r in results.values()))
+    shown.add_column(cell(f"{splits} sentences, in nats"))
+    for name in results:
+        shown.add_column(cell(name), justify="right")
+
+    def row(title: str, value) -> None:
+        cells = [value(r) for r in results.values()]
+        if any(cell is not None for cell in cells):
+            shown.add_row(title, *("–" if cell is None else str(cell) for cell in cells))
+
+    row("RE", lambda r: r.scores.re)
+    row("KL", lambda r: r.scores.kl)
+    row("−ELBO", lambda r: r.scores.neg_elbo)
+    row("NLL", lambda r: r.scores.nll)
+    row("floor under NLL, −log p*(x)", lambda r: r.floor and r.floor.nll)
+    row("PPL", lambda r: r.scores.ppl)
+    row("unknown words", lambda r: None if r.unknown is None else f"{r.unknown:.2%}")
+    row("ELBO PPL", lambda r: r.scores.elbo_ppl)
+    row("floor under PPL", lambda r: r.floor and r.floor.ppl)
+    row("AU, active units", lambda r: f"{r.scores.active_units} of {len(r.scores.kl_per_dimension)}")
+    row("MI, mutual information", lambda r: r.scores.mutual_information)
+    row("latent", lambda r: r.latent and r.latent.state)
+    return shown
+
+
+def remarks(results: dict[str, Results]) -> list[str]:
+    """What a reader of the table has to know beside it."""
+    first = next(iter(results.values()))
+    lines = [
+        f"{name}: {r.scores.sentences:,} sentences, {r.scores.tokens:,} tokens; {_importance_sampling(r.scores)}draws"
+        f" by seed {r.scores.seed}; MI is at most ln {r.scores.sentences:,}; vocabulary {r.vocabulary} of"
+        f" {r.vocabulary_size:,}"
+        for name, r in results.items()
+    ]
+    if len({line.partition(": ")[2] for line in lines}) == 1:
+        lines = [lines[0].partition(": ")[2]]
+    for name, r in results.items():
+        if r.unknown is not None and r.unknown > MANY_UNKNOWN:
+            lines.append(
+                f"WARNING {name}: {r.unknown:.2%} of the words are unknown, and are predicted as a class: the PPL is"
+                " not that of the text; a lower data.min_count, more text or another tokenisation leaves fewer"
+            )
+        if r.latent is not None and r.latent.state != "alive":
+            lines.append(f"WARNING {name}: the latent is {r.latent.state}: {r.latent.advice}")
+        for end in r.stages:
+            if end.best_epoch is None:
+                lines.append(
+                    f"WARNING {name}: no epoch of {end.stage} could be taken as the best (annealing had not ended, or"
+                    f" the KL never came into its band): its last weights, of epoch {end.epochs}, were scored; a higher"
+                    f" {end.stage}.max_epochs, fewer kl.anneal_epochs or kl.every_steps=40 give the KL time to reach it"
+                )
+            elif not end.settled:
+                lines.append(
+                    f"WARNING {name}: {end.stage} keeps the weights of epoch {end.best_epoch} of {end.epochs}, for in"
+                    f" {end.passed_over} later ones the validation's KL was under the band; if γ swings, a smaller"
+                    " kl.multiplier or a larger kl.threshold lets it settle"
+                )
+            elif not end.converged:
+                lines.append(f"{name}: {end.stage} ended at its limit of {end.epochs} epochs, not converged")
+        if not r.scores.bound_holds:
+            lines.append(
+                f"WARNING {name}: NLL stands above −ELBO by {r.scores.nll_excess}, which no right estimate does:"
+                " more importance samples are needed, or something is wrong"
+            )
+    if any(r.vocabulary != first.vocabulary or r.data != first.data for r in results.values()):
+        lines.append("WARNING these runs have different data or vocabularies: their numbers are not comparable")
+    return lines
+
+
+def _importance_sampling(scores: Scores) -> str:
+    if scores.importance_samples == 0:
+        return ""
+    return (
+        f"NLL from K = {scores.importance_samples} importance samples, {scores.effective_samples:.0f} of them"
+        " effective; "
+    )
+
+
+def show(results: dict[str, Results]) -> None:
+    """Print the table and its remarks."""
+    print()
+    show_parts([table(results), *remarks(results)])
+
+
+def cell(text: object) -> Text:
+    """Text of a table for a terminal, where nothing in it is markup or a terminal code."""
+    return Text(printable(text))
+
+
+def show_parts(parts: Iterable[Table | str]) -> None:
+    """Print tables, whose texts are each a ``cell``, and lines."""
+    # Where no terminal sets a width, nothing is to be broken.
+    width = None if sys.stdout.isatty() else 1000
+    console = Console(file=sys.stdout, highlight=False, width=width)
+    for part in parts:
+        console.print(printable(part) if isinstance(part, str) else part, markup=False)

@@ -1,0 +1,242 @@
+"""Runs of several methods, each perhaps with several seeds: what they score, and with what error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from distvae.config.load import flatten, load_config
+from distvae.config.schema import Config
+from distvae.evaluation.scoring import Estimate, SentenceScores, mean_estimate, perplexity
+from distvae.runs.results import Results, load_results, load_sentence_scores
+from distvae.runs.resume import NO_MATTER
+from distvae.runs.tracking import Environment, read_environment, read_metrics
+from distvae.system.errors import UserError
+from distvae.system.files import damaged, inside
+
+# Beside what never matters, runs of one method differ in these.
+_BETWEEN_SEEDS = NO_MATTER | {"seed", "pretrained"}
+
+# A difference is told from none at this many standard errors.
+CERTAIN = 2.0
+
+# Scores of single sentences, whose means have errors.
+PerSentence = Literal["re", "kl", "neg_elbo", "nll", "mutual_information"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder tells."""
+
+    folder: Path
+    config: Config
+    epochs: list[dict[str, Any]]  # its records, in their order
+    environment: Environment
+    results: Results | None  # None: it has not finished
+    sentences: SentenceScores | None
+
+    @property
+    def hours(self) -> float:
+        """Of training and validation, without the test."""
+        return sum(row["train"]["seconds"] + row["valid_seconds"] for row in self.epochs) / 3600
+
+    @property
+    def vae(self) -> list[dict[str, Any]]:
+        """Records of the VAE's epochs."""
+        return [row for row in self.epochs if row["stage"] == "train"]
+
+    @property
+    def annealed(self) -> list[dict[str, Any]]:
+        """Those after annealing."""
+        return [row for row in self.vae if row["epoch"] > self.config.kl.annealing]
+
+    def of_sentences(self, score: PerSentence) -> np.ndarray | None:
+        """A score of each test sentence: [N], in nats."""
+        if self.sentences is None:
+            return None
+        return self.sentences.re + self.sentences.kl if score == "neg_elbo" else getattr(self.sentences, score)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run's folder, also of one that still trains.
+
+    Raises:
+        UserError: it is none, or is damaged.
+    """
+    folder = Path(folder)
+    if not os.path.lexists(folder / "config.yaml"):
+        raise UserError(f"{folder}: is no run's folder: it has no config.yaml")
+    results = load_results(folder) if os.path.lexists(folder / "results.json") else None
+    epochs = read_metrics(folder)
+    if results is not None:
+        _check_stages(folder, results, epochs)
+    return Run(
+        folder,
+        load_config(inside(folder, "config.yaml"), whole=True),
+        epochs,
+        read_environment(folder),
+        results,
+        None if results is None else load_sentence_scores(folder, results),
+    )
+
+
+def _check_stages(folder: Path, results: Results, epochs: list[dict[str, Any]]) -> None:
+    """See that a run's results tell of the epochs that it has recorded.
+
+    Raises:
+        UserError: they do not.
+    """
+    recorded = {row["stage"]: row["epoch"] for row in epochs}  # a run that began by another's checkpoint lacks some
+    told = {end.stage: end.epochs for end in results.stages}
+    if not told or any(told.get(stage) != last for stage, last in recorded.items()):
+        raise damaged(
+            folder / "results.json",
+            f"the results of what {folder / 'metrics.jsonl'} records",
+            f"it tells of epochs {told}, and recorded are {recorded}",
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of a method."""
+
+    mean: float  # over sentences and seeds
+    error: float | None  # standard error over sentences, of the mean over seeds
+    spread: float | None  # standard deviation over seeds; None: there is one
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f" ± {self.error:.2f}"
+        spread = "" if self.spread is None else f" ({self.spread:.2f})"
+        return f"{round(self.mean, 2) + 0.0:.2f}{error}{spread}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in their seed alone."""
+
+    kind: str  # in the paper's words
+    name: str  # the kind, and what tells it from others of its kind
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def finished(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.results is not None)
+
+    def of_sentences(self, name: PerSentence) -> list[np.ndarray]:
+        """A score of each test sentence, of each finished run: [N] each, in nats. Empty where they have none."""
+        values = [run.of_sentences(name) for run in self.finished]
+        return [value for value in values if value is not None]
+
+    def score(self, name: PerSentence) -> Score | None:
+        """In nats a sentence. None where no run has it."""
+        values = self.of_sentences(name)
+        if not values:
+            return None
+        found = mean_estimate(np.mean(values, axis=0))
+        return Score(found.mean, found.standard_error, _spread([value.mean() for value in values]))
+
+    def perplexity(self, name: Literal["nll", "neg_elbo"]) -> Score | None:
+        """Of the mean over seeds: their geometric mean."""
+        values = self.of_sentences(name)
+        if not values:
+            return None
+        tokens = self.finished[0].sentences.tokens
+        found = perplexity(np.mean(values, axis=0), tokens)
+        return Score(found.mean, found.standard_error, _spread([perplexity(v, tokens).mean for v in values]))
+
+    def over_seeds(self, values: Sequence[float]) -> Score:
+        """Of numbers that each run has one of."""
+        return Score(float(np.mean(values)), None, _spread(values))
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def gather(folders: Sequence[str | Path]) -> list[Method]:
+    """The methods of runs, in the order of their first.
+
+    Raises:
+        UserError: a folder is no run's, or the runs are not of the same sentences and words.
+    """
+    runs = [read_run(folder) for folder in dict.fromkeys(map(Path, folders))]
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_settings(run), []).append(run)
+    scored = [run for run in runs if run.results is not None]
+    for run in scored:
+        found, first = run.results, scored[0].results
+        if (found.data, found.vocabulary, found.split) != (first.data, first.vocabulary, first.split):
+            raise UserError(
+                f"{run.folder} was scored on other sentences, or words, than {scored[0].folder}: no comparison"
+            )
+    for group in groups.values():
+        seeds = [run.config.seed for run in group]
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"{group[0].folder} and {group[1].folder}: are the same run twice, seed and all")
+    kinds = [method_of(group[0].config) for group in groups.values()]
+    return [
+        Method(kind, kind if kinds.count(kind) == 1 else _named(kind, group[0], groups), tuple(group))
+        for kind, group in zip(kinds, groups.values(), strict=True)
+    ]
+
+
+def method_of(config: Config) -> str:
+    """What the paper would call it."""
+    if config.autoencoder:
+        return "AE"
+    parts = ["PT"] if config.pretrained is not None or config.pretrain.max_epochs else []
+    if config.kl.annealing:
+        parts.append("KLA")
+    if config.kl.free_bits != "none":
+        parts.append("FB")
+    if config.kl.policy == "soft_free_bits":
+        parts.append("SFB")
+    return " + ".join(parts) or "VAE"
+
+
+def _settings(run: Run) -> tuple:
+    own = {key: value for key, value in flatten(run.config) if key not in _BETWEEN_SEEDS}
+    # A pretraining that was taken over is one, however long this run's own would have been.
+    if run.config.pretrained is not None:
+        own["pretrain.max_epochs"] = "taken over"
+    return tuple(sorted((key, str(value)) for key, value in own.items()))
+
+
+def _named(kind: str, run: Run, groups: dict[tuple, list[Run]]) -> str:
+    """The kind, and in which keys its groups differ."""
+    alike = [dict(key) for key, group in groups.items() if method_of(group[0].config) == kind]
+    own = dict(_settings(run))
+    differing = [key for key in own if len({other[key] for other in alike}) > 1]
+    return f"{kind} ({', '.join(f'{key}={own[key]}' for key in differing)})"
+
+
+def difference(one: Method, other: Method, score: PerSentence, signs: tuple[int, int] = (1, 1)) -> Estimate:
+    """``one`` − ``other`` of the same sentences, in nats, each times its sign. Its error is that over sentences and,
+    where a method has several seeds, over these."""
+    ours, theirs = (
+        [sign * value for value in method.of_sentences(score)] for sign, method in zip(signs, (one, other), strict=True)
+    )
+    paired = mean_estimate(np.mean(ours, axis=0) - np.mean(theirs, axis=0))
+    variance = (paired.standard_error or 0.0) ** 2
+    for values in (ours, theirs):
+        variance += (_spread([value.mean() for value in values]) or 0.0) ** 2 / len(values)
+    return Estimate(paired.mean, float(np.sqrt(variance)))
+
+
+def steadiness(run: Run) -> float:
+    """Standard deviation of the validation KL over the epochs after annealing, in nats; NaN of fewer than two."""
+    values = [row["valid"]["kl"]["mean"] for row in run.annealed]
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def distance(run: Run) -> float:
+    """Root mean square distance of that KL from λ, in nats; NaN of none."""
+    values = [row["valid"]["kl"]["mean"] - run.config.kl.target_rate for row in run.annealed]
+    return float(np.sqrt(np.mean(np.square(values)))) if values else float("nan")

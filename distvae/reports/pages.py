@@ -1,0 +1,29 @@
+"""Pages that need no other file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distvae.system.errors import UserError, printable
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this folder.
+
+    Raises:
+        UserError: what fills it is not installed.
+    """
+    try:
+        import jinja2  # late, for no run that trains has a use for it
+    except ImportError:
+        raise UserError("a report needs jinja2: pip install jinja2") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Markup is of the page itself; all else may be of a file.
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    return environment.get_template(template).render(values)

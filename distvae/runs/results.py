@@ -1,0 +1,183 @@
+"""Results of runs, and the table that sets them side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+
+from distvae.data.vocabulary import Vocabulary
+from distvae.evaluation.liveness import Latent
+from distvae.evaluation.scoring import Estimate, Floor, Scores, SentenceScores, mean_estimate, perplexity
+from distvae.runs.starts import last_begun
+from distvae.system.errors import UserError
+from distvae.system.files import check_as, damaged, inside, read_bytes, read_json, write_bytes, write_json
+
+# So many epochs may be passed over by chance.
+_MANY = 3
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """How a stage ended."""
+
+    stage: Literal["pretrain", "train"]
+    epochs: int
+    converged: bool  # False: at its epoch limit
+    best_epoch: int | None  # None: no epoch could be taken as the best, and its last weights stand
+    passed_over: int = 0  # later epochs that could not: their validation KL was under the band
+
+    @property
+    def settled(self) -> bool:
+        """Whether the best weights were free to come late: not most of the epochs after them were passed over."""
+        after = self.epochs - (self.best_epoch or 0)
+        return self.passed_over < _MANY or 2 * self.passed_over <= after
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run's ``results.json`` holds."""
+
+    split: str  # the sentences that were scored
+    scores: Scores
+    floor: Floor | None
+    stages: tuple[StageEnd, ...]
+    vocabulary: str  # fingerprint: numbers under different vocabularies are not comparable
+    vocabulary_size: int
+    data: str  # fingerprint
+    world_size: int
+    start: int | None = None  # number of the start of the run that ended it; None: not a run's own
+    unknown: float | None = None  # share of the words that are not in the vocabulary; None: of a closed one, or unsaid
+    latent: Latent | None = None  # None: of an older version, or too few sentences to judge it by
+
+
+def results_to_dict(results: Results) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return asdict(results) | {"scores": results.scores.as_dict()}
+
+
+def results_from_dict(content: Any, path: Path) -> Results:
+    """What ``as_dict`` gave.
+
+    Args:
+        path: where it stood.
+
+    Raises:
+        UserError: it is not in this form, or its numbers contradict each other.
+    """
+    results = check_as(Results, _without_bound(content), path, _RESULTS)
+    why = results.scores.contradiction
+    if why is None and results_to_dict(results)["scores"]["bound_holds"] != content["scores"].get("bound_holds"):
+        why = "bound_holds does not go with nll_excess"
+    for end in results.stages:
+        if not (1 <= (end.best_epoch or 1) <= end.epochs and 0 <= end.passed_over <= end.epochs):
+            why = f"the epochs of {end.stage} contradict each other"
+    if why is not None:
+        raise damaged(path, _RESULTS, why)
+    return results
+
+
+_RESULTS = "a run's results"
+
+
+def _without_bound(content: Any) -> Any:
+    """``bound_holds`` follows from the others."""
+    if not isinstance(content, dict) or not isinstance(content.get("scores"), dict):
+        return content
+    return content | {"scores": {name: value for name, value in content["scores"].items() if name != "bound_holds"}}
+
+
+def save_results(run: Path, results: Results, check: Callable[[], None] = lambda: None) -> None:
+    """Write a run's ``results.json``. ``check`` is called before it is put in its place; may raise."""
+    write_json(run / "results.json", results_to_dict(results), check)
+
+
+def save_sentence_scores(run: Path, scores: SentenceScores, check: Callable[[], None] = lambda: None) -> None:
+    """Write a run's ``sentences.parquet``, a row for each sentence that its results are of. ``check``: as there."""
+    columns = {name: values for name, values in vars(scores).items() if values is not None}
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(columns), sink)
+    write_bytes(run / "sentences.parquet", sink.getvalue().to_pybytes(), check)
+
+
+def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
+    """Read what each sentence scored.
+
+    Args:
+        results: of the run.
+
+    Raises:
+        UserError: it is missing, damaged, or not what these results are the means of.
+    """
+    path = Path(run) / "sentences.parquet"
+    try:
+        # In this thread: one of Arrow's pool that still lives at the interpreter's exit may abort the program.
+        with parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)), pre_buffer=False) as file:
+            found = file.read(use_threads=False)
+        columns = {name: np.asarray(found[name].to_numpy(), dtype=np.float64) for name in found.column_names}
+        scores = SentenceScores(**{"nll": None} | columns)
+    except (OSError, pyarrow.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read: {error}; it is damaged: restore it from a copy") from None
+    if not _are_the_means_of(results.scores, scores):
+        raise UserError(
+            f"{path}: is not what {Path(run) / 'results.json'} gives the means of; one of them was damaged or changed:"
+            " restore it from a copy"
+        )
+    return scores
+
+
+def _are_the_means_of(found: Scores, each: SentenceScores) -> bool:
+    columns = [values for values in vars(each).values() if values is not None]
+    if any(len(values) != found.sentences or not np.isfinite(values).all() for values in columns):
+        return False
+    neg_elbo = each.re + each.kl
+    expected = {
+        "re": mean_estimate(each.re),
+        "kl": mean_estimate(each.kl),
+        "neg_elbo": mean_estimate(neg_elbo),
+        "elbo_ppl": perplexity(neg_elbo, each.tokens),
+        "mutual_information": mean_estimate(each.mutual_information),
+        "nll": None if each.nll is None else mean_estimate(each.nll),
+        "ppl": None if each.nll is None else perplexity(each.nll, each.tokens),
+    }
+    return each.tokens.sum() == found.tokens and all(
+        _same(getattr(found, name), estimate) for name, estimate in expected.items()
+    )
+
+
+def _same(one: Estimate | None, other: Estimate | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    pairs = ((one.mean, other.mean), (one.standard_error, other.standard_error))
+    return all(a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) for a, b in pairs)
+
+
+def load_results(run: str | Path) -> Results:
+    """Read a run's results.
+
+    Raises:
+        UserError: it has none, they are not in this form, or do not go with what lies beside them.
+    """
+    path = Path(run) / "results.json"
+    if not os.path.lexists(path):
+        raise UserError(f"{run}: has no results.json; has the run finished?")
+    results = results_from_dict(read_json(path), path)
+    last = last_begun(Path(run))
+    if results.start is not None and results.start < last:
+        raise UserError(f"{path}: was written by start {results.start}; start {last} has gone on with the run")
+    if (path.parent / "sentences.parquet").exists():
+        load_sentence_scores(run, results)
+    if (path.parent / "vocabulary.json").exists():
+        vocabulary = Vocabulary.load(inside(path.parent, "vocabulary.json"))
+        if (vocabulary.fingerprint, len(vocabulary)) != (results.vocabulary, results.vocabulary_size):
+            raise damaged(path, _RESULTS, "its vocabulary is not the one of vocabulary.json beside it")
+    return results

@@ -1,0 +1,196 @@
+"""A sweep's report: ``sweep.html`` and ``sweep.md`` in its folder, and TensorBoard's table of trials."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from distvae.reports import comparison
+from distvae.reports.pages import render
+from distvae.sweeps.account import (
+    Account,
+    by_elbo,
+    by_the_clock,
+    by_the_trials,
+    columns,
+    duration,
+    endings,
+    gather,
+    lineage,
+    read_trial,
+    reading,
+    said,
+    summary,
+    utilisation,
+)
+from distvae.sweeps.sweep import Generation, Sweep, Trial
+from distvae.system.errors import UserError
+from distvae.system.files import write_text, writing
+from distvae.system.markdown import escaped, markdown_table
+
+# The metrics that TensorBoard's table of trials shows. `violation`: nats by which the constraints are missed.
+_SHOWN = ("nll", "kl", "neg_elbo", "mutual_information", "active_units", "violation")
+
+# Of the file that holds a trial's line of that table.
+_SUFFIX = ".hparams"
+
+
+def write_report(folder: str | Path) -> Account:
+    """Write a sweep's ``sweep.html`` and ``sweep.md``, and return what they tell.
+
+    Raises:
+        UserError: the folder is no sweep's, is damaged, or cannot be written.
+    """
+    account = gather(folder)
+    pages = {"sweep.md": markdown(account), "sweep.html": html(account)}
+    with writing(account.folder):
+        for name, text in pages.items():
+            write_text(account.folder / name, text)
+    return account
+
+
+def html(account: Account) -> str:
+    """The report as a page that needs nothing beside itself."""
+    # Late, for no run that trains has a use for it.
+    try:
+        from plotly.offline import get_plotlyjs
+
+        from distvae.sweeps.plots import sections
+    except ImportError as error:
+        raise UserError(f"a sweep's report needs {error.name}: pip install -e '.[sweep]' in the checkout") from None
+    return render(
+        "sweep_report.html",
+        title=title(account),
+        summary=summary(account),
+        columns=columns(account),
+        account=account,
+        sections=sections(account),
+        endings=endings(account),
+        tables=[("By the clock", by_the_clock(account)), ("Of the places for trials", by_the_trials(account))],
+        utilisation=utilisation(account),
+        lineage=lineage(account),
+        reading=reading(account),
+        duration=duration,
+        plotly=get_plotlyjs(),
+    )
+
+
+def markdown(account: Account) -> str:
+    """The report without pictures."""
+    parts = [f"# {escaped(title(account))}", escaped(summary(account)), "## Trials"]
+    shown = columns(account)
+    if account.entries:
+        parts.append(
+            markdown_table(
+                [c.title for c in shown], [[c.text(entry) or "–" for c in shown] for entry in account.entries]
+            )
+        )
+    else:
+        parts.append("None has begun.")
+    if by_elbo(account):
+        parts.append(by_elbo(account))
+    if endings(account):
+        parts += ["## What failed or was stopped", "\n".join(f"- {escaped(line)}" for line in endings(account))]
+    parts.append("## Where the time went")
+    for title_, table in (("by the clock", by_the_clock(account)), ("of the places", by_the_trials(account))):
+        if table:
+            rows = [[part.what, duration(part.seconds), f"{part.share:.0%}"] for part in table]
+            parts.append(markdown_table([title_, "time", "share"], rows))
+    if utilisation(account) is not None:
+        parts.append(f"Trials held {utilisation(account):.0%} of the places' time while trials ran.")
+    if lineage(account):
+        rows = [[run, parent, f"{step:,}", values] for run, parent, step, values in lineage(account)]
+        parts += ["## Lineage", markdown_table(["run", "went on from", "at step", "with"], rows)]
+    parts += ["## How to read it", "\n".join(f"- {line}" for line in reading(account))]
+    return "\n\n".join(parts) + "\n"
+
+
+def title(account: Account) -> str:
+    return f"Sweep {account.folder.resolve().name}"
+
+
+def table(account: Account) -> Table:
+    """The trials for a terminal."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns(account):
+        shown.add_column(comparison.cell(column.title), justify="right")
+    for entry in account.entries:
+        style = None if entry.fine or not entry.judged else "dim"
+        shown.add_row(*(comparison.cell(column.text(entry) or "–") for column in columns(account)), style=style)
+    return shown
+
+
+def as_dict(account: Account) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {
+        "folder": str(account.folder),
+        "progress": asdict(account.progress),
+        "trials": [
+            {
+                "rank": account.ranks.get(entry.number),
+                **asdict(entry.trial),
+                "epochs": entry.epochs,
+                "outcome": None if entry.outcome is None else asdict(entry.outcome),
+                "within_tolerance": None if entry.off is None else entry.within,
+                "latent": None if entry.outcome is None else entry.outcome.latent,
+                "shortcomings": entry.shortcomings,
+                "front": entry.number in account.front,
+                "finalist": {split: results.as_dict(results) for split, results in entry.finalist.items()},
+                "runs": [str(generation.run.relative_to(account.folder)) for generation in entry.generations],
+            }
+            for entry in account.entries
+        ],
+        "utilisation": utilisation(account),
+    }
+
+
+# -- TensorBoard -------------------------------------------------------------------------------------------------------
+
+
+def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
+    """Give an ended trial its line in TensorBoard's HPARAMS, beside the curves of its last run. What an earlier call
+    wrote goes.
+
+    Raises:
+        UserError: its records are damaged, or its folder cannot be written.
+    """
+    entry = read_trial(folder, sweep, trial)
+    run = entry.generations[-1].run if entry.generations else folder / "trials" / f"{trial.number:04d}"
+    found = {}
+    if entry.outcome is not None:
+        found = {f"final/{name}": getattr(entry.outcome, name) for name in _SHOWN if name != "violation"}
+        found["final/violation"] = entry.outcome.violation(sweep.config.objective)
+    # Every line tells of all keys and metrics, for TensorBoard goes by whichever it reads first.
+    texts = {key for key, dimension in sweep.config.space.items() if not dimension.numeric}
+    whole = {key: "" if key in texts else 0.0 for key in sweep.config.space}
+    values = {key: said(value) if key in texts else value for key, value in trial.values.items()}
+    experiment, _, _ = hparams(whole, dict.fromkeys((f"final/{name}" for name in _SHOWN), 0.0))
+    _, start, end = hparams(values, found)
+    if trial.state == "failed":
+        _mark_failed(end)
+    with writing(run):
+        for generation in entry.generations or [Generation(run)]:
+            for path in (generation.run / "tensorboard").glob(f"*{_SUFFIX}"):
+                path.unlink()
+        with SummaryWriter(run / "tensorboard", filename_suffix=_SUFFIX) as writer:
+            for part in (experiment, start, end):
+                writer.file_writer.add_summary(part)
+            for name, value in found.items():
+                writer.add_scalar(name, value, entry.rows[-1]["step"])
+
+
+def _mark_failed(end) -> None:
+    """torch's own summary of a session's end says that it went well."""
+    from tensorboard.plugins.hparams.api_pb2 import Status
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    data = end.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(data.content)
+    content.session_end_info.status = Status.Value("STATUS_FAILURE")
+    data.content = content.SerializeToString()

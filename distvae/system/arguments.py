@@ -1,0 +1,96 @@
+"""Command lines: options may come anywhere, and a setting that is not written as ``key=value`` gets a hint."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
+
+from distvae.system.errors import UserError, tell
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are one line.
+
+    Args:
+        settings: the dotted keys that the ``overrides`` on this command line may set.
+    """
+
+    def __init__(self, *arguments, settings: Iterable[str] = (), **options):
+        super().__init__(*arguments, **options)
+        keys = list(settings)
+        self._settings = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+        self._intermixing = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        # A command with subcommands leaves the rest to their parsers. Some versions of Python call this method for each
+        # of the two passes over intermixed arguments.
+        if self._subparsers is not None or self._intermixing:
+            return super().parse_known_args(args, namespace)
+        words = sys.argv[1:] if args is None else list(args)
+        self._refuse_settings_as_options(words)
+        self._intermixing = True
+        try:
+            found, rest = self.parse_known_intermixed_args(words, namespace)
+        finally:
+            self._intermixing = False
+        if self._settings:
+            first = getattr(found, self._get_positional_actions()[0].dest)
+            self._refuse_misplaced(first if isinstance(first, str) else None, found.overrides)
+        return found, rest
+
+    def error(self, message: str) -> NoReturn:
+        tell(UserError(f"{message}; usage: {' '.join(self.format_usage().split()).removeprefix('usage: ')}"))
+        sys.exit(2)
+
+    def _refuse_settings_as_options(self, words: Sequence[str]) -> None:
+        """``--key value``, ``--key=value`` and ``-key=value``."""
+        for word, following in pairwise([*words, ""]):
+            if word == "--":
+                return
+            name, equals, value = word.partition("=")
+            if not word.startswith("-") or any(option.startswith(name) for option in self._option_string_actions):
+                continue
+            if keys := self._meant(name):
+                if not equals and not following.startswith("-") and "=" not in following:
+                    value = following
+                self._stop(f"{name} is not an option; write {_spelt(keys, value)}")
+
+    def _refuse_misplaced(self, config: str | None, overrides: Sequence[str]) -> None:
+        """``key value``, ``key = value``, a setting before the config, and a second config."""
+        if config is not None and "=" in config and config.partition("=")[0] in self._settings:
+            self._stop(f"{config!r} is not a config; the config comes before the settings")
+        for i, word in enumerate(overrides):
+            key, equals, value = word.partition("=")
+            following = [*overrides[i + 1 : i + 3], "", ""]
+            apart = following[1] if following[0] == "=" else following[0].removeprefix("=")
+            if value:
+                continue
+            if (not equals or (apart and "=" not in apart)) and (keys := self._meant(key)):
+                self._stop(f"{word!r} is not a key and its value in one word; write {_spelt(keys, apart)}")
+            if not equals and config is not None and (word.endswith((".yaml", ".yml")) or Path(word).is_file()):
+                self._stop(f"{word!r} is a second config; give one config, then key=value")
+
+    def _meant(self, name: str) -> list[str]:
+        """The settings that a word may stand for: with dashes, without its section, or misspelt."""
+        name = name.lstrip("-").replace("-", "_")
+        if not name:
+            return []
+        if name in self._settings:
+            return [name]
+        endings = [key for key in self._settings if key.endswith(f".{name}")]
+        return endings or difflib.get_close_matches(name, self._settings, n=1, cutoff=0.8)
+
+    def _stop(self, message: str) -> NoReturn:
+        tell(UserError(message))
+        sys.exit(2)
+
+
+def _spelt(keys: Sequence[str], value: str) -> str:
+    """The words to write for a setting, for whichever of the keys was meant."""
+    return " or ".join(shlex.quote(f"{key}={value}") if value else f"{key}=VALUE" for key in keys)

@@ -1,0 +1,89 @@
+"""Standard streams that cannot end a program: closed, full, broken, or without the characters that are printed.
+
+What a training leaves is in its folder. A line that cannot be printed is dropped, and the training continues. A command
+whose product is its output fails instead (``strict``), but with one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import locale
+import os
+import select
+import sys
+
+from distvae.system.errors import UserError
+
+
+class ClosedError(Exception):
+    """Nobody reads the standard output any more, as after ``| head -1``."""
+
+
+class _Descriptor(io.FileIO):
+    """The lowest layer of a standard stream."""
+
+    def __init__(self, number: int, strict: bool):
+        super().__init__(number, "w", closefd=False)
+        self._strict = strict
+
+    def write(self, data) -> int:
+        try:
+            while (written := super().write(data)) is None:  # a pipe that does not block, and is full
+                select.select([], [self], [])
+        except OSError as error:
+            if not self._strict:
+                return memoryview(data).nbytes
+            # What is still buffered goes nowhere, or the interpreter would fail once more at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise ClosedError from None
+            raise UserError(f"standard output: cannot be written: {error.strerror}") from None
+        return written
+
+
+def secure(strict: bool = False) -> None:
+    """Make the standard streams safe to write to. A program calls this first.
+
+    A stream that another program has put in its place, such as a test's, stays as it is.
+
+    Args:
+        strict: raise ``ClosedError`` or a ``UserError`` for what cannot be written to the standard output.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Otherwise the next file that is opened would get this number, and with it all that libraries print. What
+            # is opened for reading refuses to be written, as a closed one does.
+            _open_null(number, os.O_RDONLY if number == 0 or (strict and number == 1) else os.O_WRONLY)
+    if sys.stdin is None and sys.__stdin__ is None:
+        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = sys.__stdout__ = _writer(1, sys.stdout, strict)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = sys.__stderr__ = _writer(2, sys.stderr, strict=False)
+
+
+def _open_null(number: int, mode: int) -> None:
+    opened = os.open(os.devnull, mode)
+    if opened != number:
+        os.dup2(opened, number)
+        os.close(opened)
+    os.set_inheritable(number, True)
+
+
+def _writer(number: int, former: io.TextIOWrapper | None, strict: bool) -> io.TextIOWrapper:
+    """A text stream as Python would make it, on a descriptor of ours."""
+    encoding, by_lines = locale.getpreferredencoding(False), number == 2
+    if former is not None:
+        encoding, by_lines = former.encoding, former.line_buffering or former.write_through
+        # What libraries have printed on import. If it cannot be, it is dropped with the former stream.
+        with contextlib.suppress(OSError):
+            former.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Descriptor(number, strict)),
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=by_lines,
+    )

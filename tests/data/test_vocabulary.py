@@ -1,0 +1,201 @@
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nltk.tokenize import NLTKWordTokenizer
+
+from distvae.data.vocabulary import CLASSES, SPECIALS, UNKNOWN_TOKENS, Vocabulary, join, shape_class, tokenize
+from distvae.system.errors import UserError
+
+WORD = st.text(min_size=1, max_size=12)
+COUNTS = st.dictionaries(WORD | st.sampled_from(("<s>", "</s>", "<pad>", "<unk>", "<unk-lower>")), st.integers(1, 5))
+UNK = st.sampled_from(("classes", "single"))
+
+SHAPES = {
+    "<unk-twoDigits>": ["90", "07"],
+    "<unk-fourDigits>": ["1990", "0000"],
+    "<unk-number>": ["7", "123", "12345"],
+    "<unk-digitLetter>": ["3rd", "F16", "21-year-old", "10:30am", "1,000km"],
+    "<unk-digitDash>": ["2-3", "555-1234", "09-01/96"],
+    "<unk-digitSlash>": ["3/4", "11/9/2001", "1,000/2"],
+    "<unk-digitComma>": ["1,000", "1,000.50"],
+    "<unk-digitPoint>": ["3.5", ".25", "1.2.3"],
+    "<unk-time>": ["10:30", "9:05", "23:59:59"],
+    "<unk-allCaps>": ["I", "NBA", "U.S.", "T-"],
+    "<unk-initCap>": ["Paris", "McDonald", "Jean-Luc", "É.a"],
+    "<unk-lower>": ["dog", "n't", "well-known", "élan", "'s"],
+    "<unk-other>": ["iPhone", ".", "$5", "日本", "1:2:3:4", "``", "5%", "-"],
+}
+
+
+@pytest.mark.parametrize(("name", "word"), [(name, word) for name, words in SHAPES.items() for word in words])
+def test_shape_class(name, word):
+    assert shape_class(word) == name
+
+
+def test_every_class_has_an_example():
+    assert tuple(SHAPES) == CLASSES
+
+
+@given(st.text())
+def test_every_word_has_a_class(word):
+    assert shape_class(word) in CLASSES
+
+
+def test_order_of_tokens():
+    counts = Counter({"dog": 3, "a": 5, "cat": 3, "rare": 1, "</s>": 9, "<unk>": 9})
+    single = Vocabulary.build(counts, 2, "single")
+    assert single.tokens == ("<pad>", "<s>", "</s>", "<unk>", "a", "cat", "dog")
+    assert (single.pad, single.bos, single.eos, single.unknown, len(single)) == (0, 1, 2, 3, 7)
+    classes = Vocabulary.build(counts, 2, "classes")
+    assert classes.tokens == SPECIALS + CLASSES + ("<unk>", "a", "cat", "dog")
+    assert classes.tokens[classes.unknown] == "<unk-other>"
+    for vocabulary in (single, classes, Vocabulary.closed(["a"])):
+        known = {i for word in ("a", "cat", "dog") if word in vocabulary.tokens for i in vocabulary.encode([word])}
+        assert not known & {*vocabulary.unknown_ids}
+        assert vocabulary.unknown in vocabulary.unknown_ids
+        assert len(vocabulary.unknown_ids) == len(UNKNOWN_TOKENS[vocabulary.unk])
+    assert {i for word in ("rare", "Rare", "1", "<unk>", "</s>") for i in single.encode([word])[1:-1]} == {3}
+    assert {*classes.encode(["rare", "Rare", "1", "</s>"])[1:-1]} < {*classes.unknown_ids}
+
+
+def test_encode_and_decode():
+    vocabulary = Vocabulary.build(Counter({"a": 2, "dog": 2}), 2, "classes")
+    ids = vocabulary.encode(["a", "dog", "Rex", "2000", "!"])
+    assert (ids[0], ids[-1]) == (1, 2)
+    assert vocabulary.decode(ids) == ["a", "dog", "<unk-initCap>", "<unk-fourDigits>", "<unk-other>"]
+    assert vocabulary.decode([*ids, 5, 0, 0]) == vocabulary.decode(ids)
+    assert vocabulary.decode([1, 0, ids[1]]) == ["a"]
+
+
+@given(COUNTS, st.integers(1, 5), UNK, st.lists(WORD | st.sampled_from(SPECIALS)))
+def test_known_words_come_back_and_others_are_unknown(counts, min_count, unk, others):
+    vocabulary = Vocabulary.build(counts, min_count, unk)
+    unknown = (lambda word: "<unk>") if unk == "single" else shape_class
+    words = [*counts, *others]
+    reserved = SPECIALS + (("<unk>",) if unk == "single" else CLASSES)
+    expected = [word if counts.get(word, 0) >= min_count and word not in reserved else unknown(word) for word in words]
+    ids = vocabulary.encode(words)
+    assert vocabulary.decode(ids) == expected
+    assert len(ids) == len(words) + 2
+
+
+@given(COUNTS, UNK)
+def test_save_and_load(tmp_path_factory, counts, unk):
+    path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.json"
+    vocabulary = Vocabulary.build(counts, 1, unk)
+    vocabulary.save(path)
+    again = Vocabulary.load(path)
+    assert again == vocabulary
+    assert again.fingerprint == vocabulary.fingerprint
+
+
+def test_fingerprint_tells_vocabularies_apart():
+    counts = Counter({"a": 3, "b": 2, "c": 1})
+    some = [Vocabulary.build(counts, n, unk) for n in (1, 2) for unk in ("classes", "single")]
+    some += [Vocabulary.closed(["a", "b", "c"]), Vocabulary.closed(["b", "a", "c"])]
+    assert len({vocabulary.fingerprint for vocabulary in some}) == len(some)
+    # Pinned: run folders of other machines and versions carry it.
+    assert Vocabulary.closed(["a", "b"]).fingerprint == "47286d26008c12b2"
+
+
+def test_closed_vocabulary_knows_no_unknown_word():
+    vocabulary = Vocabulary.closed(["two", "dogs"])
+    assert vocabulary.decode(vocabulary.encode(["dogs", "two"])) == ["dogs", "two"]
+    assert vocabulary.tokens[vocabulary.unknown] == "<unk>"
+    for word in ("cats", "<unk>", "</s>"):
+        with pytest.raises(UserError, match=f"'{word}' is not among the 2 words"):
+            vocabulary.encode(["two", word])
+
+
+@pytest.mark.parametrize("words", [["a", "a"], ["a", "</s>"], ["<unk>"]])
+def test_closed_vocabulary_refuses(words):
+    with pytest.raises(ValueError, match="twice"):
+        Vocabulary.closed(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"[]", "should hold `unk` and `tokens`"),
+        (b'{"unk": "single"}', "should hold `unk` and `tokens`"),
+        (json.dumps({"unk": "single", "tokens": [1]}).encode(), "list of strings"),
+        (json.dumps({"unk": ["single"], "tokens": []}).encode(), "should be a string"),
+        (json.dumps({"unk": "none", "tokens": []}).encode(), "not one of classes, single, closed"),
+        (json.dumps({"unk": "single", "tokens": ["<s>", "a"]}).encode(), "does not begin with <pad> <s> </s> <unk>"),
+        (json.dumps({"unk": "single", "tokens": [*SPECIALS, "<unk>", "a", "a"]}).encode(), "stands in it twice"),
+    ],
+)
+def test_malformed_file(tmp_path, content, message):
+    path = tmp_path / "vocabulary.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        Vocabulary.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        Vocabulary.load(tmp_path / "vocabulary.json")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "tokens"),
+    [
+        ("A man isn't here.", ["A", "man", "is", "n't", "here", "."]),
+        ('"Stop," she said.', ["``", "Stop", ",", "''", "she", "said", "."]),
+        (
+            "The girls' 3/4 (old) bikes cost $5",
+            ["The", "girls", "'", "3/4", "(", "old", ")", "bikes", "cost", "$", "5"],
+        ),
+    ],
+)
+def test_tokenize_and_join(sentence, tokens):
+    assert tokenize(sentence) == tokens
+    assert join(tokens) == sentence
+
+
+PIECES = st.sampled_from(
+    [*"aZ9.,-:;'\"!?()$%_ ", "  ", "\t", "man", "Cannot", "gonna", "gimme", "wanna", "D'ye", "'tis", "n't", "'s", "--",
+     "...", "``", "3,360", "well-known", "é", "ı", "，", "\u2014"]
+)  # fmt: skip
+PLAIN = st.sampled_from(["a", "Man", "two", "12", "red-haired", "cannot", "Gonna", "lemme", "more", "dog,", " "])
+
+
+@given(
+    st.lists(PIECES, max_size=8).map("".join)
+    | st.lists(PIECES, max_size=8).map(" ".join)
+    | st.lists(PLAIN, max_size=8).map(lambda words: " ".join(words) + ".")
+)
+def test_plain_sentences_are_tokenised_as_all_others_are(sentence):
+    assert tokenize(sentence) == NLTKWordTokenizer().tokenize(sentence)
+
+
+def test_specials_in_the_text_are_words():
+    assert not set(tokenize("he wrote <s> and </s> and <unk-lower>")) & {*SPECIALS, *CLASSES}
+
+
+def test_join_keeps_unknown_words():
+    assert join(["The", "<unk-initCap>", "dog", "is", "n't", "<unk>", "."]) == "The <unk-initCap> dog isn't <unk>."
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "man", "dog", "isn't", "Anna's", "runs", "12", "red-haired", "U.S."]),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_join_undoes_tokenize(words):
+    sentence = " ".join(words) + " ."
+    assert tokenize(join(tokenize(sentence))) == tokenize(sentence)
+
+
+def test_text():
+    vocabulary = Vocabulary.closed(["is", "n't", "here", ".", "She"])
+    assert vocabulary.text(vocabulary.encode(["She", "is", "n't", "here", "."])) == "She isn't here."

@@ -1,0 +1,293 @@
+import json
+import math
+from typing import get_args, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distvae.config.schema import KLConfig
+from distvae.methods.kl_control import POLICIES, Linear, SoftFreeBits
+
+TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+RATE, THRESHOLD, MULTIPLIER = 4.0, 0.05, 0.1
+CEILING, FLOOR = (1 + THRESHOLD) * RATE, (1 - THRESHOLD) * RATE
+KL = st.floats(0, 20) | st.sampled_from([RATE, CEILING, FLOOR])
+
+
+def soft_free_bits(anneal_epochs: int = 0, every_steps: int | None = None) -> SoftFreeBits:
+    return SoftFreeBits(RATE, THRESHOLD, MULTIPLIER, anneal_epochs, every_steps)
+
+
+def weights(policy, kls: list[float]) -> list[float]:
+    """γ in each epoch, where an epoch's KL is known at its end."""
+    seen = []
+    for kl in kls:
+        seen.append(policy.weight)
+        policy.end_epoch(kl)
+    return seen
+
+
+# -- Soft free bits ----------------------------------------------------------------------------------------------------
+
+
+def test_the_trajectory_of_algorithm_1():
+    # An epoch's KL and the γ of that epoch; λ = 4, so that the band is 3.8 … 4.2.
+    annealing = [
+        (50.0, 0.1), (0.0, 0.2), (4.0, 0.3), (9.0, 0.4), (1.0, 0.5),
+        (9.0, 0.6), (9.0, 0.7), (9.0, 0.8), (9.0, 0.9), (9.0, 1.0),
+    ]  # fmt: skip
+    rule = [
+        (3.0, 1.0),  # epoch 10's KL would raise γ, which is at its cap
+        (2.0, 0.9),
+        (4.0, 0.9 * 0.9),
+        (3.9, 0.9 * 0.9),
+        (4.1, 0.9 * 0.9),
+        (5.0, 0.9 * 0.9),
+        (5.0, 0.9 * 0.9 * 1.1),
+        (5.0, 0.9 * 0.9 * 1.1 * 1.1),
+        (0.5, 1.0),  # not 1.078…
+        (4.0, 0.9),
+    ]
+    kls, expected = zip(*annealing + rule, strict=True)
+    assert weights(POLICIES["soft_free_bits"](KLConfig()), list(kls)) == list(expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(kls=st.lists(KL, min_size=10, max_size=10))
+def test_annealing_is_in_tenths_whatever_the_kl(kls):
+    assert weights(soft_free_bits(10), kls) == TENTHS
+
+
+@pytest.mark.parametrize("anneal_epochs", [0, 1, 2, 5])
+def test_the_rule_first_acts_after_the_last_annealing_epoch(anneal_epochs):
+    expected = [(epoch + 1) / anneal_epochs for epoch in range(anneal_epochs)] or [1.0]
+    assert weights(soft_free_bits(anneal_epochs), [0.0] * (len(expected) + 2)) == [*expected, 0.9, 0.9 * 0.9]
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [
+        (RATE, 1),
+        (CEILING, 1),
+        (FLOOR, 1),
+        (math.nextafter(CEILING, math.inf), 1.1),
+        (math.nextafter(FLOOR, -math.inf), 0.9),
+        (1000.0, 1.1),
+        (0.0, 0.9),
+    ],
+)
+def test_the_band_holds_its_edges(kl, factor):
+    policy = soft_free_bits()
+    policy.weight = 0.5
+    policy.end_epoch(kl)
+    assert policy.weight == 0.5 * factor
+    assert policy.in_band == (factor == 1)
+
+
+def test_without_a_threshold_the_band_is_the_target():
+    policy = SoftFreeBits(4.0, 0.0, 0.1, 0)
+    assert weights(policy, [4.0, math.nextafter(4.0, 0), 4.0, math.nextafter(4.0, 5), 4.0]) == [
+        1,
+        1,
+        0.9,
+        0.9,
+        0.9 * 1.1,
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(kls=st.lists(KL, max_size=40), threshold=st.floats(0, 0.9), multiplier=st.floats(0.01, 0.99))
+def test_gamma_stays_above_zero_and_at_most_one_and_moves_against_the_kl(kls, threshold, multiplier):
+    policy = SoftFreeBits(RATE, threshold, multiplier, 0)
+    for kl in kls:
+        before = policy.weight
+        policy.end_epoch(kl)
+        assert 0 < policy.weight <= 1
+        if kl <= RATE:
+            assert policy.weight <= before
+        if kl >= RATE:
+            assert policy.weight >= before
+
+
+def test_every_steps_moves_gamma_at_intervals_once_annealing_has_ended():
+    policy = POLICIES["soft_free_bits"](KLConfig(anneal_epochs=2, every_steps=100))
+    seen = []
+    for epoch in range(4):
+        seen.append(policy.weight)
+        for kl in (0.0, 0.0, 4.0) if epoch < 3 else (9.0, 0.0):
+            policy.end_interval(kl)
+            seen.append(policy.weight)
+        policy.end_epoch(0.0)
+    low = 0.9 * 0.9
+    assert seen == [
+        0.5, 0.5, 0.5, 0.5,
+        1.0, 1.0, 1.0, 1.0,
+        1.0, 0.9, low, low,
+        low, low * 1.1, low * 1.1 * 0.9,
+    ]  # fmt: skip
+
+
+def test_every_steps_leaves_gamma_at_the_end_of_an_epoch():
+    policy = soft_free_bits(every_steps=5)
+    policy.end_interval(0.0)
+    for kl in (0.0, 4.0, 50.0):
+        policy.end_epoch(kl)
+        assert policy.weight == 0.9
+        assert not policy.in_band
+
+
+# -- May these weights be the best? ------------------------------------------------------------------------------------
+
+
+def test_no_weights_of_annealing_are_the_best():
+    policy = soft_free_bits(3)
+    for _ in range(3):
+        assert not policy.may_be_best(RATE)
+        policy.end_epoch(RATE)
+    assert not policy.may_be_best(RATE)
+    policy.end_epoch(RATE)
+    assert policy.may_be_best(RATE)
+
+
+def test_a_kl_in_the_band_during_annealing_does_not_count():
+    policy = soft_free_bits(3)
+    for kl in (RATE, RATE, 0.0, 0.0):
+        policy.end_epoch(kl)
+    assert not policy.in_band
+    assert not policy.may_be_best(RATE)
+
+
+def test_no_weights_are_the_best_before_the_kl_has_been_in_its_band():
+    policy = soft_free_bits()
+    for kl in (2.0, 2.0, 9.0, math.nextafter(CEILING, 9), math.nextafter(FLOOR, 0)):
+        policy.end_epoch(kl)
+        assert not policy.may_be_best(RATE)
+    policy.end_epoch(CEILING)
+    assert policy.may_be_best(RATE)
+    for kl in (9.0, 2.0):
+        policy.end_epoch(kl)
+        assert policy.may_be_best(RATE)
+
+
+def test_a_kl_above_the_band_at_full_weight_is_no_collapse():
+    """Nothing more can be done against it, so the run need not wait for the band."""
+    policy = soft_free_bits()
+    policy.end_epoch(9.0)
+    assert policy.weight == 1.0
+    assert policy.may_be_best(9.0)
+    policy = soft_free_bits()
+    policy.weight = 0.5
+    policy.end_epoch(9.0)
+    assert not policy.may_be_best(9.0)
+
+
+def test_a_kl_that_is_no_number_moves_nothing():
+    policy = soft_free_bits()
+    policy.end_epoch(math.nan)
+    assert (policy.weight, policy.in_band) == (1.0, False)
+
+
+def test_an_interval_in_the_band_counts_too():
+    policy = soft_free_bits(1, every_steps=5)
+    policy.end_interval(RATE)
+    policy.end_epoch(9.0)
+    assert not policy.in_band
+    policy.end_interval(RATE)
+    policy.end_interval(9.0)
+    policy.end_epoch(9.0)
+    assert policy.may_be_best(RATE)
+
+
+@pytest.mark.parametrize(
+    ("valid_kl", "expected"),
+    [
+        (FLOOR, True),
+        (RATE, True),
+        (100.0, True),
+        (math.nextafter(FLOOR, 0), False),
+        (0.0, False),
+        (math.nan, False),
+    ],
+)
+def test_collapsed_weights_are_never_the_best(valid_kl, expected):
+    policy = soft_free_bits()
+    policy.end_epoch(RATE)
+    assert policy.may_be_best(valid_kl) is expected
+
+
+# -- Linear and constant -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [1.0, 0.5, 0.0])
+def test_linear_rises_in_equal_steps_and_stays(end):
+    policy = POLICIES["linear"](KLConfig(policy="linear", weight=end))
+    assert weights(policy, [math.nan, 0.0, 4.0, 100.0] * 4) == [end * tenth for tenth in TENTHS] + [end] * 6
+
+
+def test_linear_has_no_best_before_annealing_has_ended():
+    policy = Linear(1.0, 3)
+    allowed = []
+    for _ in range(5):
+        policy.end_epoch(0.0)
+        allowed.append(policy.may_be_best(0.0))
+    assert allowed == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("end", [0.0, 0.3, 1.0, 2.0])
+def test_constant_never_moves_and_takes_any_epoch(end):
+    policy = POLICIES["constant"](KLConfig(policy="constant", weight=end))
+    for kl in (0.0, 4.0, 100.0):
+        assert policy.weight == end
+        policy.end_interval(kl)
+        assert policy.weight == end
+        policy.end_epoch(kl)
+        assert policy.may_be_best(0.0)
+
+
+# -- The registry, and state -------------------------------------------------------------------------------------------
+
+
+def test_the_registry_holds_what_the_config_allows():
+    assert set(POLICIES) == set(get_args(get_type_hints(KLConfig)["policy"]))
+
+
+def test_policies_are_made_from_their_settings():
+    settings = KLConfig(anneal_epochs=4, target_rate=6, threshold=0.2, multiplier=0.3, every_steps=9)
+    assert POLICIES["soft_free_bits"](settings) == SoftFreeBits(6.0, 0.2, 0.3, 4, 9)
+    assert POLICIES["linear"](KLConfig(policy="linear", weight=0.7, anneal_epochs=4)) == Linear(0.7, 4)
+    assert POLICIES["constant"](KLConfig(policy="constant", weight=0.7)) == Linear(0.7, 0)
+
+
+def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]]:
+    seen = []
+    for event, kl in events:
+        getattr(policy, event)(kl)
+        seen.append((policy.weight, policy.may_be_best(kl)))
+    return seen
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    name=st.sampled_from(sorted(POLICIES)),
+    every_steps=st.sampled_from([None, 7]),
+    anneal_epochs=st.integers(0, 4),
+    events=st.lists(st.tuples(st.sampled_from(["end_epoch", "end_interval"]), KL), max_size=20),
+    cut=st.integers(0, 20),
+    decayed=st.booleans(),
+)
+def test_a_policy_goes_on_from_its_saved_state(name, every_steps, anneal_epochs, events, cut, decayed):
+    settings = KLConfig(
+        policy=name,
+        anneal_epochs=KLConfig.anneal_epochs if name == "constant" else anneal_epochs,
+        every_steps=every_steps if name == "soft_free_bits" else None,
+    )
+    straight, first, resumed = (POLICIES[name](settings) for _ in range(3))
+    before, after = events[:cut], events[cut:]
+    observed(straight, before)
+    observed(first, before)
+    if decayed:  # the best weights are back, with their γ
+        straight.weight = first.weight = 0.25
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert resumed == straight
+    assert observed(resumed, after) == observed(straight, after)

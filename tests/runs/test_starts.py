@@ -1,0 +1,202 @@
+"""Every start of a run has a number, and the last one counts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from distvae.runs import starts
+from distvae.runs.starts import Hold, OvertakenError, claim, read_starts, responsible
+from distvae.system.errors import UserError
+
+# A start in a process of its own, which prints its number and then lives until it is told.
+CLAIM = """
+import sys
+from pathlib import Path
+from distvae.starts import Hold, claim
+run = Path(sys.argv[1])
+hold = Hold(run, claim(run))
+print(hold._start.number, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Starts the run in another process."""
+    processes = []
+
+    def start(**environment):
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        processes.append(process)
+        assert process.stdout.readline().strip().isdecimal()
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Makes starts of before those of another machine, with signs of life that come, and are missed, sooner."""
+    monkeypatch.setattr(starts, "_kernel", lambda: "another kernel")
+    monkeypatch.setattr(starts, "BEAT", 0.05)
+    monkeypatch.setattr(starts, "PATIENCE", 0.4)
+
+
+def test_a_second_start_is_refused_while_the_first_lives(tmp_path, other):
+    process = other()
+    with pytest.raises(UserError, match=f"start 1 trains there, as process {process.pid} of ") as caught:
+        claim(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [start.number for start in read_starts(tmp_path)] == [1]
+
+
+def test_what_a_dead_start_left_bars_nobody(tmp_path, other):
+    process = other()
+    process.kill()
+    process.wait()
+    assert not read_starts(tmp_path)[0].ended
+    assert claim(tmp_path).number == 2
+
+
+def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path):
+    claim(tmp_path)
+    path = tmp_path / "starts" / "0001.json"
+    content = json.loads(path.read_text()) | {"born": "7"}  # this process's number, but not this process
+    path.write_text(json.dumps(content))
+    assert claim(tmp_path).number == 2
+
+
+def test_a_start_that_has_ended_bars_nobody_though_its_process_lives(tmp_path):
+    Hold(tmp_path, claim(tmp_path)).release()
+    assert read_starts(tmp_path)[0].ended
+    assert claim(tmp_path).number == 2
+
+
+@pytest.mark.parametrize("content", ["", '{"number": 1', "[]", '{"number": 1}'])
+def test_a_start_that_was_cut_off_as_it_said_who_it_is_counts_and_is_dead(tmp_path, content):
+    (tmp_path / "starts").mkdir()
+    (tmp_path / "starts" / "0001.json").write_text(content)
+    assert claim(tmp_path).number == 2
+
+
+def test_a_start_elsewhere_lives_while_it_gives_signs(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(starts, "_kernel", lambda: "that kernel")
+    hold = Hold(tmp_path, claim(tmp_path))
+    monkeypatch.setattr(starts, "_kernel", lambda: "this kernel")
+    with pytest.raises(UserError, match="start 1 trains there"):
+        claim(tmp_path)
+    hold._ended.set()
+    hold._thread.join()
+    assert claim(tmp_path).number == 2
+
+
+def test_a_start_elsewhere_that_is_silent_is_dead(tmp_path, other, elsewhere, capsys):
+    other()
+    assert claim(tmp_path).number == 2  # its own beat is slower than the patience here
+    assert "waiting for signs of life of start 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("requeues", "goes"), [("1", True), ("0", False)])
+def test_a_requeued_job_goes_before_its_own_former_processes_alone(tmp_path, other, monkeypatch, requeues, goes):
+    other(SLURM_JOB_ID="7", SLURM_RESTART_COUNT="0")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", requeues)
+    if goes:
+        assert claim(tmp_path).number == 2
+        return
+    with pytest.raises(UserError, match="start 1 trains there"):
+        claim(tmp_path)
+
+
+def test_another_job_is_refused(tmp_path, other, monkeypatch):
+    other(SLURM_JOB_ID="7")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    with pytest.raises(UserError, match="start 1 trains there"):
+        claim(tmp_path)
+
+
+def test_starts_at_the_same_time_have_different_numbers_or_are_refused(tmp_path):
+    """Twelve at once: whoever has the last number is the one that counts, and nobody shares one."""
+    code = "import sys; from pathlib import Path; from distvae.runs.starts import claim\n"
+    code += "print(claim(Path(sys.argv[1])).number)"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"{code}; sys.stdout.flush(); sys.stdin.readline()", str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in range(12)
+    ]
+    numbers = [line for process in processes if (line := process.stdout.readline().strip())]
+    for process in processes:
+        process.communicate("\n")
+    assert numbers
+    assert len(set(numbers)) == len(numbers)
+    assert [start.number for start in read_starts(tmp_path)] == [*range(1, len(numbers) + 1)]
+
+
+# -- Being overtaken ---------------------------------------------------------------------------------------------------
+
+
+def test_a_start_sees_that_another_goes_on(tmp_path, elsewhere):
+    hold = Hold(tmp_path, claim(tmp_path))
+    hold.check()
+    (tmp_path / "starts" / "0002.json").write_text("")
+    with pytest.raises(OvertakenError, match="start 2 goes on with it; start 1 stops") as caught:
+        hold.check()
+    assert "\n" not in str(caught.value)
+    hold._thread.join(timeout=5)
+    assert not hold._thread.is_alive()
+    before = (tmp_path / "starts" / "0001.json").read_bytes()
+    hold.release()  # which is no longer its to say
+    assert (tmp_path / "starts" / "0001.json").read_bytes() == before
+
+
+def test_the_sign_of_life_sees_it_by_itself(tmp_path, elsewhere):
+    hold = Hold(tmp_path, claim(tmp_path))
+    (tmp_path / "starts" / "0002.json").write_text("")
+    end = time.monotonic() + 5
+    while not hold.lost:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_start_whose_folder_is_gone_stops(tmp_path, elsewhere):
+    hold = Hold(tmp_path, claim(tmp_path))
+    (tmp_path / "starts" / "0001.json").unlink()
+    hold._thread.join(timeout=5)
+    with pytest.raises(OvertakenError, match="its folder is gone; start 1 stops"):
+        hold.check()
+
+
+# -- Whose records count -----------------------------------------------------------------------------------------------
+
+
+def test_records_count_up_to_where_the_next_start_went_on(tmp_path):
+    for recorded in (0, 20, None, 10):
+        hold = Hold(tmp_path, claim(tmp_path))
+        if recorded is not None:
+            hold.begin(recorded)
+        hold.release()
+    found = read_starts(tmp_path)
+    assert [start.recorded_step for start in found] == [0, 20, None, 10]
+    # The third never came to record anything; the fourth went further back than the second.
+    assert [responsible(found, step) for step in (1, 10, 11, 20, 21, 30)] == [1, 1, 4, 4, 4, 4]
+    assert [responsible(found[:3], step) for step in (1, 20, 21)] == [1, 1, 2]
+    assert responsible([], 5) == 0

@@ -1,0 +1,63 @@
+"""`distvae measure`, alone and in two real processes."""
+
+import json
+
+import pytest
+
+from distvae.cli import main
+from distvae.distributed.runtime import Runtime
+from distvae.scaling.measure import SIZES
+from tests.conftest import ROOT, launch
+
+ARGUMENTS = [
+    "measure",
+    str(ROOT / "configs" / "snli" / "pt_kla_sfb.yaml"),
+    "cpu_threads=1",
+    "model.hidden_size=128",
+    "--vocabulary=500",
+    "--each=1,64",
+    "--rounds=3",
+]
+
+
+def test_two_processes_measure_their_network_and_their_steps():
+    done = launch(*ARGUMENTS, "--json", processes=2, program=["-m", "distvae.cli"])
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["processes"] == 2
+    assert [int(size) for size in found["all_reduce"]] == list(SIZES)
+    latency, bandwidth = found["network"]["latency"], found["network"]["bandwidth"]
+    # What was measured lies around the ring that was fitted to it.
+    ratios = [(2 * latency + int(n) / bandwidth) / seconds for n, seconds in found["all_reduce"].items()]
+    assert min(ratios) < 1.1
+    assert max(ratios) > 0.9
+    assert [step["each"] for step in found["steps"]] == [1, 64]
+    for step in found["steps"]:
+        assert 0 < step["alone"] < 1
+        assert 0 < step["predicted"][0] <= step["predicted"][1]
+    assert found["steps"][1]["alone"] > found["steps"][0]["alone"]
+
+
+def test_a_process_alone_has_no_network(capsys):
+    assert main([*ARGUMENTS, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["network"] is None
+    assert found["all_reduce"] == {}
+    for step in found["steps"]:
+        assert step["alone"] == step["measured"]
+        assert step["predicted"][0] == step["predicted"][1] == pytest.approx(step["measured"], rel=0.5)
+    assert main(ARGUMENTS) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("to distvae scaling this is --tflops ")
+    assert "--bandwidth-gbps" not in said
+
+
+def test_the_model_is_fitted_to_plain_ddp(monkeypatch, capsys):
+    monkeypatch.setattr(Runtime, "engine", "FSDP2")
+    assert main(ARGUMENTS) == 2
+    assert "and these processes run FSDP2" in capsys.readouterr().err
+
+
+def test_sizes_that_give_no_line_are_refused(capsys):
+    assert main([*ARGUMENTS[:-2], "--each=4"]) == 2
+    assert "--each: should name two sizes or more" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""Command lines: where options may come, and what is said about settings that are not key=value."""
+
+import re
+
+import pytest
+
+import distvae.cli
+import distvae.train
+from distvae.config.load import load_config
+from distvae.config.yaml import ConfigError
+from distvae.system.arguments import Parser
+from launch import table1
+
+CONFIG = "configs/own.yaml"
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a program on a command line that it must refuse; returns the one line that it prints."""
+
+    def run(main, *arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        said = capsys.readouterr()
+        assert (ended.value.code, said.out) == (2, "")
+        assert said.err.startswith("distvae: ")
+        assert said.err.count("\n") == 1
+        return said.err.removeprefix("distvae: ").rstrip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "write"),
+    [
+        (["--run", "x"], "run=x"),
+        (["--run=x y"], "'run=x y'"),
+        (["-run=x"], "run=x"),
+        (["--run"], "run=VALUE"),
+        (["--run", "seed=3"], "run=VALUE"),
+        (["seed=3", "--kl.target_rate", "6"], "kl.target_rate=6"),
+        (["--kl.taget-rate=6"], "kl.target_rate=6"),
+        (["--target-rate=6"], "kl.target_rate=6"),
+        (["--batch_size", "8"], "optimizer.batch_size=8 or evaluation.batch_size=8"),
+        (["run", "x"], "run=x"),
+        (["run", "=", "x", "seed=3"], "run=x"),
+        (["seed=3", "run", "=x"], "run=x"),
+        (["run=", "x"], "run=x"),
+        (["seed"], "seed=VALUE"),
+    ],
+)
+def test_a_setting_that_is_not_key_and_value_gets_a_hint(refused, words, write):
+    line = refused(distvae.train.main, CONFIG, *words)
+    assert line.endswith(f"; write {write}"), line
+
+
+def test_a_setting_before_the_config_gets_a_hint(refused):
+    for words in (["--run", "x", CONFIG], ["--run=x", CONFIG], ["seed=3", "--run", "x", CONFIG]):
+        assert refused(distvae.train.main, *words).endswith("; write run=x")
+
+
+@pytest.mark.parametrize("words", [["run=x", CONFIG], [CONFIG, "configs/demo/kla.yaml"], [CONFIG, "seed=3", CONFIG]])
+def test_one_config_comes_before_the_settings(refused, words):
+    line = refused(distvae.train.main, *words)
+    assert "is not a config; the config comes before the settings" in line or "is a second config; give one" in line
+
+
+def test_a_missing_config_is_all_that_is_required(refused):
+    line = refused(distvae.train.main)
+    assert line == ("the following arguments are required: CONFIG; usage: distvae/train.py [-h] CONFIG [key=value ...]")
+
+
+@pytest.mark.parametrize("key", ["--kl.target_rate=6", "--target_rate=6"])
+def test_each_program_knows_its_settings(refused, key):
+    from launch import sweep
+
+    assert refused(sweep.main, "configs/sweep/demo.yaml", key).endswith("write set.kl.target_rate=6")
+    assert refused(sweep.main, "configs/sweep/demo.yaml", "--num-samples", "3").endswith("write num_samples=3")
+    assert refused(table1.main, key).endswith("write kl.target_rate=6")
+    for command in ("scaling", "measure"):
+        assert refused(distvae.cli.main, command, CONFIG, key, "--vocabulary=9").endswith("write kl.target_rate=6")
+
+
+def test_what_is_no_setting_gets_the_usage(refused):
+    assert refused(table1.main, "--folders").startswith(
+        "unrecognized arguments: --folders; usage: launch/table1.py [-h]"
+    )
+    assert refused(table1.main, "--run=x").startswith("unrecognized arguments: --run=x; usage: ")  # see --folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--count", "3", "a", "b=1", "c=2"],
+        ["a", "--count", "3", "b=1", "c=2"],
+        ["a", "b=1", "--count=3", "c=2"],
+        ["a", "b=1", "c=2", "--count", "3"],
+        ["a", "--count=3", "--", "b=1", "c=2"],
+    ],
+)
+def test_options_come_anywhere(words):
+    parser = Parser()
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", default=[])
+    parser.add_argument("--count", type=int)
+    assert vars(parser.parse_args(words)) == {"config": "a", "overrides": ["b=1", "c=2"], "count": 3}
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("configs/own", "configs/own.yaml"),
+        ("own", "configs/own.yaml"),
+        ("demo/kla.yaml", "configs/demo/kla.yaml"),
+        ("pt_kla_fb", "configs/demo/pt_kla_fb.yaml or configs/snli/pt_kla_fb.yaml"),
+        ("configs/demo/own.yaml", "configs/own.yaml"),
+        ("nowhere", None),
+        ("**", None),
+        ("x" * 252, None),
+    ],
+)
+def test_a_config_that_is_elsewhere_is_named(given, hint):
+    with pytest.raises(ConfigError) as error:
+        load_config(given)
+    assert re.search(r"; did you mean (.*)\?$|$", str(error.value))[1] == hint
+
+
+@pytest.mark.parametrize(("value", "columns"), [("a,b", ("a", "b")), ("text", ("text",))])
+def test_a_list_is_written_as_one(value, columns):
+    with pytest.raises(ConfigError) as error:
+        load_config(CONFIG, [f"data.columns={value}"])
+    write = re.search(r"; a list: write '(.*)'$", str(error.value))[1]
+    assert load_config(CONFIG, [write]).data.columns == columns
