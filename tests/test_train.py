@@ -589,7 +589,7 @@ def test_an_existing_run_is_left_alone(finished, tiny, capsys):
         (["data.path=nowhere"], ["nowhere"]),
         (["pretrained=nowhere"], ["nowhere"]),
         (["data.columns=[]"], ["data.columns"]),
-        (["kl.weight=0.5"], ["kl.weight = 0.5 belongs to policies constant and linear"]),
+        (["kl.weight=0.5"], ["kl.weight = 0.5 belongs to policies constant, linear and cyclical"]),
         (
             ["optimizer.name=adamw", "speed.embedding_gradients=rows"],
             ["speed.embedding_gradients=rows needs optimizer.name=sgd", "not adamw and 1 process on cpu"],
