@@ -43,10 +43,10 @@ from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
 from distvae.reports import comparison
 from distvae.runs import checkpoint, tracking
+from distvae.runs.attempts import Hold, OvertakenError
 from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights
 from distvae.runs.results import Results, StageEnd
 from distvae.runs.resume import Opening, holds_run, open_run
-from distvae.runs.starts import Hold, OvertakenError
 from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
 from distvae.system import launcher, streams
 from distvae.system.arguments import Parser

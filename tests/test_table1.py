@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from distvae.config.load import load_config
 from distvae.data import corpus
 from distvae.reports import paper_report
+from distvae.runs.attempts import read_starts
 from distvae.runs.checkpoint import list_checkpoints
 from distvae.runs.results import load_results
-from distvae.runs.starts import read_starts
 from distvae.system.signals import ENDED, INTERRUPTED, Signals
 from distvae.train import main as train
 from launch import table1

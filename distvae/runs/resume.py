@@ -11,15 +11,15 @@ from pathlib import Path
 from distvae.config.load import dump_config, flatten, load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
-from distvae.runs import checkpoint, starts, tracking
+from distvae.runs import attempts, checkpoint, tracking
+from distvae.runs.attempts import Start
 from distvae.runs.results import Results, load_results
-from distvae.runs.starts import Start
 from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
 
 # Files of a run's folder that say what was asked for, not what came of it.
 DESCRIPTIONS = (
-    "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", starts.FOLDER,
+    "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", attempts.FOLDER,
 )  # fmt: skip
 
 # Its other files.
@@ -61,7 +61,7 @@ def holds_run(run: Path) -> bool:
         names = {path.name for path in run.iterdir()} if run.is_dir() else set()
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
-    if starts.FOLDER in names:
+    if attempts.FOLDER in names:
         return not names.isdisjoint(PRODUCTS)
     # Before its first attempt, a run has a status where its config was refused, and a trial of a sweep its lineage.
     theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
@@ -111,7 +111,7 @@ def open_run(
         _check_state(config, found)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        start = starts.claim(run, overtake)
+        start = attempts.claim(run, overtake)
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
     with writing(run):

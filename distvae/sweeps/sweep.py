@@ -36,8 +36,8 @@ from distvae.config.load import (
 from distvae.config.schema import Config, KLConfig, StageConfig
 from distvae.config.yaml import dump_tree, read_tree
 from distvae.evaluation.liveness import LatentState, latent_state, missing_information
+from distvae.runs.attempts import read_starts
 from distvae.runs.resume import NO_MATTER
-from distvae.runs.starts import read_starts
 from distvae.runs.tracking import Seconds, read_metrics
 from distvae.system.errors import UserError
 from distvae.system.files import damaged, read_as, write_json

@@ -27,8 +27,8 @@ from distvae.data.batches import Plan, collate, training_plan
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate
 from distvae.model import draws
+from distvae.runs.attempts import Hold
 from distvae.runs.resume import open_run
-from distvae.runs.starts import Hold
 from distvae.scaling.measure import wait
 from distvae.system.signals import Signals
 from tests.benchmarks.machine import device, memory

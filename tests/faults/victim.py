@@ -20,7 +20,7 @@ from pathlib import Path
 
 from distvae import train
 from distvae.evaluation import scoring as evaluation
-from distvae.runs import checkpoint, starts
+from distvae.runs import attempts, checkpoint
 
 # What a save is made of, as the standard library reaches them too.
 CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
@@ -116,7 +116,7 @@ class Places:
         checkpoint.export = self.within(checkpoint.export, lambda folder, *_: f"export {folder.name}")
         trainer._record = self.within(trainer._record, lambda *_: "record")
         trainer._conclude = self.within(trainer._conclude, lambda *_: "end")
-        starts.Hold.release = self.within(starts.Hold.release, lambda *_: "end")
+        attempts.Hold.release = self.within(attempts.Hold.release, lambda *_: "end")
         self._interrupt_training(trainer)
 
     def _begin(self, function: Callable) -> Callable:

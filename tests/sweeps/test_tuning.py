@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from distvae.config.load import dump_config
-from distvae.runs import starts
+from distvae.runs import attempts
 from distvae.runs.checkpoint import list_checkpoints
 from distvae.runs.tracking import write_status
 from distvae.sweeps import sweep as sweeps
@@ -69,7 +69,7 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(driver_of):
 def test_a_sweep_answers_for_its_own_sentences_alone(driver_of, monkeypatch):
     """Its file names the same path; what lies there has changed."""
     driver = driver_of()
-    starts.claim(driver.folder)
+    attempts.claim(driver.folder)
     for name, text in sweeps.dump_sweep(driver.sweep).items():
         (driver.folder / name).write_text(text, encoding="utf-8")
     sweeps.save_progress(driver.folder, sweeps.Progress(data=driver._data()))
@@ -371,7 +371,7 @@ def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, ca
     for name, text in (files | ({more: "mine: 1\n"} if more else {})).items():
         (folder / name).write_text(text)
     if more == "config.yaml":  # a run's folder
-        starts.claim(folder)
+        attempts.claim(folder)
     before = contents(folder)
     file = [str(folder / "sweep.yaml"), f"run={folder}"] if not more else [str(tmp_path / "file.yaml")]
     refused = [file] if more == "sweep.yaml" else [file, ["--resume", str(folder)]]

@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from distvae.config.schema import Config
 from distvae.data import corpus
-from distvae.runs import starts
-from distvae.runs.starts import Hold, OvertakenError
+from distvae.runs import attempts
+from distvae.runs.attempts import Hold, OvertakenError
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps import sweep as sweeps
 from distvae.sweeps.account import said
@@ -187,7 +187,7 @@ class Driver:
         self._look()  # again, for the sentences may have taken hours
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            start = starts.claim(self.folder)
+            start = attempts.claim(self.folder)
             for name, text in sweeps.dump_sweep(self.sweep).items():
                 write_text(self.folder / name, text)
             (self.folder / STOP).write_text("", encoding="ascii")
@@ -669,13 +669,13 @@ class RayWatch(threading.Thread):
     def __init__(self, give_up: Callable[[str], None], closing: threading.Event):
         super().__init__(name="Ray watch", daemon=True)
         self._give_up, self._closing = give_up, closing
-        found = {process: starts.living(process) for process in _descendants()}
+        found = {process: attempts.living(process) for process in _descendants()}
         self._processes = {process: one for process, one in found.items() if one is not None and one[0] in self.NAMES}
 
     def run(self) -> None:
         while not self._closing.wait(1.0):
             for process, one in self._processes.items():
-                if starts.living(process) != one and not self._closing.is_set():
+                if attempts.living(process) != one and not self._closing.is_set():
                     self._give_up(one[0])
                     return
 
@@ -685,7 +685,7 @@ def _descendants() -> set[int]:
     every = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(PermissionError):  # another user's
-            every[int(path.name)] = starts.living(int(path.name))
+            every[int(path.name)] = attempts.living(int(path.name))
     found: set[int] = set()
     more = {os.getpid()}
     while more:

@@ -31,10 +31,10 @@ from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config, OptimizerConfig
 from distvae.distributed.runtime import Runtime, out_of_memory
 from distvae.runs import checkpoint
+from distvae.runs.attempts import OvertakenError
 from distvae.runs.checkpoint import load_export
 from distvae.runs.rescoring import rescore
 from distvae.runs.results import results_to_dict
-from distvae.runs.starts import OvertakenError
 from distvae.runs.tracking import EpochRecord
 from distvae.sweeps import sweep as sweeps
 from distvae.sweeps.sweep import Generation, Sweep, Value

@@ -8,15 +8,15 @@ import time
 
 import pytest
 
-from distvae.runs import starts
-from distvae.runs.starts import Hold, OvertakenError, claim, read_starts, responsible
+from distvae.runs import attempts
+from distvae.runs.attempts import Hold, OvertakenError, claim, read_starts, responsible
 from distvae.system.errors import UserError
 
 # A start in a process of its own, which prints its number and then lives until it is told.
 CLAIM = """
 import sys
 from pathlib import Path
-from distvae.starts import Hold, claim
+from distvae.runs.attempts import Hold, claim
 run = Path(sys.argv[1])
 hold = Hold(run, claim(run))
 print(hold._start.number, flush=True)
@@ -50,9 +50,9 @@ def other(tmp_path):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Makes starts of before those of another machine, with signs of life that come, and are missed, sooner."""
-    monkeypatch.setattr(starts, "_kernel", lambda: "another kernel")
-    monkeypatch.setattr(starts, "BEAT", 0.05)
-    monkeypatch.setattr(starts, "PATIENCE", 0.4)
+    monkeypatch.setattr(attempts, "_kernel", lambda: "another kernel")
+    monkeypatch.setattr(attempts, "BEAT", 0.05)
+    monkeypatch.setattr(attempts, "PATIENCE", 0.4)
 
 
 def test_a_second_start_is_refused_while_the_first_lives(tmp_path, other):
@@ -93,9 +93,9 @@ def test_a_start_that_was_cut_off_as_it_said_who_it_is_counts_and_is_dead(tmp_pa
 
 
 def test_a_start_elsewhere_lives_while_it_gives_signs(tmp_path, elsewhere, monkeypatch):
-    monkeypatch.setattr(starts, "_kernel", lambda: "that kernel")
+    monkeypatch.setattr(attempts, "_kernel", lambda: "that kernel")
     hold = Hold(tmp_path, claim(tmp_path))
-    monkeypatch.setattr(starts, "_kernel", lambda: "this kernel")
+    monkeypatch.setattr(attempts, "_kernel", lambda: "this kernel")
     with pytest.raises(UserError, match="start 1 trains there"):
         claim(tmp_path)
     hold._ended.set()
@@ -131,7 +131,7 @@ def test_another_job_is_refused(tmp_path, other, monkeypatch):
 
 def test_starts_at_the_same_time_have_different_numbers_or_are_refused(tmp_path):
     """Twelve at once: whoever has the last number is the one that counts, and nobody shares one."""
-    code = "import sys; from pathlib import Path; from distvae.runs.starts import claim\n"
+    code = "import sys; from pathlib import Path; from distvae.runs.attempts import claim\n"
     code += "print(claim(Path(sys.argv[1])).number)"
     processes = [
         subprocess.Popen(
