@@ -12,7 +12,7 @@ from distvae.config.load import dump_config, flatten, load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
 from distvae.runs import attempts, checkpoint, tracking
-from distvae.runs.attempts import Start
+from distvae.runs.attempts import Attempt
 from distvae.runs.results import Results, load_results
 from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
@@ -46,7 +46,7 @@ MAY_CHANGE = {
 class Opening:
     """How a run begins."""
 
-    start: Start | None  # None: it has finished, and these are its results
+    start: Attempt | None  # None: it has finished, and these are its results
     checkpoint: Path | None = None  # to go on from
     results: Results | None = None
 

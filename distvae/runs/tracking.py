@@ -124,7 +124,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         return []
     lines = read_text(path).split("\n")[:-1]
     rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
-    begun = attempts.read_starts(run)
+    begun = attempts.read_attempts(run)
     counting = [row for row in rows if row["start"] >= attempts.responsible(begun, row["step"])]
     for before, row in itertools.pairwise(counting):
         follows = before["epoch"] + 1 if row["stage"] == before["stage"] else 1

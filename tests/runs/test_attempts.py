@@ -9,7 +9,7 @@ import time
 import pytest
 
 from distvae.runs import attempts
-from distvae.runs.attempts import Hold, OvertakenError, claim, read_starts, responsible
+from distvae.runs.attempts import Hold, OvertakenError, claim, read_attempts, responsible
 from distvae.system.errors import UserError
 
 # A start in a process of its own, which prints its number and then lives until it is told.
@@ -60,14 +60,14 @@ def test_a_second_start_is_refused_while_the_first_lives(tmp_path, other):
     with pytest.raises(UserError, match=f"start 1 trains there, as process {process.pid} of ") as caught:
         claim(tmp_path)
     assert "\n" not in str(caught.value)
-    assert [start.number for start in read_starts(tmp_path)] == [1]
+    assert [start.number for start in read_attempts(tmp_path)] == [1]
 
 
 def test_what_a_dead_start_left_bars_nobody(tmp_path, other):
     process = other()
     process.kill()
     process.wait()
-    assert not read_starts(tmp_path)[0].ended
+    assert not read_attempts(tmp_path)[0].ended
     assert claim(tmp_path).number == 2
 
 
@@ -81,7 +81,7 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_pat
 
 def test_a_start_that_has_ended_bars_nobody_though_its_process_lives(tmp_path):
     Hold(tmp_path, claim(tmp_path)).release()
-    assert read_starts(tmp_path)[0].ended
+    assert read_attempts(tmp_path)[0].ended
     assert claim(tmp_path).number == 2
 
 
@@ -148,7 +148,7 @@ def test_starts_at_the_same_time_have_different_numbers_or_are_refused(tmp_path)
         process.communicate("\n")
     assert numbers
     assert len(set(numbers)) == len(numbers)
-    assert [start.number for start in read_starts(tmp_path)] == [*range(1, len(numbers) + 1)]
+    assert [start.number for start in read_attempts(tmp_path)] == [*range(1, len(numbers) + 1)]
 
 
 # -- Being overtaken ---------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_records_count_up_to_where_the_next_start_went_on(tmp_path):
         if recorded is not None:
             hold.begin(recorded)
         hold.release()
-    found = read_starts(tmp_path)
+    found = read_attempts(tmp_path)
     assert [start.recorded_step for start in found] == [0, 20, None, 10]
     # The third never came to record anything; the fourth went further back than the second.
     assert [responsible(found, step) for step in (1, 10, 11, 20, 21, 30)] == [1, 1, 4, 4, 4, 4]
