@@ -43,7 +43,7 @@ from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
 from distvae.reports import comparison
 from distvae.runs import checkpoint, tracking
-from distvae.runs.attempts import Hold, OvertakenError
+from distvae.runs.attempts import Hold, SupersededError
 from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights
 from distvae.runs.results import Results, StageEnd
 from distvae.runs.resume import Opening, holds_run, open_run
@@ -184,7 +184,7 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
 def _tell_status(run: Path, hold: Hold, start: int, error: BaseException) -> None:
     """Say how a run ended before its end, unless that is no longer this start's to say."""
     interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
-    with contextlib.suppress(OSError, OvertakenError):  # the error that led here is what counts
+    with contextlib.suppress(OSError, SupersededError):  # the error that led here is what counts
         hold.check()
         state = "interrupted" if interrupted else "failed"
         tracking.write_status(run, state, str(error) or None, start, tracking.last_latent(run))

@@ -44,7 +44,7 @@ class Attempt:
     ended: bool = False
 
 
-class OvertakenError(UserError):
+class SupersededError(UserError):
     """Another start has gone on with the run: this one has nothing more to say about it."""
 
 
@@ -119,7 +119,7 @@ class Hold:
         """See that this is still the last start.
 
         Raises:
-            OvertakenError: it is not.
+            SupersededError: it is not.
         """
         last = max((int(path.stem) for path in _files(self._run)), default=0)
         if last != self._start.number:
@@ -127,7 +127,7 @@ class Hold:
         if self.lost:
             number = self._start.number
             why = f"start {last} goes on with it" if last > number else "its folder is gone"
-            raise OvertakenError(f"{self._run}: {why}; start {number} stops, and writes no more")
+            raise SupersededError(f"{self._run}: {why}; start {number} stops, and writes no more")
 
     def release(self) -> None:
         """Say that this start has ended."""
@@ -146,7 +146,7 @@ class Hold:
             try:
                 os.utime(_file(self._run, self._start.number))
                 self.check()
-            except (FileNotFoundError, OvertakenError):
+            except (FileNotFoundError, SupersededError):
                 self.lost = True
                 return
             except OSError as error:  # of a network's file system, which may come back

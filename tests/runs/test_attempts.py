@@ -9,7 +9,7 @@ import time
 import pytest
 
 from distvae.runs import attempts
-from distvae.runs.attempts import Hold, OvertakenError, claim, read_attempts, responsible
+from distvae.runs.attempts import Hold, SupersededError, claim, read_attempts, responsible
 from distvae.system.errors import UserError
 
 # A start in a process of its own, which prints its number and then lives until it is told.
@@ -158,7 +158,7 @@ def test_a_start_sees_that_another_goes_on(tmp_path, elsewhere):
     hold = Hold(tmp_path, claim(tmp_path))
     hold.check()
     (tmp_path / "starts" / "0002.json").write_text("")
-    with pytest.raises(OvertakenError, match="start 2 goes on with it; start 1 stops") as caught:
+    with pytest.raises(SupersededError, match="start 2 goes on with it; start 1 stops") as caught:
         hold.check()
     assert "\n" not in str(caught.value)
     hold._thread.join(timeout=5)
@@ -181,7 +181,7 @@ def test_a_start_whose_folder_is_gone_stops(tmp_path, elsewhere):
     hold = Hold(tmp_path, claim(tmp_path))
     (tmp_path / "starts" / "0001.json").unlink()
     hold._thread.join(timeout=5)
-    with pytest.raises(OvertakenError, match="its folder is gone; start 1 stops"):
+    with pytest.raises(SupersededError, match="its folder is gone; start 1 stops"):
         hold.check()
 
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from distvae.config.schema import Config
 from distvae.data import corpus
 from distvae.runs import attempts
-from distvae.runs.attempts import Hold, OvertakenError
+from distvae.runs.attempts import Hold, SupersededError
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps import sweep as sweeps
 from distvae.sweeps.account import said
@@ -138,7 +138,7 @@ class Driver:
         except InterruptedRun as interrupted:
             self._end("interrupted", str(interrupted))
             raise
-        except OvertakenError:
+        except SupersededError:
             raise
         except BaseException as error:
             self._end("failed", str(error))

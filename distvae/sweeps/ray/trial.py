@@ -31,7 +31,7 @@ from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config, OptimizerConfig
 from distvae.distributed.runtime import Runtime, out_of_memory
 from distvae.runs import checkpoint
-from distvae.runs.attempts import OvertakenError
+from distvae.runs.attempts import SupersededError
 from distvae.runs.checkpoint import load_export
 from distvae.runs.rescoring import rescore
 from distvae.runs.results import results_to_dict
@@ -236,7 +236,7 @@ def _run(sweep: Sweep, config: Config, number: int) -> str | None:
         if signals.asked is None:
             sys.exit(0)
         _wait_for_the_end()
-    except (OvertakenError, PeerError):
+    except (SupersededError, PeerError):
         raise
     except UserError as error:
         return str(error)
