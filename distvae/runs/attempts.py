@@ -101,7 +101,7 @@ def claim(run: Path, overtake: bool = False) -> Attempt:
         return start
 
 
-class Hold:
+class Lease:
     """The main process's hold on a run: gives signs of life, and sees whether another start goes on with it."""
 
     def __init__(self, run: Path, start: Attempt):

@@ -116,7 +116,7 @@ class Places:
         checkpoint.export = self.within(checkpoint.export, lambda folder, *_: f"export {folder.name}")
         trainer._record = self.within(trainer._record, lambda *_: "record")
         trainer._conclude = self.within(trainer._conclude, lambda *_: "end")
-        attempts.Hold.release = self.within(attempts.Hold.release, lambda *_: "end")
+        attempts.Lease.release = self.within(attempts.Lease.release, lambda *_: "end")
         self._interrupt_training(trainer)
 
     def _begin(self, function: Callable) -> Callable:

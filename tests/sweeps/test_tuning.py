@@ -47,7 +47,7 @@ def driver_of(tmp_path, monkeypatch):
 
     def make(**content) -> Driver:
         driver = Driver(sweep_of(tmp_path / "sweep", **content), tmp_path / "scratch")
-        driver.progress, driver.hold = sweeps.Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
+        driver.progress, driver.lease = sweeps.Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
         driver._before, driver._began = 0.0, time.monotonic()
         monkeypatch.setattr(Driver, "current", driver)
         return driver
@@ -327,7 +327,7 @@ def test_a_finalist_that_cannot_be_scored_is_told_of_and_the_others_are(driver_o
 def test_a_sweeps_time_counts_from_its_start(driver_of, monkeypatch):
     """And not just from when Ray and the sentences are there, which is when it has a folder."""
     driver = driver_of()
-    driver.hold = None
+    driver.lease = None
     for name in ("_install_signals", "_pretrain", "_tune"):
         monkeypatch.setattr(driver, name, lambda: None)
     for name in ("_connect", "_prepare"):
@@ -346,12 +346,12 @@ def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     write_sweep(driver.sweep, [], sweeps.Progress("finished", why, 1e9, 1, 3700.0, ended_by=why))
     again = driver_of(stop={"hours": 2})
     again._open()
-    again.hold.release()
+    again.lease.release()
     said = capsys.readouterr().out
     assert f"had ended before its trials: {why}" in said
     assert said.count("\n") == 1
     assert Limits().stop_all()
-    again.hold = driver.hold
+    again.lease = driver.lease
     again.sweep = driver.sweep
     again._before, again._began = again.progress.seconds, time.monotonic()
     again._end("finished", again.over)
@@ -392,7 +392,7 @@ def test_a_sweep_goes_on_in_its_own_folder_however_little_it_wrote(driver_of, le
         if name not in left:
             (driver.folder / name).unlink()
     driver._open()
-    driver.hold.release()
+    driver.lease.release()
     assert sweeps.open_sweep(driver.folder).points() == driver.sweep.points()
 
 
@@ -400,7 +400,7 @@ def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
     driver = driver_of()
     write_sweep(driver.sweep, [], sweeps.Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
     driver._open()
-    driver.hold.release()
+    driver.lease.release()
     assert capsys.readouterr().out == ""
     assert not Limits().stop_all()
     assert (driver.progress.state, driver.progress.reason) == ("running", None)
@@ -881,5 +881,5 @@ def test_trials_are_told_to_stop_by_a_file_that_has_been_there_from_the_beginnin
         driver._call_to_save()
         ear.join(10)
         assert signals.asked == "the sweep"
-    driver.hold.release()
+    driver.lease.release()
     assert (driver.folder / trials.STOP).stat().st_ino == there
