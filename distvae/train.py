@@ -42,9 +42,9 @@ from distvae.methods.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
 from distvae.reports import comparison
-from distvae.runs import checkpoint, tracking
+from distvae.runs import checkpoints, tracking
 from distvae.runs.attempts import Lease, SupersededError
-from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights
+from distvae.runs.checkpoints import Checkpoint, RunState, Saver, Weights
 from distvae.runs.results import Results, StageEnd
 from distvae.runs.resume import Opening, holds_run, open_run
 from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
@@ -367,7 +367,7 @@ class Trainer:
         print(printable(line))
 
     def _pretrained_encoder(self, source: str) -> Weights:
-        pretrained = checkpoint.load_export(source, kind="pretrained")
+        pretrained = checkpoints.load_export(source, kind="pretrained")
         if pretrained.vocabulary.fingerprint != self.vocabulary.fingerprint:
             raise UserError(
                 f"pretrained={source}: its vocabulary ({pretrained.vocabulary.fingerprint}) is not this run's"
@@ -384,10 +384,10 @@ class Trainer:
         }
 
     def _resume(self, folder: Path) -> Checkpoint:
-        found = checkpoint.load_checkpoint(folder)
+        found = checkpoints.load_checkpoint(folder)
         for weights in (found.weights, found.best_weights):
             if weights is not None:
-                checkpoint.check_weights(self.model, weights, folder)
+                checkpoints.check_weights(self.model, weights, folder)
         self.step = found.state.step
         self.ended = check_as(list[StageEnd], found.state.ended, folder / "state.json", "the state of a run")
         if self.runtime.is_main:
@@ -711,7 +711,7 @@ class Trainer:
             raise PeerError("the main process tells why")
         with contextlib.suppress(UserError):
             self.saver.wait()
-        last = next(reversed(checkpoint.list_checkpoints(self.run)), None)
+        last = next(reversed(checkpoints.list_checkpoints(self.run)), None)
         raise UserError(
             f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
             f" {stage.policy.weight:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
@@ -809,7 +809,7 @@ class Trainer:
 
     def _export(self, name: str, weights: Weights) -> None:
         # A later start sweeps away what this one had begun when it came: what is begun after that, the check sees.
-        checkpoint.export(
+        checkpoints.export(
             self.run / name, weights, self.config, self.vocabulary, self.start, self.step, self.lease.check
         )
 

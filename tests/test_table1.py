@@ -21,7 +21,7 @@ from distvae.config.load import load_config
 from distvae.data import corpus
 from distvae.reports import paper_report
 from distvae.runs.attempts import read_attempts
-from distvae.runs.checkpoint import list_checkpoints
+from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.results import load_results
 from distvae.system.signals import ENDED, INTERRUPTED, Signals
 from distvae.train import main as train

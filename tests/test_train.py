@@ -25,7 +25,7 @@ from distvae.distributed.interruption import Looks
 from distvae.evaluation import scoring as evaluation
 from distvae.methods.kl_control import POLICIES
 from distvae.model.draws import training_noise
-from distvae.runs.checkpoint import load_export, load_state
+from distvae.runs.checkpoints import load_export, load_state
 from distvae.runs.results import load_results
 from distvae.system.errors import UserError
 from distvae.system.files import sha256

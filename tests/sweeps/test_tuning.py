@@ -19,7 +19,7 @@ import pytest
 
 from distvae.config.load import dump_config
 from distvae.runs import attempts
-from distvae.runs.checkpoint import list_checkpoints
+from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.tracking import write_status
 from distvae.sweeps import sweep as sweeps
 from distvae.system.errors import UserError
