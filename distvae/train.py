@@ -45,7 +45,7 @@ from distvae.reports import comparison
 from distvae.runs import checkpoints, tracking
 from distvae.runs.attempts import Lease, SupersededError
 from distvae.runs.checkpoints import Checkpoint, RunState, Saver, Weights
-from distvae.runs.results import Results, StageEnd
+from distvae.runs.results import Results, StageEnd, save_results, save_sentence_scores
 from distvae.runs.resume import Opening, holds_run, open_run
 from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
 from distvae.system import launcher, streams
@@ -786,8 +786,8 @@ class Trainer:
         self.saver.wait()
         self.saver.close()
         self.tracker.close()
-        results.save_sentence_scores(self.run, each, self.lease.check)
-        results.save_results(self.run, results, self.lease.check)
+        save_sentence_scores(self.run, each, self.lease.check)
+        save_results(self.run, results, self.lease.check)
         tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:
