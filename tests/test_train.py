@@ -24,7 +24,7 @@ from distvae.distributed import engine
 from distvae.distributed.interruption import Looks
 from distvae.evaluation import scoring as evaluation
 from distvae.model.draws import training_noise
-from distvae.runs.checkpoint import load_export, load_state
+from distvae.runs.checkpoints import load_export, load_state
 from distvae.runs.results import load_results
 from distvae.system.errors import UserError
 from distvae.system.files import sha256

@@ -27,8 +27,8 @@ from distvae.data.batches import Plan, collate, training_plan
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate
 from distvae.model import draws
+from distvae.runs.attempts import Lease
 from distvae.runs.resume import open_run
-from distvae.runs.starts import Hold
 from distvae.scaling.measure import wait
 from distvae.system.signals import Signals
 from tests.benchmarks.machine import device, memory
@@ -79,9 +79,9 @@ class Ours:
         config = contest.load(f"run={run}", *overrides)
         self.runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
         opening = open_run(config, run, self.runtime.processes)
-        hold = Hold(run, opening.start)
+        lease = Lease(run, opening.start)
         with contextlib.redirect_stdout(None):
-            self.trainer = train.Trainer(config, run, self.runtime, opening, Signals(), hold, train.Caller())
+            self.trainer = train.Trainer(config, run, self.runtime, opening, Signals(), lease, train.Caller())
         self.stage = train.stages_of(config)[0]
         self.sums = train._Sums(config.model.latent_size, self.runtime.device)
         self.trainer.engine.module.train()
