@@ -31,7 +31,8 @@ from distvae.config.yaml import ConfigError
 from distvae.data import corpus
 from distvae.data.batches import Batch, collate, share, training_plan
 from distvae.data.corpus import Corpus, Sentences
-from distvae.distributed.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
+from distvae.distributed.engines import make_engine
+from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.interruption import Look, Looks
 from distvae.distributed.runtime import Runtime, out_of_memory
@@ -44,7 +45,7 @@ from distvae.model.vae import Noise, initialise, model_of
 from distvae.reports import comparison
 from distvae.runs import checkpoint, tracking
 from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights
-from distvae.runs.results import Results, StageEnd
+from distvae.runs.results import Results, StageEnd, save_results, save_sentence_scores
 from distvae.runs.resume import Opening, holds_run, open_run
 from distvae.runs.starts import Hold, OvertakenError
 from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
@@ -786,8 +787,8 @@ class Trainer:
         self.saver.wait()
         self.saver.close()
         self.tracker.close()
-        results.save_sentence_scores(self.run, each, self.hold.check)
-        results.save_results(self.run, results, self.hold.check)
+        save_sentence_scores(self.run, each, self.hold.check)
+        save_results(self.run, results, self.hold.check)
         tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from distvae.data import corpus
 from distvae.data.batches import training_plan
 from distvae.data.captions import generate
 from distvae.data.vocabulary import join
-from distvae.distributed import engine
+from distvae.distributed.engines import replicated
 from distvae.distributed.interruption import Looks
 from distvae.evaluation import scoring as evaluation
 from distvae.methods.kl_control import POLICIES
@@ -676,7 +676,7 @@ def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, 
 
 def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, monkeypatch):
     """It moves no weight, and is missing in the sums, the counts and what steers γ."""
-    run, step = tmp_path / "run", engine.Replicated.step
+    run, step = tmp_path / "run", replicated.Replicated.step
 
     def poison(self):
         self.calls = getattr(self, "calls", 0) + 1
@@ -688,7 +688,7 @@ def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, monkeypatch):
             assert equal(before, self._parameters)
         return norm
 
-    monkeypatch.setattr(engine.Replicated, "step", poison)
+    monkeypatch.setattr(replicated.Replicated, "step", poison)
     assert main([str(tiny), f"run={run}", "optimizer.on_nan=skip", "kl.every_steps=4"]) == 0
     rows = records(run)
     assert [row["train"]["skipped"] for row in rows] == [8, 0, 8, 0, 0, 0]
@@ -733,7 +733,7 @@ def test_a_score_that_is_not_finite_stops_the_run(tiny, tmp_path, capsys):
 def test_a_step_that_is_not_finite_moves_no_weight(tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     seen = {}
-    train_epoch, step = program.Trainer._train_epoch, engine.Replicated.step
+    train_epoch, step = program.Trainer._train_epoch, replicated.Replicated.step
 
     def remember(self, *arguments):
         seen["trainer"] = self
@@ -749,7 +749,7 @@ def test_a_step_that_is_not_finite_moves_no_weight(tiny, tmp_path, monkeypatch):
         return step(self)
 
     monkeypatch.setattr(program.Trainer, "_train_epoch", remember)
-    monkeypatch.setattr(engine.Replicated, "step", poison)
+    monkeypatch.setattr(replicated.Replicated, "step", poison)
     assert main([str(tiny), f"run={run}"]) == 2
     assert equal(seen["before"], seen["after"])
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from distvae.config.schema import Config
-from distvae.distributed.engine import make_engine
+from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.methods.objective import kl_per_dimension
 from distvae.model import draws
