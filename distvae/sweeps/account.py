@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distvae.evaluation.scoring import Estimate
-from distvae.runs.results import Results
+from distvae.runs.results import Results, results_from_dict
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.sweep import (
     NAMES,
@@ -161,7 +161,7 @@ def _finalist(path: Path) -> dict[str, Results]:
     content = read_json(path)
     if not isinstance(content, dict) or content.keys() != {"valid", "test"}:
         raise damaged(path, "a finalist's results", "it should hold `valid` and `test`")
-    found = {split: results.from_dict(results, path) for split, results in content.items()}
+    found = {split: results_from_dict(results, path) for split, results in content.items()}
     for split, results in found.items():
         if results.split != split or results.scores.nll is None:
             raise damaged(path, "a finalist's results", f"those of {split} are of {results.split}, or have no NLL")

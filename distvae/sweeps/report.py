@@ -13,6 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from distvae.reports import comparison
 from distvae.reports.pages import render
+from distvae.runs.results import results_to_dict
 from distvae.sweeps.account import (
     Account,
     by_elbo,
@@ -141,7 +142,7 @@ def as_dict(account: Account) -> dict[str, Any]:
                 "latent": None if entry.outcome is None else entry.outcome.latent,
                 "shortcomings": entry.shortcomings,
                 "front": entry.number in account.front,
-                "finalist": {split: results.as_dict(results) for split, results in entry.finalist.items()},
+                "finalist": {split: results_to_dict(results) for split, results in entry.finalist.items()},
                 "runs": [str(generation.run.relative_to(account.folder)) for generation in entry.generations],
             }
             for entry in account.entries

@@ -208,7 +208,7 @@ def test_a_libc_without_mallopt_is_left_alone(monkeypatch):
 FAULTS = """
 import resource
 import torch
-from distvae.runtime import Runtime
+from distvae.distributed.runtime import Runtime
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -16,7 +16,7 @@ from distvae.system.errors import UserError
 CLAIM = """
 import sys
 from pathlib import Path
-from distvae.starts import Hold, claim
+from distvae.runs.starts import Hold, claim
 run = Path(sys.argv[1])
 hold = Hold(run, claim(run))
 print(hold._start.number, flush=True)

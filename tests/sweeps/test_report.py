@@ -654,4 +654,4 @@ def test_every_line_names_all_keys_and_metrics(tmp_path):
 
 def test_the_page_is_installed_with_the_code():
     setup = (Path(cli.__file__).parents[1] / "setup.cfg").read_text()
-    assert "distvae = *.html" in setup
+    assert "distvae.reports = *.html" in setup
