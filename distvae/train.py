@@ -34,8 +34,8 @@ from distvae.data.corpus import Corpus, Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
 from distvae.distributed.graphs import Compute, GraphedSteps
-from distvae.distributed.interruption import Look, Looks
 from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation
 from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
 from distvae.methods.kl_control import POLICIES, KLPolicy, Linear
@@ -292,7 +292,7 @@ class Trainer:
         self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
         self.graphs = self._graphs() if config.speed.cuda_graphs else None
 
-        self.looks = Looks(runtime, signals)
+        self.rank_sync = RankSync(runtime, signals)
         self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
         self.failure: UserError | None = None  # of a write, until all ranks know
         self.saves, self.stall, self.saved = 0, 0.0, time.monotonic()  # since the last record; the last save
@@ -504,7 +504,7 @@ class Trainer:
         shown = sum(len(sentences) for sentences in plan[: epoch.batches])
         seen = shown
         self.engine.module.train()
-        self.looks.pace()
+        self.rank_sync.reset_pace()
         with Progress(f"{stage.name} {number}", len(lengths), self.runtime.is_main, shown) as bar:
             for sentences in plan[epoch.batches :]:
                 self.step += 1
@@ -514,19 +514,19 @@ class Trainer:
                     bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
                 seen += len(sentences)
                 last, interval_end = epoch.batches == len(plan), epoch.batches in interval_ends
-                due = self.looks.due()
+                due = self.rank_sync.due()
                 wanted = (epoch.save or epoch.stop) and self.engine.together
                 if due or last or interval_end or wanted or self._scheduled():
-                    look = self._look(bad_step)
-                    if look.bad_step is not None:
-                        batch = plan[epoch.batches - 1 - (self.step - look.bad_step)]
-                        self._stop_at(look.bad_step, batch, stage, progress)
+                    agreed = self._sync(bad_step)
+                    if agreed.bad_step is not None:
+                        batch = plan[epoch.batches - 1 - (self.step - agreed.bad_step)]
+                        self._stop_at(agreed.bad_step, batch, stage, progress)
                     if interval_end:
                         stage.policy.end_interval(epoch.sums.end_interval(self.runtime))
                     epoch.seconds = time.monotonic() - began
                     # Once the last batch is trained, its validation and a checkpoint of both follow.
-                    self._act(look, stage, progress, epoch, save=not last)
-                if bar.shown and (due or last):  # the look has waited for the device
+                    self._act(agreed, stage, progress, epoch, save=not last)
+                if bar.shown and (due or last):  # the sync has waited for the device
                     bar.advance(seen - shown, γ=stage.policy.weight, **epoch.sums.running())
                     shown = seen
         self.engine.gather()
@@ -552,35 +552,35 @@ class Trainer:
         every = self.config.checkpoint.every_steps
         return every is not None and self.step % every == 0
 
-    def _look(self, bad_step: torch.Tensor) -> Look:
+    def _sync(self, bad_step: torch.Tensor) -> Agreement:
         """Look up with the other ranks.
 
         Raises:
             UserError: something could not be written; another start goes on with the run.
         """
         if not self.runtime.is_main:
-            look = self.looks.look(bad_step)
+            agreed = self.rank_sync.sync(bad_step)
         else:
             minutes = self.config.checkpoint.every_minutes
             due = minutes is not None and time.monotonic() - self.saved > 60 * minutes
             failed = self.failure is not None or self.saver.failed
-            look = self.looks.look(bad_step, self.hold.lost, failed, due)
-        if look.overtaken or look.failed:
+            agreed = self.rank_sync.sync(bad_step, self.hold.lost, failed, due)
+        if agreed.overtaken or agreed.failed:
             if not self.runtime.is_main:
                 raise PeerError("the main process tells why")
             self.hold.check()
             self.saver.wait()
             raise self.failure
-        return look
+        return agreed
 
-    def _act(self, look: Look, stage: Stage, progress: StageProgress, epoch: EpochProgress, save: bool) -> None:
-        """Save and stop, as a look or the schedule wants it; later, where the ranks' models are apart just now.
+    def _act(self, agreed: Agreement, stage: Stage, progress: StageProgress, epoch: EpochProgress, save: bool) -> None:
+        """Save and stop if agreed or scheduled; later if the ranks hold different models at this step.
 
         Raises:
             InterruptedRun: a signal asked to stop.
         """
-        epoch.save |= look.save or self._scheduled()
-        epoch.stop |= look.stop
+        epoch.save |= agreed.save or self._scheduled()
+        epoch.stop |= agreed.stop
         if self.engine.together and (epoch.stop or (epoch.save and save)):
             self._save(stage, progress, epoch)
             epoch.save = False
@@ -731,7 +731,7 @@ class Trainer:
     def _evaluate(
         self, title: str, sentences: Sentences, epoch: EpochProgress | None = None, importance_samples: int = 0
     ) -> tuple[Scores, SentenceScores]:
-        """Score sentences, looking up with the other ranks between batches.
+        """Score sentences, and sync the ranks between batches.
 
         Raises:
             InterruptedRun: a signal asked to stop.
@@ -739,10 +739,10 @@ class Trainer:
 
         def between_batches(done: int) -> None:
             bar.advance(done)
-            if self.looks.due() and (self._look(self.no_bad_step).stop or (epoch is not None and epoch.stop)):
+            if self.rank_sync.due() and (self._sync(self.no_bad_step).stop or (epoch is not None and epoch.stop)):
                 raise InterruptedRun
 
-        self.looks.pace()
+        self.rank_sync.reset_pace()
         with Progress(title, len(sentences), self.runtime.is_main) as bar:
             settings = self.config.evaluation
             return score(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
@@ -780,7 +780,7 @@ class Trainer:
             latent=scores.latent(self.config, self.config.last_stage),
         )
         self._write(lambda: self._conclude(results, each))
-        self._look(self.no_bad_step)
+        self._sync(self.no_bad_step)
         return results
 
     def _conclude(self, results: Results, each: SentenceScores) -> None:
@@ -792,7 +792,7 @@ class Trainer:
         tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:
-        """Write to the run's folder, on the main process. Of a failure all ranks learn when they next look up."""
+        """Write to the run's folder, on the main process. All ranks learn of a failure at the next rank sync."""
         if self.runtime.is_main:
             try:
                 with writing(self.run):

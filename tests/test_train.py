@@ -21,7 +21,7 @@ from distvae.data.batches import training_plan
 from distvae.data.captions import generate
 from distvae.data.vocabulary import join
 from distvae.distributed.engines import replicated
-from distvae.distributed.interruption import Looks
+from distvae.distributed.sync import RankSync
 from distvae.evaluation import scoring as evaluation
 from distvae.methods.kl_control import POLICIES
 from distvae.model.draws import training_noise
@@ -334,7 +334,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["start"]) == ("interrupted", 1)
     state = load_state((run / "checkpoints" / "latest").resolve())
-    if name == "_step":  # at this pace nobody looks up before 50 steps, or the end of the epoch
+    if name == "_step":  # at this pace no rank sync comes before 50 steps, or the end of the epoch
         assert state.step == (count + 10) // 11 * 11
     assert main([str(tiny), f"run={run}"]) == 0
     assert f"going on from {run}/checkpoints/start-0001-step-{state.step:09d}" in capsys.readouterr().out
@@ -367,7 +367,7 @@ def test_a_run_is_saved_every_so_many_steps_and_minutes(tiny, tmp_path, monkeypa
     # Step 44 ends an epoch, which is saved with its validation.
     assert saved == sorted([*((step, step % 11) for step in range(4, 44, 4)), *ends])
     saved.clear()
-    monkeypatch.setattr(Looks, "due", lambda self: True)
+    monkeypatch.setattr(RankSync, "due", lambda self: True)
     clock = "checkpoint.every_minutes=1e-9"
     assert main([str(tiny), f"run={tmp_path / 'clock'}", "pretrain.max_epochs=0", "train.max_epochs=1", clock]) == 0
     assert saved == [*((step, step) for step in range(1, 11)), (11, 0)]
