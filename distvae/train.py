@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,19 +29,18 @@ from distvae.config.load import flatten, known_keys, load_config, with_precision
 from distvae.config.schema import CAPTIONS, Config
 from distvae.config.yaml import ConfigError
 from distvae.data import corpus
-from distvae.data.batches import Batch, collate, share, training_plan
+from distvae.data.batches import training_plan
 from distvae.data.corpus import Corpus, Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
-from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.runtime import Runtime, out_of_memory
 from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation
 from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
 from distvae.methods.kl_control import POLICIES, KLPolicy, Linear
-from distvae.methods.objective import FREE_BITS, FreeBits, kl_per_dimension
+from distvae.methods.objective import FREE_BITS, FreeBits
 from distvae.model import draws
-from distvae.model.vae import Noise, initialise, model_of
+from distvae.model.vae import initialise, model_of
 from distvae.reports import comparison
 from distvae.runs import checkpoint, tracking
 from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights
@@ -55,6 +54,7 @@ from distvae.system.errors import PeerError, UserError, printable, tell
 from distvae.system.files import check_as, write_json, writing
 from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
 from distvae.training.plateau import Plateau, Verdict
+from distvae.training.step import Sums, TrainStep, graphed_steps
 
 # Keys in which the ranks of a run may differ.
 PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
@@ -243,7 +243,7 @@ class StageProgress:
 class EpochProgress:
     """How far an epoch has come."""
 
-    sums: _Sums
+    sums: Sums
     batches: int = 0  # that are trained
     seconds: float = 0.0  # that these took
     save: bool = False  # as soon as may be
@@ -290,7 +290,10 @@ class Trainer:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
         self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
-        self.graphs = self._graphs() if config.speed.cuda_graphs else None
+        graphs = None
+        if config.speed.cuda_graphs:
+            graphs = graphed_steps(runtime, list(self.model.parameters()), config.optimizer.accumulation_steps)
+        self.train_step = TrainStep(runtime, self.engine, config, self.vocabulary.pad, graphs)
 
         self.rank_sync = RankSync(runtime, signals)
         self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
@@ -314,16 +317,6 @@ class Trainer:
             if self.resumed is not None and self.resumed.state.stage == "train" and self.resumed.best_weights:
                 self._export("best", self.resumed.best_weights)
         self._introduce()
-
-    def _graphs(self) -> GraphedSteps:
-        alone = self.runtime.device.type == "cuda" and self.runtime.engine == "alone"
-        if not alone or self.config.optimizer.accumulation_steps > 1:
-            raise UserError(
-                "speed.cuda_graphs needs a process alone on a GPU and optimizer.accumulation_steps=1, not"
-                f" {self.runtime.processes} on {self.runtime.device.type} with"
-                f" {self.config.optimizer.accumulation_steps}"
-            )
-        return GraphedSteps(list(self.model.parameters()))
 
     # -- What a run starts from ----------------------------------------------------------------------------------------
 
@@ -417,9 +410,8 @@ class Trainer:
     def _run_stage(self, stage: Stage, resumed: Checkpoint | None) -> None:
         progress = StageProgress(Plateau(self.config.plateau, self.config.optimizer.learning_rate))
         load_optimizer_state(self.engine, {} if resumed is None else resumed.optimizer)
-        if self.graphs is not None:
-            self.graphs.clear()
-        epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
+        self.train_step.reset()
+        epoch = EpochProgress(Sums(self.config.model.latent_size, self.runtime.device))
         if resumed is not None:
             self._load(resumed.weights)
             epoch = self._take_up(stage, progress, resumed)
@@ -449,7 +441,7 @@ class Trainer:
             said = "not counted" if verdict is None else verdict.value
             record = self._record(stage, progress, kl_weight, learning_rate, trained, scores, valid_seconds, said)
             self._write(lambda: self._show(record))  # noqa: B023
-            epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
+            epoch = EpochProgress(Sums(self.config.model.latent_size, self.runtime.device))
             self._save(stage, progress, epoch)
             if self.caller.waits:
                 self.runtime.on_main(lambda: self.saver.wait())
@@ -477,7 +469,7 @@ class Trainer:
                 progress.best = Best(resumed.best_weights, **state.best)
         except (KeyError, TypeError):
             raise UserError(f"{self.run}: a checkpoint's state.json is not the state of a run") from None
-        sums, rank = _Sums(self.config.model.latent_size, self.runtime.device), self.runtime.rank
+        sums, rank = Sums(self.config.model.latent_size, self.runtime.device), self.runtime.rank
         rows = resumed.ranks.get("sums")
         if rows is None or rows.shape != (resumed.world_size, *sums.row.shape):
             raise UserError(f"{self.run}: a checkpoint's ranks.safetensors is of another model")
@@ -509,7 +501,9 @@ class Trainer:
             for sentences in plan[epoch.batches :]:
                 self.step += 1
                 epoch.batches += 1
-                norm = self._step(stage, (number, epoch.batches), sentences, epoch.sums)
+                key = (stage.name, number, epoch.batches)
+                sums, norm = self.train_step(self.corpus.train, sentences, key, stage.policy.weight, stage.free_bits)
+                epoch.sums.add(sums)
                 if settings.on_nan == "stop":
                     bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
                 seen += len(sentences)
@@ -591,99 +585,6 @@ class Trainer:
         # All wait: launchers end the processes that are left once one has ended.
         self.runtime.on_main(lambda: self.saver.wait())
         raise InterruptedRun(f"{self.run}: interrupted at step {self.step:,} by {self.signals.asked or 'another rank'}")
-
-    def _step(self, stage: Stage, place: tuple[int, int], sentences: np.ndarray, sums: _Sums) -> torch.Tensor:
-        """One optimizer step on a global batch. Adds to ``sums``; returns the gradient's norm, still on the device."""
-        settings, runtime = self.config.optimizer, self.runtime
-        accelerator, micros = runtime.accelerator, settings.accumulation_steps
-        parts = runtime.world_size * micros
-        # The decoder's steps in the longest sentence of the global batch, which sets the shape of the draws.
-        steps = int(self.corpus.train.lengths[sentences].max()) - 1
-        batches = [
-            collate(
-                self.corpus.train,
-                sentences,
-                share(len(sentences), runtime.rank * micros + micro, parts),
-                self.vocabulary.pad,
-            )
-            for micro in range(micros)
-        ]
-        batch_mean = None
-        if stage.free_bits.needs_batch_mean and micros > 1:
-            batch_mean = self._batch_mean_ahead(batches, len(sentences))
-        whole = len(sentences) == settings.batch_size
-        own = share(len(sentences), runtime.rank, runtime.world_size)
-        if own.stop == own.start:
-            own = batches[0].rows  # the dummy's
-        noise = draws.training_noise(
-            self.config.model, own, len(sentences), steps, runtime.device, self.config.seed, stage.name, *place
-        )
-        step_sums = []
-        for batch in batches:
-            # A dummy among sentences takes the first one's draws: it counts nothing.
-            start = batch.rows.start - own.start if batch.count else 0
-            drawn = noise.rows(slice(start, start + len(batch.tokens)))
-            compute = self._micro_batch(stage, batch.count, parts, len(sentences), batch_mean)
-            inputs = [
-                self._on_device(batch.tokens), self._on_device(batch.lengths), *vars(drawn).values(),
-                torch.full((), stage.policy.weight, dtype=torch.float64, device=runtime.device),
-            ]  # fmt: skip
-            with accelerator.accumulate(self.engine.module):
-                if self.graphs is not None and whole:
-                    step_sums.append(self.graphs(stage.name, compute, inputs))
-                else:
-                    step_sums.append(compute(inputs))
-        norm = self.engine.step()
-        sums.add(step_sums, torch.isfinite(norm))
-        return norm
-
-    def _micro_batch(
-        self, stage: Stage, count: int, parts: int, global_batch: int, batch_mean: torch.Tensor | None
-    ) -> Compute:
-        """A forward and backward, as a function of tokens, lengths, the noise's tensors and γ, which returns a row of
-        ``_Sums``.
-
-        Args:
-            count: sentences that count, the first ones.
-            parts: into which the global batch is cut.
-            global_batch: its sentences.
-            batch_mean: where the objective needs it and this micro-batch is not all of the rank's share.
-        """
-
-        def compute(inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
-            tokens, lengths, *noise, kl_weight = inputs
-            re, mean, log_variance = self.engine.module(tokens, lengths, Noise(*noise))
-            # A dummy sentence is left out by selection: 0 × its value would carry a NaN.
-            re, kl = re[:count], kl_per_dimension(mean, log_variance)[:count]
-            bound = batch_mean
-            if stage.free_bits.needs_batch_mean and bound is None:
-                bound = self.runtime.sum(kl.detach().sum(dim=0)) / global_batch
-            kl_term = stage.free_bits.shares(kl, bound, self.config.kl.target_rate)
-            loss = (re + kl_weight * kl_term).sum()
-            # Engines average over ranks, and over micro-batches: this leaves the mean over the global batch. A loss
-            # that is not finite makes every gradient so, and with it the norm that all ranks see.
-            scale = torch.where(loss.detach().isfinite(), parts / global_batch, math.nan)
-            self.runtime.accelerator.backward(loss * scale)
-            with torch.no_grad():
-                return torch.cat([torch.stack([torch.full_like(loss, count), re.sum(), loss]), kl.sum(dim=0)])
-
-        return compute
-
-    def _on_device(self, values: torch.Tensor) -> torch.Tensor:
-        if self.runtime.device.type == "cuda":
-            # From pinned memory, which the host need not wait for.
-            return values.pin_memory().to(self.runtime.device, non_blocking=True)
-        return values
-
-    @torch.no_grad()
-    def _batch_mean_ahead(self, batches: list[Batch], global_batch: int) -> torch.Tensor:
-        """The global batch's mean KL per dimension, which the first micro-batch's gradient needs: one collective."""
-        device = self.runtime.device
-        total = torch.zeros(self.config.model.latent_size, device=device)
-        for batch in batches:
-            _, *posterior = self.engine.module(self._on_device(batch.tokens), self._on_device(batch.lengths))
-            total += kl_per_dimension(*posterior)[: batch.count].sum(dim=0)
-        return self.runtime.sum(total) / global_batch
 
     def _stop_at(self, step: int, batch: np.ndarray, stage: Stage, progress: StageProgress) -> NoReturn:
         """Stop for a step that was not finite, and say what was in its batch."""
@@ -888,32 +789,6 @@ class Trainer:
 
 def _copies(tensors: Weights) -> Weights:
     return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-
-
-class _Sums:
-    """What an epoch adds up over this rank's sentences, in float64 on the device, as one row: sentences, RE, objective
-    and KL of each dimension; then sentences and KL as they stood when the last interval of the γ controller ended."""
-
-    def __init__(self, latent_size: int, device: torch.device):
-        self.row = torch.zeros(3 + latent_size + 2, dtype=torch.float64, device=device)
-        self.totals, self._mark = self.row[:-2], self.row[-2:]
-
-    def add(self, parts: list[torch.Tensor], finite: torch.Tensor) -> None:
-        """Add a step's micro-batches, or leave all of them out."""
-        for part in parts:
-            self.totals += torch.where(finite, part, 0)
-
-    def end_interval(self, runtime: Runtime) -> float:
-        """Mean KL over all ranks since the last call: one collective."""
-        now = torch.stack([self.totals[0], self.totals[3:].sum()])
-        sentences, kl = runtime.sum(now - self._mark).tolist()
-        self._mark.copy_(now)
-        return kl / sentences if sentences else math.nan
-
-    def running(self) -> dict[str, float]:
-        """RE and KL so far, of this rank."""
-        sentences, re, _, *kl = self.totals.tolist()
-        return {"RE": re / max(sentences, 1), "KL": sum(kl) / max(sentences, 1)}
 
 
 if __name__ == "__main__":
