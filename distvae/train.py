@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,21 +29,20 @@ from distvae.config.load import flatten, known_keys, load_config, with_precision
 from distvae.config.schema import CAPTIONS, Config
 from distvae.config.yaml import ConfigError
 from distvae.data import corpus
-from distvae.data.batches import Batch, collate, share, training_plan
+from distvae.data.batches import training_plan
 from distvae.data.corpus import Corpus, Sentences
-from distvae.distributed.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
-from distvae.distributed.graphs import Compute, GraphedSteps
-from distvae.distributed.interruption import Look, Looks
+from distvae.distributed.engines import make_engine
+from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
 from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation
 from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
 from distvae.methods import FreeBits
 from distvae.methods.annealing import Annealing
 from distvae.methods.free_bits import NoFreeBits
-from distvae.methods.kl import kl_per_dimension
 from distvae.methods.policy import Gamma
 from distvae.model import draws
-from distvae.model.vae import Noise, initialise, model_of
+from distvae.model.vae import initialise, model_of
 from distvae.reports import comparison
 from distvae.runs import checkpoints, tracking
 from distvae.runs.attempts import Lease, SupersededError
@@ -57,6 +56,7 @@ from distvae.system.errors import PeerError, UserError, printable, tell
 from distvae.system.files import check_as, write_json, writing
 from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
 from distvae.training.plateau import Plateau, Verdict
+from distvae.training.step import Sums, TrainStep, graphed_steps
 
 # Keys in which the ranks of a run may differ.
 PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
@@ -246,7 +246,7 @@ class StageProgress:
 class EpochProgress:
     """How far an epoch has come."""
 
-    sums: _Sums
+    sums: Sums
     batches: int = 0  # that are trained
     seconds: float = 0.0  # that these took
     save: bool = False  # as soon as may be
@@ -293,9 +293,12 @@ class Trainer:
             self.model.encoder.load_state_dict(self._pretrained_encoder(config.pretrained))
         self.model.to(runtime.device)
         self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
-        self.graphs = self._graphs() if config.speed.cuda_graphs else None
+        graphs = None
+        if config.speed.cuda_graphs:
+            graphs = graphed_steps(runtime, list(self.model.parameters()), config.optimizer.accumulation_steps)
+        self.train_step = TrainStep(runtime, self.engine, config, self.vocabulary.pad, graphs)
 
-        self.looks = Looks(runtime, signals)
+        self.rank_sync = RankSync(runtime, signals)
         self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
         self.failure: UserError | None = None  # of a write, until all ranks know
         self.saves, self.stall, self.saved = 0, 0.0, time.monotonic()  # since the last record; the last save
@@ -317,16 +320,6 @@ class Trainer:
             if self.resumed is not None and self.resumed.state.stage == "train" and self.resumed.best_weights:
                 self._export("best", self.resumed.best_weights)
         self._introduce()
-
-    def _graphs(self) -> GraphedSteps:
-        alone = self.runtime.device.type == "cuda" and self.runtime.engine == "alone"
-        if not alone or self.config.optimizer.accumulation_steps > 1:
-            raise UserError(
-                "speed.cuda_graphs needs a process alone on a GPU and optimizer.accumulation_steps=1, not"
-                f" {self.runtime.processes} on {self.runtime.device.type} with"
-                f" {self.config.optimizer.accumulation_steps}"
-            )
-        return GraphedSteps(list(self.model.parameters()))
 
     # -- What a run starts from ----------------------------------------------------------------------------------------
 
@@ -420,9 +413,8 @@ class Trainer:
     def _run_stage(self, stage: Stage, resumed: Checkpoint | None) -> None:
         progress = StageProgress(Plateau(self.config.plateau, self.config.optimizer.learning_rate))
         load_optimizer_state(self.engine, {} if resumed is None else resumed.optimizer)
-        if self.graphs is not None:
-            self.graphs.clear()
-        epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
+        self.train_step.reset()
+        epoch = EpochProgress(Sums(self.config.model.latent_size, self.runtime.device))
         if resumed is not None:
             self._load(resumed.weights)
             epoch = self._take_up(stage, progress, resumed)
@@ -452,7 +444,7 @@ class Trainer:
             said = "not counted" if verdict is None else verdict.value
             record = self._record(stage, progress, kl_weight, learning_rate, trained, scores, valid_seconds, said)
             self._write(lambda: self._show(record))  # noqa: B023
-            epoch = EpochProgress(_Sums(self.config.model.latent_size, self.runtime.device))
+            epoch = EpochProgress(Sums(self.config.model.latent_size, self.runtime.device))
             self._save(stage, progress, epoch)
             if self.caller.waits:
                 self.runtime.on_main(lambda: self.saver.wait())
@@ -480,7 +472,7 @@ class Trainer:
                 progress.best = Best(resumed.best_weights, **state.best)
         except (KeyError, TypeError):
             raise UserError(f"{self.run}: a checkpoint's state.json is not the state of a run") from None
-        sums, rank = _Sums(self.config.model.latent_size, self.runtime.device), self.runtime.rank
+        sums, rank = Sums(self.config.model.latent_size, self.runtime.device), self.runtime.rank
         rows = resumed.ranks.get("sums")
         if rows is None or rows.shape != (resumed.world_size, *sums.row.shape):
             raise UserError(f"{self.run}: a checkpoint's ranks.safetensors is of another model")
@@ -507,30 +499,32 @@ class Trainer:
         shown = sum(len(sentences) for sentences in plan[: epoch.batches])
         seen = shown
         self.engine.module.train()
-        self.looks.pace()
+        self.rank_sync.reset_pace()
         with Progress(f"{stage.name} {number}", len(lengths), self.runtime.is_main, shown) as bar:
             for sentences in plan[epoch.batches :]:
                 self.step += 1
                 stage.policy.start_step(epoch.batches / len(plan))
                 epoch.batches += 1
-                norm = self._step(stage, (number, epoch.batches), sentences, epoch.sums)
+                key = (stage.name, number, epoch.batches)
+                sums, norm = self.train_step(self.corpus.train, sentences, key, stage.policy.weight, stage.free_bits)
+                epoch.sums.add(sums)
                 if settings.on_nan == "stop":
                     bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
                 seen += len(sentences)
                 last, interval_end = epoch.batches == len(plan), epoch.batches in interval_ends
-                due = self.looks.due()
+                due = self.rank_sync.due()
                 wanted = (epoch.save or epoch.stop) and self.engine.together
                 if due or last or interval_end or wanted or self._scheduled():
-                    look = self._look(bad_step)
-                    if look.bad_step is not None:
-                        batch = plan[epoch.batches - 1 - (self.step - look.bad_step)]
-                        self._stop_at(look.bad_step, batch, stage, progress)
+                    agreed = self._sync(bad_step)
+                    if agreed.bad_step is not None:
+                        batch = plan[epoch.batches - 1 - (self.step - agreed.bad_step)]
+                        self._stop_at(agreed.bad_step, batch, stage, progress)
                     if interval_end:
                         stage.policy.end_interval(epoch.sums.end_interval(self.runtime))
                     epoch.seconds = time.monotonic() - began
                     # Once the last batch is trained, its validation and a checkpoint of both follow.
-                    self._act(look, stage, progress, epoch, save=not last)
-                if bar.shown and (due or last):  # the look has waited for the device
+                    self._act(agreed, stage, progress, epoch, save=not last)
+                if bar.shown and (due or last):  # the sync has waited for the device
                     bar.advance(seen - shown, γ=stage.policy.weight, **epoch.sums.running())
                     shown = seen
         self.engine.gather()
@@ -556,35 +550,35 @@ class Trainer:
         every = self.config.checkpoint.every_steps
         return every is not None and self.step % every == 0
 
-    def _look(self, bad_step: torch.Tensor) -> Look:
+    def _sync(self, bad_step: torch.Tensor) -> Agreement:
         """Look up with the other ranks.
 
         Raises:
             UserError: something could not be written; another start goes on with the run.
         """
         if not self.runtime.is_main:
-            look = self.looks.look(bad_step)
+            agreed = self.rank_sync.sync(bad_step)
         else:
             minutes = self.config.checkpoint.every_minutes
             due = minutes is not None and time.monotonic() - self.saved > 60 * minutes
             failed = self.failure is not None or self.saver.failed
-            look = self.looks.look(bad_step, self.lease.lost, failed, due)
-        if look.overtaken or look.failed:
+            agreed = self.rank_sync.sync(bad_step, self.lease.lost, failed, due)
+        if agreed.overtaken or agreed.failed:
             if not self.runtime.is_main:
                 raise PeerError("the main process tells why")
             self.lease.check()
             self.saver.wait()
             raise self.failure
-        return look
+        return agreed
 
-    def _act(self, look: Look, stage: Stage, progress: StageProgress, epoch: EpochProgress, save: bool) -> None:
-        """Save and stop, as a look or the schedule wants it; later, where the ranks' models are apart just now.
+    def _act(self, agreed: Agreement, stage: Stage, progress: StageProgress, epoch: EpochProgress, save: bool) -> None:
+        """Save and stop if agreed or scheduled; later if the ranks hold different models at this step.
 
         Raises:
             InterruptedRun: a signal asked to stop.
         """
-        epoch.save |= look.save or self._scheduled()
-        epoch.stop |= look.stop
+        epoch.save |= agreed.save or self._scheduled()
+        epoch.stop |= agreed.stop
         if self.engine.together and (epoch.stop or (epoch.save and save)):
             self._save(stage, progress, epoch)
             epoch.save = False
@@ -595,99 +589,6 @@ class Trainer:
         # All wait: launchers end the processes that are left once one has ended.
         self.runtime.on_main(lambda: self.saver.wait())
         raise InterruptedRun(f"{self.run}: interrupted at step {self.step:,} by {self.signals.asked or 'another rank'}")
-
-    def _step(self, stage: Stage, place: tuple[int, int], sentences: np.ndarray, sums: _Sums) -> torch.Tensor:
-        """One optimizer step on a global batch. Adds to ``sums``; returns the gradient's norm, still on the device."""
-        settings, runtime = self.config.optimizer, self.runtime
-        accelerator, micros = runtime.accelerator, settings.accumulation_steps
-        parts = runtime.world_size * micros
-        # The decoder's steps in the longest sentence of the global batch, which sets the shape of the draws.
-        steps = int(self.corpus.train.lengths[sentences].max()) - 1
-        batches = [
-            collate(
-                self.corpus.train,
-                sentences,
-                share(len(sentences), runtime.rank * micros + micro, parts),
-                self.vocabulary.pad,
-            )
-            for micro in range(micros)
-        ]
-        batch_mean = None
-        if stage.free_bits.needs_batch_mean and micros > 1:
-            batch_mean = self._batch_mean_ahead(batches, len(sentences))
-        whole = len(sentences) == settings.batch_size
-        own = share(len(sentences), runtime.rank, runtime.world_size)
-        if own.stop == own.start:
-            own = batches[0].rows  # the dummy's
-        noise = draws.training_noise(
-            self.config.model, own, len(sentences), steps, runtime.device, self.config.seed, stage.name, *place
-        )
-        step_sums = []
-        for batch in batches:
-            # A dummy among sentences takes the first one's draws: it counts nothing.
-            start = batch.rows.start - own.start if batch.count else 0
-            drawn = noise.rows(slice(start, start + len(batch.tokens)))
-            compute = self._micro_batch(stage, batch.count, parts, len(sentences), batch_mean)
-            inputs = [
-                self._on_device(batch.tokens), self._on_device(batch.lengths), *vars(drawn).values(),
-                torch.full((), stage.policy.weight, dtype=torch.float64, device=runtime.device),
-            ]  # fmt: skip
-            with accelerator.accumulate(self.engine.module):
-                if self.graphs is not None and whole:
-                    step_sums.append(self.graphs(stage.name, compute, inputs))
-                else:
-                    step_sums.append(compute(inputs))
-        norm = self.engine.step()
-        sums.add(step_sums, torch.isfinite(norm))
-        return norm
-
-    def _micro_batch(
-        self, stage: Stage, count: int, parts: int, global_batch: int, batch_mean: torch.Tensor | None
-    ) -> Compute:
-        """A forward and backward, as a function of tokens, lengths, the noise's tensors and γ, which returns a row of
-        ``_Sums``.
-
-        Args:
-            count: sentences that count, the first ones.
-            parts: into which the global batch is cut.
-            global_batch: its sentences.
-            batch_mean: where the objective needs it and this micro-batch is not all of the rank's share.
-        """
-
-        def compute(inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
-            tokens, lengths, *noise, kl_weight = inputs
-            re, mean, log_variance = self.engine.module(tokens, lengths, Noise(*noise))
-            # A dummy sentence is left out by selection: 0 × its value would carry a NaN.
-            re, kl = re[:count], kl_per_dimension(mean, log_variance)[:count]
-            bound = batch_mean
-            if stage.free_bits.needs_batch_mean and bound is None:
-                bound = self.runtime.sum(kl.detach().sum(dim=0)) / global_batch
-            kl_term = stage.free_bits.shares(kl, bound)
-            loss = (re + kl_weight * kl_term).sum()
-            # Engines average over ranks, and over micro-batches: this leaves the mean over the global batch. A loss
-            # that is not finite makes every gradient so, and with it the norm that all ranks see.
-            scale = torch.where(loss.detach().isfinite(), parts / global_batch, math.nan)
-            self.runtime.accelerator.backward(loss * scale)
-            with torch.no_grad():
-                return torch.cat([torch.stack([torch.full_like(loss, count), re.sum(), loss]), kl.sum(dim=0)])
-
-        return compute
-
-    def _on_device(self, values: torch.Tensor) -> torch.Tensor:
-        if self.runtime.device.type == "cuda":
-            # From pinned memory, which the host need not wait for.
-            return values.pin_memory().to(self.runtime.device, non_blocking=True)
-        return values
-
-    @torch.no_grad()
-    def _batch_mean_ahead(self, batches: list[Batch], global_batch: int) -> torch.Tensor:
-        """The global batch's mean KL per dimension, which the first micro-batch's gradient needs: one collective."""
-        device = self.runtime.device
-        total = torch.zeros(self.config.model.latent_size, device=device)
-        for batch in batches:
-            _, *posterior = self.engine.module(self._on_device(batch.tokens), self._on_device(batch.lengths))
-            total += kl_per_dimension(*posterior)[: batch.count].sum(dim=0)
-        return self.runtime.sum(total) / global_batch
 
     def _stop_at(self, step: int, batch: np.ndarray, stage: Stage, progress: StageProgress) -> NoReturn:
         """Stop for a step that was not finite, and say what was in its batch."""
@@ -735,7 +636,7 @@ class Trainer:
     def _evaluate(
         self, title: str, sentences: Sentences, epoch: EpochProgress | None = None, importance_samples: int = 0
     ) -> tuple[Scores, SentenceScores]:
-        """Score sentences, looking up with the other ranks between batches.
+        """Score sentences, and sync the ranks between batches.
 
         Raises:
             InterruptedRun: a signal asked to stop.
@@ -743,10 +644,10 @@ class Trainer:
 
         def between_batches(done: int) -> None:
             bar.advance(done)
-            if self.looks.due() and (self._look(self.no_bad_step).stop or (epoch is not None and epoch.stop)):
+            if self.rank_sync.due() and (self._sync(self.no_bad_step).stop or (epoch is not None and epoch.stop)):
                 raise InterruptedRun
 
-        self.looks.pace()
+        self.rank_sync.reset_pace()
         with Progress(title, len(sentences), self.runtime.is_main) as bar:
             settings = self.config.evaluation
             return score(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
@@ -784,7 +685,7 @@ class Trainer:
             latent=scores.latent(self.config, self.config.last_stage),
         )
         self._write(lambda: self._conclude(results, each))
-        self._look(self.no_bad_step)
+        self._sync(self.no_bad_step)
         return results
 
     def _conclude(self, results: Results, each: SentenceScores) -> None:
@@ -796,7 +697,7 @@ class Trainer:
         tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:
-        """Write to the run's folder, on the main process. Of a failure all ranks learn when they next look up."""
+        """Write to the run's folder, on the main process. All ranks learn of a failure at the next rank sync."""
         if self.runtime.is_main:
             try:
                 with writing(self.run):
@@ -892,32 +793,6 @@ class Trainer:
 
 def _copies(tensors: Weights) -> Weights:
     return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-
-
-class _Sums:
-    """What an epoch adds up over this rank's sentences, in float64 on the device, as one row: sentences, RE, objective
-    and KL of each dimension; then sentences and KL as they stood when the last interval of the γ controller ended."""
-
-    def __init__(self, latent_size: int, device: torch.device):
-        self.row = torch.zeros(3 + latent_size + 2, dtype=torch.float64, device=device)
-        self.totals, self._mark = self.row[:-2], self.row[-2:]
-
-    def add(self, parts: list[torch.Tensor], finite: torch.Tensor) -> None:
-        """Add a step's micro-batches, or leave all of them out."""
-        for part in parts:
-            self.totals += torch.where(finite, part, 0)
-
-    def end_interval(self, runtime: Runtime) -> float:
-        """Mean KL over all ranks since the last call: one collective."""
-        now = torch.stack([self.totals[0], self.totals[3:].sum()])
-        sentences, kl = runtime.sum(now - self._mark).tolist()
-        self._mark.copy_(now)
-        return kl / sentences if sentences else math.nan
-
-    def running(self) -> dict[str, float]:
-        """RE and KL so far, of this rank."""
-        sentences, re, _, *kl = self.totals.tolist()
-        return {"RE": re / max(sentences, 1), "KL": sum(kl) / max(sentences, 1)}
 
 
 if __name__ == "__main__":

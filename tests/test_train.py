@@ -1,5 +1,6 @@
 """The training program in one process: the whole recipe, going on, and what it says to bad input."""
 
+import copy
 import gzip
 import json
 import math
@@ -19,16 +20,18 @@ from distvae.data import corpus
 from distvae.data.batches import training_plan
 from distvae.data.captions import generate
 from distvae.data.vocabulary import join
-from distvae.distributed import engine
-from distvae.distributed.interruption import Looks
+from distvae.distributed.engines import replicated
+from distvae.distributed.sync import RankSync
 from distvae.evaluation import scoring as evaluation
 from distvae.model.draws import training_noise
-from distvae.runs.checkpoints import load_export, load_state
+from distvae.runs.checkpoints import Saver, load_export, load_state
 from distvae.runs.results import load_results
 from distvae.system.errors import UserError
 from distvae.system.files import sha256
 from distvae.system.signals import INTERRUPTED
 from distvae.train import main
+from distvae.training import step as train_step
+from distvae.training.step import TrainStep
 from tests.compare import numbers, records
 from tests.conftest import ROOT
 
@@ -297,10 +300,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tiny, tmp_path, monkeyp
 
 
 PLACES = {
-    "within the first epoch": ("_step", 3),
-    "at the end of an epoch": ("_step", 11),
-    "within annealing": ("_step", 31),
-    "within the last epoch": ("_step", 63),
+    "within the first epoch": ("__call__", 3),
+    "at the end of an epoch": ("__call__", 11),
+    "within annealing": ("__call__", 31),
+    "within the last epoch": ("__call__", 63),
     "in the first validation": ("_score_batch", 1),
     "in a validation": ("_score_batch", 4),
     "in the test": ("_score_batch", 7),
@@ -315,7 +318,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
 ):
     run = tmp_path / "run"
     name, count = PLACES[place]
-    owner = program.Trainer if name == "_step" else evaluation
+    owner = TrainStep if name == "__call__" else evaluation
     real, calls = getattr(owner, name), []
 
     def interrupt(*arguments):
@@ -332,7 +335,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["start"]) == ("interrupted", 1)
     state = load_state((run / "checkpoints" / "latest").resolve())
-    if name == "_step":  # at this pace nobody looks up before 50 steps, or the end of the epoch
+    if name == "__call__":  # at this pace no rank sync comes before 50 steps, or the end of the epoch
         assert state.step == (count + 10) // 11 * 11
     assert main([str(tiny), f"run={run}"]) == 0
     assert f"going on from {run}/checkpoints/start-0001-step-{state.step:09d}" in capsys.readouterr().out
@@ -343,15 +346,20 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
 
 
 def test_told_twice_a_run_ends_at_once(tiny, tmp_path, monkeypatch):
-    run, step = tmp_path / "run", program.Trainer._step
+    run, step, save, calls = tmp_path / "run", TrainStep.__call__, Saver.save, []
 
     def interrupt(self, *arguments):
-        if self.step in (14, 15):
-            self.saver.wait()  # the end at once does not
+        calls.append(None)
+        if len(calls) in (14, 15):
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, *arguments)
 
-    monkeypatch.setattr(program.Trainer, "_step", interrupt)
+    def save_at_once(self, checkpoint):
+        save(self, checkpoint)
+        self.wait()  # a program that ends at once does not
+
+    monkeypatch.setattr(TrainStep, "__call__", interrupt)
+    monkeypatch.setattr(Saver, "save", save_at_once)
     assert main([str(tiny), f"run={run}"]) == 130
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
     assert load_state((run / "checkpoints" / "latest").resolve()).step == 11
@@ -359,13 +367,13 @@ def test_told_twice_a_run_ends_at_once(tiny, tmp_path, monkeypatch):
 
 def test_a_run_is_saved_every_so_many_steps_and_minutes(tiny, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(program.Saver, "save", lambda self, each: saved.append((each.state.step, each.state.batches)))
+    monkeypatch.setattr(Saver, "save", lambda self, each: saved.append((each.state.step, each.state.batches)))
     assert main([str(tiny), f"run={tmp_path / 'steps'}", "pretrain.max_epochs=0", "checkpoint.every_steps=4"]) == 0
     ends = [(11 * epoch, 0) for epoch in range(1, 5)]
     # Step 44 ends an epoch, which is saved with its validation.
     assert saved == sorted([*((step, step % 11) for step in range(4, 44, 4)), *ends])
     saved.clear()
-    monkeypatch.setattr(Looks, "due", lambda self: True)
+    monkeypatch.setattr(RankSync, "due", lambda self: True)
     clock = "checkpoint.every_minutes=1e-9"
     assert main([str(tiny), f"run={tmp_path / 'clock'}", "pretrain.max_epochs=0", "train.max_epochs=1", clock]) == 0
     assert saved == [*((step, step) for step in range(1, 11)), (11, 0)]
@@ -391,14 +399,15 @@ def straight(tiny, tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_killed_within_an_epoch_goes_on_to_the_same_bits(straight, tiny, tmp_path, monkeypatch, method, step):
     settings = [*METHODS[method], "checkpoint.every_steps=3", "train.max_epochs=3"]
-    real = program.Trainer._step
+    real, calls = TrainStep.__call__, []
 
     def kill(self, *arguments):
-        if self.step == step:
+        calls.append(None)
+        if len(calls) == step:
             raise Killed
         return real(self, *arguments)
 
-    monkeypatch.setattr(program.Trainer, "_step", kill)
+    monkeypatch.setattr(TrainStep, "__call__", kill)
     with pytest.raises(Killed):
         main([str(tiny), f"run={tmp_path / 'killed'}", *settings])
     monkeypatch.undo()
@@ -646,15 +655,16 @@ def test_a_pretraining_of_another_size_or_vocabulary_is_refused(finished, refuse
 
 def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
-    step = program.Trainer._step
+    step, calls = TrainStep.__call__, []
 
-    def poison(self, stage, place, sentences, sums):
-        if self.step == 15:  # in the second epoch of 11 steps
+    def poison(self, *arguments):
+        calls.append(None)
+        if len(calls) == 15:  # in the second epoch of 11 steps
             with torch.no_grad():
-                self.model.decoder.output.weight[7, 3] = math.inf
-        return step(self, stage, place, sentences, sums)
+                self.engine.module.decoder.output.weight[7, 3] = math.inf
+        return step(self, *arguments)
 
-    monkeypatch.setattr(program.Trainer, "_step", poison)
+    monkeypatch.setattr(TrainStep, "__call__", poison)
     assert main([str(tiny), f"run={run}"]) == 2
     said = capsys.readouterr().err
     assert "the loss or gradient of step 15, on sentences" in said
@@ -674,7 +684,7 @@ def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, 
 
 def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, monkeypatch):
     """It moves no weight, and is missing in the sums, the counts and what steers γ."""
-    run, step = tmp_path / "run", engine.Replicated.step
+    run, step = tmp_path / "run", replicated.Replicated.step
 
     def poison(self):
         self.calls = getattr(self, "calls", 0) + 1
@@ -686,7 +696,7 @@ def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, monkeypatch):
             assert equal(before, self._parameters)
         return norm
 
-    monkeypatch.setattr(engine.Replicated, "step", poison)
+    monkeypatch.setattr(replicated.Replicated, "step", poison)
     assert main([str(tiny), f"run={run}", "optimizer.on_nan=skip", "kl.every_steps=4"]) == 0
     rows = records(run)
     assert [row["train"]["skipped"] for row in rows] == [8, 0, 8, 0, 0, 0]
@@ -696,16 +706,17 @@ def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_counts_though_its_gradient_is(tiny, tmp_path, capsys, monkeypatch):
     """While γ is 0, an infinite KL has no gradient. The step is one of those to be saved, and is not."""
-    run, step = tmp_path / "run", program.Trainer._step
+    run, step, calls = tmp_path / "run", TrainStep.__call__, []
 
     def poison(self, *arguments):
-        if self.step == 15:
+        calls.append(None)
+        if len(calls) == 15:
             with torch.no_grad():
-                self.model.encoder.posterior.bias[0] = 1e30
+                self.engine.module.encoder.posterior.bias[0] = 1e30
         return step(self, *arguments)
 
-    monkeypatch.setattr(program.Trainer, "_step", poison)
-    monkeypatch.setattr(program, "kl_per_dimension", lambda mean, log_variance: mean.square() * 1e30)
+    monkeypatch.setattr(TrainStep, "__call__", poison)
+    monkeypatch.setattr(train_step, "kl_per_dimension", lambda mean, log_variance: mean.square() * 1e30)
     assert main([str(tiny), f"run={run}", "checkpoint.every_steps=5"]) == 2
     said = capsys.readouterr().err
     assert "the loss or gradient of step 15, on sentences" in said
@@ -713,7 +724,7 @@ def test_a_loss_that_is_not_finite_counts_though_its_gradient_is(tiny, tmp_path,
 
 
 def test_an_epoch_in_which_no_step_is_finite_stops_the_run(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(program, "kl_per_dimension", lambda mean, log_variance: mean / 0)
+    monkeypatch.setattr(train_step, "kl_per_dimension", lambda mean, log_variance: mean / 0)
     assert main([str(tiny), f"run={tmp_path / 'run'}", "optimizer.on_nan=skip"]) == 2
     said = capsys.readouterr().err
     assert "every step is not finite (pretrain, epoch 1)" in said
@@ -730,26 +741,19 @@ def test_a_score_that_is_not_finite_stops_the_run(tiny, tmp_path, capsys):
 
 def test_a_step_that_is_not_finite_moves_no_weight(tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    seen = {}
-    train_epoch, step = program.Trainer._train_epoch, engine.Replicated.step
-
-    def remember(self, *arguments):
-        seen["trainer"] = self
-        return train_epoch(self, *arguments)
+    seen, calls, step = {}, [], replicated.Replicated.step
 
     def poison(self):
-        trainer = seen["trainer"]
-        if trainer.step == 5:
-            spoil(next(iter(trainer.model.parameters())).grad, math.nan)
-            seen["before"] = trainer._weights()
-        if trainer.step == 6:
-            seen["after"] = trainer._weights()
+        calls.append(None)
+        if len(calls) == 5:
+            spoil(next(self.module.parameters()).grad, math.nan)
+        if len(calls) in (5, 6):
+            seen[len(calls)] = copy.deepcopy(self.module.state_dict())
         return step(self)
 
-    monkeypatch.setattr(program.Trainer, "_train_epoch", remember)
-    monkeypatch.setattr(engine.Replicated, "step", poison)
+    monkeypatch.setattr(replicated.Replicated, "step", poison)
     assert main([str(tiny), f"run={run}"]) == 2
-    assert equal(seen["before"], seen["after"])
+    assert equal(seen[5], seen[6])
 
 
 def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, capsys):

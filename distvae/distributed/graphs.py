@@ -1,37 +1,38 @@
-"""CUDA graphs of training steps: the kernels of a forward and backward, recorded once for each shape and played again.
+"""CUDA graphs of training steps: the kernels of a forward and backward, recorded once per shape and then replayed.
 
-A step of a model as small as this one takes a GPU less time than it takes to launch its kernels one by one.
+A GPU runs a step of so small a model in less time than it takes to launch the kernels one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Runs of a step before it is recorded: in them libraries choose their ways and take their memory.
+# Eager runs before a step is recorded, in which libraries choose their algorithms and allocate memory.
 WARM_UP = 3
 
-# Shapes that are recorded; batches of more shapes run as ever.
+# The most shapes to record. Batches of further shapes run eagerly.
 MOST = 64
 
-Compute = Callable[[Sequence["Tensor | None"]], Tensor]
+Compute = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class _Recorded:
     graph: torch.cuda.CUDAGraph
-    inputs: tuple[Tensor | None, ...]
+    inputs: dict[str, Tensor]
     output: Tensor
 
 
 class GraphedSteps:
-    """Runs ``compute(inputs)``, which leaves gradients, by playing a record of it.
+    """Runs ``compute(**inputs)``, which leaves gradients, by replaying a recording of it.
 
     Args:
-        parameters: whose gradients it leaves. They are the same tensors after every call, and hold that call's alone.
+        parameters: receive the gradients. A parameter has the same gradient tensor after every call; it holds the
+            gradient of that call only.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]):
@@ -40,43 +41,42 @@ class GraphedSteps:
         self._recorded: dict[Hashable, _Recorded] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, key: Hashable, compute: Compute, inputs: Sequence[Tensor | None]) -> Tensor:
-        """What ``compute(inputs)`` returns, in a tensor that the next call with this key writes anew.
+    def __call__(self, key: Hashable, compute: Compute, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return ``compute(**inputs)``, in a tensor that the next call with this key overwrites.
 
         Args:
-            key: of all that ``compute`` depends on beside its inputs' values; their shapes are added to it.
+            key: all that ``compute`` depends on, except the names, shapes and values of ``inputs``.
         """
-        key = (key, *(None if value is None else value.shape for value in inputs))
+        key = (key, *((name, value.shape) for name, value in inputs.items()))
         for p, gradient in zip(self._parameters, self._gradients, strict=True):
             p.grad = gradient
         if key not in self._recorded:
             if len(self._recorded) == MOST:
-                return self._plain(compute, inputs)
+                return self._eager(compute, inputs)
             self._recorded[key] = self._record(compute, inputs)
         recorded = self._recorded[key]
-        for held, value in zip(recorded.inputs, inputs, strict=True):
-            if held is not None:
-                held.copy_(value, non_blocking=True)
+        for name, held in recorded.inputs.items():
+            held.copy_(inputs[name], non_blocking=True)
         recorded.graph.replay()
         return recorded.output
 
     def clear(self) -> None:
-        """Forget all records: steps of another kind begin."""
+        """Forget all recordings, because steps of another kind begin."""
         self._recorded.clear()
 
-    def _plain(self, compute: Compute, inputs: Sequence[Tensor | None]) -> Tensor:
+    def _eager(self, compute: Compute, inputs: Mapping[str, Tensor]) -> Tensor:
         torch._foreach_zero_(self._gradients)
-        return compute(inputs)
+        return compute(**inputs)
 
-    def _record(self, compute: Compute, inputs: Sequence[Tensor | None]) -> _Recorded:
-        held = tuple(None if value is None else value.clone() for value in inputs)
+    def _record(self, compute: Compute, inputs: Mapping[str, Tensor]) -> _Recorded:
+        held = {name: value.clone() for name, value in inputs.items()}
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(WARM_UP):
-                self._plain(compute, held)
+                self._eager(compute, held)
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            output = self._plain(compute, held)
+            output = self._eager(compute, held)
         return _Recorded(graph, held, output)

@@ -95,7 +95,7 @@ class Runtime:
             # Its hook chains collectives in a thread for each bucket, which race over gloo, and what it sends is small:
             # it gets all gradients in one bucket.
             kwargs.append(DistributedDataParallelKwargs(bucket_cap_mb=2**20))
-        # FSDP2 is the business of engine.py: Accelerate carries it on GPUs alone, and must not take it for its own.
+        # FSDP2 is the business of the engine: Accelerate carries it on GPUs alone, and must not take it for its own.
         with _hidden("ACCELERATE_USE_FSDP"), _launched_well():
             self.accelerator = Accelerator(
                 # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are

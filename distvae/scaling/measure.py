@@ -9,16 +9,20 @@ import contextlib
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from datasets import Dataset
 from rich.table import Table
 from torch import Tensor
 
 from distvae.config.schema import Config
-from distvae.distributed.engine import make_engine
+from distvae.data.corpus import Sentences
+from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
-from distvae.methods.kl import kl_per_dimension
+from distvae.methods.free_bits import NoFreeBits
 from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
 from distvae.scaling.costs import (
@@ -32,12 +36,15 @@ from distvae.scaling.costs import (
     step_collectives,
 )
 from distvae.system.errors import UserError
+from distvae.training.step import TrainStep
 
 # Bytes of the all-reduces that are timed: 1 KiB to 64 MiB.
 SIZES = tuple(4**i * 2**10 for i in range(9))
 
 # Rounds before those that count: in them DDP lays out its buckets, and libraries choose their ways.
 WARM_UP = 3
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,18 @@ def measure(
             f"the model of what steps cost is fitted to plain DDP, and these processes run {runtime.engine}"
         )
     processes = runtime.world_size
-    all_reduce, network = {}, Network(0.0, float("inf"))
+    all_reduce: dict[int, float] = {}
+    network = Network(0.0, float("inf"))
     if processes > 1:
         values = {size: torch.zeros(size // 4, device=runtime.device) for size in SIZES}
-        all_reduce = _seconds(runtime, {size: lambda v=v: runtime.sum(v) for size, v in values.items()}, rounds)
+        all_reduce = _seconds(runtime, {size: partial(runtime.sum, v) for size, v in values.items()}, rounds)
         network = fit_network(all_reduce, processes)
-    trainer = Trainer(runtime, config, vocabulary_size, tokens)
+    random = RandomSteps(runtime, config, vocabulary_size, tokens)
     many = 16 * max(each) * processes
-    actions: dict[Hashable, Callable[[], object]] = {"draws": lambda: trainer.draw(0, many)}
-    actions |= {(n, False): lambda n=n: trainer.step(n, send=False) for n in each}
+    actions: dict[tuple[int, bool] | str, Callable[[], object]] = {"draws": lambda: random.draw(many)}
+    actions |= {(n, False): partial(random.step, n, send=False) for n in each}
     if processes > 1:
-        actions |= {(n, True): lambda n=n: trainer.step(n, send=True) for n in each}
+        actions |= {(n, True): partial(random.step, n, send=True) for n in each}
     seconds = _seconds(runtime, actions, rounds)
     draw_rate = many * work.draws / seconds["draws"]
     flops, overhead = fit_compute({n: seconds[n, False] - n * processes * work.draws / draw_rate for n in each}, work)
@@ -143,39 +151,37 @@ def tables(found: Measurement) -> list[Table]:
     return [*shown, steps]
 
 
-class Trainer:
-    """A training step as the program makes it, on sentences of one length made up at random."""
+class RandomSteps:
+    """Training steps on random sentences of one length, ``tokens`` + 1 ids each."""
 
     def __init__(self, runtime: Runtime, config: Config, vocabulary_size: int, tokens: int):
-        self.runtime, self.config, self.tokens = runtime, config, tokens
-        self.vocabulary_size = vocabulary_size
+        self.runtime, self.tokens = runtime, tokens
+        self._vocabulary_size = vocabulary_size
         self.model = model_of(config, vocabulary_size, pad=0, unknown=1)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
         self.model.to(runtime.device)
-        self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
+        self._engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
+        self._train_step = TrainStep(runtime, self._engine, config, pad=0)
+        self._sentences: dict[int, Sentences] = {}
 
-    def draw(self, each: int, batch: int) -> Noise:
-        """The draws for a global batch, of which this process keeps those of ``each`` sentences."""
-        rows, device = slice(self.runtime.rank * each, (self.runtime.rank + 1) * each), self.runtime.device
-        return draws.training_noise(self.config.model, rows, batch, self.tokens, device, self.config.seed, "measure")
+    def draw(self, batch: int) -> Noise:
+        """Draw the noise of a global batch, as every step does."""
+        return self._train_step.noise(slice(0, 0), batch, self.tokens, "measure")
 
     def step(self, each: int, send: bool) -> None:
-        """A step on ``each`` sentences of every process."""
-        with contextlib.nullcontext() if send else self.runtime.accelerator.no_sync(self.engine.module):
-            self._step(each)
+        """Make a step on ``each`` sentences per process."""
+        batch = np.arange(each * self.runtime.world_size)
+        if each not in self._sentences:
+            self._sentences[each] = self._random(len(batch))
+        with contextlib.nullcontext() if send else self.runtime.accelerator.no_sync(self._engine.module):
+            self._train_step(self._sentences[each], batch, ("measure", 1, 1), 1.0, NoFreeBits())
 
-    def _step(self, each: int) -> None:
-        runtime, device = self.runtime, self.runtime.device
-        noise = self.draw(each, each * runtime.world_size)
-        sentences = torch.randint(2, self.vocabulary_size, (each, self.tokens + 1), device=device)
-        lengths = torch.full((each,), self.tokens + 1, device=device)
-        re, mean, log_variance = self.engine.module(sentences, lengths, noise)
-        loss = (re + kl_per_dimension(mean, log_variance).sum(dim=1)).mean()
-        runtime.accelerator.backward(loss)
-        self.engine.step()
+    def _random(self, count: int) -> Sentences:
+        ids = np.random.default_rng(0).integers(2, self._vocabulary_size, (count, self.tokens + 1))
+        return Sentences(Dataset.from_dict({"ids": list(ids)}))
 
 
-def _seconds(runtime: Runtime, actions: dict[Hashable, Callable[[], object]], rounds: int) -> dict[Hashable, float]:
+def _seconds(runtime: Runtime, actions: dict[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
     """Time each action; all take turns, so that what else the machine does falls on all."""
     device = runtime.device
     times = torch.zeros(runtime.world_size, len(actions), rounds, dtype=torch.float64, device=device)

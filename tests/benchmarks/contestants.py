@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,18 +18,19 @@ import numpy as np
 import torch
 import yaml
 
-from distvae import train
 from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
 from distvae.data.batches import Plan, collate, training_plan
+from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate
 from distvae.model import draws
-from distvae.runs.attempts import Lease
-from distvae.runs.resume import open_run
+from distvae.model.vae import initialise, model_of
 from distvae.scaling.measure import wait
-from distvae.system.signals import Signals
+from distvae.train import stages_of
+from distvae.training import step
+from distvae.training.step import Sums, TrainStep, graphed_steps
 from tests.benchmarks.machine import device, memory
 from tests.benchmarks.sentences import write_sentences
 from tests.benchmarks.textbook import TextbookTraining, TextbookVAE, importance_weighted_nll
@@ -71,39 +71,45 @@ def prepare(folder: Path, overrides: tuple[str, ...], sentences: int) -> Contest
 
 
 class Ours:
-    """The trainer of ``distvae/train.py``, and its evaluation."""
+    """The program's training step and its evaluation."""
 
     def __init__(self, contest: Contest, *overrides: str):
-        self._folder = tempfile.TemporaryDirectory(prefix="distvae-benchmark-")
-        run = Path(self._folder.name, "run")
-        config = contest.load(f"run={run}", *overrides)
+        config = self.config = contest.load(*overrides)
         self.runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
-        opening = open_run(config, run, self.runtime.processes)
-        lease = Lease(run, opening.start)
-        with contextlib.redirect_stdout(None):
-            self.trainer = train.Trainer(config, run, self.runtime, opening, Signals(), lease, train.Caller())
-        self.stage = train.stages_of(config)[0]
-        self.sums = train._Sums(config.model.latent_size, self.runtime.device)
-        self.trainer.engine.module.train()
+        self.corpus = corpus.load(corpus.prepare(config.data, progress=False))
+        pad, unknown = self.corpus.vocabulary.pad, self.corpus.vocabulary.unknown
+        self.model = model_of(config, len(self.corpus.vocabulary), pad, unknown)
+        initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
+        self.model.to(self.runtime.device)
+        self.engine = make_engine(self.runtime, self.model, config.optimizer, config.speed.embedding_gradients)
+        graphs = None
+        if config.speed.cuda_graphs:
+            parameters = list(self.model.parameters())
+            graphs = graphed_steps(self.runtime, parameters, config.optimizer.accumulation_steps)
+        self.step = TrainStep(self.runtime, self.engine, config, pad, graphs)
+        self.stage = stages_of(config)[0]
+        self.sums = Sums(config.model.latent_size, self.runtime.device)
+        self.engine.module.train()
         self.contest, self.bf16 = contest, config.optimizer.mixed_precision == "bf16"
-        self.scored = some_of(self.trainer.corpus.valid, contest.sentences)
+        self.scored = some_of(self.corpus.valid, contest.sentences)
 
     def train(self, batch_size: int, first: int, count: int) -> float:
         """Seconds of ``count`` steps, from the ``first`` of an epoch on."""
-        plan = plan_of(self.trainer.corpus, batch_size)
+        plan, stage = plan_of(self.corpus, batch_size), self.stage
         began = time.perf_counter()
         for i in range(first, first + count):
-            self.trainer._step(self.stage, (1, i), plan[i % len(plan)], self.sums)
+            batch, key = plan[i % len(plan)], (stage.name, 1, i)
+            self.sums.add(self.step(self.corpus.train, batch, key, stage.policy.weight, stage.free_bits).sums)
         wait(self.runtime.device)
         return time.perf_counter() - began
 
     def parts(self, batch_size: int, first: int, count: int) -> dict[str, float]:
         """Seconds of the parts of ``count`` steps, waiting for the device after each."""
         seconds = dict.fromkeys(PARTS, 0.0)
-        accelerator, engine = self.runtime.accelerator, self.trainer.engine
+        accelerator, engine = self.runtime.accelerator, self.engine
         with contextlib.ExitStack() as stack:
             for holder, name, part in [
-                (train, "collate", "data"),
+                (step, "collate", "data"),
                 (draws, "training_noise", "noise"),
                 (engine.module, "forward", "forward"),
                 (accelerator, "backward", "backward"),
@@ -115,10 +121,10 @@ class Ours:
 
     def score(self) -> tuple[float, float]:
         """Seconds of the importance-weighted NLL of some sentences, and its mean."""
-        settings = self.trainer.config.evaluation
+        settings = self.config.evaluation
         settings = replace(settings, batch_size=_TOGETHER, mixed_precision="bf16" if self.bf16 else "no")
         began = time.perf_counter()
-        scores = evaluate(self.trainer.model, self.scored, settings, self.runtime, self.contest.samples)
+        scores = evaluate(self.model, self.scored, settings, self.runtime, self.contest.samples)
         return time.perf_counter() - began, scores.nll.mean
 
     @contextlib.contextmanager
@@ -140,7 +146,7 @@ class Ours:
             setattr(holder, name, plain)
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {name: value.cpu().numpy() for name, value in self.trainer.model.state_dict().items()}
+        return {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
 
 
 class Textbook:

@@ -37,7 +37,7 @@ from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate, mutual_information
 from distvae.model.vae import Posterior
 from distvae.scaling.costs import count_work, plain_table
-from distvae.scaling.measure import Trainer, wait
+from distvae.scaling.measure import RandomSteps, wait
 from distvae.system.cores import usable_cores
 from tests.benchmarks.machine import CONSOLE, device, memory
 
@@ -227,7 +227,7 @@ def model_costs(base: Sizes, growth: dict[str, Sequence[int]], splits: Sequence[
         config = Config(model=_model(sizes))
         trained = replace(sizes, samples=0)
         if trained not in trainers:
-            trainers[trained] = Trainer(runtime, config, sizes.vocabulary, sizes.tokens)
+            trainers[trained] = RandomSteps(runtime, config, sizes.vocabulary, sizes.tokens)
             actions["step", trained] = lambda trainer=trainers[trained]: trainer.step(BATCH, send=True)
         model, sentences = trainers[trained].model, random_sentences(sizes)
         actions["score", sizes] = lambda model=model, sentences=sentences, sizes=sizes, config=config: evaluate(

@@ -4,16 +4,18 @@ import math
 import os
 import sys
 
-from distvae import train as program
+from distvae.train import main
+from distvae.training import step
+from distvae.training.step import TrainStep
 
-step, kl_per_dimension = program.Trainer._step, program.kl_per_dimension
+make_step, kl_per_dimension = TrainStep.__call__, step.kl_per_dimension
 now = 0
 
 
 def note(self, *arguments):
     global now
-    now = self.step
-    return step(self, *arguments)
+    now += 1
+    return make_step(self, *arguments)
 
 
 def poisoned(mean, log_variance):
@@ -21,5 +23,5 @@ def poisoned(mean, log_variance):
     return kl_per_dimension(mean, log_variance) * (math.nan if here else 1)
 
 
-program.Trainer._step, program.kl_per_dimension = note, poisoned
-sys.exit(program.main(sys.argv[1:]))
+TrainStep.__call__, step.kl_per_dimension = note, poisoned
+sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from distvae.config.load import load_config
 from distvae.distributed.runtime import Runtime
-from distvae.scaling.measure import Trainer
+from distvae.scaling.measure import RandomSteps
 
 ITEM = {"float": 4, "double": 8, "c10::BFloat16": 2}
 
@@ -52,16 +52,16 @@ def training(vocabulary_size: str, *config: str) -> list[tuple[str, int]]:
     settings = load_config(config[0], config[1:])
     runtime = Runtime(settings.optimizer, settings.communication, settings.cpu_threads)
     try:
-        trainer = Trainer(runtime, settings, int(vocabulary_size), TOKENS)
+        random = RandomSteps(runtime, settings, int(vocabulary_size), TOKENS)
 
         def steps(count: int) -> None:
             for _ in range(count):
-                trainer.step(1, send=True)
+                random.step(1, send=True)
 
         steps(WARM_UP)
         return messages(lambda: steps(settings.communication.local_sgd_steps or 1))
     finally:
-        trainer = None
+        random = None
         runtime.close()
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from distvae.config.load import load_config
 from distvae.data import corpus
 from distvae.data.batches import collate, share, training_plan
-from distvae.distributed.engine import Replicated
+from distvae.distributed.engines.replicated import Replicated
 from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
 from distvae.model.vae import TextVAE, initialise

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from distvae.config.schema import ModelConfig, OptimizerConfig
-from distvae.distributed.engine import Replicated, load_optimizer_state, make_engine, optimizer_state, set_learning_rate
+from distvae.distributed.engines import make_engine
+from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
+from distvae.distributed.engines.replicated import Replicated
 from distvae.distributed.runtime import Runtime
 from distvae.model.vae import Noise, TextVAE
 from distvae.system.errors import UserError

@@ -2,7 +2,7 @@
 
 import torch
 
-from distvae import train as program
+from distvae import train
 from distvae.distributed import graphs
 from distvae.distributed.graphs import GraphedSteps
 from distvae.train import main
@@ -16,7 +16,7 @@ class Graph:
         self.steps, self.compute, self.held, self.output = steps, compute, held, output
 
     def replay(self):
-        self.output.copy_(self.steps._plain(self.compute, self.held))
+        self.output.copy_(self.steps._eager(self.compute, self.held))
 
 
 class StandIn(GraphedSteps):
@@ -26,17 +26,16 @@ class StandIn(GraphedSteps):
         self._recorded = {}
 
     def _record(self, compute, inputs):
-        held = tuple(None if value is None else value.clone() for value in inputs)
+        held = {name: value.clone() for name, value in inputs.items()}
         for _ in range(graphs.WARM_UP):
-            output = self._plain(compute, held)
+            output = self._eager(compute, held)
         return graphs._Recorded(Graph(self, compute, held, output), held, output)
 
 
 def steps_of(*weights):
     parameters = [torch.nn.Parameter(torch.tensor(weight)) for weight in weights]
 
-    def compute(inputs):
-        x, y = inputs
+    def compute(x, y=None):
         loss = (parameters[0] * x).sum() + (0 if y is None else (parameters[1] * y).sum())
         loss.backward()
         return loss.detach()
@@ -48,7 +47,7 @@ def test_a_step_that_is_played_again_takes_new_values_and_leaves_their_gradients
     parameters, compute = steps_of([1.0, 2.0], [3.0])
     steps = StandIn(parameters)
     for x, y in [([1.0, 1.0], [1.0]), ([2.0, 5.0], [7.0]), ([0.0, 1.0], [2.0])]:
-        assert steps("a", compute, [torch.tensor(x), torch.tensor(y)]) == x[0] + 2 * x[1] + 3 * y[0]
+        assert steps("a", compute, {"x": torch.tensor(x), "y": torch.tensor(y)}) == x[0] + 2 * x[1] + 3 * y[0]
         assert [p.grad.tolist() for p in parameters] == [x, y]
         for p in parameters:
             p.grad = None  # as the optimizer leaves them
@@ -58,21 +57,21 @@ def test_a_step_that_is_played_again_takes_new_values_and_leaves_their_gradients
 def test_what_is_forgotten_is_recorded_anew():
     parameters, compute = steps_of([1.0], [3.0])
     steps = StandIn(parameters)
-    steps("a", compute, [torch.ones(1), torch.ones(1)])
+    steps("a", compute, {"x": torch.ones(1), "y": torch.ones(1)})
     steps.clear()
     assert not steps._recorded
-    assert steps("a", compute, [torch.tensor([5.0]), torch.ones(1)]) == 8
+    assert steps("a", compute, {"x": torch.tensor([5.0]), "y": torch.ones(1)}) == 8
     assert len(steps._recorded) == 1
 
 
 def test_each_shape_and_key_has_a_record_of_its_own_and_all_share_the_gradients():
     parameters, compute = steps_of([1.0], [3.0])
     steps = StandIn(parameters)
-    steps("a", compute, [torch.ones(1), torch.ones(1)])
+    steps("a", compute, {"x": torch.ones(1), "y": torch.ones(1)})
     held = [p.grad for p in parameters]
-    steps("a", compute, [torch.ones(2), torch.ones(1)])
-    steps("b", compute, [torch.ones(1), torch.ones(1)])
-    steps("a", compute, [torch.ones(1), None])
+    steps("a", compute, {"x": torch.ones(2), "y": torch.ones(1)})
+    steps("b", compute, {"x": torch.ones(1), "y": torch.ones(1)})
+    steps("a", compute, {"x": torch.ones(1)})
     assert len(steps._recorded) == 4
     assert all(p.grad is gradient for p, gradient in zip(parameters, held, strict=True))
     assert [p.grad.item() for p in parameters] == [1, 0]
@@ -83,7 +82,7 @@ def test_shapes_beyond_the_limit_run_without_a_record(monkeypatch):
     parameters, compute = steps_of([1.0], [3.0])
     steps = StandIn(parameters)
     for size in (1, 2, 2, 1):
-        assert steps("a", compute, [torch.full((size,), 2.0), torch.ones(1)]) == 2 * size + 3
+        assert steps("a", compute, {"x": torch.full((size,), 2.0), "y": torch.ones(1)}) == 2 * size + 3
         assert parameters[0].grad.item() == 2 * size
     assert len(steps._recorded) == 1
 
@@ -94,11 +93,11 @@ def test_a_training_of_recorded_steps_is_the_training(tiny, tmp_path, monkeypatc
     assert main([str(tiny), f"run={plain}", *method]) == 0
     used = []
 
-    def stand_in(self):
-        used.append(StandIn(list(self.model.parameters())))
+    def stand_in(runtime, parameters, accumulation_steps):
+        used.append(StandIn(parameters))
         return used[-1]
 
-    monkeypatch.setattr(program.Trainer, "_graphs", stand_in)
+    monkeypatch.setattr(train, "graphed_steps", stand_in)
     assert main([str(tiny), f"run={played}", *method, "speed.cuda_graphs=true"]) == 0
     assert len(used[0]._recorded) > 2
     assert numbers(played) == numbers(plain)
@@ -106,4 +105,4 @@ def test_a_training_of_recorded_steps_is_the_training(tiny, tmp_path, monkeypatc
 
 def test_graphs_are_refused_where_there_is_no_gpu(tiny, tmp_path, capsys):
     assert main([str(tiny), f"run={tmp_path / 'run'}", "speed.cuda_graphs=true"]) == 2
-    assert "speed.cuda_graphs needs a process alone on a GPU" in capsys.readouterr().err
+    assert "speed.cuda_graphs needs a single process on a GPU" in capsys.readouterr().err

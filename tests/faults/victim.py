@@ -21,6 +21,7 @@ from pathlib import Path
 from distvae import train
 from distvae.evaluation import scoring as evaluation
 from distvae.runs import attempts, checkpoints
+from distvae.training.step import TrainStep
 
 # What a save is made of, as the standard library reaches them too.
 CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
@@ -168,12 +169,12 @@ class Places:
         checkpoints.save_file, Path.write_text, Path.open = half_saved, half_written, half_appended
 
     def _interrupt_training(self, trainer: type) -> None:
-        step, run_stage, score_batch = trainer._step, trainer._run_stage, evaluation._score_batch
+        step, run_stage, score_batch = TrainStep.__call__, trainer._run_stage, evaluation._score_batch
 
-        def before_step(trainer, stage, *args):
-            self.step = trainer.step
+        def before_step(train_step, *args):
+            self.step += 1
             self.visit("step", f"before step {self.step}")
-            return step(trainer, stage, *args)
+            return step(train_step, *args)
 
         def around_stage(trainer, stage, resumed):
             if stage.name == "train" and resumed is None:
@@ -186,7 +187,7 @@ class Places:
             self.visit("evaluation" if importance_samples else "validation", "before a batch")
             return score_batch(model, batch, numbers, settings, importance_samples, device)
 
-        trainer._step, trainer._run_stage, evaluation._score_batch = before_step, around_stage, before_batch
+        TrainStep.__call__, trainer._run_stage, evaluation._score_batch = before_step, around_stage, before_batch
 
 
 _rename = os.rename  # as it is without places

@@ -10,9 +10,9 @@ import time
 import pytest
 import torch
 
-from distvae.distributed import interruption
-from distvae.distributed.interruption import Look, Looks
+from distvae.distributed import sync
 from distvae.distributed.runtime import Runtime
+from distvae.distributed.sync import Agreement, RankSync
 from distvae.system.signals import INTERRUPTED, SIGNALS, Signals
 
 
@@ -130,35 +130,35 @@ def rank(stop=0.0, overtaken=0.0, failed=0.0, save=0.0, seconds=0.0, bad_step=ma
     return torch.tensor([stop, overtaken, failed, save, seconds, -bad_step], dtype=torch.float64)
 
 
-def test_alone_a_look_tells_what_one_knows():
+def test_a_single_rank_agrees_with_itself():
     runtime, signals = Runtime(), Signals()
-    looks = Looks(runtime, signals)
-    assert looks.look(NONE) == Look(False, False, False, False, None)
-    assert looks.look(torch.tensor(15.0, dtype=torch.float64), save=True) == Look(False, False, False, True, 15)
+    ranks = RankSync(runtime, signals)
+    assert ranks.sync(NONE) == Agreement(False, False, False, False, None)
+    assert ranks.sync(torch.tensor(15.0, dtype=torch.float64), save=True) == Agreement(False, False, False, True, 15)
     signals.asked = "SIGTERM"
-    assert looks.look(NONE, overtaken=True, failed=True) == Look(True, True, True, False, None)
+    assert ranks.sync(NONE, overtaken=True, failed=True) == Agreement(True, True, True, False, None)
     runtime.close()
 
 
 def test_what_one_rank_knows_all_learn():
     for other, expected in [
-        (rank(stop=1), Look(True, False, False, False, None)),
-        (rank(overtaken=1), Look(False, True, False, False, None)),
-        (rank(failed=1, save=1), Look(False, False, True, True, None)),
-        (rank(bad_step=7), Look(False, False, False, False, 7)),
+        (rank(stop=1), Agreement(True, False, False, False, None)),
+        (rank(overtaken=1), Agreement(False, True, False, False, None)),
+        (rank(failed=1, save=1), Agreement(False, False, True, True, None)),
+        (rank(bad_step=7), Agreement(False, False, False, False, 7)),
     ]:
-        assert Looks(Several(rank(), other), Signals()).look(NONE) == expected
+        assert RankSync(Several(rank(), other), Signals()).sync(NONE) == expected
     # The first bad step of all.
-    looks = Looks(Several(rank(bad_step=9), rank(bad_step=12)), Signals())
-    assert looks.look(torch.tensor(11.0, dtype=torch.float64)).bad_step == 9
+    ranks = RankSync(Several(rank(bad_step=9), rank(bad_step=12)), Signals())
+    assert ranks.sync(torch.tensor(11.0, dtype=torch.float64)).bad_step == 9
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(0.1, 10), (0.26, 3), (5.0, 1), (1e-5, interruption.LOOK_STEPS)])
+@pytest.mark.parametrize(("seconds", "steps"), [(0.1, 10), (0.26, 3), (5.0, 1), (1e-5, sync.SYNC_STEPS)])
 def test_the_slowest_rank_sets_the_pace_of_all(seconds, steps):
-    looks = Looks(Several(rank(seconds=seconds)), Signals())
-    assert looks.due()  # the first step is looked at: nobody knows the pace yet
-    looks.look(NONE)
-    assert [looks.due() for _ in range(steps)] == [False] * (steps - 1) + [True]
-    looks.look(NONE)
-    looks.pace()
-    assert looks.due()
+    ranks = RankSync(Several(rank(seconds=seconds)), Signals())
+    assert ranks.due()  # after the first step, because the pace is unknown
+    ranks.sync(NONE)
+    assert [ranks.due() for _ in range(steps)] == [False] * (steps - 1) + [True]
+    ranks.sync(NONE)
+    ranks.reset_pace()
+    assert ranks.due()

@@ -1,0 +1,49 @@
+"""Engines: the ways to carry out a training step (DDP, local SGD, DeepSpeed ZeRO, FSDP2).
+
+All engines minimise the same objective in the same precision: weights, gradient sums and updates are float32, and bf16
+is autocast in the forward. An engine decides where tensors are stored and what is sent, not what is computed. An engine
+that shards the weights keeps the trainer's model as a full replica, which ``gather`` and ``scatter`` keep in sync.
+"""
+
+from __future__ import annotations
+
+from distvae.config.schema import OptimizerConfig
+from distvae.distributed.engines.base import Engine, load_optimizer_state, optimizer_state, set_learning_rate
+from distvae.distributed.engines.fsdp import FullySharded
+from distvae.distributed.engines.replicated import Replicated
+from distvae.distributed.engines.zero import Zero
+from distvae.distributed.runtime import Runtime
+from distvae.model.vae import TextVAE
+from distvae.system.errors import UserError
+
+__all__ = [
+    "Engine", "FullySharded", "Replicated", "Zero", "load_optimizer_state", "make_engine", "optimizer_state",
+    "set_learning_rate",
+]  # fmt: skip
+
+
+def make_engine(
+    runtime: Runtime, model: TextVAE, settings: OptimizerConfig, embedding_gradients: str = "auto"
+) -> Engine:
+    """Return the engine that the launcher asks for.
+
+    Args:
+        model: with the same weights on every rank.
+        embedding_gradients: ``speed.embedding_gradients``.
+
+    Raises:
+        UserError: ``embedding_gradients`` is "rows", but row gradients would not give the same steps.
+    """
+    rows = settings.name == "sgd" and runtime.device.type == "cpu" and runtime.engine == "alone"
+    if embedding_gradients == "rows" and not rows:
+        raise UserError(
+            "speed.embedding_gradients=rows needs optimizer.name=sgd and a single process on a CPU, not"
+            f" {settings.name} and {runtime.processes} on {runtime.device.type}; auto uses rows where possible"
+        )
+    for part in (model.encoder, model.decoder):
+        part.embedding.sparse = rows and embedding_gradients != "dense"
+    if runtime.zero_stage is not None:
+        return Zero(runtime, model, settings)
+    if runtime.fsdp:
+        return FullySharded(runtime, model, settings)
+    return Replicated(runtime, model, settings)

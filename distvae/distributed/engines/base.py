@@ -1,0 +1,129 @@
+"""The interface of an engine, and the optimizer code that engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from distvae.config.schema import OptimizerConfig
+
+# AdamW's state: two tensors per weight, and the number of steps.
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = "step"
+
+
+class Engine(Protocol):
+    """A model and its optimizer. Every rank calls the same methods in the same order."""
+
+    module: nn.Module  # call it for a training forward: ``TextVAE.forward`` in the run's precision
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def together(self) -> bool:
+        """Whether all ranks hold the same model at this step, so that a checkpoint can store it."""
+
+    def step(self) -> Tensor:
+        """Clip and apply the accumulated gradient, then clear it. A gradient that is not finite is skipped.
+
+        Returns:
+            The global norm of the gradient before clipping, a scalar on the device; not finite if the step was skipped.
+        """
+
+    def gather(self) -> None:
+        """Copy the trained weights into the trainer's model."""
+
+    def scatter(self) -> None:
+        """Copy the trainer's model into the trained weights."""
+
+    def moment(self, key: str, name: str) -> Tensor:
+        """Return the optimizer state ``key`` of the weight ``name``, unsharded."""
+
+    def set_moment(self, key: str, name: str, value: Tensor) -> None:
+        """Set the optimizer state ``key`` of the weight ``name`` from an unsharded tensor."""
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the state that differs between ranks, under the same names on every rank."""
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Load an ``own_state``. An empty one clears what earlier gradients left behind."""
+
+
+def set_learning_rate(engine: Engine, learning_rate: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def optimizer_state(engine: Engine, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the optimizer state of the named weights, the same on every rank and under every engine; {} for SGD."""
+    kept = next((kept for kept in engine.optimizer.state.values() if kept), None)
+    if kept is None:
+        return {}
+    return {STEP: kept[STEP].clone()} | {f"{key}.{name}": engine.moment(key, name) for key in MOMENTS for name in names}
+
+
+def load_optimizer_state(engine: Engine, state: dict[str, Tensor]) -> None:
+    """Load an ``optimizer_state``. An empty one resets the optimizer."""
+    if not state:
+        engine.load_own_state({})
+    for kept in engine.optimizer.state.values():
+        for value in kept.values():
+            value.zero_()
+        if state:
+            kept[STEP].copy_(state[STEP])
+    for entry in state.keys() - {STEP}:
+        key, name = entry.split(".", 1)
+        engine.set_moment(key, name, state[entry])
+
+
+def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerConfig) -> torch.optim.Optimizer:
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    parameters = list(parameters)
+    # On a CPU the fused step also writes the clipped gradient, which doubles the memory traffic.
+    on_gpu = parameters[0].device.type == "cuda"
+    return torch.optim.SGD(parameters, settings.learning_rate, fused=on_gpu, foreach=not on_gpu)
+
+
+def allocate_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Allocate AdamW's state, which AdamW would otherwise do at its first step."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        for p in parameters:
+            kept = {key: torch.zeros_like(p, requires_grad=False) for key in MOMENTS}
+            optimizer.state[p] = {STEP: torch.zeros((), device=p.device)} | kept
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """Return the gradient that the backward left."""
+    if parameter.grad is None:
+        raise RuntimeError("an engine's step needs a backward before it")
+    return parameter.grad
+
+
+class _Fused(torch.optim.Optimizer):
+    """What torch's fused optimizers read during a step."""
+
+    found_inf: Tensor
+    grad_scale: Tensor
+
+
+def clipped_step(optimizer: torch.optim.Optimizer, norm: Tensor, clip_norm: float | None) -> None:
+    """Clip the gradient by its norm and step, or skip the step if the norm is not finite."""
+    if optimizer.defaults["fused"]:
+        fused = cast("_Fused", optimizer)
+        fused.found_inf = (~torch.isfinite(norm)).float()
+        if clip_norm is not None:
+            fused.grad_scale = (norm / clip_norm).clamp(min=1.0)
+        fused.step()
+    elif torch.isfinite(norm):
+        # SGD on a CPU: a smaller learning rate equals a smaller gradient, and reading the norm does not wait.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        scale = 1.0 if clip_norm is None else max(float(norm) / clip_norm, 1.0)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate / scale
+        optimizer.step()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    optimizer.zero_grad()

@@ -1,0 +1,153 @@
+"""A single process, DDP with optional gradient compression, and local SGD: every rank holds the whole model."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
+
+from distvae.config.schema import CommunicationConfig, OptimizerConfig
+from distvae.distributed.engines.base import MOMENTS, allocate_state, build_optimizer, clipped_step, gradient_of
+from distvae.distributed.runtime import Runtime
+from distvae.model.vae import Noise, TextVAE
+
+
+class Replicated:
+    """The engine of a single process, DDP and local SGD."""
+
+    module: nn.Module
+
+    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
+        self._parameters, self._clip_norm = dict(model.named_parameters()), settings.clip_norm
+        self._device = runtime.device
+        self._average_every = runtime.communication.local_sgd_steps if runtime.world_size > 1 else None
+        self._steps_apart = 0
+        # Local SGD reduces no gradients, so it does not wrap the model in DDP.
+        self.module = runtime.accelerator.prepare_model(model, evaluation_mode=self._average_every is not None)
+        self._power: powerSGD_hook.PowerSGDState | None = None
+        if isinstance(self.module, DistributedDataParallel):
+            self._power = _compress(self.module, runtime.communication)
+        self.optimizer = build_optimizer(self._parameters.values(), settings)
+        allocate_state(self.optimizer, self._parameters.values())
+        if runtime.world_size > 1 and self._average_every is None:
+            self._settle_buckets(model)
+
+    def _settle_buckets(self, model: TextVAE) -> None:
+        """Make DDP lay out its buckets before the first step.
+
+        DDP lays them out after its first backward, in the order in which the gradients arrived, and with three or more
+        ranks the order of summation depends on a value's position in its bucket. After a backward of zeros a resumed
+        run sums in the same order as an uninterrupted one.
+        """
+        device = next(model.parameters()).device
+        tokens, lengths = torch.zeros(1, 2, dtype=torch.long, device=device), torch.full((1,), 2, device=device)
+        noise = Noise(torch.zeros(1, model.latent_size, device=device))
+        re, mean, log_variance = self.module(tokens, lengths, noise)
+        (0 * (re.sum() + mean.sum() + log_variance.sum())).backward()
+        self.optimizer.zero_grad()
+        if self._power is not None:
+            self._power.iter = 0  # do not count this backward
+
+    def step(self) -> Tensor:
+        for p in self._parameters.values():
+            gradient = gradient_of(p)
+            if gradient.is_sparse:
+                p.grad = gradient.coalesce()  # sum a word's gradients before clipping, as in a dense gradient
+        norm = _norm([gradient_of(p) for p in self._parameters.values()])
+        clipped_step(self.optimizer, norm, self._clip_norm)
+        if self._average_every is not None:
+            self._steps_apart += 1
+            if self._steps_apart == self._average_every:
+                self.gather()
+        return norm
+
+    def gather(self) -> None:
+        """Average the ranks' models under local SGD. The trainer's model is the trained one, so nothing is copied."""
+        if self._steps_apart:
+            self._average()
+            self._steps_apart = 0
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Average all weights in one collective, in place: cuDNN needs an LSTM's weights where it has put them."""
+        weights: list[Tensor] = list(self._parameters.values())
+        mean = torch.cat([p.flatten() for p in weights]).div_(dist.get_world_size())
+        dist.all_reduce(mean)
+        parts = torch.split(mean, [p.numel() for p in weights])
+        torch._foreach_copy_(weights, [part.view_as(p) for part, p in zip(parts, weights, strict=True)])
+
+    @property
+    def together(self) -> bool:
+        return self._steps_apart == 0
+
+    def scatter(self) -> None:
+        pass
+
+    def moment(self, key: str, name: str) -> Tensor:
+        return self._moments(name)[key]
+
+    def set_moment(self, key: str, name: str, value: Tensor) -> None:
+        self.moment(key, name).copy_(value)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return PowerSGD's step count, error feedback and factors; the optimizer's moments under local SGD."""
+        state = {}
+        if self._power is not None:
+            state["powersgd.iter"] = torch.tensor(self._power.iter, device=self._device)
+            for name, kept in _power_memory(self._power).items():
+                if kept:
+                    state[f"powersgd.{name}"] = kept[0]  # there is one bucket
+        if self._average_every is not None:
+            state |= {f"{key}.{name}": p for name in self._parameters for key, p in self._moments(name).items()}
+        return state
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        if self._power is not None:
+            # The error feedback of other weights does not belong to the next gradient.
+            self._power.error_dict.clear()
+            self._power.iter = int(state.get("powersgd.iter", self._power.iter))
+            for name, kept in _power_memory(self._power).items():
+                if f"powersgd.{name}" in state:
+                    kept[0] = state[f"powersgd.{name}"].to(self._device, copy=True)
+        if self._average_every is not None:
+            for name in self._parameters:
+                for key, value in self._moments(name).items():
+                    if f"{key}.{name}" in state:
+                        value.copy_(state[f"{key}.{name}"])
+
+    def _moments(self, name: str) -> dict[str, Tensor]:
+        return {key: value for key, value in self.optimizer.state[self._parameters[name]].items() if key in MOMENTS}
+
+
+def _power_memory(power: powerSGD_hook.PowerSGDState) -> dict[str, dict[int, Tensor]]:
+    return {"error": power.error_dict, "p": power.p_memory_dict, "q": power.q_memory_dict}
+
+
+def _compress(
+    module: DistributedDataParallel, communication: CommunicationConfig
+) -> powerSGD_hook.PowerSGDState | None:
+    """Register the compression hook that the config asks for. Returns PowerSGD's state."""
+    if communication.compression == "bf16":
+        # Wrapped: torch recognises its hook by name and rejects it over gloo, which does sum bf16 correctly.
+        module.register_comm_hook(None, lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket))
+    elif communication.compression == "powersgd":
+        memory = powerSGD_hook.PowerSGDState(
+            None,
+            matrix_approximation_rank=communication.powersgd_rank,
+            start_powerSGD_iter=communication.powersgd_start,
+        )
+        module.register_comm_hook(memory, powerSGD_hook.powerSGD_hook)
+        return memory
+    return None
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """Return the global norm of gradients. A sparse gradient holds rows for the words of the batch only."""
+    values = [g.values() if g.is_sparse else g for g in gradients]
+    if values[0].device.type == "cpu":
+        # A dot product takes half the time of torch's norm.
+        return torch.stack([torch.dot(v.flatten(), v.flatten()) for v in values]).sum().sqrt()
+    return get_total_norm(values)
