@@ -11,8 +11,11 @@ from distvae.evaluation.scoring import Estimate, Scores
 from distvae.runs import starts
 from distvae.runs.results import Results, results_to_dict
 from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
-from distvae.sweeps import sweep
-from distvae.sweeps.sweep import Generation, Progress, Sweep, Trial
+from distvae.sweeps.lineage import Generation, save_lineage
+from distvae.sweeps.progress import Progress, Trial, save_progress, save_trials
+from distvae.sweeps.space import Seeded
+from distvae.sweeps.storage import dump_sweep, load_sweep
+from distvae.sweeps.sweep import Sweep
 from distvae.system.files import write_json, write_text
 
 BASE = """
@@ -33,7 +36,7 @@ def sweep_of(folder: Path, **content) -> Sweep:
     tree = {"base": str(base), "run": str(folder), "space": space, "num_samples": 3}
     file = folder.parent / "file.yaml"
     file.write_text(yaml.safe_dump(tree | content, sort_keys=False))
-    return sweep.load_sweep(file)
+    return load_sweep(file)
 
 
 def scores(nll: float, kl: float, mi: float, units: int, gap: float = 1.0, samples: int = 50) -> Scores:
@@ -118,11 +121,11 @@ def write_sweep(asked: Sweep, trials: list[Trial], progress: Progress | None = N
     folder.mkdir(parents=True, exist_ok=True)
     start = starts.claim(folder)
     write_json(folder / "starts" / f"{start.number:04d}.json", asdict(replace(start, ended=True)))
-    for name, text in sweep.dump_sweep(asked).items():
+    for name, text in dump_sweep(asked).items():
         write_text(folder / name, text)
-    sweep.save_trials(folder, trials)
+    save_trials(folder, trials)
     if progress is not None:
-        sweep.save_progress(folder, progress)
+        save_progress(folder, progress)
 
 
 # λ, χ, NLL, KL, MI, AU of the validation sentences; −ELBO is NLL + MI / 4. By −ELBO number 3 is the best, by NLL of the
@@ -174,7 +177,7 @@ def pbt_sweep(folder: Path) -> Sweep:
     write_run(folder / "trials" / "0001", scores(20, 2, 1.5, 1), epochs=4)
     write_run(folder / "trials" / "0001.1", scores(17.5, 4.6, 4.0, 4), epochs=8, first=5)
     later = Generation(folder / "trials" / "0001.1", folder / "trials" / "0000", 40, {"kl.target_rate": 4.8})
-    sweep.save_lineage(later)
+    save_lineage(later)
     trials = [
         Trial(0, {"kl.target_rate": 4.0}, "finished", seconds=60.0),
         Trial(1, {"kl.target_rate": 4.8}, "finished", seconds=62.0),
@@ -200,7 +203,7 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
     )
     trials = []
     for number in range(count):
-        values = asked.draw(sweep.Seeded(7, number))
+        values = asked.draw(Seeded(7, number))
         dead = values["kl.policy"] == "linear"
         rate = values.get("kl.target_rate", 4)
         off = math.log(values["optimizer.learning_rate"] / 0.4) * (0.3 if number % 3 else 0.02)
@@ -212,7 +215,7 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
         trials.append(Trial(number, values, state, reason, "n1", 1e9, 25.0 + number, 1))
     trials[4] = replace(trials[4], state="failed", reason="the loss or gradient of step 12 is not finite")
     trials[5] = replace(trials[5], state="running")
-    trials.append(Trial(count, asked.draw(sweep.Seeded(7, count)), "waiting"))
+    trials.append(Trial(count, asked.draw(Seeded(7, count)), "waiting"))
     write_sweep(
         asked, trials, Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 500.0, 0.0, 400.0, 0.0, 1200.0, 3)
     )

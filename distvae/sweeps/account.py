@@ -14,25 +14,13 @@ from typing import Any
 from distvae.evaluation.scoring import Estimate
 from distvae.runs.results import Results, results_from_dict
 from distvae.runs.tracking import read_metrics
-from distvae.sweeps.sweep import (
-    NAMES,
-    Generation,
-    Outcome,
-    Progress,
-    Sweep,
-    Trial,
-    Value,
-    front,
-    generations,
-    history,
-    kept,
-    load_progress,
-    load_trials,
-    open_sweep,
-    outcome,
-    rank,
-    why_not_best,
-)
+from distvae.sweeps.labels import NAMES
+from distvae.sweeps.lineage import Generation, generations, history
+from distvae.sweeps.progress import Progress, Trial, load_progress, load_trials
+from distvae.sweeps.ranking import Outcome, front, kept, outcome, rank, why_not_best
+from distvae.sweeps.space import Value
+from distvae.sweeps.storage import open_sweep
+from distvae.sweeps.sweep import Sweep
 from distvae.system.files import damaged, read_json
 
 # The paper's letters for keys.

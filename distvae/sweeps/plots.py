@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from distvae.sweeps.account import LETTERS, Account, Entry, by_elbo, label, said
-from distvae.sweeps.sweep import NAMES, Dimension, Value
+from distvae.sweeps.labels import NAMES
+from distvae.sweeps.space import Dimension, Value
 from distvae.system.errors import printable
 
 # Told apart by the colour-blind, and on white and on black.

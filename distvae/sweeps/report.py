@@ -30,7 +30,9 @@ from distvae.sweeps.account import (
     summary,
     utilisation,
 )
-from distvae.sweeps.sweep import Generation, Sweep, Trial
+from distvae.sweeps.lineage import Generation
+from distvae.sweeps.progress import Trial
+from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
 from distvae.system.files import write_text, writing
 from distvae.system.markdown import escaped, markdown_table
