@@ -13,8 +13,8 @@ from rich.table import Table
 from distvae.config.load import known_keys
 from distvae.config.schema import Config
 from distvae.reports import comparison
-from distvae.sweeps.account import said
 from distvae.sweeps.checks import check_room, warn_of_repeats
+from distvae.sweeps.labels import format_value
 from distvae.sweeps.ray.scratch import scratch
 from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.storage import load_sweep, open_sweep
@@ -91,7 +91,7 @@ def show_plan(sweep: Sweep) -> None:
         for title in ("trial", *sweep.config.space):
             shown.add_column(comparison.cell(title))
         for number, values in enumerate(sweep.points()):
-            cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
+            cells = (format_value(values[key]) if key in values else "–" for key in sweep.config.space)
             shown.add_row(str(number), *map(comparison.cell, cells))
         parts.append(shown)
     else:

@@ -14,22 +14,15 @@ from tensorboard.summary.writer import event_file_writer
 
 from distvae import cli
 from distvae.runs.tracking import read_metrics
-from distvae.sweeps.account import (
-    by_elbo,
-    by_the_clock,
-    by_the_trials,
-    columns,
-    duration,
-    endings,
-    gather,
-    said,
-    summary,
-    utilisation,
-)
+from distvae.sweeps.account import gather
+from distvae.sweeps.columns import columns
+from distvae.sweeps.labels import duration, format_value
 from distvae.sweeps.plots import sections
 from distvae.sweeps.progress import Progress, Trial, load_progress, load_trials, save_progress
 from distvae.sweeps.ranking import front, kept, outcome
 from distvae.sweeps.report import write_hparams, write_report
+from distvae.sweeps.summary import by_elbo, endings, summary
+from distvae.sweeps.timing import by_the_clock, by_the_trials, utilisation
 from distvae.system.errors import UserError, printable
 from distvae.system.markdown import escaped
 from distvae.train import train
@@ -286,7 +279,7 @@ def test_a_time_in_its_two_greatest_units(seconds, text):
 
 
 def test_values_in_a_few_characters():
-    assert [said(v) for v in (0.123456, 1e-5, 4, 4.0, True, None, "x")] == [
+    assert [format_value(v) for v in (0.123456, 1e-5, 4, 4.0, True, None, "x")] == [
         "0.1235", "1e-05", "4", "4", "true", "null", "x",
     ]  # fmt: skip
 
@@ -360,7 +353,7 @@ def test_every_kind_of_values_can_be_drawn(tmp_path, key, values):
     assert places == (
         values
         if isinstance(values[0], (int, float)) and key != "data.distinct"
-        else [said(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
+        else [format_value(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
     )
 
 

@@ -33,9 +33,8 @@ from distvae.data import corpus
 from distvae.runs import starts
 from distvae.runs.starts import Hold, OvertakenError
 from distvae.runs.tracking import read_metrics
-from distvae.sweeps.account import said
 from distvae.sweeps.checks import warn_of_repeats
-from distvae.sweeps.labels import NAMES
+from distvae.sweeps.labels import NAMES, format_value
 from distvae.sweeps.lineage import generations, history
 from distvae.sweeps.progress import Trial, load_progress, load_trials, save_progress, save_trials
 from distvae.sweeps.ranking import Outcome, front, outcome, rank, why_not_best
@@ -517,7 +516,7 @@ class Driver:
         """A line of a trial that has ended, and of how the sweep stands."""
         outcomes = self._outcomes()
         found = outcomes.get(trial.number)
-        values = " ".join(f"{key}={said(value)}" for key, value in trial.values.items())
+        values = " ".join(f"{key}={format_value(value)}" for key, value in trial.values.items())
         line = f"trial {trial.number:>3} {trial.state}"
         if trial.reason is not None:
             line += f" ({trial.reason})"
