@@ -12,7 +12,7 @@ from distvae.runs import starts
 from distvae.runs.results import Results, results_to_dict
 from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
 from distvae.sweeps.lineage import Generation, save_lineage
-from distvae.sweeps.progress import Progress, Trial, save_progress, save_trials
+from distvae.sweeps.progress import SweepProgress, Trial, save_progress, save_trials
 from distvae.sweeps.space import Seeded
 from distvae.sweeps.storage import dump_sweep, load_sweep
 from distvae.sweeps.sweep import Sweep
@@ -116,7 +116,7 @@ def write_finalist(folder: Path, number: int, valid: Scores, test: Scores) -> No
     write_json(folder / "finalists" / f"{number:04d}.json", content)
 
 
-def write_sweep(asked: Sweep, trials: list[Trial], progress: Progress | None = None) -> None:
+def write_sweep(asked: Sweep, trials: list[Trial], progress: SweepProgress | None = None) -> None:
     folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
     start = starts.claim(folder)
@@ -160,7 +160,7 @@ def small_sweep(folder: Path) -> Sweep:
         better = scores(nll - 0.25, kl, mi, units, samples=500)
         worse = replace(better, nll=Estimate(nll + 0.125, 0.16), ppl=Estimate(math.exp((nll + 0.125) / 10), 0.1))
         write_finalist(folder, number, better, worse)
-    progress = Progress("finished", None, 1e9, 2, 200.0, 20.0, 100.0, 40.0, 200.0, 2, ("n1", "n2"))
+    progress = SweepProgress("finished", None, 1e9, 2, 200.0, 20.0, 100.0, 40.0, 200.0, 2, ("n1", "n2"))
     write_sweep(asked, sorted(trials, key=lambda trial: trial.number), progress)
     return asked
 
@@ -182,7 +182,7 @@ def pbt_sweep(folder: Path) -> Sweep:
         Trial(0, {"kl.target_rate": 4.0}, "finished", seconds=60.0),
         Trial(1, {"kl.target_rate": 4.8}, "finished", seconds=62.0),
     ]
-    write_sweep(asked, trials, Progress("finished", None, 1e9, 1, 80.0, 0.0, 70.0, 0.0, 140.0, 2, ("n1",)))
+    write_sweep(asked, trials, SweepProgress("finished", None, 1e9, 1, 80.0, 0.0, 70.0, 0.0, 140.0, 2, ("n1",)))
     return asked
 
 
@@ -217,6 +217,6 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
     trials[5] = replace(trials[5], state="running")
     trials.append(Trial(count, asked.draw(Seeded(7, count)), "waiting"))
     write_sweep(
-        asked, trials, Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 500.0, 0.0, 400.0, 0.0, 1200.0, 3)
+        asked, trials, SweepProgress("interrupted", "interrupted by SIGTERM", 1e9, 1, 500.0, 0.0, 400.0, 0.0, 1200.0, 3)
     )
     return asked

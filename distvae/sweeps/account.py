@@ -13,7 +13,7 @@ from typing import Any
 from distvae.runs.results import Results, results_from_dict
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.lineage import Generation, generations, history
-from distvae.sweeps.progress import Progress, Trial, load_progress, load_trials
+from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials
 from distvae.sweeps.ranking import Outcome, front, kept, outcome, rank
 from distvae.sweeps.storage import open_sweep
 from distvae.sweeps.sweep import Sweep
@@ -21,7 +21,7 @@ from distvae.system.files import damaged, read_json
 
 
 @dataclass(frozen=True)
-class Entry:
+class TrialRecord:
     """A trial, and what its runs have recorded."""
 
     trial: Trial
@@ -66,18 +66,18 @@ class Account:
 
     folder: Path
     sweep: Sweep
-    progress: Progress
-    entries: list[Entry]  # the best first; behind them, by their numbers, those that cannot be ranked
+    progress: SweepProgress
+    entries: list[TrialRecord]  # the best first; behind them, by their numbers, those that cannot be ranked
     ranks: dict[int, int]  # from 1, by the trials' numbers
     front: list[int]  # of two objectives: trials that no other beats in both
     pretrainings: dict[str, list[dict[str, Any]]]  # records of those that trials share, by fingerprint
 
     @property
-    def judged(self) -> list[Entry]:
+    def judged(self) -> list[TrialRecord]:
         return [entry for entry in self.entries if entry.judged]
 
     @property
-    def best(self) -> Entry | None:
+    def best(self) -> TrialRecord | None:
         return self.entries[0] if self.judged else None
 
 
@@ -104,7 +104,7 @@ def gather(folder: str | Path) -> Account:
     )
 
 
-def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> Entry:
+def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> TrialRecord:
     """Read what a trial's runs have recorded.
 
     Raises:
@@ -122,7 +122,7 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> Entry:
     if row is not None and row["valid"]["nll"] is None:
         raise damaged(runs[-1].run / "metrics.jsonl", "the records of a trial", "an epoch of the VAE has no NLL")
     found = outcome(sweep.config_of(trial.values, folder), rows)
-    return Entry(
+    return TrialRecord(
         trial=trial,
         generations=runs,
         rows=rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from distvae.sweeps.account import Entry
+from distvae.sweeps.account import TrialRecord
 from distvae.sweeps.labels import format_value
 from distvae.sweeps.space import Dimension, Value
 from distvae.system.errors import printable
@@ -29,7 +29,7 @@ def place_of(dimension: Dimension, value: Value) -> float | str:
     return value if dimension.numeric else plain(format_value(value))
 
 
-def axis_of(dimension: Dimension, having: list[Entry], key: str) -> dict:
+def axis_of(dimension: Dimension, having: list[TrialRecord], key: str) -> dict:
     if not dimension.numeric:
         names = [plain(format_value(value)) for value in dimension.values]
         return {"type": "category", "categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.5]}

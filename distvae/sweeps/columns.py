@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distvae.evaluation.scoring import Estimate
-from distvae.sweeps.account import Account, Entry
+from distvae.sweeps.account import Account, TrialRecord
 from distvae.sweeps.labels import NAMES, duration, format_value, label
 
 
@@ -17,8 +17,8 @@ class Column:
 
     title: str
     meaning: str
-    text: Callable[[Entry], str | None]  # None: the trial has no such value
-    key: Callable[[Entry], float | str | None]  # what the column is sorted by
+    text: Callable[[TrialRecord], str | None]  # None: the trial has no such value
+    key: Callable[[TrialRecord], float | str | None]  # what the column is sorted by
 
 
 def columns(account: Account) -> list[Column]:
@@ -102,17 +102,17 @@ def columns(account: Account) -> list[Column]:
     return found
 
 
-def has_rate(entry: Entry) -> bool:
+def has_rate(entry: TrialRecord) -> bool:
     return entry.outcome is not None and entry.outcome.target_rate is not None
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: TrialRecord) -> str:
     later = len(entry.generations) - 1
     return f"{entry.number}.{later}" if later > 0 else str(entry.number)
 
 
 def _of_value(key: str) -> Column:
-    def at(entry: Entry) -> float | str | None:
+    def at(entry: TrialRecord) -> float | str | None:
         value = entry.trial.values.get(key)
         return value if isinstance(value, (int, float)) else None if value is None else str(value)
 
@@ -120,7 +120,7 @@ def _of_value(key: str) -> Column:
 
 
 def _of_outcome(title: str, meaning: str, name: str, form: str = ".2f") -> Column:
-    def text(entry: Entry) -> str | None:
+    def text(entry: TrialRecord) -> str | None:
         value = _or_none(entry.outcome, lambda found: getattr(found, name))
         return None if value is None else format(value, form)
 
@@ -128,7 +128,7 @@ def _of_outcome(title: str, meaning: str, name: str, form: str = ".2f") -> Colum
 
 
 def _of_finalist(split: str, name: str, samples: int) -> Column:
-    def at(entry: Entry) -> Estimate | None:
+    def at(entry: TrialRecord) -> Estimate | None:
         return entry.finalist[split].scores.nll if split in entry.finalist else None
 
     return Column(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from distvae.sweeps.account import Account, Entry
+from distvae.sweeps.account import Account, TrialRecord
 from distvae.sweeps.axes import MISSING, axis_of, coordinate, place_of, plain, room, whole_ticks
 from distvae.sweeps.labels import LETTERS, NAMES, format_value, label
 
@@ -35,7 +35,7 @@ def _layout(figure: go.Figure, height: int, **more) -> go.Figure:
     return figure
 
 
-def _hover(entry: Entry) -> str:
+def _hover(entry: TrialRecord) -> str:
     found = entry.outcome
     values = "<br>".join(
         f"{plain(label(key))} = {plain(format_value(value))}" for key, value in entry.trial.values.items()
@@ -50,7 +50,7 @@ def _hover(entry: Entry) -> str:
     )
 
 
-def _groups(account: Account, drawn: list[Entry]) -> list[tuple[str, dict, list[Entry]]]:
+def _groups(account: Account, drawn: list[TrialRecord]) -> list[tuple[str, dict, list[TrialRecord]]]:
     """Entries by how they are marked: name, marker, entries."""
     objective = account.sweep.config.objective
     if objective.kl_tolerance is None and not objective.require_alive:
@@ -64,7 +64,7 @@ def _groups(account: Account, drawn: list[Entry]) -> list[tuple[str, dict, list[
 # -- NLL and KL by hyperparameter --------------------------------------------------------------------------------------
 
 
-def by_hyperparameter(account: Account, drawn: list[Entry], keys: list[str]) -> go.Figure:
+def by_hyperparameter(account: Account, drawn: list[TrialRecord], keys: list[str]) -> go.Figure:
     figure = make_subplots(
         rows=2, cols=len(keys), shared_xaxes=True, shared_yaxes=True, vertical_spacing=0.07, horizontal_spacing=0.03
     )
@@ -116,7 +116,7 @@ def by_hyperparameter(account: Account, drawn: list[Entry], keys: list[str]) -> 
 # -- All at once -------------------------------------------------------------------------------------------------------
 
 
-def parallel_coordinates(account: Account, drawn: list[Entry]) -> go.Figure:
+def parallel_coordinates(account: Account, drawn: list[TrialRecord]) -> go.Figure:
     dimensions = [
         coordinate(
             LETTERS.get(key, key.rpartition(".")[2]), dimension, [e.trial.values.get(key, MISSING) for e in drawn]
@@ -155,7 +155,7 @@ def parallel_coordinates(account: Account, drawn: list[Entry]) -> go.Figure:
 # -- By epoch ----------------------------------------------------------------------------------------------------------
 
 
-def by_epoch(account: Account, entries: list[Entry]) -> go.Figure:
+def by_epoch(account: Account, entries: list[TrialRecord]) -> go.Figure:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.58, 0.42])
     legend = set()
     for entry in sorted(entries, key=lambda entry: entry is account.best):  # the best on top
@@ -213,14 +213,14 @@ def by_epoch(account: Account, entries: list[Entry]) -> go.Figure:
     return figure
 
 
-def _annealing(account: Account, entry: Entry) -> int:
+def _annealing(account: Account, entry: TrialRecord) -> int:
     return account.sweep.config_of(entry.trial.values, account.folder).kl.annealing
 
 
 # -- What −ELBO would have chosen --------------------------------------------------------------------------------------
 
 
-def trade_off(account: Account, drawn: list[Entry]) -> go.Figure:
+def trade_off(account: Account, drawn: list[TrialRecord]) -> go.Figure:
     panels = (("nll", "neg_elbo"), ("mutual_information", "nll"), ("active_units", "nll"))
     figure = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.08)
     for column, (across, up) in enumerate(panels, 1):

@@ -39,7 +39,7 @@ class Trial:
 
 
 @dataclass
-class Progress:
+class SweepProgress:
     """How a sweep stands: its ``sweep.json``. Seconds are those of the clock, all starts together."""
 
     state: Literal["running", "finished", "interrupted", "failed"] = "running"
@@ -57,12 +57,12 @@ class Progress:
     data: str | None = None  # fingerprint of the sentences; None: of an older version, or of trials that have their own
 
 
-def save_progress(folder: Path, progress: Progress) -> None:
+def save_progress(folder: Path, progress: SweepProgress) -> None:
     """Write ``sweep.json``."""
     write_json(folder / "sweep.json", asdict(progress))
 
 
-def load_progress(folder: Path) -> Progress:
+def load_progress(folder: Path) -> SweepProgress:
     """How a sweep stands; as new where nothing is told.
 
     Raises:
@@ -70,8 +70,8 @@ def load_progress(folder: Path) -> Progress:
     """
     path = folder / "sweep.json"
     if not os.path.lexists(path):
-        return Progress()
-    return read_as(Progress, path, "what a sweep writes")
+        return SweepProgress()
+    return read_as(SweepProgress, path, "what a sweep writes")
 
 
 def save_trials(folder: Path, trials: list[Trial]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distvae.evaluation.scoring import Estimate
-from distvae.sweeps.account import Account, Entry
+from distvae.sweeps.account import Account, TrialRecord
 from distvae.sweeps.columns import has_rate
 from distvae.sweeps.labels import LETTERS, NAMES, count, duration, format_value, trial_list
 from distvae.sweeps.ranking import Outcome, why_not_best
@@ -67,7 +67,7 @@ def behind(account: Account) -> str | None:
     return None if text is None else f"{text[0].upper()}{text[1:]}."
 
 
-def _told(entry: Entry) -> str:
+def _told(entry: TrialRecord) -> str:
     values = ", ".join(f"{LETTERS.get(key, key)} = {format_value(value)}" for key, value in entry.trial.values.items())
     found = entry.outcome
     text = (

@@ -18,7 +18,7 @@ from distvae.sweeps.account import gather
 from distvae.sweeps.columns import columns
 from distvae.sweeps.labels import duration, format_value
 from distvae.sweeps.plots import sections
-from distvae.sweeps.progress import Progress, Trial, load_progress, load_trials, save_progress
+from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
 from distvae.sweeps.ranking import front, kept, outcome
 from distvae.sweeps.report import write_hparams, write_report
 from distvae.sweeps.summary import by_elbo, endings, summary
@@ -387,7 +387,7 @@ def test_a_sweep_that_runs(tmp_path):
     (asked.folder / "trials" / "0002").mkdir()
     values = {"kl.target_rate": 2, "kl.multiplier": 0.1}
     states = ["running", "running", "running", "waiting"]
-    write_sweep(asked, [Trial(n, values, state) for n, state in enumerate(states)], Progress(slots=3))
+    write_sweep(asked, [Trial(n, values, state) for n, state in enumerate(states)], SweepProgress(slots=3))
     account = write_report(asked.folder)
     assert account.judged == []
     assert "The sweep is running: 6 trials" in summary(account)
@@ -401,7 +401,7 @@ def test_a_sweep_all_of_whose_trials_failed(tmp_path):
     asked = sweep_of(tmp_path / "run")
     write_run(asked.folder / "trials" / "0000", scores(20, 2, 2, 2), epochs=2)
     values = {"kl.target_rate": 2, "kl.multiplier": 0.1}
-    write_sweep(asked, [Trial(n, values, "failed", "no luck") for n in range(2)], Progress("failed"))
+    write_sweep(asked, [Trial(n, values, "failed", "no luck") for n in range(2)], SweepProgress("failed"))
     account = write_report(asked.folder)
     assert account.best is None
     assert endings(account) == ["trials 0, 1 failed: no luck"]
@@ -432,7 +432,7 @@ def test_what_training_records_is_what_is_read(cache, tmp_path):
     run = asked.folder / "trials" / "0000"
     results = train(asked.config_of({"kl.target_rate": 0.3}, run))
     trial = Trial(0, {"kl.target_rate": 0.3}, "finished", seconds=60.0)
-    write_sweep(asked, [trial], Progress("finished", slots=1, trial_seconds=60.0, place_seconds=60.0))
+    write_sweep(asked, [trial], SweepProgress("finished", slots=1, trial_seconds=60.0, place_seconds=60.0))
     account = write_report(asked.folder)
     (entry,) = account.entries
     rows = read_metrics(run)

@@ -13,7 +13,7 @@ from distvae.runs.tracking import read_metrics
 from distvae.sweeps.checks import warn_of_repeats
 from distvae.sweeps.lineage import Generation, generations, history, save_lineage
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
-from distvae.sweeps.progress import Progress, Trial, load_progress, load_trials, save_progress, save_trials
+from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress, save_trials
 from distvae.sweeps.ranking import Outcome, front, judged_epochs, outcome, rank, score, why_not_best
 from distvae.sweeps.space import Seeded
 from distvae.sweeps.specification import ObjectiveConfig
@@ -525,13 +525,13 @@ def test_a_folder_that_is_no_sweeps_is_refused_in_a_line(ask, tmp_path, missing)
 
 def test_trials_and_progress_come_back(tmp_path):
     assert load_trials(tmp_path) == []
-    assert load_progress(tmp_path) == Progress()
+    assert load_progress(tmp_path) == SweepProgress()
     trials = [
         Trial(0, {"a": 1, "b": 0.5, "c": "x", "d": None, "e": True}, "failed", "no good", "n1", 1e9, 2.5, 3),
         Trial(1, {}),
     ]
     save_trials(tmp_path, trials)
-    progress = Progress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 6.0, 4, ("n1", "n2"))
+    progress = SweepProgress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 6.0, 4, ("n1", "n2"))
     save_progress(tmp_path, progress)
     assert load_trials(tmp_path) == trials
     assert load_progress(tmp_path) == progress

@@ -23,7 +23,7 @@ from distvae.runs.checkpoint import list_checkpoints
 from distvae.runs.tracking import read_metrics, write_status
 from distvae.sweeps.lineage import Generation, generations, history, save_lineage
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
-from distvae.sweeps.progress import Progress, Trial, load_progress, load_trials, save_progress
+from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
 from distvae.sweeps.storage import dump_sweep, open_sweep
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
@@ -51,7 +51,7 @@ def driver_of(tmp_path, monkeypatch):
 
     def make(**content) -> Driver:
         driver = Driver(sweep_of(tmp_path / "sweep", **content), tmp_path / "scratch")
-        driver.progress, driver.hold = Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
+        driver.progress, driver.hold = SweepProgress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
         driver._before, driver._began = 0.0, time.monotonic()
         monkeypatch.setattr(Driver, "current", driver)
         return driver
@@ -76,12 +76,12 @@ def test_a_sweep_answers_for_its_own_sentences_alone(driver_of, monkeypatch):
     starts.claim(driver.folder)
     for name, text in dump_sweep(driver.sweep).items():
         (driver.folder / name).write_text(text, encoding="utf-8")
-    save_progress(driver.folder, Progress(data=driver._data()))
+    save_progress(driver.folder, SweepProgress(data=driver._data()))
     driver._look()
     monkeypatch.setattr("distvae.data.corpus.fingerprint", lambda data: "0123456789abcdef")
     with pytest.raises(UserError, match=r"its trials have other sentences \(\w+\) than .* now \(0123456789abcdef\)"):
         driver._look()
-    save_progress(driver.folder, Progress())  # of an older version
+    save_progress(driver.folder, SweepProgress())  # of an older version
     driver._look()
 
 
@@ -347,7 +347,7 @@ def test_a_sweeps_time_counts_from_its_start(driver_of, monkeypatch):
 def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     why = "stop.hours = 1 have passed"
     driver = driver_of(stop={"hours": 1})
-    write_sweep(driver.sweep, [], Progress("finished", why, 1e9, 1, 3700.0, ended_by=why))
+    write_sweep(driver.sweep, [], SweepProgress("finished", why, 1e9, 1, 3700.0, ended_by=why))
     again = driver_of(stop={"hours": 2})
     again._open()
     again.hold.release()
@@ -391,7 +391,7 @@ def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, ca
 @pytest.mark.parametrize("left", [[], ["sweep.yaml"], ["sweep.yaml", "base.yaml"], ["base.yaml", "sweep.json"]])
 def test_a_sweep_goes_on_in_its_own_folder_however_little_it_wrote(driver_of, left):
     driver = driver_of()
-    write_sweep(driver.sweep, [], Progress("interrupted", None, 1e9, 1, 3700.0))
+    write_sweep(driver.sweep, [], SweepProgress("interrupted", None, 1e9, 1, 3700.0))
     for name in ("sweep.yaml", "base.yaml", "sweep.json", "trials.json"):
         if name not in left:
             (driver.folder / name).unlink()
@@ -402,7 +402,7 @@ def test_a_sweep_goes_on_in_its_own_folder_however_little_it_wrote(driver_of, le
 
 def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
     driver = driver_of()
-    write_sweep(driver.sweep, [], Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
+    write_sweep(driver.sweep, [], SweepProgress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
     driver._open()
     driver.hold.release()
     assert capsys.readouterr().out == ""
