@@ -297,14 +297,14 @@ def _report(options: argparse.Namespace) -> None:
 
 def _sweep_report(options: argparse.Namespace) -> None:
     """Write a sweep's sweep.html and sweep.md anew, and print its trials, the best first."""
-    from distvae.sweeps import account as accounts
     from distvae.sweeps import report as sweep_report
+    from distvae.sweeps import summary
 
     account = sweep_report.write_report(options.folder)
     if options.json:
         _print_json(sweep_report.as_dict(account))
     else:
-        comparison.show_parts([sweep_report.table(account), accounts.summary(account), *accounts.endings(account)])
+        comparison.show_parts([sweep_report.table(account), summary.summary(account), *summary.endings(account)])
         print(printable(account.folder / "sweep.html"))
 
 

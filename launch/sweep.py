@@ -13,10 +13,12 @@ from rich.table import Table
 from distvae.config.load import known_keys
 from distvae.config.schema import Config
 from distvae.reports import comparison
-from distvae.sweeps import sweep as sweeps
-from distvae.sweeps.account import said
+from distvae.sweeps.checks import check_room, warn_of_repeats
+from distvae.sweeps.labels import format_value
 from distvae.sweeps.ray.scratch import scratch
-from distvae.sweeps.sweep import Sweep, SweepConfig
+from distvae.sweeps.specification import SweepConfig
+from distvae.sweeps.storage import load_sweep, open_sweep
+from distvae.sweeps.sweep import Sweep
 from distvae.system import launcher, streams
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError, printable, tell
@@ -58,18 +60,18 @@ def _attempt(options: argparse.Namespace) -> int:
     if options.resume is not None:
         if options.sweep is not None:
             raise UserError("--resume FOLDER goes on with a sweep as it says itself: give no other sweep beside it")
-        sweep = sweeps.open_sweep(Path(options.resume))
+        sweep = open_sweep(Path(options.resume))
     elif options.sweep is None:
         raise UserError("no sweep: launch/sweep.py SWEEP.yaml, or --resume FOLDER")
     else:
-        sweep = sweeps.load_sweep(options.sweep, tuple(options.overrides))
+        sweep = load_sweep(options.sweep, tuple(options.overrides))
     changes: dict[str, Any] = {"run": str(sweep.folder.absolute())}
     if options.max_concurrent is not None:
         if options.max_concurrent < 1:
             raise UserError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
         changes["max_concurrent"] = options.max_concurrent
     sweep = replace(sweep, config=replace(sweep.config, **changes))
-    sweeps.check_room(sweep)
+    check_room(sweep)
     if options.dry_run:
         show_plan(sweep)
         return 0
@@ -89,7 +91,7 @@ def show_plan(sweep: Sweep) -> None:
         for title in ("trial", *sweep.config.space):
             shown.add_column(comparison.cell(title))
         for number, values in enumerate(sweep.points()):
-            cells = (said(values[key]) if key in values else "–" for key in sweep.config.space)
+            cells = (format_value(values[key]) if key in values else "–" for key in sweep.config.space)
             shown.add_row(str(number), *map(comparison.cell, cells))
         parts.append(shown)
     else:
@@ -100,7 +102,7 @@ def show_plan(sweep: Sweep) -> None:
     if shared:
         parts.append(f"{len(shared)} pretrainings, shared by all: {', '.join(shared)}")
     comparison.show_parts(parts)
-    warning = sweeps.warn_of_repeats(sweep)
+    warning = warn_of_repeats(sweep)
     if warning is not None:
         print(f"distvae: WARNING {warning}", file=sys.stderr)
 

@@ -28,7 +28,8 @@ def _train(words: list[str]) -> DataConfig:
 
 
 def _sweep(words: list[str]) -> DataConfig:
-    from distvae.sweeps.sweep import SweepConfig, load_sweep  # late: it imports torch
+    from distvae.sweeps.specification import SweepConfig
+    from distvae.sweeps.storage import load_sweep  # late: it imports torch
 
     settings = [*known_keys(SweepConfig), *(f"set.{key}" for key in known_keys(Config))]
     sweep = load_sweep(*_parse(words, "SWEEP", settings))

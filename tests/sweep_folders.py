@@ -11,8 +11,11 @@ from distvae.evaluation.scoring import Estimate, Scores
 from distvae.runs import attempts
 from distvae.runs.results import Results, results_to_dict
 from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
-from distvae.sweeps import sweep
-from distvae.sweeps.sweep import Generation, Progress, Sweep, Trial
+from distvae.sweeps.lineage import Generation, save_lineage
+from distvae.sweeps.progress import SweepProgress, Trial, save_progress, save_trials
+from distvae.sweeps.space import Seeded
+from distvae.sweeps.storage import dump_sweep, load_sweep
+from distvae.sweeps.sweep import Sweep
 from distvae.system.files import write_json, write_text
 
 BASE = """
@@ -33,7 +36,7 @@ def sweep_of(folder: Path, **content) -> Sweep:
     tree = {"base": str(base), "run": str(folder), "space": space, "num_samples": 3}
     file = folder.parent / "file.yaml"
     file.write_text(yaml.safe_dump(tree | content, sort_keys=False))
-    return sweep.load_sweep(file)
+    return load_sweep(file)
 
 
 def scores(nll: float, kl: float, mi: float, units: int, gap: float = 1.0, samples: int = 50) -> Scores:
@@ -113,16 +116,16 @@ def write_finalist(folder: Path, number: int, valid: Scores, test: Scores) -> No
     write_json(folder / "finalists" / f"{number:04d}.json", content)
 
 
-def write_sweep(asked: Sweep, trials: list[Trial], progress: Progress | None = None) -> None:
+def write_sweep(asked: Sweep, trials: list[Trial], progress: SweepProgress | None = None) -> None:
     folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
     start = attempts.claim(folder)
     write_json(folder / "starts" / f"{start.number:04d}.json", asdict(replace(start, ended=True)))
-    for name, text in sweep.dump_sweep(asked).items():
+    for name, text in dump_sweep(asked).items():
         write_text(folder / name, text)
-    sweep.save_trials(folder, trials)
+    save_trials(folder, trials)
     if progress is not None:
-        sweep.save_progress(folder, progress)
+        save_progress(folder, progress)
 
 
 # λ, χ, NLL, KL, MI, AU of the validation sentences; −ELBO is NLL + MI / 4. By −ELBO number 3 is the best, by NLL of the
@@ -157,7 +160,7 @@ def small_sweep(folder: Path) -> Sweep:
         better = scores(nll - 0.25, kl, mi, units, samples=500)
         worse = replace(better, nll=Estimate(nll + 0.125, 0.16), ppl=Estimate(math.exp((nll + 0.125) / 10), 0.1))
         write_finalist(folder, number, better, worse)
-    progress = Progress("finished", None, 1e9, 2, 200.0, 20.0, 100.0, 40.0, 200.0, 2, ("n1", "n2"))
+    progress = SweepProgress("finished", None, 1e9, 2, 200.0, 20.0, 100.0, 40.0, 200.0, 2, ("n1", "n2"))
     write_sweep(asked, sorted(trials, key=lambda trial: trial.number), progress)
     return asked
 
@@ -174,12 +177,12 @@ def pbt_sweep(folder: Path) -> Sweep:
     write_run(folder / "trials" / "0001", scores(20, 2, 1.5, 1), epochs=4)
     write_run(folder / "trials" / "0001.1", scores(17.5, 4.6, 4.0, 4), epochs=8, first=5)
     later = Generation(folder / "trials" / "0001.1", folder / "trials" / "0000", 40, {"kl.target_rate": 4.8})
-    sweep.save_lineage(later)
+    save_lineage(later)
     trials = [
         Trial(0, {"kl.target_rate": 4.0}, "finished", seconds=60.0),
         Trial(1, {"kl.target_rate": 4.8}, "finished", seconds=62.0),
     ]
-    write_sweep(asked, trials, Progress("finished", None, 1e9, 1, 80.0, 0.0, 70.0, 0.0, 140.0, 2, ("n1",)))
+    write_sweep(asked, trials, SweepProgress("finished", None, 1e9, 1, 80.0, 0.0, 70.0, 0.0, 140.0, 2, ("n1",)))
     return asked
 
 
@@ -200,7 +203,7 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
     )
     trials = []
     for number in range(count):
-        values = asked.draw(sweep.Seeded(7, number))
+        values = asked.draw(Seeded(7, number))
         dead = values["kl.policy"] == "linear"
         rate = values.get("kl.target_rate", 4)
         off = math.log(values["optimizer.learning_rate"] / 0.4) * (0.3 if number % 3 else 0.02)
@@ -212,8 +215,8 @@ def large_sweep(folder: Path, count: int = 24) -> Sweep:
         trials.append(Trial(number, values, state, reason, "n1", 1e9, 25.0 + number, 1))
     trials[4] = replace(trials[4], state="failed", reason="the loss or gradient of step 12 is not finite")
     trials[5] = replace(trials[5], state="running")
-    trials.append(Trial(count, asked.draw(sweep.Seeded(7, count)), "waiting"))
+    trials.append(Trial(count, asked.draw(Seeded(7, count)), "waiting"))
     write_sweep(
-        asked, trials, Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 500.0, 0.0, 400.0, 0.0, 1200.0, 3)
+        asked, trials, SweepProgress("interrupted", "interrupted by SIGTERM", 1e9, 1, 500.0, 0.0, 400.0, 0.0, 1200.0, 3)
     )
     return asked

@@ -14,23 +14,14 @@ from torch.utils.tensorboard.summary import hparams
 from distvae.reports import comparison
 from distvae.reports.pages import render
 from distvae.runs.results import results_to_dict
-from distvae.sweeps.account import (
-    Account,
-    by_elbo,
-    by_the_clock,
-    by_the_trials,
-    columns,
-    duration,
-    endings,
-    gather,
-    lineage,
-    read_trial,
-    reading,
-    said,
-    summary,
-    utilisation,
-)
-from distvae.sweeps.sweep import Generation, Sweep, Trial
+from distvae.sweeps.account import Account, gather, read_trial
+from distvae.sweeps.columns import columns
+from distvae.sweeps.labels import duration, format_value
+from distvae.sweeps.lineage import Generation
+from distvae.sweeps.progress import Trial
+from distvae.sweeps.summary import by_elbo, endings, lineage, reading, summary
+from distvae.sweeps.sweep import Sweep
+from distvae.sweeps.timing import by_the_clock, by_the_trials, utilisation
 from distvae.system.errors import UserError
 from distvae.system.files import write_text, writing
 from distvae.system.markdown import escaped, markdown_table
@@ -170,7 +161,7 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
     # Every line tells of all keys and metrics, for TensorBoard goes by whichever it reads first.
     texts = {key for key, dimension in sweep.config.space.items() if not dimension.numeric}
     whole = {key: "" if key in texts else 0.0 for key in sweep.config.space}
-    values = {key: said(value) if key in texts else value for key, value in trial.values.items()}
+    values = {key: format_value(value) if key in texts else value for key, value in trial.values.items()}
     experiment, _, _ = hparams(whole, dict.fromkeys((f"final/{name}" for name in _SHOWN), 0.0))
     _, start, end = hparams(values, found)
     if trial.state == "failed":

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from distvae.reports import paper_report
-from distvae.sweeps import sweep
+from distvae.sweeps.progress import load_trials
 from distvae.sweeps.report import write_hparams, write_report
 from tests.conftest import free_port
 from tests.paper_folders import write_table
@@ -192,7 +192,7 @@ def table_of_trials(browser: Browser, address: str, trials: int, picture: Path) 
 def test_tensorboard_shows_a_line_for_each_trial(browser, tensorboard, tmp_path):
     folder = tmp_path / "sweep"
     asked = small_sweep(folder)
-    for trial in sweep.load_trials(folder):
+    for trial in load_trials(folder):
         write_hparams(folder, asked, trial)
         write_hparams(folder, asked, trial)
     names, rows = table_of_trials(browser, tensorboard(folder / "trials"), 6, tmp_path / "hparams.png")
@@ -211,7 +211,7 @@ def test_tensorboard_shows_a_line_for_each_trial(browser, tensorboard, tmp_path)
 def test_tensorboard_shows_the_last_generation_of_a_trial(browser, tensorboard, tmp_path):
     folder = tmp_path / "sweep"
     asked = pbt_sweep(folder)
-    for trial in sweep.load_trials(folder):
+    for trial in load_trials(folder):
         write_hparams(folder, asked, trial)
     _, rows = table_of_trials(browser, tensorboard(folder / "trials"), 2, tmp_path / "hparams.png")
     assert [(row[0], float(row[1]), float(row[2])) for row in rows] == [

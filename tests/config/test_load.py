@@ -21,7 +21,7 @@ from distvae.config.schema import (
     StageConfig,
 )
 from distvae.config.yaml import ConfigError
-from distvae.sweeps.sweep import load_sweep
+from distvae.sweeps.storage import load_sweep
 from distvae.system.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -481,7 +481,7 @@ class Campaign:
         # Late, and here: what is imported before a fork is imported once.
         import launch.sweep
         import launch.table1  # noqa: F401
-        from distvae.sweeps import plots as sweep_plots  # noqa: F401
+        from distvae.sweeps import plots  # noqa: F401
 
     def carry_out(self, seed: int, number: int) -> Outcome:
         """Damage a folder, and ask a command about it."""

@@ -13,22 +13,16 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import event_file_writer
 
 from distvae import cli
-from distvae.sweeps import sweep
-from distvae.sweeps.account import (
-    by_elbo,
-    by_the_clock,
-    by_the_trials,
-    columns,
-    duration,
-    endings,
-    gather,
-    said,
-    summary,
-    utilisation,
-)
+from distvae.runs.tracking import read_metrics
+from distvae.sweeps.account import gather
+from distvae.sweeps.columns import columns
+from distvae.sweeps.labels import duration, format_value
 from distvae.sweeps.plots import sections
+from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
+from distvae.sweeps.ranking import front, kept, outcome
 from distvae.sweeps.report import write_hparams, write_report
-from distvae.sweeps.sweep import Progress, Trial
+from distvae.sweeps.summary import by_elbo, endings, summary
+from distvae.sweeps.timing import by_the_clock, by_the_trials, utilisation
 from distvae.system.errors import UserError, printable
 from distvae.system.markdown import escaped
 from distvae.train import train
@@ -197,7 +191,7 @@ def test_a_trial_that_tells_nothing_ranks_behind_and_the_report_says_why(tmp_pat
     ]  # fmt: skip
     assert why in page(asked.folder).words
     assert "Latents: 1 alive, 1 hollow, 1 dead." in summary(account)
-    trial = sweep.load_trials(asked.folder)[0]
+    trial = load_trials(asked.folder)[0]
     write_hparams(asked.folder, asked, trial)
     (violation,) = events(asked.folder / "trials" / "0000").Scalars("final/violation")
     assert violation.value == 1.0
@@ -250,7 +244,7 @@ def test_where_the_time_went(small):
 
 def test_the_places_of_every_start_count_and_not_only_those_of_the_last(small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "grown")
-    sweep.save_progress(folder, replace(sweep.load_progress(folder), slots=8))
+    save_progress(folder, replace(load_progress(folder), slots=8))
     assert utilisation(gather(folder)) == 155 / 200
     assert next(p.seconds for p in by_the_trials(gather(folder)) if p.what == "places that were free") == 45.0
 
@@ -285,7 +279,7 @@ def test_a_time_in_its_two_greatest_units(seconds, text):
 
 
 def test_values_in_a_few_characters():
-    assert [said(v) for v in (0.123456, 1e-5, 4, 4.0, True, None, "x")] == [
+    assert [format_value(v) for v in (0.123456, 1e-5, 4, 4.0, True, None, "x")] == [
         "0.1235", "1e-05", "4", "4", "true", "null", "x",
     ]  # fmt: skip
 
@@ -314,9 +308,7 @@ def test_every_picture_has_its_trials(small):
 def test_the_front_of_two_objectives_is_marked(tmp_path):
     asked = large_sweep(tmp_path / "large")
     account = write_report(asked.folder)
-    assert account.front == sweep.front(
-        asked.config.objective, {entry.number: entry.outcome for entry in account.judged}
-    )
+    assert account.front == front(asked.config.objective, {entry.number: entry.outcome for entry in account.judged})
     assert "none is the best: no other beats trial" in summary(account)
     rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
     assert [int(row["trial"]) for row in rows if row["front"] == "yes"] == account.front
@@ -361,7 +353,7 @@ def test_every_kind_of_values_can_be_drawn(tmp_path, key, values):
     assert places == (
         values
         if isinstance(values[0], (int, float)) and key != "data.distinct"
-        else [said(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
+        else [format_value(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
     )
 
 
@@ -395,7 +387,7 @@ def test_a_sweep_that_runs(tmp_path):
     (asked.folder / "trials" / "0002").mkdir()
     values = {"kl.target_rate": 2, "kl.multiplier": 0.1}
     states = ["running", "running", "running", "waiting"]
-    write_sweep(asked, [Trial(n, values, state) for n, state in enumerate(states)], Progress(slots=3))
+    write_sweep(asked, [Trial(n, values, state) for n, state in enumerate(states)], SweepProgress(slots=3))
     account = write_report(asked.folder)
     assert account.judged == []
     assert "The sweep is running: 6 trials" in summary(account)
@@ -409,7 +401,7 @@ def test_a_sweep_all_of_whose_trials_failed(tmp_path):
     asked = sweep_of(tmp_path / "run")
     write_run(asked.folder / "trials" / "0000", scores(20, 2, 2, 2), epochs=2)
     values = {"kl.target_rate": 2, "kl.multiplier": 0.1}
-    write_sweep(asked, [Trial(n, values, "failed", "no luck") for n in range(2)], Progress("failed"))
+    write_sweep(asked, [Trial(n, values, "failed", "no luck") for n in range(2)], SweepProgress("failed"))
     account = write_report(asked.folder)
     assert account.best is None
     assert endings(account) == ["trials 0, 1 failed: no luck"]
@@ -440,13 +432,13 @@ def test_what_training_records_is_what_is_read(cache, tmp_path):
     run = asked.folder / "trials" / "0000"
     results = train(asked.config_of({"kl.target_rate": 0.3}, run))
     trial = Trial(0, {"kl.target_rate": 0.3}, "finished", seconds=60.0)
-    write_sweep(asked, [trial], Progress("finished", slots=1, trial_seconds=60.0, place_seconds=60.0))
+    write_sweep(asked, [trial], SweepProgress("finished", slots=1, trial_seconds=60.0, place_seconds=60.0))
     account = write_report(asked.folder)
     (entry,) = account.entries
-    rows = sweep.read_metrics(run)
+    rows = read_metrics(run)
     assert entry.epochs == 4
-    assert entry.outcome == sweep.outcome(asked.config_of(trial.values, run), rows)
-    assert entry.outcome.nll == sweep.kept(rows)["valid"]["nll"]["mean"]
+    assert entry.outcome == outcome(asked.config_of(trial.values, run), rows)
+    assert entry.outcome.nll == kept(rows)["valid"]["nll"]["mean"]
     assert entry.units == len(results.scores.kl_per_dimension)
     spent = {part.what: part.seconds for part in by_the_trials(account)}
     for what in ("pretraining steps", "training steps", "validation, NLL included"):
@@ -601,7 +593,7 @@ def session(run: Path) -> tuple[dict[str, object], int]:
 
 def test_a_trial_has_one_line_with_its_values_and_scores_beside_its_curves(tmp_path):
     asked = small_sweep(tmp_path / "run")
-    for trial in sweep.load_trials(asked.folder):
+    for trial in load_trials(asked.folder):
         write_hparams(asked.folder, asked, trial)
         write_hparams(asked.folder, asked, trial)
     run = asked.folder / "trials" / "0005"
@@ -617,7 +609,7 @@ def test_a_trial_has_one_line_with_its_values_and_scores_beside_its_curves(tmp_p
 
 def test_a_trial_that_recorded_nothing_has_a_line_too(tmp_path):
     asked = small_sweep(tmp_path / "run")
-    trial = sweep.load_trials(asked.folder)[2]
+    trial = load_trials(asked.folder)[2]
     shutil.rmtree(asked.folder / "trials" / "0002")
     write_hparams(asked.folder, asked, trial)
     run = asked.folder / "trials" / "0002"
@@ -628,7 +620,7 @@ def test_a_trial_that_recorded_nothing_has_a_line_too(tmp_path):
 
 def test_the_line_of_an_earlier_generation_gives_way(tmp_path):
     asked = pbt_sweep(tmp_path / "pbt")
-    trial = sweep.load_trials(asked.folder)[1]
+    trial = load_trials(asked.folder)[1]
     later = asked.folder / "trials" / "0001.1"
     away = later.rename(tmp_path / "away")
     write_hparams(asked.folder, asked, trial)
@@ -642,7 +634,7 @@ def test_the_line_of_an_earlier_generation_gives_way(tmp_path):
 def test_every_line_names_all_keys_and_metrics(tmp_path):
     """TensorBoard takes its columns from whichever line it reads first."""
     asked = large_sweep(tmp_path / "large")
-    for trial in sweep.load_trials(asked.folder)[:5]:
+    for trial in load_trials(asked.folder)[:5]:
         write_hparams(asked.folder, asked, trial)
         content = events(asked.folder / "trials" / f"{trial.number:04d}").PluginTagToContent("hparams")
         experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment

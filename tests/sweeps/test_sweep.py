@@ -9,36 +9,16 @@ import yaml
 
 from distvae.config.kl import KLConfig
 from distvae.config.load import load_config
-from distvae.sweeps import sweep
-from distvae.sweeps.sweep import (
-    Generation,
-    ObjectiveConfig,
-    Outcome,
-    Progress,
-    Seeded,
-    Sweep,
-    Trial,
-    differences,
-    dump_sweep,
-    fingerprint,
-    front,
-    generations,
-    history,
-    judged_epochs,
-    load_progress,
-    load_sweep,
-    load_trials,
-    open_sweep,
-    outcome,
-    pretraining_of,
-    rank,
-    save_lineage,
-    save_progress,
-    save_trials,
-    score,
-    warn_of_repeats,
-    why_not_best,
-)
+from distvae.runs.tracking import read_metrics
+from distvae.sweeps.checks import warn_of_repeats
+from distvae.sweeps.lineage import Generation, generations, history, save_lineage
+from distvae.sweeps.pretraining import fingerprint, pretraining_of
+from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress, save_trials
+from distvae.sweeps.ranking import Outcome, front, judged_epochs, outcome, rank, score, why_not_best
+from distvae.sweeps.space import Seeded
+from distvae.sweeps.specification import ObjectiveConfig
+from distvae.sweeps.storage import differences, dump_sweep, load_sweep, open_sweep
+from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
 from tests.conftest import ROOT
 from tests.sweep_folders import BASE, pbt_sweep, scores, write_run, write_sweep
@@ -172,7 +152,8 @@ REFUSED = {
     "whole numbers": ({"space": {"seed": {"uniform": [0.5, 1.5]}}}, "seed = 0.5"),
     "not together": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]},
                                 "kl.weight": {"choice": [0.5, 1.0]}}},
-                     "does not read it (policies constant, linear and cyclical would): give it `when: {kl.policy: linear}`"),
+                     "does not read it (policies constant, linear and cyclical would): give it"
+                     " `when: {kl.policy: linear}`"),
     "not read": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]}} | LAMBDA_DRAWN},
                  "space.kl.target_rate: a trial with kl.policy = linear does not read it (policy soft_free_bits would):"
                  " give it `when: {kl.policy: soft_free_bits}`"),
@@ -422,7 +403,7 @@ def test_a_kl_that_is_wrong_does_not_buy_its_way_into_the_front():
 def test_an_outcome_is_of_the_epoch_that_was_kept(ask, tmp_path):
     config = ask().config_of({"kl.target_rate": 8}, tmp_path)
     write_run(tmp_path / "trial", scores(20.0, 4.0, 3.0, 2, gap=1.5), epochs=8, pretrain=2)
-    rows = sweep.read_metrics(tmp_path / "trial")
+    rows = read_metrics(tmp_path / "trial")
     assert outcome(config, rows) == Outcome(
         epoch=7, kl_weight=0.6, target_rate=8.0, sentences=20, nll=20.0, ppl=math.exp(2.0), neg_elbo=21.5, re=17.5,
         kl=4.0, mutual_information=3.0, active_units=2,
@@ -545,13 +526,13 @@ def test_a_folder_that_is_no_sweeps_is_refused_in_a_line(ask, tmp_path, missing)
 
 def test_trials_and_progress_come_back(tmp_path):
     assert load_trials(tmp_path) == []
-    assert load_progress(tmp_path) == Progress()
+    assert load_progress(tmp_path) == SweepProgress()
     trials = [
         Trial(0, {"a": 1, "b": 0.5, "c": "x", "d": None, "e": True}, "failed", "no good", "n1", 1e9, 2.5, 3),
         Trial(1, {}),
     ]
     save_trials(tmp_path, trials)
-    progress = Progress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 6.0, 4, ("n1", "n2"))
+    progress = SweepProgress("interrupted", "SIGTERM", 1e9, 2, 3.0, 1.0, 1.5, 0.25, 6.0, 4, ("n1", "n2"))
     save_progress(tmp_path, progress)
     assert load_trials(tmp_path) == trials
     assert load_progress(tmp_path) == progress
@@ -583,9 +564,9 @@ def test_a_trials_generations_and_their_history_are_found_where_the_sweep_lies_n
     assert later == Generation(folder / "trials" / "0001.1", folder / "trials" / "0000", 40, {"kl.target_rate": 4.8})
     rows = history(folder, later.run)
     assert [row["epoch"] for row in rows] == list(range(1, 9))
-    own, parents = sweep.read_metrics(later.run), sweep.read_metrics(folder / "trials" / "0000")
+    own, parents = read_metrics(later.run), read_metrics(folder / "trials" / "0000")
     assert rows == parents[:4] + own
-    assert history(folder, first.run) == sweep.read_metrics(first.run)
+    assert history(folder, first.run) == read_metrics(first.run)
 
 
 def test_history_goes_back_over_several_generations(tmp_path):

@@ -19,7 +19,9 @@ import yaml
 
 from distvae.config.load import flatten, load_config
 from distvae.runs.checkpoints import list_checkpoints
-from distvae.sweeps import sweep as sweeps
+from distvae.sweeps.lineage import generations, history
+from distvae.sweeps.ranking import outcome, rank
+from distvae.sweeps.storage import open_sweep
 from distvae.system.cores import usable_cores
 from distvae.train import main
 from tests.compare import numbers, records
@@ -117,10 +119,10 @@ def test_a_trial_is_the_training_and_the_sweep_tells_of_it(tmp_path, tiny):
     assert len(list((folder / "pretrained").iterdir())) == 1
     one = alone(tmp_path, tiny, **found[1]["values"])
     assert after_pretraining(folder / "trials" / "0001") == after_pretraining(one)
-    best = sweeps.rank(
-        sweeps.open_sweep(folder).config.objective,
+    best = rank(
+        open_sweep(folder).config.objective,
         {
-            trial["number"]: sweeps.outcome(
+            trial["number"]: outcome(
                 load_config(folder / "trials" / f"{trial['number']:04d}" / "config.yaml"),
                 records(folder / "trials" / f"{trial['number']:04d}"),
             )
@@ -372,9 +374,9 @@ def test_population_based_training_goes_on_from_better_trials(tmp_path, tiny):
     assert [trial["state"] for trial in found] == ["finished"] * 4
     later = 0
     for trial in found:
-        every = sweeps.generations(folder, trial["number"])
+        every = generations(folder, trial["number"])
         for generation in every:
-            rows = sweeps.history(folder, generation.run)
+            rows = history(folder, generation.run)
             steps = [row["step"] for row in rows]
             assert steps == sorted(set(steps))  # none twice, none missing
             if generation.parent is None:
@@ -388,7 +390,7 @@ def test_population_based_training_goes_on_from_better_trials(tmp_path, tiny):
             assert {row["stage"] for row in records(generation.run)} == {"train"}  # it pretrains nothing
             for key in ("kl.target_rate",):
                 assert 0.2 <= here[key] <= 0.6
-        assert sweeps.history(folder, every[-1].run)[-1]["epoch"] == 10
+        assert history(folder, every[-1].run)[-1]["epoch"] == 10
         assert trial["values"] == (every[-1].values or trial["values"])
     assert later > 0
 

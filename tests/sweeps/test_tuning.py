@@ -20,8 +20,12 @@ import pytest
 from distvae.config.load import dump_config
 from distvae.runs import attempts
 from distvae.runs.checkpoints import list_checkpoints
-from distvae.runs.tracking import write_status
-from distvae.sweeps import sweep as sweeps
+from distvae.runs.tracking import read_metrics, write_status
+from distvae.sweeps.lineage import Generation, generations, history, save_lineage
+from distvae.sweeps.pretraining import fingerprint, pretraining_of
+from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
+from distvae.sweeps.storage import dump_sweep, open_sweep
+from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
 from distvae.system.signals import SIGNALS, InterruptedRun, Signals
 from distvae.train import Caller, train
@@ -47,7 +51,7 @@ def driver_of(tmp_path, monkeypatch):
 
     def make(**content) -> Driver:
         driver = Driver(sweep_of(tmp_path / "sweep", **content), tmp_path / "scratch")
-        driver.progress, driver.lease = sweeps.Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
+        driver.progress, driver.hold = SweepProgress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
         driver._before, driver._began = 0.0, time.monotonic()
         monkeypatch.setattr(Driver, "current", driver)
         return driver
@@ -70,14 +74,14 @@ def test_a_sweep_answers_for_its_own_sentences_alone(driver_of, monkeypatch):
     """Its file names the same path; what lies there has changed."""
     driver = driver_of()
     attempts.claim(driver.folder)
-    for name, text in sweeps.dump_sweep(driver.sweep).items():
+    for name, text in dump_sweep(driver.sweep).items():
         (driver.folder / name).write_text(text, encoding="utf-8")
-    sweeps.save_progress(driver.folder, sweeps.Progress(data=driver._data()))
+    save_progress(driver.folder, SweepProgress(data=driver._data()))
     driver._look()
     monkeypatch.setattr("distvae.data.corpus.fingerprint", lambda data: "0123456789abcdef")
     with pytest.raises(UserError, match=r"its trials have other sentences \(\w+\) than .* now \(0123456789abcdef\)"):
         driver._look()
-    sweeps.save_progress(driver.folder, sweeps.Progress())  # of an older version
+    save_progress(driver.folder, SweepProgress())  # of an older version
     driver._look()
 
 
@@ -207,7 +211,7 @@ def clock(monkeypatch):
 
 def test_the_time_of_places_adds_up_however_many_there_are(driver_of, clock):
     driver = driver_of()
-    driver.trials, driver.running = {0: sweeps.Trial(0, {}), 1: sweeps.Trial(1, {})}, {1}
+    driver.trials, driver.running = {0: Trial(0, {}), 1: Trial(1, {})}, {1}
     for slots, seconds in ((2, 10.0), (8, 3.0)):
         driver.progress.slots = slots
         with driver._timed("trial_seconds"):
@@ -218,14 +222,14 @@ def test_the_time_of_places_adds_up_however_many_there_are(driver_of, clock):
 
 def test_time_is_saved_each_minute_though_no_trial_changes(driver_of, clock):
     driver = driver_of()
-    driver.trials, driver.running = {0: sweeps.Trial(0, {}, "running")}, {0}
+    driver.trials, driver.running = {0: Trial(0, {}, "running")}, {0}
     saved = []
     with driver._timed("trial_seconds"):
         driver._save()
         for _ in range(7):
             clock.now += 25.0
             driver.follow([])
-            saved.append((sweeps.load_progress(driver.folder).seconds, sweeps.load_trials(driver.folder)[0].seconds))
+            saved.append((load_progress(driver.folder).seconds, load_trials(driver.folder)[0].seconds))
     assert saved == [(0.0, 0.0)] * 2 + [(75.0, 75.0)] * 3 + [(150.0, 150.0)] * 2
 
 
@@ -247,14 +251,14 @@ def test_the_time_before_an_interruption_counts(driver_of, clock, monkeypatch):
     for number in (1, 5):
         (driver.folder / "finalists" / f"{number:04d}.json").unlink()
         (driver.folder / "trials" / f"{number:04d}" / "best").mkdir()
-    driver.trials = {trial.number: trial for trial in sweeps.load_trials(driver.folder)}
+    driver.trials = {trial.number: trial for trial in load_trials(driver.folder)}
     driver.asked = "SIGTERM"
     remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *work: work))
     monkeypatch.setattr("distvae.sweeps.ray.driver.ray", SimpleNamespace(remote=lambda work: remote, wait=passes))
     with pytest.raises(InterruptedRun):
         driver._score_finalists()
     driver._save()
-    told = sweeps.load_progress(driver.folder)
+    told = load_progress(driver.folder)
     assert (told.pretraining_seconds, told.finalist_seconds) == (20.0, 20.0)
 
 
@@ -270,7 +274,7 @@ def test_a_part_of_a_gpu_lies_on_one(cpus, gpus, places):
 def test_finalists_are_scored_anew_with_other_importance_samples(driver_of, monkeypatch):
     driver = driver_of(finalists={"count": 2, "importance_samples": 500})
     small_sweep(driver.folder)
-    driver.trials = {trial.number: trial for trial in sweeps.load_trials(driver.folder)}
+    driver.trials = {trial.number: trial for trial in load_trials(driver.folder)}
     for number in (0, 1, 5):
         (driver.folder / "trials" / f"{number:04d}" / "best").mkdir()
     write_finalist(driver.folder, 0, *(scores(19.0, 2.1, 1.9, 2, samples=100),) * 2)  # of an earlier sweep's end
@@ -303,7 +307,7 @@ def test_finalists_are_scored_anew_with_other_importance_samples(driver_of, monk
 def test_a_finalist_that_cannot_be_scored_is_told_of_and_the_others_are(driver_of, monkeypatch, capsys):
     driver = driver_of(finalists={"count": 2, "importance_samples": 700})
     small_sweep(driver.folder)
-    driver.trials = {trial.number: trial for trial in sweeps.load_trials(driver.folder)}
+    driver.trials = {trial.number: trial for trial in load_trials(driver.folder)}
     for number in (1, 5):
         (driver.folder / "trials" / f"{number:04d}" / "best").mkdir()
 
@@ -335,7 +339,7 @@ def test_a_sweeps_time_counts_from_its_start(driver_of, monkeypatch):
     monkeypatch.setattr(driver, "_fit", lambda: Places(0.0, 1, ("here",), 1.0, 0.0))
     monkeypatch.setattr(driver, "_score_finalists", list)
     assert driver.run() == 1  # no trial has come to anything
-    progress = sweeps.load_progress(driver.folder)
+    progress = load_progress(driver.folder)
     assert progress.seconds >= 0.4
     assert time.time() - progress.begun >= 0.4
 
@@ -343,7 +347,7 @@ def test_a_sweeps_time_counts_from_its_start(driver_of, monkeypatch):
 def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     why = "stop.hours = 1 have passed"
     driver = driver_of(stop={"hours": 1})
-    write_sweep(driver.sweep, [], sweeps.Progress("finished", why, 1e9, 1, 3700.0, ended_by=why))
+    write_sweep(driver.sweep, [], SweepProgress("finished", why, 1e9, 1, 3700.0, ended_by=why))
     again = driver_of(stop={"hours": 2})
     again._open()
     again.lease.release()
@@ -355,7 +359,7 @@ def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     again.sweep = driver.sweep
     again._before, again._began = again.progress.seconds, time.monotonic()
     again._end("finished", again.over)
-    assert sweeps.load_progress(driver.folder).reason == why
+    assert load_progress(driver.folder).reason == why
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -367,7 +371,7 @@ def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, ca
     """A user may keep the sweep's file, and the config that it names, where its results should be."""
     folder = tmp_path / "exp"
     asked = sweep_of(folder)
-    files = sweeps.dump_sweep(asked) if more != "sweep.yaml" else {}
+    files = dump_sweep(asked) if more != "sweep.yaml" else {}
     for name, text in (files | ({more: "mine: 1\n"} if more else {})).items():
         (folder / name).write_text(text)
     if more == "config.yaml":  # a run's folder
@@ -387,18 +391,18 @@ def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, ca
 @pytest.mark.parametrize("left", [[], ["sweep.yaml"], ["sweep.yaml", "base.yaml"], ["base.yaml", "sweep.json"]])
 def test_a_sweep_goes_on_in_its_own_folder_however_little_it_wrote(driver_of, left):
     driver = driver_of()
-    write_sweep(driver.sweep, [], sweeps.Progress("interrupted", None, 1e9, 1, 3700.0))
+    write_sweep(driver.sweep, [], SweepProgress("interrupted", None, 1e9, 1, 3700.0))
     for name in ("sweep.yaml", "base.yaml", "sweep.json", "trials.json"):
         if name not in left:
             (driver.folder / name).unlink()
     driver._open()
-    driver.lease.release()
-    assert sweeps.open_sweep(driver.folder).points() == driver.sweep.points()
+    driver.hold.release()
+    assert open_sweep(driver.folder).points() == driver.sweep.points()
 
 
 def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
     driver = driver_of()
-    write_sweep(driver.sweep, [], sweeps.Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
+    write_sweep(driver.sweep, [], SweepProgress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
     driver._open()
     driver.lease.release()
     assert capsys.readouterr().out == ""
@@ -518,7 +522,7 @@ def restarted(request, driver_of):
         state.write_text(json.dumps({"trial_data": []}))
         for other in others:
             other.write_bytes(pickle.dumps({"drawn": list(range(9))}))
-    driver.trials = {0: sweeps.Trial(0, {"kl.target_rate": 2}, "finished")}
+    driver.trials = {0: Trial(0, {"kl.target_rate": 2}, "finished")}
     return driver, files
 
 
@@ -589,20 +593,20 @@ class Told:
 ALONE = SimpleNamespace(search_alg=None, get_trials=list)  # Tune's controller, as far as a scheduler asks it here
 
 
-def restored(asked: sweeps.Sweep):
+def restored(asked: Sweep):
     """A sweep's scheduler, as Tune has it when a start begins: of any start it is the first one's."""
     found = pickle.loads(pickle.dumps(scheduler(asked)))
     found.set_search_properties("objective", asked.config.objective.mode)
     return found
 
 
-def trained(asked: sweeps.Sweep, number: int, values: dict, epochs: int) -> list[dict]:
+def trained(asked: Sweep, number: int, values: dict, epochs: int) -> list[dict]:
     """Have a trial's records be there; returns what it has told Tune after each epoch."""
     run = asked.folder / "trials" / f"{number:04d}"
     config = asked.config_of(values, run)
     write_run(run, scores(18.0 + number, values["kl.target_rate"], 3.0, 3), curves=False, epochs=epochs, pretrain=2)
     (run / "config.yaml").write_text(dump_config(config))
-    rows = sweeps.read_metrics(run)
+    rows = read_metrics(run)
     found = []
     for epoch in range(1, epochs + 1):
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: 2 + epoch]))
@@ -639,7 +643,7 @@ def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tm
         (first / "config.yaml").write_text(dump_config(asked.config_of({"kl.target_rate": 4.0}, first)))
         one = Told(asked.folder, number, values)
         PopulationBasedTraining.on_trial_add(before, ALONE, one)
-        rows = sweeps.history(asked.folder, asked.folder / "trials" / run)
+        rows = history(asked.folder, asked.folder / "trials" / run)
         for n in range(1, 9):
             before.on_trial_result(ALONE, one, trials._judgement(asked, asked.config_of(values, first), rows[:n]))
         after.on_trial_add(ALONE, one)
@@ -674,7 +678,7 @@ def test_a_checkpoint_is_handed_over_with_whether_the_training_has_ended(tmp_pat
     run = asked.folder / "trials" / "0000"
     write_run(run, scores(18, 4, 3.5, 3), curves=False, epochs=epochs)
     if verdict is not None:
-        rows = sweeps.read_metrics(run)
+        rows = read_metrics(run)
         rows[-1]["verdict"] = verdict
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     saves(run)
@@ -708,8 +712,8 @@ def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, cha
     )
     values = asked.points()[0]
     other = {key: value if values[key] != value else 0.1}
-    pretraining = sweeps.pretraining_of(asked.config_of(values, asked.folder), asked.folder)
-    shared = frozenset([sweeps.fingerprint(pretraining)])
+    pretraining = pretraining_of(asked.config_of(values, asked.folder), asked.folder)
+    shared = frozenset([fingerprint(pretraining)])
     train(pretraining)
     first = asked.folder / "trials" / "0000"
     config = trials._trial_config(asked, values, first, shared)
@@ -725,7 +729,7 @@ def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, cha
         assert config.pretrained == pretraining.run
         resumed = config if there is None else replace(config, resume=str(there))
         train(resumed, caller=Caller(may_change=frozenset({"pretrained", key, "train.max_epochs"})))
-        assert [(row["stage"], row["epoch"]) for row in sweeps.read_metrics(run)] == [("train", 3)]
+        assert [(row["stage"], row["epoch"]) for row in read_metrics(run)] == [("train", 3)]
 
 
 def test_a_checkpoint_stays_until_no_trial_may_go_on_from_it(tmp_path, clock):
@@ -835,8 +839,8 @@ def test_a_run_that_went_on_from_another_goes_on_itself_once_it_has_saved(popula
     asked, hand = population
     run = asked.folder / "trials" / "0001.1"
     donor = hand("0000", 40)
-    later = sweeps.Generation(run.with_name("0001.2"), run.with_name("0000"), 60, RATE)
-    sweeps.save_lineage(later)
+    later = Generation(run.with_name("0001.2"), run.with_name("0000"), 60, RATE)
+    save_lineage(later)
     saves(run)
     assert trials._place(asked, 1, NEW, donor) == (run, None)
     assert not later.run.exists()
@@ -853,7 +857,7 @@ def test_a_run_that_was_cut_short_before_it_saved_begins_anew(population):
     donor = hand("0000", 40)
     assert trials._place(asked, 1, NEW, donor) == (run, donor / "checkpoint")
     assert [path.name for path in run.iterdir()] == ["lineage.json"]
-    assert sweeps.generations(asked.folder, 1)[-1] == sweeps.Generation(run, run.with_name("0000"), 40, NEW)
+    assert generations(asked.folder, 1)[-1] == Generation(run, run.with_name("0000"), 40, NEW)
 
 
 def test_anothers_checkpoint_is_found_where_the_sweep_lies_now(population, tmp_path):

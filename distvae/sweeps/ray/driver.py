@@ -33,12 +33,16 @@ from distvae.data import corpus
 from distvae.runs import attempts
 from distvae.runs.attempts import Lease, SupersededError
 from distvae.runs.tracking import read_metrics
-from distvae.sweeps import sweep as sweeps
-from distvae.sweeps.account import said
+from distvae.sweeps.checks import warn_of_repeats
+from distvae.sweeps.labels import NAMES, format_value
+from distvae.sweeps.lineage import generations, history
+from distvae.sweeps.progress import Trial, load_progress, load_trials, save_progress, save_trials
+from distvae.sweeps.ranking import Outcome, front, outcome, rank, why_not_best
 from distvae.sweeps.ray.search import scheduler, searcher
 from distvae.sweeps.ray.trial import STOP, gpus_of, pretrain, run_process, run_trial, score, trainer, trial_number
 from distvae.sweeps.report import write_hparams, write_report
-from distvae.sweeps.sweep import Outcome, Sweep, Trial
+from distvae.sweeps.storage import differences, dump_sweep, is_sweeps, open_sweep
+from distvae.sweeps.sweep import Sweep
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError, printable
 from distvae.system.files import read_json, write_json, write_text, writing
@@ -159,14 +163,14 @@ class Driver:
             empty = not any(self.folder.iterdir())
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be a sweep's folder: {error.strerror}") from None
-        if not empty and not sweeps.is_sweeps(self.folder):
+        if not empty and not is_sweeps(self.folder):
             raise UserError(f"{self.folder}: is not empty, and no sweep wrote what it holds; name another run=FOLDER")
         # A start that was killed as it took the folder may not have written both.
         if all((self.folder / name).exists() for name in ("sweep.yaml", "base.yaml")):
-            differing = sweeps.differences(sweeps.open_sweep(self.folder), self.sweep)
+            differing = differences(open_sweep(self.folder), self.sweep)
             if differing:
                 raise UserError(f"{self.folder}: holds another sweep: {', '.join(differing)}; name another run=FOLDER")
-            known, now = sweeps.load_progress(self.folder).data, self._data()
+            known, now = load_progress(self.folder).data, self._data()
             if known not in (None, now):
                 raise UserError(
                     f"{self.folder}: its trials have other sentences ({known}) than data.path names now ({now}); name"
@@ -188,12 +192,12 @@ class Driver:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             start = attempts.claim(self.folder)
-            for name, text in sweeps.dump_sweep(self.sweep).items():
+            for name, text in dump_sweep(self.sweep).items():
                 write_text(self.folder / name, text)
             (self.folder / STOP).write_text("", encoding="ascii")
         self.lease = Lease(self.folder, start)
-        self.progress = sweeps.load_progress(self.folder)
-        self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
+        self.progress = load_progress(self.folder)
+        self.trials = {trial.number: trial for trial in load_trials(self.folder)}
         self.progress.state, self.progress.reason = "running", None
         self.progress.data = self._data()
         self.over = self.progress.ended_by
@@ -289,7 +293,7 @@ class Driver:
             f" {places.cpus_in_all:g} CPUs and {places.gpus_in_all:g} GPUs in all"
         )
         print(printable(line))
-        warning = sweeps.warn_of_repeats(self.sweep)
+        warning = warn_of_repeats(self.sweep)
         if warning is not None:
             print(f"distvae: WARNING {warning}", file=sys.stderr)
 
@@ -512,7 +516,7 @@ class Driver:
         """A line of a trial that has ended, and of how the sweep stands."""
         outcomes = self._outcomes()
         found = outcomes.get(trial.number)
-        values = " ".join(f"{key}={said(value)}" for key, value in trial.values.items())
+        values = " ".join(f"{key}={format_value(value)}" for key, value in trial.values.items())
         line = f"trial {trial.number:>3} {trial.state}"
         if trial.reason is not None:
             line += f" ({trial.reason})"
@@ -544,10 +548,10 @@ class Driver:
     def _outcomes(self) -> dict[int, Outcome]:
         """What the trials come to that have ended well: each is read once, for nothing changes it any more."""
         for number, trial in self.trials.items():
-            runs = sweeps.generations(self.folder, number) if trial.well and number not in self._read else []
+            runs = generations(self.folder, number) if trial.well and number not in self._read else []
             if runs:
                 config = self.sweep.config_of(trial.values, runs[-1].run)
-                self._read[number] = sweeps.outcome(config, sweeps.history(self.folder, runs[-1].run))
+                self._read[number] = outcome(config, history(self.folder, runs[-1].run))
         return {number: found for number, found in self._read.items() if found is not None}
 
     # -- End -----------------------------------------------------------------------------------------------------------
@@ -557,9 +561,9 @@ class Driver:
         config = self.sweep.config
         outcomes = self._outcomes()
         if config.objective.second is None:
-            best = sweeps.rank(config.objective, outcomes)[: config.finalists.count]
+            best = rank(config.objective, outcomes)[: config.finalists.count]
         else:
-            best = sweeps.front(config.objective, outcomes)[: config.finalists.count]
+            best = front(config.objective, outcomes)[: config.finalists.count]
         folder = self.folder / "finalists"
         remote = ray.remote(score).options(
             num_cpus=config.trial.cpus, num_gpus=gpus_of(self.sweep), max_retries=config.max_restarts
@@ -570,7 +574,7 @@ class Driver:
             if not _is_scored(path, config.finalists.importance_samples):
                 path.unlink()
         for number in best:
-            run = sweeps.generations(self.folder, number)[-1].run
+            run = generations(self.folder, number)[-1].run
             if not (folder / f"{number:04d}.json").exists() and (run / "best").is_dir():
                 tasks[remote.remote(run, config.finalists.importance_samples, config.trial.threads, os.getcwd())] = (
                     number
@@ -612,11 +616,11 @@ class Driver:
     def _ranking(self, outcomes: dict[int, Outcome]) -> str:
         """The best trial, and why that is not the one with the best metric."""
         objective = self.sweep.config.objective
-        best = sweeps.rank(objective, outcomes)[0]
+        best = rank(objective, outcomes)[0]
         short = outcomes[best].shortcomings(objective)
-        line = f"best: trial {best}, {sweeps.NAMES[objective.metric]} {getattr(outcomes[best], objective.metric):.2f}"
+        line = f"best: trial {best}, {NAMES[objective.metric]} {getattr(outcomes[best], objective.metric):.2f}"
         line += f", though {short}" if short else ""
-        why = sweeps.why_not_best(objective, outcomes)
+        why = why_not_best(objective, outcomes)
         return f"{line}; {why}" if why else line
 
     def _elapsed(self) -> float:
@@ -652,8 +656,8 @@ class Driver:
         self.lease.check()
         self.progress.seconds = self._elapsed()
         with writing(self.folder):
-            sweeps.save_progress(self.folder, self.progress)
-            sweeps.save_trials(self.folder, [self.trials[number] for number in sorted(self.trials)])
+            save_progress(self.folder, self.progress)
+            save_trials(self.folder, [self.trials[number] for number in sorted(self.trials)])
 
 
 class RayWatch(threading.Thread):
@@ -797,7 +801,7 @@ def _is_scored(path: Path, importance_samples: int) -> bool:
 
 def _runs(folder: Path, number: int) -> bool:
     """Whether a trial's newest run says that it is running."""
-    runs = sweeps.generations(folder, number)
+    runs = generations(folder, number)
     return bool(runs) and _says_it_runs(runs[-1].run)
 
 

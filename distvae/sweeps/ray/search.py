@@ -14,7 +14,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 from ray.tune.search.optuna import OptunaSearch
 
 from distvae.sweeps.ray.trial import told_before, trial_number
-from distvae.sweeps.sweep import Sweep, Value
+from distvae.sweeps.space import Value
+from distvae.sweeps.sweep import Sweep
 from distvae.system.files import read_json
 
 

@@ -36,8 +36,13 @@ from distvae.runs.checkpoints import load_export
 from distvae.runs.rescoring import rescore
 from distvae.runs.results import results_to_dict
 from distvae.runs.tracking import EpochRecord
-from distvae.sweeps import sweep as sweeps
-from distvae.sweeps.sweep import Generation, Sweep, Value
+from distvae.sweeps import ranking
+from distvae.sweeps.lineage import Generation, ancestry, first_trial, generations, history, save_lineage
+from distvae.sweeps.pretraining import fingerprint, pretraining_of
+from distvae.sweeps.ranking import is_over, judged_epochs, outcome
+from distvae.sweeps.space import Value
+from distvae.sweeps.specification import METRICS
+from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import PeerError, UserError
 from distvae.system.files import as_json, read_json
 from distvae.system.signals import InterruptedRun, Signals
@@ -133,11 +138,11 @@ def _logged(folder: Path, name: str) -> Iterator[None]:
 def _trial_config(sweep: Sweep, values: dict[str, Value], run: Path, shared: frozenset[str]) -> Config:
     config = sweep.config_of(values, run)
     began = config
-    if len(sweeps.ancestry(sweep.folder, run)) > 1:
+    if len(ancestry(sweep.folder, run)) > 1:
         # Its weights descend from the pretraining of the first trial, whatever its own values would pretrain.
-        began = sweep.config_of(sweep.points()[sweeps.first_trial(sweep.folder, run)], run)
-    pretraining = sweeps.pretraining_of(began, sweep.folder)
-    if pretraining is None or sweeps.fingerprint(pretraining) not in shared:
+        began = sweep.config_of(sweep.points()[first_trial(sweep.folder, run)], run)
+    pretraining = pretraining_of(began, sweep.folder)
+    if pretraining is None or fingerprint(pretraining) not in shared:
         return config
     return sweep.config_of(values, run, Path(pretraining.run))
 
@@ -149,7 +154,7 @@ def _place(sweep: Sweep, number: int, values: dict[str, Value], handed: Path | N
         handed: what Tune hands over of this trial or of the one that it goes on from; None: nothing.
     """
     first = sweep.folder / "trials" / f"{number:04d}"
-    runs = sweeps.generations(sweep.folder, number) or [Generation(first)]
+    runs = generations(sweep.folder, number) or [Generation(first)]
     if handed is None:
         here = runs[0]
     else:
@@ -182,7 +187,7 @@ def _place_behind_another(
     if checkpoints.list_checkpoints(here.run):
         return here.run, None
     shutil.rmtree(here.run, ignore_errors=True)  # cut short as it began, if at all
-    sweeps.save_lineage(here)
+    save_lineage(here)
     return here.run, handed / "checkpoint"
 
 
@@ -255,29 +260,29 @@ def _wait_for_the_end() -> NoReturn:
 
 def _told(sweep: Sweep, config: Config, run: Path) -> dict[str, Any]:
     """What Tune is told of a trial, of which there are records."""
-    return _judgement(sweep, config, sweeps.history(sweep.folder, run)) | {"node": socket.gethostname()}
+    return _judgement(sweep, config, history(sweep.folder, run)) | {"node": socket.gethostname()}
 
 
 def told_before(sweep: Sweep, number: int, values: dict[str, Value]) -> list[dict[str, Any]]:
     """What Tune has been told of a trial, epoch by epoch, by its records: nothing of one that is new."""
     try:
-        runs = [g for g in sweeps.generations(sweep.folder, number) if _has(sweep, g, values)]
+        runs = [g for g in generations(sweep.folder, number) if _has(sweep, g, values)]
         if not runs:
             return []
-        rows, config = sweeps.history(sweep.folder, runs[-1].run), sweep.config_of(values, runs[-1].run)
+        rows, config = history(sweep.folder, runs[-1].run), sweep.config_of(values, runs[-1].run)
         return [_judgement(sweep, config, rows[:n]) for n, row in enumerate(rows, 1) if row["stage"] == "train"]
     except (UserError, ValueError, KeyError, TypeError):  # damaged: the trial fails of that when its turn comes
         return []
 
 
 def _judgement(sweep: Sweep, config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    objective, found = sweep.config.objective, sweeps.outcome(config, rows)
+    objective, found = sweep.config.objective, outcome(config, rows)
     return {
-        "objective": sweeps.score(objective, found),
-        "second": None if objective.second is None else sweeps.score(objective, found, second=True),
-        "judged_epochs": sweeps.judged_epochs(config, rows),
+        "objective": ranking.score(objective, found),
+        "second": None if objective.second is None else ranking.score(objective, found, second=True),
+        "judged_epochs": judged_epochs(config, rows),
         "epoch": rows[-1]["epoch"],
-        **{name: getattr(found, name) for name in sweeps.METRICS},
+        **{name: getattr(found, name) for name in METRICS},
     }
 
 
@@ -294,7 +299,7 @@ def _report_with_checkpoint(sweep: Sweep, config: Config, number: int, run: Path
     try:
         shutil.copytree(newest, folder / "checkpoint", copy_function=os.link)
         step = checkpoints.load_state(newest).step
-        over = sweeps.is_over(config, sweeps.history(sweep.folder, run))
+        over = is_over(config, history(sweep.folder, run))
         origin = {"trial": number, "run": run.name, "step": step, "over": over}
         (folder / "origin.json").write_text(as_json(origin), encoding="utf-8")
         tune.report(_told(sweep, config, run), checkpoint=tune.Checkpoint.from_directory(str(folder)))

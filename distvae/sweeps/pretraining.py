@@ -1,0 +1,38 @@
+"""Pretraining runs that the trials of a sweep share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from distvae.config.kl import KLConfig
+from distvae.config.load import (
+    flatten,
+)
+from distvae.config.schema import Config, StageConfig
+from distvae.runs.resume import NO_MATTER
+
+
+def pretraining_of(config: Config, folder: Path) -> Config | None:
+    """The pretraining alone that a trial begins with, as a run of its own in a sweep's folder; None if it has none."""
+    if config.pretrained is not None or config.pretrain.max_epochs == 0:
+        return None
+    alone = replace(
+        config, train=StageConfig(0), kl=KLConfig(), evaluation=replace(config.evaluation, validation_samples=0)
+    )
+    return replace(alone, run=str(folder / "pretrained" / fingerprint(alone)))
+
+
+def fingerprint(config: Config) -> str:
+    """Names what a pretraining comes to: equal for configs that pretrain alike."""
+    kept = {key: value for key, value in flatten(config) if matters_to_pretraining(key)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def matters_to_pretraining(key: str) -> bool:
+    section = key.partition(".")[0]
+    if key in NO_MATTER - {"data.path"} or section in ("train", "kl", "checkpoint", "pretrained"):
+        return False
+    return section != "evaluation" or key == "evaluation.seed"

@@ -1,0 +1,120 @@
+"""Read sweep files, and read and write the specification in a sweep folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from distvae.config.load import (
+    ConfigError,
+    apply_override,
+    dump_config,
+    explain,
+    flatten,
+    parse_config,
+    read_merged,
+    run_folder,
+)
+from distvae.config.schema import Config
+from distvae.config.yaml import dump_tree, read_tree
+from distvae.runs.attempts import read_attempts
+from distvae.sweeps.checks import check_read, check_sweep
+from distvae.sweeps.space import Dimension
+from distvae.sweeps.specification import MAY_CHANGE, SweepConfig
+from distvae.sweeps.sweep import Sweep
+from distvae.system.errors import UserError
+
+
+def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
+    """Read a sweep's file, and the training config that it names.
+
+    Raises:
+        UserError: one of them cannot be read, or they ask for what cannot be.
+    """
+    tree = read_tree(path)
+    for override in overrides:
+        apply_override(tree, override)
+    if tree.get("run") is None:
+        tree["run"] = run_folder(path)
+    config = _parse(tree, str(path))
+    return check_read(check_sweep(Sweep(config, read_merged(config.base))))
+
+
+def open_sweep(folder: Path) -> Sweep:
+    """Read the sweep that lies in a folder, wherever that is now.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / "sweep.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
+    if not is_sweeps(folder):
+        raise UserError(f"{folder}: is no sweep's folder: no sweep wrote its sweep.yaml")
+    config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
+    parse_config(read_tree(base), str(base), stored=True)  # errors of a trial name the file that the base came from
+    return check_sweep(Sweep(config, read_tree(base)))
+
+
+def is_sweeps(folder: Path) -> bool:
+    """Whether a sweep wrote what is in a folder: it begins by claiming it. (So does a run, which leaves its config.)"""
+    return bool(read_attempts(folder)) and not (folder / "config.yaml").exists()
+
+
+def dump_sweep(sweep: Sweep) -> dict[str, str]:
+    """The files of a sweep's folder that say what it is, by their names."""
+    tree = TypeAdapter(SweepConfig).dump_python(sweep.config, mode="json")
+    tree["space"] = {
+        key: {name: value for name, value in dimension.items() if value is not None}
+        for key, dimension in tree["space"].items()
+    }
+    return {"sweep.yaml": dump_tree(tree), "base.yaml": dump_config(_whole_base(sweep))}
+
+
+def _whole_base(sweep: Sweep) -> Config:
+    return parse_config(copy.deepcopy(sweep.base) | {"run": None}, sweep.config.base, stored=True)
+
+
+def differences(there: Sweep, here: Sweep) -> list[str]:
+    """What makes one sweep another: nothing, if the one can go on as the other."""
+
+    def settings(sweep: Sweep) -> dict[str, Any]:
+        tree = TypeAdapter(SweepConfig).dump_python(sweep.config, mode="json")
+        base = {f"base: {key}": value for key, value in flatten(_whole_base(sweep))}
+        return {key: value for key, value in tree.items() if key not in MAY_CHANGE} | base
+
+    old, new = settings(there), settings(here)
+    return [f"{key} ({old[key]} there, {new[key]} here)" for key in new if old[key] != new[key]]
+
+
+def _parse(tree: dict[str, Any], source: str) -> SweepConfig:
+    kinds = {field.name for field in fields(Dimension)}
+    for section, ends in (("set", lambda value: False), ("space", lambda value: bool(kinds & value.keys()))):
+        if isinstance(tree.get(section), dict):
+            tree[section] = dict(_dotted(tree[section], ends))
+    strays = {field.name for field in fields(Config)} - {field.name for field in fields(SweepConfig)}
+    for name, value in tree.items():
+        if name in strays:
+            key = next((key for key, _ in flatten({name: value})), name)
+            raise ConfigError(f"{source}: {key} is a key of the training config: write set.{key}", tree.get("run"))
+    try:
+        return TypeAdapter(SweepConfig).validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error, SweepConfig)}", tree.get("run")) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
+
+
+def _dotted(tree: dict[str, Any], ends: Callable[[dict], bool], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values, of keys that may be dotted or sections in one another."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and not ends(value):
+            yield from _dotted(value, ends, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
