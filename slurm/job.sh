@@ -96,11 +96,29 @@ take_copy() { # FOLDER CONFIG…
         mkdir -p "${place%/*}"
         cp "$config" "$place"
     done
+    copy_bases "$config" "$place" # of the last, the training config; the one before it may be a sweep
     # The copy has no .git beside it; this says which commit it is.
     if [[ -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
         echo "$commit" >"$new/COMMIT"
     fi
     mv "$new" "$code"
+}
+
+copy_bases() { # CONFIG PLACE: copy what a training config is based on beside its copy, as .base1.yaml and so on
+    local config=$1 place=$2 folder=${2%/*} base number
+    for ((number = 1; number <= 100; number++)); do # a circle is refused by whoever reads it
+        base=$(base_of "$config")
+        [[ -n $base ]] || return 0
+        [[ $base == /* ]] || base=$(dirname "$config")/$base
+        readable "$base"
+        sed -i -E "s/^base:.*/base: .base$number.yaml/" "$place"
+        config=$base place=$folder/.base$number.yaml
+        cp "$config" "$place"
+    done
+}
+
+base_of() { # FILE: what its line `base: PATH` names
+    sed -nE "s/^base:[[:space:]]+(['\"]?)([^#]*[^#[:space:]])\1[[:space:]]*(#.*)?$/\2/p" "$1"
 }
 
 readable() { # CONFIG

@@ -36,7 +36,7 @@ shift
 file=$sweep
 [[ $home == . ]] || file=$home/$(config_in_copy "$sweep")
 readable "$file"
-base=$(sed -nE "s/^base:[[:space:]]+(['\"]?)([^#]*[^#[:space:]])\1[[:space:]]*(#.*)?$/\2/p" "$file")
+base=$(base_of "$file")
 for override; do
     [[ $override != base=* ]] || base=${override#base=}
 done

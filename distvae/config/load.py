@@ -1,12 +1,12 @@
-"""Every setting there is: frozen dataclasses whose defaults are the paper's, YAML, dotted overrides, validation.
+"""Load a config: the defaults < the files that ``base`` names < the YAML file < ``key=value`` on the command line.
 
-The order is: defaults below < the YAML file < ``key=value`` on the command line. What a run used in the end
-stands in its ``config.yaml``."""
+The ``config.yaml`` of a run is the result: it has every setting and no ``base``."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from distvae.system.settings import at_home
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False, stored: bool = False) -> Config:
-    """Read a YAML file, apply ``key=value`` overrides, validate.
+    """Read a YAML file over its bases, apply ``key=value`` overrides, validate.
 
     Args:
         path: the YAML file.
@@ -33,7 +33,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     Raises:
         ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
     """
-    tree = read_tree(path)
+    tree = read_tree(path) if whole else read_merged(path)
     sections = [name for name, value in vars(Config()).items() if is_dataclass(value)]
     missing = [name for name in sections if name not in tree]
     if whole and missing:
@@ -43,6 +43,46 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
     return parse_config(tree, str(path), stored or whole)
+
+
+def read_merged(path: str | Path) -> dict[str, Any]:
+    """Read a training config over its bases: the file that ``base`` names, relative to this one, and so on.
+
+    A value replaces the base's, key by key in sections. ``run`` is not inherited: two runs cannot share a folder.
+
+    Raises:
+        ConfigError: a file cannot be read or is based on itself.
+    """
+    path, named = Path(path), ""
+    files: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        if any(path.exists() and path.samefile(other) for other, _ in files):
+            raise ConfigError(f"{named}{path} is based on itself; a base must not lead back to itself")
+        try:
+            tree = read_tree(path)
+        except ConfigError as error:
+            raise ConfigError(f"{named}{error}") from None
+        base = tree.pop("base", None)
+        files.append((path, tree))
+        if base is None:
+            break
+        if not isinstance(base, str) or not base or "\0" in base:
+            raise ConfigError(f"{path}: base = {base!r}: should be the path of a config, relative to this file")
+        named = f"{path}: base: "
+        path = path.parent / os.path.expanduser(base)
+    _, merged = files.pop()
+    while files:
+        merged.pop("run", None)
+        merged = _merge(merged, files.pop()[1])
+    return merged
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Config:

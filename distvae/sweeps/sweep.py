@@ -30,6 +30,7 @@ from distvae.config.load import (
     explain,
     flatten,
     parse_config,
+    read_merged,
     run_folder,
     set_key,
 )
@@ -611,7 +612,7 @@ def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
     config = _parse(tree, str(path))
-    return _check_read(_checked(Sweep(config, read_tree(config.base))))
+    return _check_read(_checked(Sweep(config, read_merged(config.base))))
 
 
 def open_sweep(folder: Path) -> Sweep:

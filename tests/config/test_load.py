@@ -350,6 +350,95 @@ def test_an_error_knows_the_run_folder(load):
     assert refused(load, "", "abc").run is None
 
 
+# -- Bases -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Writes files, by their names without ``.yaml``, into a folder."""
+
+    def write(**files: str) -> Path:
+        for name, text in files.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    return write
+
+
+def test_a_file_wins_over_its_base_key_by_key(folder):
+    place = folder(
+        first="base: second.yaml\nkl: {target_rate: 3}\n",
+        second="base: third.yaml\nkl: {policy: soft_free_bits, target_rate: 2}\nseed: 2\n",
+        third="seed: 1\nmodel: {latent_size: 8}\ndata: {columns: [a, b]}\n",
+    )
+    whole = "seed: 2\nmodel: {latent_size: 8}\ndata: {columns: [a, b]}\nkl: {policy: soft_free_bits, target_rate: 3}\n"
+    folder(whole=whole)
+    run = ["run=runs/same"]
+    assert load_config(place / "first.yaml", run) == load_config(place / "whole.yaml", run)
+    assert load_config(place / "first.yaml", ["seed=5"]).seed == 5
+
+
+def test_a_base_lies_relative_to_the_file_that_names_it(folder, monkeypatch):
+    place = folder(base="seed: 7\n")
+    (place / "below").mkdir()
+    (place / "below" / "own.yaml").write_text("base: ../base.yaml\n")
+    (place / "absolute.yaml").write_text(f"base: {place}/base.yaml\n")
+    monkeypatch.chdir(place / "below")
+    assert load_config("own.yaml").seed == load_config("../absolute.yaml").seed == 7
+
+
+def test_the_run_folder_is_never_the_bases(folder):
+    place = folder(own="base: other.yaml\n", other="run: runs/mine\nseed: 3\n")
+    assert load_config(place / "own.yaml").run == "runs/own"
+    assert load_config(place / "other.yaml").run == "runs/mine"
+
+
+def test_the_config_of_a_run_is_whole_and_has_no_base(folder):
+    place = folder(own="base: other.yaml\n", other="seed: 3\n")
+    config = load_config(place / "own.yaml")
+    folder(kept=dump_config(config))
+    (place / "other.yaml").unlink()
+    assert load_config(place / "kept.yaml", whole=True) == config
+    folder(kept=dump_config(config) + "base: own.yaml\n")
+    with pytest.raises(ConfigError, match="unknown key base"):
+        load_config(place / "kept.yaml", whole=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"own": "base: own.yaml"}, "own.yaml: base: .*own.yaml is based on itself"),
+        (
+            {"own": "base: a.yaml", "a": "base: b.yaml", "b": "base: ./a.yaml"},
+            "b.yaml: base: .*a.yaml is based on itself",
+        ),
+        ({"own": "base: a.yaml"}, "own.yaml: base: .*a.yaml: cannot be read as a config: No such file"),
+        ({"own": "base: 3"}, "own.yaml: base = 3: should be the path of a config"),
+        ({"own": "base: [a.yaml]"}, "own.yaml: base = .*: should be the path of a config"),
+        ({"own": "base: a.yaml", "a": "sed: 3"}, "own.yaml: unknown key sed; did you mean seed?"),
+        ({"own": "base: a.yaml", "a": "seed: -3"}, "own.yaml: seed = -3"),
+        ({"own": "base: a.yaml\nseed: -3", "a": ""}, "own.yaml: seed = -3"),
+        ({"own": "base: a.yaml", "a": "- 1"}, "own.yaml: base: .*a.yaml: should hold keys and values"),
+    ],
+)
+def test_a_bad_base_is_one_line_that_names_the_files(folder, files, says):
+    place = folder(**files)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_config(place / "own.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_sweep_takes_a_config_that_has_a_base(folder, monkeypatch):
+    place = folder(
+        sweep="base: own.yaml\nspace: {kl.target_rate: {grid: [2, 4]}}\n",
+        own="base: other.yaml\nkl: {policy: soft_free_bits}\n",
+        other="seed: 3\n",
+    )
+    monkeypatch.chdir(place)
+    sweep = load_sweep("sweep.yaml")
+    assert [sweep.config_of(sample, place).seed for sample in sweep.samples()] == [3, 3]
+
+
 # -- Bad values --------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The shell scripts by themselves, without a cluster."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -230,6 +231,20 @@ def test_a_sweeps_bad_arguments_get_one_line_at_once(checkout, script, text, arg
     assert done.stderr.startswith(f"distvae: {says}")
     assert done.stderr.count("\n") == 1
     assert not list(checkout.glob("runs/slurm/*/*"))
+
+
+def test_the_bases_of_a_config_are_copied_with_it(checkout):
+    (checkout / "mine").mkdir()
+    tiny = load_config(checkout / CONFIG, ["run=x"])
+    (checkout / "mine" / "top.yaml").write_text("base: 'middle.yaml'  # first\n")
+    (checkout / "mine" / "middle.yaml").write_text(f"base: {checkout / 'bottom.yaml'}\nseed: 5\n")
+    (checkout / "bottom.yaml").write_text(f"seed: 3\nbase: {CONFIG}\n")
+    done = bash("slurm/train.sh", "--copy", "runs/slurm/one", "mine/top.yaml", cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    for path in ("mine/top.yaml", "mine/middle.yaml", "bottom.yaml", CONFIG):
+        (checkout / path).unlink()
+    copied = load_config(checkout / "runs/slurm/one/code/configs/top.yaml", ["run=x"])
+    assert copied == dataclasses.replace(tiny, seed=5)
 
 
 def test_configs_of_one_name_are_refused(checkout):
