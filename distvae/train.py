@@ -34,7 +34,7 @@ from distvae.data.corpus import Corpus, Sentences
 from distvae.distributed.engine import load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.interruption import Look, Looks
-from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.runtime import Runtime
 from distvae.evaluation import generation
 from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
 from distvae.methods import FreeBits
@@ -55,6 +55,7 @@ from distvae.system import launcher, streams
 from distvae.system.arguments import Parser
 from distvae.system.errors import PeerError, UserError, printable, tell
 from distvae.system.files import check_as, write_json, writing
+from distvae.system.programs import out_of_memory
 from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
 from distvae.training.plateau import Plateau, Verdict
 

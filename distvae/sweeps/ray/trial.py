@@ -29,7 +29,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config, OptimizerConfig
-from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.runtime import Runtime
 from distvae.runs import checkpoint
 from distvae.runs.checkpoint import load_export
 from distvae.runs.rescoring import rescore
@@ -40,6 +40,7 @@ from distvae.sweeps import sweep as sweeps
 from distvae.sweeps.sweep import Generation, Sweep, Value
 from distvae.system.errors import PeerError, UserError
 from distvae.system.files import as_json, read_json
+from distvae.system.programs import out_of_memory
 from distvae.system.signals import InterruptedRun, Signals
 from distvae.train import Caller, train
 
