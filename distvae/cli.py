@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ from torch import Tensor
 from distvae.config.load import explain, flatten, known_keys, load_config
 from distvae.config.schema import Config, OptimizerConfig
 from distvae.data.vocabulary import tokenize
-from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.runtime import Runtime
 from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.model.vae import TextVAE
 from distvae.reports import comparison
@@ -31,38 +30,21 @@ from distvae.runs.results import Results, load_results, results_to_dict
 from distvae.runs.tracking import Progress
 from distvae.scaling import costs as scaling
 from distvae.scaling import measure
-from distvae.system import streams
 from distvae.system.arguments import Parser
-from distvae.system.errors import UserError, printable, tell
+from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
-from distvae.system.signals import ENDED
-
-# The exit code of a program whose output nobody reads any more, as shells give it.
-CLOSED = 128 + signal.SIGPIPE
+from distvae.system.programs import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program: 0 when all went well, 2 on bad input, which gets one line."""
-    streams.secure(strict=True)
-    try:
-        try:
-            options = _parser().parse_args(arguments)
-            options.command(options)
-        finally:
-            sys.stdout.flush()
-    except UserError as error:
-        tell(error)
-        return 2
-    except streams.ClosedError:  # whoever read has seen enough, such as `head`
-        return CLOSED
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        tell(UserError(f"out of memory: {error}"), own=True)
-        return 2
-    except KeyboardInterrupt:
-        return ENDED
-    return 0
+    """Run a command. Return 0 on success, 2 on bad input, which gets one line."""
+
+    def run() -> int:
+        options = _parser().parse_args(arguments)
+        options.command(options)
+        return 0
+
+    return run_program(run, strict=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@ from distvae.data.batches import training_plan
 from distvae.data.corpus import Corpus, Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
-from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.runtime import Runtime
 from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation
 from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
@@ -54,6 +54,7 @@ from distvae.system import launcher, streams
 from distvae.system.arguments import Parser
 from distvae.system.errors import PeerError, UserError, printable, tell
 from distvae.system.files import check_as, write_json, writing
+from distvae.system.programs import out_of_memory
 from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
 from distvae.training.plateau import Plateau, Verdict
 from distvae.training.step import Sums, TrainStep, graphed_steps

@@ -22,11 +22,11 @@ from typing import IO, Any
 from distvae.config.load import known_keys, load_config, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
-from distvae.system import streams
 from distvae.system.arguments import Parser
 from distvae.system.cores import usable_cores
-from distvae.system.errors import UserError, printable, tell
+from distvae.system.errors import UserError, printable
 from distvae.system.files import writing
+from distvae.system.programs import run_program
 from distvae.system.signals import ENDED, INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,21 +57,10 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program: 0 when all rows have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when it
-    was interrupted and can go on, 130 when it was told to end at once."""
-    streams.secure()
-    options = _parser().parse_args(arguments)
+    """Train the rows. Return 0 when all have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when
+    interrupted (the same command resumes), 130 after Ctrl-C before anything started."""
     signals = Signals()
-    try:
-        signals.install()
-        return _carry_out(options, signals)
-    except KeyboardInterrupt:
-        return ENDED if signals.asked == "SIGINT" else INTERRUPTED
-    except UserError as error:
-        tell(error)
-        return 2
-    finally:
-        signals.restore()
+    return run_program(lambda: _carry_out(_parser().parse_args(arguments), signals), signals=signals)
 
 
 def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
@@ -311,7 +300,7 @@ class Table:
         for name in failed:
             print(printable(f"distvae: {name} failed; see {self.folder / name}.log"), file=sys.stderr)
         if self.signals.asked is not None or INTERRUPTED in self.codes.values():
-            print("interrupted; the same command goes on", file=sys.stderr)
+            print("interrupted; rerun the same command to resume", file=sys.stderr)
             return INTERRUPTED
         return 1 if failed else 0
 

@@ -1,11 +1,13 @@
 """The structure of the repository: no package shadows another, and the documents name what exists."""
 
+import configparser
 import importlib.metadata
 import re
 import subprocess
 import sys
 
 import pytest
+import setuptools
 
 from tests.conftest import ROOT, needs
 
@@ -25,6 +27,21 @@ def test_no_package_shadows_another():
     installed = {name for name in importlib.metadata.packages_distributions() if name != "distvae"}
     taken = set(sys.stdlib_module_names) | installed
     assert not set(PACKAGES) & taken
+
+
+def test_a_wheel_has_every_package_and_template():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    found = setuptools.find_packages(str(ROOT), include=[setup["options.packages.find"]["include"]])
+    modules = list(PACKAGE.rglob("*.py"))
+    assert {".".join(path.parent.relative_to(ROOT).parts) for path in modules} == set(found)
+    packed = {
+        path
+        for package, pattern in setup["options.package_data"].items()
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    data = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert data == packed
 
 
 def section(title: str) -> str:

@@ -381,7 +381,7 @@ def test_a_signal_that_comes_while_runs_are_loaded_interrupts_them(rows, stand_i
     assert table1.main(arguments) == INTERRUPTED
     sent.join()
     said = capsys.readouterr()
-    assert said.err == "interrupted; the same command goes on\n"
+    assert said.err == "interrupted; rerun the same command to resume\n"
     assert "seed-0/kla: interrupted" in said.out
     assert "failed" not in said.out
     assert not (table / "seed-0" / "pt.log").exists()
@@ -459,7 +459,7 @@ def test_an_interrupted_table_goes_on_as_if_nothing_had_been(
     sent = send(number, lambda: any(recorded(run) for run in first))
     assert table1.main(arguments) == INTERRUPTED
     sent.join()
-    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+    assert capsys.readouterr().err == "interrupted; rerun the same command to resume\n"
     for run in filter(recorded, first):  # on a busy machine one may be late
         assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
         assert len(records(run)) < 15

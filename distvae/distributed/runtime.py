@@ -310,11 +310,6 @@ def has_bf16(device: torch.device) -> bool:
     return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch had no memory left, on the GPU or (of which it has no class) on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _keep_memory() -> None:
     """Have glibc keep what is freed. It returns large blocks to the system at once, and to get each anew page by page
     takes a third of a training step."""

@@ -369,9 +369,10 @@ def test_a_file_wins_over_its_base_key_by_key(folder):
     place = folder(
         first="base: second.yaml\nkl: {target_rate: 3}\n",
         second="base: third.yaml\nkl: {policy: soft_free_bits, target_rate: 2}\nseed: 2\n",
-        third="seed: 1\nmodel: {latent_size: 8}\ndata: {columns: [a, b]}\n",
+        third="seed: 1\nmodel: {latent_size: 8}\ndata: {path: x.csv, columns: [a, b]}\n",
     )
-    whole = "seed: 2\nmodel: {latent_size: 8}\ndata: {columns: [a, b]}\nkl: {policy: soft_free_bits, target_rate: 3}\n"
+    whole = "seed: 2\nmodel: {latent_size: 8}\ndata: {path: x.csv, columns: [a, b]}\n"
+    whole += "kl: {policy: soft_free_bits, target_rate: 3}\n"
     folder(whole=whole)
     run = ["run=runs/same"]
     assert load_config(place / "first.yaml", run) == load_config(place / "whole.yaml", run)

@@ -29,7 +29,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config, OptimizerConfig
-from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.runtime import Runtime
 from distvae.runs import checkpoints
 from distvae.runs.attempts import SupersededError
 from distvae.runs.checkpoints import load_export
@@ -45,6 +45,7 @@ from distvae.sweeps.specification import METRICS
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import PeerError, UserError
 from distvae.system.files import as_json, read_json
+from distvae.system.programs import out_of_memory
 from distvae.system.signals import InterruptedRun, Signals
 from distvae.train import Caller, train
 

@@ -1,0 +1,86 @@
+"""The entry point that the programs share: errors and signals become one line and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+from distvae.system import launcher, streams
+from distvae.system.errors import UserError, printable, tell
+from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
+
+# The exit codes of a program that is given bad input or too little memory, and of one whose output nobody reads any
+# more, as shells give it.
+REFUSED = 2
+CLOSED = 128 + signal.SIGPIPE
+
+
+def run_program(
+    body: Callable[[], int], *, strict: bool = False, signals: Signals | None = None, hint: str = ""
+) -> int:
+    """Run a program and return its exit code, which is also written to the file that the launcher asks for.
+
+    ======================================  ====
+    the program returns                     its own code
+    ``UserError``, out of memory            2, with one line
+    ``InterruptedRun``                      75, with one line
+    ``KeyboardInterrupt`` by SIGINT         130
+    ``KeyboardInterrupt`` by other signals  75
+    standard output closed (``strict``)     141
+    ======================================  ====
+
+    Any other exception is a fault of the program and is raised.
+
+    Args:
+        body: the program, from the parsing of its arguments on.
+        strict: the output is the product, so a write that fails is an error. See ``streams.secure``.
+        signals: handlers that are installed while the program runs; none: Python's own.
+        hint: what to do about too little memory.
+    """
+    streams.secure(strict)
+    try:
+        try:
+            if signals is not None:
+                signals.install()
+            code = _guarded(body, hint)
+        except KeyboardInterrupt:
+            # After one SIGTERM or the like there was nothing to save yet: the run can begin again.
+            code = ENDED if signals is None or signals.asked == "SIGINT" else INTERRUPTED
+        # Launchers end the processes that are left once one has ended, by a signal that must not come before this.
+        if launcher.is_main():
+            launcher.leave_code(code)
+    finally:
+        if signals is not None:
+            signals.restore()
+    return code
+
+
+def _guarded(body: Callable[[], int], hint: str) -> int:
+    try:
+        try:
+            return body()
+        finally:
+            sys.stdout.flush()
+    except InterruptedRun as interrupted:
+        if launcher.is_main():
+            print(printable(f"{interrupted}; rerun the same command to resume"), file=sys.stderr)
+        return INTERRUPTED
+    except UserError as error:
+        tell(error)
+        return REFUSED
+    except streams.ClosedError:  # the reader has seen enough, such as `head`
+        return CLOSED
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        rank = f"rank {launcher.number('RANK', 0)} is " if launcher.number("WORLD_SIZE", 1) > 1 else ""
+        tell(UserError(f"{rank}out of memory: {error}" + (f"; {hint}" if hint else "")), own=True)
+        return REFUSED
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch had no memory left, on the GPU or (for which it has no class) on the CPU."""
+    # By its name, because programs that only plan do not import torch.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" in names or "can't allocate memory" in str(error)
