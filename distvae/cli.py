@@ -26,7 +26,7 @@ from distvae.distributed.runtime import Runtime, out_of_memory
 from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.model.vae import TextVAE
 from distvae.reports import comparison
-from distvae.runs.checkpoint import Export, load_export
+from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
 from distvae.runs.tracking import Progress
 from distvae.scaling import costs as scaling

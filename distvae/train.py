@@ -42,11 +42,11 @@ from distvae.methods.objective import FREE_BITS, FreeBits
 from distvae.model import draws
 from distvae.model.vae import initialise, model_of
 from distvae.reports import comparison
-from distvae.runs import checkpoint, tracking
-from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights
+from distvae.runs import checkpoints, tracking
+from distvae.runs.attempts import Lease, SupersededError
+from distvae.runs.checkpoints import Checkpoint, RunState, Saver, Weights
 from distvae.runs.results import Results, StageEnd, save_results, save_sentence_scores
 from distvae.runs.resume import Opening, holds_run, open_run
-from distvae.runs.starts import Hold, OvertakenError
 from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
 from distvae.system import launcher, streams
 from distvae.system.arguments import Parser
@@ -161,32 +161,32 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
     opening = runtime.on_main(lambda: open_run(config, run, runtime.processes, caller.may_change, caller.overtakes))
     results = opening.results
     if results is None:
-        hold = Hold(run, opening.start) if runtime.is_main else None
+        lease = Lease(run, opening.start) if runtime.is_main else None
         if runtime.is_main and runtime.heartbeat is not None:
             number = opening.start.number
-            runtime.heartbeat.on_loss = lambda reason: _tell_status(run, hold, number, UserError(reason))
+            runtime.heartbeat.on_loss = lambda reason: _tell_status(run, lease, number, UserError(reason))
         try:
-            trainer = Trainer(config, run, runtime, opening, signals, hold, caller)
+            trainer = Trainer(config, run, runtime, opening, signals, lease, caller)
             with signals.deferred():
                 trainer.run_stages()
                 results = trainer.finish()
         except BaseException as error:
             if runtime.is_main:
-                _tell_status(run, hold, opening.start.number, error)
+                _tell_status(run, lease, opening.start.number, error)
             raise
         finally:
             if runtime.is_main:
-                hold.release()
+                lease.release()
     if runtime.is_main:
         comparison.show({run.name: results})
     return results
 
 
-def _tell_status(run: Path, hold: Hold, start: int, error: BaseException) -> None:
+def _tell_status(run: Path, lease: Lease, start: int, error: BaseException) -> None:
     """Say how a run ended before its end, unless that is no longer this start's to say."""
     interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
-    with contextlib.suppress(OSError, OvertakenError):  # the error that led here is what counts
-        hold.check()
+    with contextlib.suppress(OSError, SupersededError):  # the error that led here is what counts
+        lease.check()
         state = "interrupted" if interrupted else "failed"
         tracking.write_status(run, state, str(error) or None, start, tracking.last_latent(run))
 
@@ -256,7 +256,7 @@ class Trainer:
     Args:
         opening: the number of this start, and the checkpoint to go on from.
         signals: what may ask to stop.
-        hold: of the main process, on the run's folder; None on the others.
+        lease: of the main process, on the run's folder; None on the others.
         caller: what else is wanted of the run.
     """
 
@@ -267,11 +267,11 @@ class Trainer:
         runtime: Runtime,
         opening: Opening,
         signals: Signals,
-        hold: Hold | None,
+        lease: Lease | None,
         caller: Caller,
     ):
         self.config, self.run, self.runtime, self.caller = config, run, runtime, caller
-        self.start, self.hold, self.signals = opening.start.number, hold, signals
+        self.start, self.lease, self.signals = opening.start.number, lease, signals
         parts = runtime.world_size * config.optimizer.accumulation_steps
         if config.optimizer.batch_size < parts:
             raise UserError(
@@ -301,7 +301,7 @@ class Trainer:
         self.saves, self.stall, self.saved = 0, 0.0, time.monotonic()  # since the last record; the last save
         self.saver, self.tracker = None, None
         if runtime.is_main:
-            self.saver = Saver(run, self.start, config.checkpoint.keep, hold.check)
+            self.saver = Saver(run, self.start, config.checkpoint.keep, lease.check)
         self.runtime.on_main(self._begin)
 
     def _begin(self) -> None:
@@ -312,7 +312,7 @@ class Trainer:
             self.saver.save(self.resumed)
             self.saver.wait()
         with writing(self.run):
-            self.hold.begin(recorded)
+            self.lease.begin(recorded)
             self.tracker = Tracker(self.run, recorded)
             if self.resumed is not None and self.resumed.state.stage == "train" and self.resumed.best_weights:
                 self._export("best", self.resumed.best_weights)
@@ -361,7 +361,7 @@ class Trainer:
         print(printable(line))
 
     def _pretrained_encoder(self, source: str) -> Weights:
-        pretrained = checkpoint.load_export(source, kind="pretrained")
+        pretrained = checkpoints.load_export(source, kind="pretrained")
         if pretrained.vocabulary.fingerprint != self.vocabulary.fingerprint:
             raise UserError(
                 f"pretrained={source}: its vocabulary ({pretrained.vocabulary.fingerprint}) is not this run's"
@@ -378,10 +378,10 @@ class Trainer:
         }
 
     def _resume(self, folder: Path) -> Checkpoint:
-        found = checkpoint.load_checkpoint(folder)
+        found = checkpoints.load_checkpoint(folder)
         for weights in (found.weights, found.best_weights):
             if weights is not None:
-                checkpoint.check_weights(self.model, weights, folder)
+                checkpoints.check_weights(self.model, weights, folder)
         self.step = found.state.step
         self.ended = check_as(list[StageEnd], found.state.ended, folder / "state.json", "the state of a run")
         if self.runtime.is_main:
@@ -558,11 +558,11 @@ class Trainer:
             minutes = self.config.checkpoint.every_minutes
             due = minutes is not None and time.monotonic() - self.saved > 60 * minutes
             failed = self.failure is not None or self.saver.failed
-            agreed = self.rank_sync.sync(bad_step, self.hold.lost, failed, due)
+            agreed = self.rank_sync.sync(bad_step, self.lease.lost, failed, due)
         if agreed.overtaken or agreed.failed:
             if not self.runtime.is_main:
                 raise PeerError("the main process tells why")
-            self.hold.check()
+            self.lease.check()
             self.saver.wait()
             raise self.failure
         return agreed
@@ -613,7 +613,7 @@ class Trainer:
             raise PeerError("the main process tells why")
         with contextlib.suppress(UserError):
             self.saver.wait()
-        last = next(reversed(checkpoint.list_checkpoints(self.run)), None)
+        last = next(reversed(checkpoints.list_checkpoints(self.run)), None)
         raise UserError(
             f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
             f" {stage.policy.weight:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
@@ -688,8 +688,8 @@ class Trainer:
         self.saver.wait()
         self.saver.close()
         self.tracker.close()
-        save_sentence_scores(self.run, each, self.hold.check)
-        save_results(self.run, results, self.hold.check)
+        save_sentence_scores(self.run, each, self.lease.check)
+        save_results(self.run, results, self.lease.check)
         tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:
@@ -711,8 +711,8 @@ class Trainer:
 
     def _export(self, name: str, weights: Weights) -> None:
         # A later start sweeps away what this one had begun when it came: what is begun after that, the check sees.
-        checkpoint.export(
-            self.run / name, weights, self.config, self.vocabulary, self.start, self.step, self.hold.check
+        checkpoints.export(
+            self.run / name, weights, self.config, self.vocabulary, self.start, self.step, self.lease.check
         )
 
     def _save(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> None:

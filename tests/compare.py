@@ -7,6 +7,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+# Keys that tell the time, or which start of a run wrote what they stand in.
+TIMES = {"seconds", "valid_seconds", "saving", "start"}
+
+
+def timeless(content: Any) -> Any:
+    """What two runs with the same numbers have in common, of what JSON holds: all but ``TIMES``."""
+    if isinstance(content, dict):
+        return {key: timeless(value) for key, value in content.items() if key not in TIMES}
+    return [timeless(value) for value in content] if isinstance(content, list) else content
+
 
 def records(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
@@ -15,10 +25,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def numbers(run: Path) -> list[dict[str, Any]]:
     """``records`` without times, and without which start of the run wrote them."""
-    rows = records(run)
-    for row in rows:
-        del row["saving"], row["start"], row["train"]["seconds"], row["valid_seconds"]
-    return rows
+    return timeless(records(run))
 
 
 def assert_same_numbers(alone: Path, run: Path, world_size: int) -> None:

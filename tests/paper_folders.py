@@ -13,7 +13,7 @@ from distvae.data import captions
 from distvae.data.vocabulary import Vocabulary
 from distvae.evaluation.scoring import SentenceScores, mean_estimate, perplexity
 from distvae.model.vae import model_of
-from distvae.runs import checkpoint
+from distvae.runs import checkpoints
 from distvae.runs.results import Results, StageEnd, save_results, save_sentence_scores
 from distvae.system.files import write_json, write_text
 from tests.sweep_folders import record, scores
@@ -96,7 +96,7 @@ def write_run(
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # what an untrained model decodes is the same each time
             model = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown)
-        checkpoint.export(run / "best", model.state_dict(), config, vocabulary, 1, 160)
+        checkpoints.export(run / "best", model.state_dict(), config, vocabulary, 1, 160)
     return config
 
 

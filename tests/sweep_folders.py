@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from distvae.evaluation.scoring import Estimate, Scores
-from distvae.runs import starts
+from distvae.runs import attempts
 from distvae.runs.results import Results, results_to_dict
 from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
 from distvae.sweeps import sweep
@@ -116,7 +116,7 @@ def write_finalist(folder: Path, number: int, valid: Scores, test: Scores) -> No
 def write_sweep(asked: Sweep, trials: list[Trial], progress: Progress | None = None) -> None:
     folder = asked.folder
     folder.mkdir(parents=True, exist_ok=True)
-    start = starts.claim(folder)
+    start = attempts.claim(folder)
     write_json(folder / "starts" / f"{start.number:04d}.json", asdict(replace(start, ended=True)))
     for name, text in sweep.dump_sweep(asked).items():
         write_text(folder / name, text)

@@ -12,7 +12,7 @@ import torch
 from distvae.cli import main
 from distvae.data.vocabulary import Vocabulary
 from distvae.model.vae import model_of
-from distvae.runs import checkpoint
+from distvae.runs import checkpoints
 from tests.paper_folders import config_of
 
 
@@ -180,7 +180,7 @@ def hostile(tmp_path):
     model = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown)
     with torch.no_grad():
         model.decoder.output.weight[: vocabulary.unknown + 1] = 0  # only words are drawn
-    checkpoint.export(tmp_path / "best", model.state_dict(), config, vocabulary)
+    checkpoints.export(tmp_path / "best", model.state_dict(), config, vocabulary)
     return tmp_path / "best"
 
 
@@ -196,7 +196,7 @@ def test_weights_that_a_manifest_vouches_for_are_checked_all_the_same(tmp_path, 
     config, vocabulary = config_of("kla", tmp_path), Vocabulary.closed(["a", "b"])
     weights = model_of(config, len(vocabulary), vocabulary.pad, vocabulary.unknown).state_dict()
     weights["encoder.embedding.weight"] = spoil(weights["encoder.embedding.weight"]).contiguous()
-    checkpoint.export(tmp_path / "best", weights, config, vocabulary)
+    checkpoints.export(tmp_path / "best", weights, config, vocabulary)
     line = said("sample", tmp_path / "best", code=2)
     assert message in line
     assert "encoder.embedding.weight" in line

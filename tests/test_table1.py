@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from distvae.config.load import load_config
 from distvae.data import corpus
 from distvae.reports import paper_report
-from distvae.runs.checkpoint import list_checkpoints
+from distvae.runs.attempts import read_attempts
+from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.results import load_results
-from distvae.runs.starts import read_starts
 from distvae.system.signals import ENDED, INTERRUPTED, Signals
 from distvae.train import main as train
 from launch import table1
@@ -464,7 +464,7 @@ def test_an_interrupted_table_goes_on_as_if_nothing_had_been(
         assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
         assert len(records(run)) < 15
         assert list_checkpoints(run)
-        assert all(start.ended for start in read_starts(run))
+        assert all(start.ended for start in read_attempts(run))
     assert not runs["pt"].exists()
     assert written == []
 
@@ -506,7 +506,7 @@ def test_no_run_trains_on_without_the_program(rows, tmp_path):
     while "; the same command goes on" not in log.read_text():
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert read_starts(run)[0].ended
+    assert read_attempts(run)[0].ended
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
     assert list_checkpoints(run)
 

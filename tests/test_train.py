@@ -26,7 +26,7 @@ from distvae.distributed.sync import RankSync
 from distvae.evaluation import scoring as evaluation
 from distvae.methods.kl_control import POLICIES
 from distvae.model.draws import training_noise
-from distvae.runs.checkpoint import Saver, load_export, load_state
+from distvae.runs.checkpoints import Saver, load_export, load_state
 from distvae.runs.results import load_results
 from distvae.system.errors import UserError
 from distvae.system.files import sha256

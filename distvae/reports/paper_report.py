@@ -20,7 +20,7 @@ from distvae.reports.comparison import cell
 from distvae.reports.methods import Method, Run, gather
 from distvae.reports.pages import render
 from distvae.reports.paper import TABLE_1, Claim, claims, corrected
-from distvae.runs.checkpoint import Export, load_export
+from distvae.runs.checkpoints import Export, load_export
 from distvae.system.errors import UserError, printable
 from distvae.system.files import write_bytes, write_text, writing
 from distvae.system.markdown import escaped, markdown_table

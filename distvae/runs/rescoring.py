@@ -9,7 +9,7 @@ from distvae.config.schema import CAPTIONS, DataConfig, EvaluationConfig
 from distvae.data import corpus
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate, floor
-from distvae.runs.checkpoint import Export
+from distvae.runs.checkpoints import Export
 from distvae.runs.results import Results
 from distvae.runs.tracking import Progress
 from distvae.system.errors import UserError

@@ -11,15 +11,15 @@ from pathlib import Path
 from distvae.config.load import dump_config, flatten, load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
-from distvae.runs import checkpoint, starts, tracking
+from distvae.runs import attempts, checkpoints, tracking
+from distvae.runs.attempts import Attempt
 from distvae.runs.results import Results, load_results
-from distvae.runs.starts import Start
 from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
 
 # Files of a run's folder that say what was asked for, not what came of it.
 DESCRIPTIONS = (
-    "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", starts.FOLDER,
+    "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", attempts.FOLDER,
 )  # fmt: skip
 
 # Its other files.
@@ -46,7 +46,7 @@ MAY_CHANGE = {
 class Opening:
     """How a run begins."""
 
-    start: Start | None  # None: it has finished, and these are its results
+    start: Attempt | None  # None: it has finished, and these are its results
     checkpoint: Path | None = None  # to go on from
     results: Results | None = None
 
@@ -61,7 +61,7 @@ def holds_run(run: Path) -> bool:
         names = {path.name for path in run.iterdir()} if run.is_dir() else set()
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
-    if starts.FOLDER in names:
+    if attempts.FOLDER in names:
         return not names.isdisjoint(PRODUCTS)
     # Before its first attempt, a run has a status where its config was refused, and a trial of a sweep its lineage.
     theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
@@ -104,14 +104,14 @@ def open_run(
             print(printable(f"{run}: finished {ended.time}, trained on {data}; its results:"))
             return Opening(None, results=results)
         if config.resume == "auto":
-            found = checkpoint.newest_checkpoint(run)
+            found = checkpoints.newest_checkpoint(run)
     if config.resume not in ("never", "auto"):
         found = _named(config, run, may_change)
     if found is not None:
         _check_state(config, found)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        start = starts.claim(run, overtake)
+        start = attempts.claim(run, overtake)
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
     with writing(run):
@@ -160,7 +160,7 @@ def _named(config: Config, run: Path, may_change: frozenset[str]) -> Path:
     folder = Path(config.resume).resolve()  # which may have been named by way of `latest`
     if not folder.is_dir():
         raise UserError(f"resume={config.resume}: is neither auto nor never, nor the folder of a checkpoint")
-    checkpoint.verify_checkpoint(folder)
+    checkpoints.verify_checkpoint(folder)
     _changed(load_config(folder / "config.yaml", whole=True), config, folder, may_change)
     if holds_run(run) and not folder.is_relative_to(run.resolve()):
         raise UserError(f"resume={config.resume}: is of another run than the one in {run}; name a new run=FOLDER")
@@ -192,7 +192,7 @@ def _check_state(config: Config, folder: Path) -> None:
         UserError: the sentences, or how they become ids, have changed since; the pretraining that would have another
             length has ended.
     """
-    state, there = checkpoint.load_state(folder), load_config(folder / "config.yaml", whole=True)
+    state, there = checkpoints.load_state(folder), load_config(folder / "config.yaml", whole=True)
     if state.stage != "pretrain" and there.pretrain != config.pretrain:
         raise UserError(
             f"{folder}: its pretraining has ended, at pretrain.max_epochs={there.pretrain.max_epochs}, not"

@@ -26,7 +26,7 @@ from distvae import __version__
 from distvae.config.fields import Count
 from distvae.evaluation.liveness import Latent, LatentState
 from distvae.evaluation.scoring import LARGEST_SCORE, Scores, sums_agree
-from distvae.runs import starts
+from distvae.runs import attempts
 from distvae.system.errors import UserError, one_line
 from distvae.system.files import (
     check_as,
@@ -124,8 +124,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         return []
     lines = read_text(path).split("\n")[:-1]
     rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
-    begun = starts.read_starts(run)
-    counting = [row for row in rows if row["start"] >= starts.responsible(begun, row["step"])]
+    begun = attempts.read_attempts(run)
+    counting = [row for row in rows if row["start"] >= attempts.responsible(begun, row["step"])]
     for before, row in itertools.pairwise(counting):
         follows = before["epoch"] + 1 if row["stage"] == before["stage"] else 1
         if row["step"] <= before["step"] or row["epoch"] != follows:

@@ -36,8 +36,8 @@ from distvae.config.load import (
 from distvae.config.schema import Config, KLConfig, StageConfig
 from distvae.config.yaml import dump_tree, read_tree
 from distvae.evaluation.liveness import LatentState, latent_state, missing_information
+from distvae.runs.attempts import read_attempts
 from distvae.runs.resume import NO_MATTER
-from distvae.runs.starts import read_starts
 from distvae.runs.tracking import Seconds, read_metrics
 from distvae.system.errors import UserError
 from distvae.system.files import damaged, read_as, write_json
@@ -626,7 +626,7 @@ def open_sweep(folder: Path) -> Sweep:
 
 def is_sweeps(folder: Path) -> bool:
     """Whether a sweep wrote what is in a folder: it begins by claiming it. (So does a run, which leaves its config.)"""
-    return bool(read_starts(folder)) and not (folder / "config.yaml").exists()
+    return bool(read_attempts(folder)) and not (folder / "config.yaml").exists()
 
 
 def dump_sweep(sweep: Sweep) -> dict[str, str]:

@@ -16,7 +16,7 @@ from distvae.methods.kl_control import POLICIES
 from distvae.methods.objective import kl_per_dimension
 from distvae.model import draws
 from distvae.model.vae import TextVAE, initialise
-from distvae.runs import checkpoint
+from distvae.runs import checkpoints
 from distvae.train import main
 from tests.compare import records
 from tests.conftest import ROOT, launch
@@ -130,8 +130,8 @@ def test_powersgd_forgets_what_it_left_out_of_the_gradients_of_other_weights(run
     """When best weights come back."""
     run = runs / "decays"
     kept = {}
-    for folder in checkpoint.list_checkpoints(run):
-        saved = checkpoint.load_checkpoint(folder)
+    for folder in checkpoints.list_checkpoints(run):
+        saved = checkpoints.load_checkpoint(folder)
         if saved.state.batches == 0:
             kept[saved.state.epoch] = "powersgd.error" in saved.ranks
     verdicts = {row["epoch"]: row["verdict"] for row in records(run)}

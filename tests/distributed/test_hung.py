@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from distvae.runs.checkpoint import newest_checkpoint
+from distvae.runs.checkpoints import newest_checkpoint
 from tests.conftest import ROOT, free_port
 
 pytestmark = pytest.mark.cluster

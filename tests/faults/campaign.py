@@ -25,11 +25,12 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
-from distvae.runs import checkpoint
+from distvae.runs import checkpoints
 from distvae.runs.tracking import read_metrics
 from distvae.system.errors import UserError
 from distvae.system.files import MANIFEST, read_json, sha256, verify
 from distvae.system.signals import INTERRUPTED
+from tests.compare import timeless
 from tests.conftest import ROOT, free_port, launcher
 from tests.faults.victim import Orders
 
@@ -340,28 +341,22 @@ class Job:
 # -- What a run leaves -------------------------------------------------------------------------------------------------
 
 
-def _without(content: object, *keys: str) -> object:
-    if isinstance(content, dict):
-        return {key: _without(value, *keys) for key, value in content.items() if key not in keys}
-    return [_without(value, *keys) for value in content] if isinstance(content, list) else content
-
-
 def remains(run: Path) -> dict[str, object]:
     """All that a finished run leaves and that does not tell the time, by what it is."""
     found = {"status": read_json(run / "status.json")["state"]}
-    found["results"] = _without(read_json(run / "results.json"), "start")
+    found["results"] = timeless(read_json(run / "results.json"))
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert read_metrics(run) == rows, "lines that do not count"
     for row in rows:
-        found[f"line {row['stage']} {row['epoch']}"] = _without(row, "seconds", "valid_seconds", "saving", "start")
+        found[f"line {row['stage']} {row['epoch']}"] = timeless(row)
     found["lines"] = [(row["stage"], row["epoch"], row["step"]) for row in rows]
     found["best weights"] = sha256(run / "best" / "model.safetensors")
     found["pretrained weights"] = sha256(run / "pretrained" / "model.safetensors")
-    last = checkpoint.newest_checkpoint(run)
+    last = checkpoints.newest_checkpoint(run)
     for path in sorted(last.glob("*.safetensors")):
         found[f"last checkpoint, {path.name}"] = sha256(path)
-    found["last checkpoint, state"] = _without(read_json(last / "state.json"), "seconds")
+    found["last checkpoint, state"] = timeless(read_json(last / "state.json"))
     return found | tensorboard(run)
 
 
@@ -397,7 +392,7 @@ def differences(reference: dict[str, object], run: Path) -> list[str]:
 def _unwhole(run: Path) -> list[str]:
     """What a reader would find and is not whole."""
     faults = []
-    for folder in [*checkpoint.list_checkpoints(run), *(run / name for name in ("best", "pretrained"))]:
+    for folder in [*checkpoints.list_checkpoints(run), *(run / name for name in ("best", "pretrained"))]:
         if folder.is_dir():
             try:
                 verify(folder, "model.safetensors")
@@ -408,7 +403,7 @@ def _unwhole(run: Path) -> list[str]:
 
 def _last_step(run: Path) -> int:
     """The step of the newest checkpoint; 0 if there is none."""
-    found = checkpoint.list_checkpoints(run)
+    found = checkpoints.list_checkpoints(run)
     return read_json(found[-1] / MANIFEST)["step"] if found else 0
 
 
@@ -522,7 +517,7 @@ class Campaign:
         position = place.at(kill.position)
         after = 0 if kill.place in EARLY else round(position * reference.steps)
         # A run that has saved nothing yet takes over little.
-        visits = 9 if kill.place == "take-over" and not checkpoint.list_checkpoints(run) else place.visits
+        visits = 9 if kill.place == "take-over" and not checkpoints.list_checkpoints(run) else place.visits
         orders = {"place": kill.place, "rank": kill.rank, "after": after, "skip": int(kill.visit * visits)}
         if at_random:
             orders |= {"place": "step", "skip": 0}

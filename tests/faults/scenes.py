@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from distvae.runs import checkpoint
+from distvae.runs import checkpoints
 from distvae.runs.tracking import read_metrics
 from distvae.system.files import MANIFEST, sha256
 from tests.distributed.test_engines import Difference, compare
@@ -37,7 +37,7 @@ def seen(run: Path) -> dict[str, object]:
         "results": (run / "results.json").read_text(),
         "best": ((run / "best" / MANIFEST).read_text(), sha256(run / "best" / "model.safetensors")),
         "pretrained": ((run / "pretrained" / MANIFEST).read_text(), sha256(run / "pretrained" / "model.safetensors")),
-        "checkpoint": checkpoint.newest_checkpoint(run).name,
+        "checkpoint": checkpoints.newest_checkpoint(run).name,
         "metrics": read_metrics(run),
         "status": (run / "status.json").read_text(),
         **tensorboard(run),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distvae.runs.checkpoint import newest_checkpoint
+from distvae.runs.checkpoints import newest_checkpoint
 from tests.compare import numbers
 from tests.conftest import ROOT, free_port, needs
 

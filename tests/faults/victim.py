@@ -20,7 +20,7 @@ from pathlib import Path
 
 from distvae import train
 from distvae.evaluation import scoring as evaluation
-from distvae.runs import checkpoint, starts
+from distvae.runs import attempts, checkpoints
 from distvae.training.step import TrainStep
 
 # What a save is made of, as the standard library reaches them too.
@@ -111,13 +111,13 @@ class Places:
         train.open_run = self.within(train.open_run, lambda *_: "start-up")
         trainer._note = self.within(trainer._note, lambda *_: "start-up")
         trainer._begin = self._begin(self.within(trainer._begin, lambda *_: "take-over"))
-        checkpoint.save_checkpoint = self.within(
-            checkpoint.save_checkpoint, lambda *_: "take-over" if self.beginning else "save"
+        checkpoints.save_checkpoint = self.within(
+            checkpoints.save_checkpoint, lambda *_: "take-over" if self.beginning else "save"
         )
-        checkpoint.export = self.within(checkpoint.export, lambda folder, *_: f"export {folder.name}")
+        checkpoints.export = self.within(checkpoints.export, lambda folder, *_: f"export {folder.name}")
         trainer._record = self.within(trainer._record, lambda *_: "record")
         trainer._conclude = self.within(trainer._conclude, lambda *_: "end")
-        starts.Hold.release = self.within(starts.Hold.release, lambda *_: "end")
+        attempts.Lease.release = self.within(attempts.Lease.release, lambda *_: "end")
         self._interrupt_training(trainer)
 
     def _begin(self, function: Callable) -> Callable:
@@ -130,7 +130,7 @@ class Places:
 
     def _tear_files(self) -> None:
         """Files that are written to half."""
-        save_file, write_text, opened = checkpoint.save_file, Path.write_text, Path.open
+        save_file, write_text, opened = checkpoints.save_file, Path.write_text, Path.open
 
         def half_saved(tensors, path):
             def prepare():
@@ -166,7 +166,7 @@ class Places:
             file.write = torn
             return file
 
-        checkpoint.save_file, Path.write_text, Path.open = half_saved, half_written, half_appended
+        checkpoints.save_file, Path.write_text, Path.open = half_saved, half_written, half_appended
 
     def _interrupt_training(self, trainer: type) -> None:
         step, run_stage, score_batch = TrainStep.__call__, trainer._run_stage, evaluation._score_batch

@@ -11,7 +11,7 @@ import pytest
 from distvae import cli
 from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
 from distvae.reports.paper_report import FIGURE, SENTENCES, tell, write
-from distvae.runs.checkpoint import load_export
+from distvae.runs.checkpoints import load_export
 from distvae.system.errors import UserError
 from tests.paper_folders import write_run, write_table
 

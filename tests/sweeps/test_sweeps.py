@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from distvae.config.load import flatten, load_config
-from distvae.runs.checkpoint import list_checkpoints
+from distvae.runs.checkpoints import list_checkpoints
 from distvae.sweeps import sweep as sweeps
 from distvae.system.cores import usable_cores
 from distvae.train import main

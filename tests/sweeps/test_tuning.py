@@ -18,8 +18,8 @@ from types import SimpleNamespace
 import pytest
 
 from distvae.config.load import dump_config
-from distvae.runs import starts
-from distvae.runs.checkpoint import list_checkpoints
+from distvae.runs import attempts
+from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.tracking import write_status
 from distvae.sweeps import sweep as sweeps
 from distvae.system.errors import UserError
@@ -47,7 +47,7 @@ def driver_of(tmp_path, monkeypatch):
 
     def make(**content) -> Driver:
         driver = Driver(sweep_of(tmp_path / "sweep", **content), tmp_path / "scratch")
-        driver.progress, driver.hold = sweeps.Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
+        driver.progress, driver.lease = sweeps.Progress(slots=2), SimpleNamespace(lost=False, check=lambda: None)
         driver._before, driver._began = 0.0, time.monotonic()
         monkeypatch.setattr(Driver, "current", driver)
         return driver
@@ -69,7 +69,7 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(driver_of):
 def test_a_sweep_answers_for_its_own_sentences_alone(driver_of, monkeypatch):
     """Its file names the same path; what lies there has changed."""
     driver = driver_of()
-    starts.claim(driver.folder)
+    attempts.claim(driver.folder)
     for name, text in sweeps.dump_sweep(driver.sweep).items():
         (driver.folder / name).write_text(text, encoding="utf-8")
     sweeps.save_progress(driver.folder, sweeps.Progress(data=driver._data()))
@@ -327,7 +327,7 @@ def test_a_finalist_that_cannot_be_scored_is_told_of_and_the_others_are(driver_o
 def test_a_sweeps_time_counts_from_its_start(driver_of, monkeypatch):
     """And not just from when Ray and the sentences are there, which is when it has a folder."""
     driver = driver_of()
-    driver.hold = None
+    driver.lease = None
     for name in ("_install_signals", "_pretrain", "_tune"):
         monkeypatch.setattr(driver, name, lambda: None)
     for name in ("_connect", "_prepare"):
@@ -346,12 +346,12 @@ def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(driver_of, capsys):
     write_sweep(driver.sweep, [], sweeps.Progress("finished", why, 1e9, 1, 3700.0, ended_by=why))
     again = driver_of(stop={"hours": 2})
     again._open()
-    again.hold.release()
+    again.lease.release()
     said = capsys.readouterr().out
     assert f"had ended before its trials: {why}" in said
     assert said.count("\n") == 1
     assert Limits().stop_all()
-    again.hold = driver.hold
+    again.lease = driver.lease
     again.sweep = driver.sweep
     again._before, again._began = again.progress.seconds, time.monotonic()
     again._end("finished", again.over)
@@ -371,7 +371,7 @@ def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, ca
     for name, text in (files | ({more: "mine: 1\n"} if more else {})).items():
         (folder / name).write_text(text)
     if more == "config.yaml":  # a run's folder
-        starts.claim(folder)
+        attempts.claim(folder)
     before = contents(folder)
     file = [str(folder / "sweep.yaml"), f"run={folder}"] if not more else [str(tmp_path / "file.yaml")]
     refused = [file] if more == "sweep.yaml" else [file, ["--resume", str(folder)]]
@@ -392,7 +392,7 @@ def test_a_sweep_goes_on_in_its_own_folder_however_little_it_wrote(driver_of, le
         if name not in left:
             (driver.folder / name).unlink()
     driver._open()
-    driver.hold.release()
+    driver.lease.release()
     assert sweeps.open_sweep(driver.folder).points() == driver.sweep.points()
 
 
@@ -400,7 +400,7 @@ def test_a_sweep_that_has_not_ended_goes_on(driver_of, capsys):
     driver = driver_of()
     write_sweep(driver.sweep, [], sweeps.Progress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
     driver._open()
-    driver.hold.release()
+    driver.lease.release()
     assert capsys.readouterr().out == ""
     assert not Limits().stop_all()
     assert (driver.progress.state, driver.progress.reason) == ("running", None)
@@ -881,5 +881,5 @@ def test_trials_are_told_to_stop_by_a_file_that_has_been_there_from_the_beginnin
         driver._call_to_save()
         ear.join(10)
         assert signals.asked == "the sweep"
-    driver.hold.release()
+    driver.lease.release()
     assert (driver.folder / trials.STOP).stat().st_ino == there

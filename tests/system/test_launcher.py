@@ -8,7 +8,7 @@ import pytest
 
 from distvae.config.load import load_config
 from distvae.distributed.runtime import Runtime
-from distvae.runs.starts import claim
+from distvae.runs.attempts import claim
 from distvae.system import launcher
 from distvae.system.errors import OwnError, PeerError, UserError, tell
 from tests.conftest import ROOT

@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from distvae.config.schema import Config
 from distvae.data import corpus
-from distvae.runs import starts
-from distvae.runs.starts import Hold, OvertakenError
+from distvae.runs import attempts
+from distvae.runs.attempts import Lease, SupersededError
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps import sweep as sweeps
 from distvae.sweeps.account import said
@@ -79,7 +79,7 @@ class Driver:
 
     def __init__(self, sweep: Sweep, scratch: Path):
         self.sweep, self.folder, self.scratch = sweep, sweep.folder, scratch
-        self.hold: Hold | None = None
+        self.lease: Lease | None = None
         self.asked: str | None = None  # the signal that asked to stop
         self.over: str | None = None  # why the sweep ends before its trials have
         self.called: float | None = None  # when trials were told to save themselves
@@ -118,8 +118,8 @@ class Driver:
         finally:
             self._closing.set()
             ray.shutdown()
-            if self.hold is not None:
-                self.hold.release()
+            if self.lease is not None:
+                self.lease.release()
 
     def _go_on(self, places: Places) -> int:
         """The sweep in its folder, from where it stands."""
@@ -138,7 +138,7 @@ class Driver:
         except InterruptedRun as interrupted:
             self._end("interrupted", str(interrupted))
             raise
-        except OvertakenError:
+        except SupersededError:
             raise
         except BaseException as error:
             self._end("failed", str(error))
@@ -187,11 +187,11 @@ class Driver:
         self._look()  # again, for the sentences may have taken hours
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            start = starts.claim(self.folder)
+            start = attempts.claim(self.folder)
             for name, text in sweeps.dump_sweep(self.sweep).items():
                 write_text(self.folder / name, text)
             (self.folder / STOP).write_text("", encoding="ascii")
-        self.hold = Hold(self.folder, start)
+        self.lease = Lease(self.folder, start)
         self.progress = sweeps.load_progress(self.folder)
         self.trials = {trial.number: trial for trial in sweeps.load_trials(self.folder)}
         self.progress.state, self.progress.reason = "running", None
@@ -238,12 +238,12 @@ class Driver:
         saved is there."""
         reason = f"Ray's {lost} has ended"
         with contextlib.suppress(Exception):
-            if self.hold is not None:
+            if self.lease is not None:
                 self.interrupted = True  # what Tune says of its trials now is no end of theirs
                 for trial in self.trials.values():
                     trial.state = "waiting" if trial.state == "running" else trial.state
                 self._end("interrupted", reason)
-                self.hold.release()
+                self.lease.release()
         print(f"{self.folder}: {reason}; rerun the same command to resume", file=sys.stderr, flush=True)
         for process in _descendants():
             with contextlib.suppress(ProcessLookupError):
@@ -384,7 +384,7 @@ class Driver:
             self._bar.update(sum(trial.ended for trial in self.trials.values()))
             with self._timed("trial_seconds"):
                 tuner.fit()
-        self.hold.check()
+        self.lease.check()
         if self.interrupted:
             for number in self.running:
                 self.trials[number].state = "waiting"
@@ -481,10 +481,10 @@ class Driver:
                 self._tell(trial)
         if changed:
             self._save()
-        if self.asked is not None or self.hold.lost:
+        if self.asked is not None or self.lease.lost:
             self._call_to_save()
             running = [number for number in self.running if _runs(self.folder, number)]
-            if self.hold.lost or not running or time.monotonic() - self.called > _TO_SAVE:
+            if self.lease.lost or not running or time.monotonic() - self.called > _TO_SAVE:
                 self.interrupted = True
                 self._tune_handler(signal.SIGUSR1, None)
 
@@ -504,7 +504,7 @@ class Driver:
 
     def _call_to_save(self) -> None:
         """Have running trials save themselves, and wait for what comes then."""
-        if self.called is None and not self.hold.lost:
+        if self.called is None and not self.lease.lost:
             self.called = time.monotonic()
             (self.folder / STOP).write_text(f"{self.asked}\n", encoding="ascii")
 
@@ -594,7 +594,7 @@ class Driver:
         return unscored
 
     def _end(self, state: str, reason: str | None) -> None:
-        if self.hold.lost:
+        if self.lease.lost:
             return
         self.progress.state, self.progress.reason = state, reason
         self._save()
@@ -649,7 +649,7 @@ class Driver:
 
     def _save(self) -> None:
         self._saved = time.monotonic()
-        self.hold.check()
+        self.lease.check()
         self.progress.seconds = self._elapsed()
         with writing(self.folder):
             sweeps.save_progress(self.folder, self.progress)
@@ -669,13 +669,13 @@ class RayWatch(threading.Thread):
     def __init__(self, give_up: Callable[[str], None], closing: threading.Event):
         super().__init__(name="Ray watch", daemon=True)
         self._give_up, self._closing = give_up, closing
-        found = {process: starts.living(process) for process in _descendants()}
+        found = {process: attempts.living(process) for process in _descendants()}
         self._processes = {process: one for process, one in found.items() if one is not None and one[0] in self.NAMES}
 
     def run(self) -> None:
         while not self._closing.wait(1.0):
             for process, one in self._processes.items():
-                if starts.living(process) != one and not self._closing.is_set():
+                if attempts.living(process) != one and not self._closing.is_set():
                     self._give_up(one[0])
                     return
 
@@ -685,7 +685,7 @@ def _descendants() -> set[int]:
     every = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(PermissionError):  # another user's
-            every[int(path.name)] = starts.living(int(path.name))
+            every[int(path.name)] = attempts.living(int(path.name))
     found: set[int] = set()
     more = {os.getpid()}
     while more:

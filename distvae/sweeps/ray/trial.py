@@ -30,11 +30,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config, OptimizerConfig
 from distvae.distributed.runtime import Runtime, out_of_memory
-from distvae.runs import checkpoint
-from distvae.runs.checkpoint import load_export
+from distvae.runs import checkpoints
+from distvae.runs.attempts import SupersededError
+from distvae.runs.checkpoints import load_export
 from distvae.runs.rescoring import rescore
 from distvae.runs.results import results_to_dict
-from distvae.runs.starts import OvertakenError
 from distvae.runs.tracking import EpochRecord
 from distvae.sweeps import sweep as sweeps
 from distvae.sweeps.sweep import Generation, Sweep, Value
@@ -179,7 +179,7 @@ def _place_behind_another(
     else:
         first = runs[0].run
         here = Generation(first.with_name(f"{first.name}.{len(runs)}"), parent, told["step"], values)
-    if checkpoint.list_checkpoints(here.run):
+    if checkpoints.list_checkpoints(here.run):
         return here.run, None
     shutil.rmtree(here.run, ignore_errors=True)  # cut short as it began, if at all
     sweeps.save_lineage(here)
@@ -236,7 +236,7 @@ def _run(sweep: Sweep, config: Config, number: int) -> str | None:
         if signals.asked is None:
             sys.exit(0)
         _wait_for_the_end()
-    except (OvertakenError, PeerError):
+    except (SupersededError, PeerError):
         raise
     except UserError as error:
         return str(error)
@@ -289,11 +289,11 @@ def _worst(sweep: Sweep, second: bool = False) -> float:
 
 def _report_with_checkpoint(sweep: Sweep, config: Config, number: int, run: Path) -> None:
     """Tell Tune of an epoch, and hand it the checkpoint from which this or another trial may go on."""
-    newest = checkpoint.newest_checkpoint(run)
+    newest = checkpoints.newest_checkpoint(run)
     folder = Path(tempfile.mkdtemp(dir=sweep.folder / "tune"))
     try:
         shutil.copytree(newest, folder / "checkpoint", copy_function=os.link)
-        step = checkpoint.load_state(newest).step
+        step = checkpoints.load_state(newest).step
         over = sweeps.is_over(config, sweeps.history(sweep.folder, run))
         origin = {"trial": number, "run": run.name, "step": step, "over": over}
         (folder / "origin.json").write_text(as_json(origin), encoding="utf-8")

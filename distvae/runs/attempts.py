@@ -30,7 +30,7 @@ PATIENCE = 4 * BEAT
 
 
 @dataclass(frozen=True)
-class Start:
+class Attempt:
     """A start of a run: ``starts/NUMBER.json``."""
 
     number: int
@@ -44,22 +44,22 @@ class Start:
     ended: bool = False
 
 
-class OvertakenError(UserError):
+class SupersededError(UserError):
     """Another start has gone on with the run: this one has nothing more to say about it."""
 
 
-def read_starts(run: Path) -> list[Start]:
+def read_attempts(run: Path) -> list[Attempt]:
     """The starts of a run, in their order. One whose file was cut off counts, as of a process that is dead."""
     found = []
     for path in _files(run):
         try:
-            found.append(read_as(Start, path, "a start of a run"))
+            found.append(read_as(Attempt, path, "a start of a run"))
         except UserError:
-            found.append(Start(int(path.stem), "?", "?", 0, "", None, 0, ended=True))
+            found.append(Attempt(int(path.stem), "?", "?", 0, "", None, 0, ended=True))
     return found
 
 
-def responsible(starts: list[Start], step: int) -> int:
+def responsible(starts: list[Attempt], step: int) -> int:
     """The number of the start whose record of an epoch that ended at ``step`` counts; 0 where none can."""
     began = [start.number for start in starts if start.recorded_step is not None and start.recorded_step < step]
     return max(began, default=0)
@@ -67,10 +67,10 @@ def responsible(starts: list[Start], step: int) -> int:
 
 def last_begun(run: Path) -> int:
     """The number of the last start that has begun to record; 0 where none has."""
-    return max((start.number for start in read_starts(run) if start.recorded_step is not None), default=0)
+    return max((start.number for start in read_attempts(run) if start.recorded_step is not None), default=0)
 
 
-def claim(run: Path, overtake: bool = False) -> Start:
+def claim(run: Path, overtake: bool = False) -> Attempt:
     """Become the last start of a run, unless another one still lives.
 
     A job that Slurm has requeued goes before its own former processes, which may live on where a node seemed dead.
@@ -83,10 +83,10 @@ def claim(run: Path, overtake: bool = False) -> Start:
     """
     (run / FOLDER).mkdir(parents=True, exist_ok=True)
     while True:
-        former = next(reversed(read_starts(run)), None)
+        former = next(reversed(read_attempts(run)), None)
         number = 1 if former is None else former.number + 1
         job, requeues = os.environ.get("SLURM_JOB_ID"), environment_number("SLURM_RESTART_COUNT", 0)
-        start = Start(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
+        start = Attempt(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
         follows = overtake or former is None or former.ended or _succeeds(start, former)
         if not follows and _lives(run, former):
             raise UserError(
@@ -101,10 +101,10 @@ def claim(run: Path, overtake: bool = False) -> Start:
         return start
 
 
-class Hold:
+class Lease:
     """The main process's hold on a run: gives signs of life, and sees whether another start goes on with it."""
 
-    def __init__(self, run: Path, start: Start):
+    def __init__(self, run: Path, start: Attempt):
         self._run, self._start = run, start
         self.lost = False
         self._ended = threading.Event()
@@ -119,7 +119,7 @@ class Hold:
         """See that this is still the last start.
 
         Raises:
-            OvertakenError: it is not.
+            SupersededError: it is not.
         """
         last = max((int(path.stem) for path in _files(self._run)), default=0)
         if last != self._start.number:
@@ -127,7 +127,7 @@ class Hold:
         if self.lost:
             number = self._start.number
             why = f"start {last} goes on with it" if last > number else "its folder is gone"
-            raise OvertakenError(f"{self._run}: {why}; start {number} stops, and writes no more")
+            raise SupersededError(f"{self._run}: {why}; start {number} stops, and writes no more")
 
     def release(self) -> None:
         """Say that this start has ended."""
@@ -146,7 +146,7 @@ class Hold:
             try:
                 os.utime(_file(self._run, self._start.number))
                 self.check()
-            except (FileNotFoundError, OvertakenError):
+            except (FileNotFoundError, SupersededError):
                 self.lost = True
                 return
             except OSError as error:  # of a network's file system, which may come back
@@ -164,11 +164,11 @@ def _files(run: Path) -> list[Path]:
     )
 
 
-def _succeeds(start: Start, former: Start) -> bool:
+def _succeeds(start: Attempt, former: Attempt) -> bool:
     return start.job is not None and start.job == former.job and start.requeues > former.requeues
 
 
-def _lives(run: Path, start: Start) -> bool:
+def _lives(run: Path, start: Attempt) -> bool:
     if start.kernel == _kernel():
         return _born(start.process) == start.born
     waiting = f"{run}: waiting for signs of life of start {start.number} on {start.host} …"
@@ -181,7 +181,7 @@ def _lives(run: Path, start: Start) -> bool:
     return False
 
 
-def _last_beat(run: Path, start: Start) -> int:
+def _last_beat(run: Path, start: Attempt) -> int:
     # An opened file has the times that the server knows; those of a name may be remembered.
     with _file(run, start.number).open() as file:
         return os.fstat(file.fileno()).st_mtime_ns

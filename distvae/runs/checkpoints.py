@@ -28,7 +28,7 @@ from distvae.config.load import dump_config, load_config
 from distvae.config.schema import Config
 from distvae.data.vocabulary import Vocabulary
 from distvae.model.vae import TextVAE, model_of
-from distvae.runs.starts import last_begun
+from distvae.runs.attempts import last_begun
 from distvae.system.errors import UserError
 from distvae.system.files import (
     Manifest,

@@ -13,8 +13,8 @@ from distvae.config.schema import Config, DataConfig, ModelConfig
 from distvae.data.vocabulary import Vocabulary
 from distvae.model.draws import generator
 from distvae.model.vae import TextVAE, initialise
-from distvae.runs import checkpoint
-from distvae.runs.checkpoint import (
+from distvae.runs import checkpoints
+from distvae.runs.checkpoints import (
     Checkpoint,
     RunState,
     Weights,
@@ -230,12 +230,12 @@ def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, 
     save(tmp_path, weights(1), weights(2), MOMENTS, STATE)
     before = listing(tmp_path)
     state = replace(STATE, step=step, policy={"what": object() if failing == "state.json" else None})
-    save_file = checkpoint.save_file
+    save_file = checkpoints.save_file
 
     def fail(tensors, path):
         (save_half if path.name == failing else save_file)(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoints, "save_file", fail)
     with pytest.raises((OSError, TypeError)):
         save(tmp_path, weights(3), weights(4), MOMENTS, state)
     assert listing(tmp_path) == before
@@ -246,14 +246,14 @@ def test_a_failing_save_leaves_the_former_checkpoint_and_nothing_else(tmp_path, 
 
 
 def test_a_folder_is_there_only_when_it_is_whole(tmp_path, monkeypatch):
-    save_file, folders = checkpoint.save_file, []
+    save_file, folders = checkpoints.save_file, []
 
     def watch(tensors, path):
         save_file(tensors, path)
         assert newest_checkpoint(tmp_path) is None
         folders.append(path.parent.stat().st_ino)
 
-    monkeypatch.setattr(checkpoint, "save_file", watch)
+    monkeypatch.setattr(checkpoints, "save_file", watch)
     save(tmp_path, weights(), weights(), MOMENTS, STATE)
     # Renamed, not copied.
     assert folders == [newest_checkpoint(tmp_path).stat().st_ino] * 4
@@ -317,7 +317,7 @@ def test_a_new_export_takes_the_place_of_the_old_one(tmp_path):
 def test_a_failing_export_leaves_the_former_one(tmp_path, monkeypatch):
     export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
     before = listing(tmp_path)
-    monkeypatch.setattr(checkpoint, "save_file", save_half)
+    monkeypatch.setattr(checkpoints, "save_file", save_half)
     with pytest.raises(OSError, match="No space left"):
         export(tmp_path / "best", weights(2), CONFIG, VOCABULARY)
     assert listing(tmp_path) == before
@@ -334,7 +334,7 @@ def test_an_export_interrupted_while_it_is_put_in_place_leaves_one_of_the_two(tm
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "rename", interrupt_the_second)
+    monkeypatch.setattr(checkpoints.os, "rename", interrupt_the_second)
     with pytest.raises(KeyboardInterrupt):
         export(tmp_path / "best", weights(2), CONFIG, VOCABULARY)
     monkeypatch.undo()

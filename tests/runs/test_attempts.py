@@ -8,18 +8,18 @@ import time
 
 import pytest
 
-from distvae.runs import starts
-from distvae.runs.starts import Hold, OvertakenError, claim, read_starts, responsible
+from distvae.runs import attempts
+from distvae.runs.attempts import Lease, SupersededError, claim, read_attempts, responsible
 from distvae.system.errors import UserError
 
 # A start in a process of its own, which prints its number and then lives until it is told.
 CLAIM = """
 import sys
 from pathlib import Path
-from distvae.runs.starts import Hold, claim
+from distvae.runs.attempts import Lease, claim
 run = Path(sys.argv[1])
-hold = Hold(run, claim(run))
-print(hold._start.number, flush=True)
+lease = Lease(run, claim(run))
+print(lease._start.number, flush=True)
 sys.stdin.readline()
 """
 
@@ -50,9 +50,9 @@ def other(tmp_path):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Makes starts of before those of another machine, with signs of life that come, and are missed, sooner."""
-    monkeypatch.setattr(starts, "_kernel", lambda: "another kernel")
-    monkeypatch.setattr(starts, "BEAT", 0.05)
-    monkeypatch.setattr(starts, "PATIENCE", 0.4)
+    monkeypatch.setattr(attempts, "_kernel", lambda: "another kernel")
+    monkeypatch.setattr(attempts, "BEAT", 0.05)
+    monkeypatch.setattr(attempts, "PATIENCE", 0.4)
 
 
 def test_a_second_start_is_refused_while_the_first_lives(tmp_path, other):
@@ -60,14 +60,14 @@ def test_a_second_start_is_refused_while_the_first_lives(tmp_path, other):
     with pytest.raises(UserError, match=f"start 1 trains there, as process {process.pid} of ") as caught:
         claim(tmp_path)
     assert "\n" not in str(caught.value)
-    assert [start.number for start in read_starts(tmp_path)] == [1]
+    assert [start.number for start in read_attempts(tmp_path)] == [1]
 
 
 def test_what_a_dead_start_left_bars_nobody(tmp_path, other):
     process = other()
     process.kill()
     process.wait()
-    assert not read_starts(tmp_path)[0].ended
+    assert not read_attempts(tmp_path)[0].ended
     assert claim(tmp_path).number == 2
 
 
@@ -80,8 +80,8 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_pat
 
 
 def test_a_start_that_has_ended_bars_nobody_though_its_process_lives(tmp_path):
-    Hold(tmp_path, claim(tmp_path)).release()
-    assert read_starts(tmp_path)[0].ended
+    Lease(tmp_path, claim(tmp_path)).release()
+    assert read_attempts(tmp_path)[0].ended
     assert claim(tmp_path).number == 2
 
 
@@ -93,13 +93,13 @@ def test_a_start_that_was_cut_off_as_it_said_who_it_is_counts_and_is_dead(tmp_pa
 
 
 def test_a_start_elsewhere_lives_while_it_gives_signs(tmp_path, elsewhere, monkeypatch):
-    monkeypatch.setattr(starts, "_kernel", lambda: "that kernel")
-    hold = Hold(tmp_path, claim(tmp_path))
-    monkeypatch.setattr(starts, "_kernel", lambda: "this kernel")
+    monkeypatch.setattr(attempts, "_kernel", lambda: "that kernel")
+    lease = Lease(tmp_path, claim(tmp_path))
+    monkeypatch.setattr(attempts, "_kernel", lambda: "this kernel")
     with pytest.raises(UserError, match="start 1 trains there"):
         claim(tmp_path)
-    hold._ended.set()
-    hold._thread.join()
+    lease._ended.set()
+    lease._thread.join()
     assert claim(tmp_path).number == 2
 
 
@@ -131,7 +131,7 @@ def test_another_job_is_refused(tmp_path, other, monkeypatch):
 
 def test_starts_at_the_same_time_have_different_numbers_or_are_refused(tmp_path):
     """Twelve at once: whoever has the last number is the one that counts, and nobody shares one."""
-    code = "import sys; from pathlib import Path; from distvae.runs.starts import claim\n"
+    code = "import sys; from pathlib import Path; from distvae.runs.attempts import claim\n"
     code += "print(claim(Path(sys.argv[1])).number)"
     processes = [
         subprocess.Popen(
@@ -148,41 +148,41 @@ def test_starts_at_the_same_time_have_different_numbers_or_are_refused(tmp_path)
         process.communicate("\n")
     assert numbers
     assert len(set(numbers)) == len(numbers)
-    assert [start.number for start in read_starts(tmp_path)] == [*range(1, len(numbers) + 1)]
+    assert [start.number for start in read_attempts(tmp_path)] == [*range(1, len(numbers) + 1)]
 
 
 # -- Being overtaken ---------------------------------------------------------------------------------------------------
 
 
 def test_a_start_sees_that_another_goes_on(tmp_path, elsewhere):
-    hold = Hold(tmp_path, claim(tmp_path))
-    hold.check()
+    lease = Lease(tmp_path, claim(tmp_path))
+    lease.check()
     (tmp_path / "starts" / "0002.json").write_text("")
-    with pytest.raises(OvertakenError, match="start 2 goes on with it; start 1 stops") as caught:
-        hold.check()
+    with pytest.raises(SupersededError, match="start 2 goes on with it; start 1 stops") as caught:
+        lease.check()
     assert "\n" not in str(caught.value)
-    hold._thread.join(timeout=5)
-    assert not hold._thread.is_alive()
+    lease._thread.join(timeout=5)
+    assert not lease._thread.is_alive()
     before = (tmp_path / "starts" / "0001.json").read_bytes()
-    hold.release()  # which is no longer its to say
+    lease.release()  # which is no longer its to say
     assert (tmp_path / "starts" / "0001.json").read_bytes() == before
 
 
 def test_the_sign_of_life_sees_it_by_itself(tmp_path, elsewhere):
-    hold = Hold(tmp_path, claim(tmp_path))
+    lease = Lease(tmp_path, claim(tmp_path))
     (tmp_path / "starts" / "0002.json").write_text("")
     end = time.monotonic() + 5
-    while not hold.lost:
+    while not lease.lost:
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def test_a_start_whose_folder_is_gone_stops(tmp_path, elsewhere):
-    hold = Hold(tmp_path, claim(tmp_path))
+    lease = Lease(tmp_path, claim(tmp_path))
     (tmp_path / "starts" / "0001.json").unlink()
-    hold._thread.join(timeout=5)
-    with pytest.raises(OvertakenError, match="its folder is gone; start 1 stops"):
-        hold.check()
+    lease._thread.join(timeout=5)
+    with pytest.raises(SupersededError, match="its folder is gone; start 1 stops"):
+        lease.check()
 
 
 # -- Whose records count -----------------------------------------------------------------------------------------------
@@ -190,11 +190,11 @@ def test_a_start_whose_folder_is_gone_stops(tmp_path, elsewhere):
 
 def test_records_count_up_to_where_the_next_start_went_on(tmp_path):
     for recorded in (0, 20, None, 10):
-        hold = Hold(tmp_path, claim(tmp_path))
+        lease = Lease(tmp_path, claim(tmp_path))
         if recorded is not None:
-            hold.begin(recorded)
-        hold.release()
-    found = read_starts(tmp_path)
+            lease.begin(recorded)
+        lease.release()
+    found = read_attempts(tmp_path)
     assert [start.recorded_step for start in found] == [0, 20, None, 10]
     # The third never came to record anything; the fourth went further back than the second.
     assert [responsible(found, step) for step in (1, 10, 11, 20, 21, 30)] == [1, 1, 4, 4, 4, 4]
