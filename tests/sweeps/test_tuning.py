@@ -24,7 +24,8 @@ from distvae.runs.tracking import write_status
 from distvae.sweeps import sweep as sweeps
 from distvae.system.errors import UserError
 from distvae.system.signals import SIGNALS, InterruptedRun, Signals
-from distvae.train import Caller, train
+from distvae.train import train
+from distvae.training.caller import Caller
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")

@@ -41,7 +41,8 @@ from distvae.sweeps.sweep import Generation, Sweep, Value
 from distvae.system.errors import PeerError, UserError
 from distvae.system.files import as_json, read_json
 from distvae.system.signals import InterruptedRun, Signals
-from distvae.train import Caller, train
+from distvae.train import train
+from distvae.training.caller import Caller
 
 # In a sweep's folder: its runs save themselves and stop when something stands in it. It is there from the beginning and
 # is written in place, for a network's file system may hide a new file for a minute, and tells what an old one holds.
@@ -316,7 +317,7 @@ def _run_in_processes(sweep: Sweep, config: Config, number: int) -> str | None:
     return None
 
 
-class _WillFailAgain(Exception):  # noqa: N818
+class _WillFailAgain(Exception):
     """What a worker tells of a run that failed by its own fault."""
 
 
