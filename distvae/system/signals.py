@@ -24,7 +24,7 @@ def asking() -> list[signal.Signals]:
     return [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
 
 
-class InterruptedRun(Exception):
+class InterruptedRun(Exception):  # noqa: N818
     """The run was asked to stop; all ranks know, and all is saved that can be."""
 
 

@@ -58,7 +58,7 @@ def secure(strict: bool = False) -> None:
             # is opened for reading refuses to be written, as a closed one does.
             _open_null(number, os.O_RDONLY if number == 0 or (strict and number == 1) else os.O_WRONLY)
     if sys.stdin is None and sys.__stdin__ is None:
-        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stdout is sys.__stdout__:
         sys.stdout = sys.__stdout__ = _writer(1, sys.stdout, strict)
     if sys.stderr is sys.__stderr__:

@@ -317,7 +317,7 @@ def _run_in_processes(sweep: Sweep, config: Config, number: int) -> str | None:
     return None
 
 
-class _WillFailAgain(Exception):
+class _WillFailAgain(Exception):  # noqa: N818
     """What a worker tells of a run that failed by its own fault."""
 
 
