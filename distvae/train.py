@@ -1,7 +1,7 @@
-"""The training program: ``python distvae/train.py CONFIG [key=value …]``, for several processes ``accelerate launch
-distvae/train.py …``. Read it from the top down.
+"""The training program: ``python distvae/train.py CONFIG [key=value …]``.
 
-Config → corpus → model → prepare → resume → stages → evaluate.
+Start several processes with ``accelerate launch distvae/train.py …``. ``train`` is the same as a function, and
+``distvae/training/`` has the trainer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The imports take seconds, in which there is nothing to save: Ctrl-C ends the program without a traceback of them.
+    # The imports take seconds and there is nothing to save yet: let Ctrl-C end the program without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -22,7 +22,8 @@ from distvae import __version__
 from distvae.config.load import flatten, known_keys, load_config, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
-from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.device import out_of_memory
+from distvae.distributed.runtime import Runtime
 from distvae.reports import comparison
 from distvae.runs import tracking
 from distvae.runs.attempts import Attempt
@@ -42,8 +43,12 @@ PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 when the run has finished, 2 on bad input, which gets one line, 75 when it was interrupted and can
-    go on, 130 when it was told to end at once."""
+    """Run the program.
+
+    Returns:
+        The exit code: 0 if the run has finished; 2 on a user error, which is printed in one line; 75 if the run was
+        interrupted and can resume; 130 if it was told to end at once.
+    """
     streams.secure()
     parser = Parser(prog="distvae/train.py", description="Train an LSTM-VAE of sentences.", settings=known_keys(Config))
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/demo/pt_kla_sfb.yaml")
@@ -57,9 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
             signals.install()
             code = _attempt(options, signals)
         except KeyboardInterrupt:
-            # Asked twice, it is not to go on; asked once, there was nothing to save yet.
+            # SIGINT: the user does not want to resume. Otherwise there was nothing to save yet.
             code = ENDED if signals.asked == "SIGINT" else INTERRUPTED
-        # Launchers end the processes that are left once one has ended, by a signal that must not come before this.
+        # Once a process has ended, launchers end the others with a signal, which must not arrive before this.
         if launcher.is_main():
             launcher.leave_code(code)
     finally:
@@ -92,15 +97,15 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
 
 
 def train(config: Config, signals: Signals | None = None, caller: Caller | None = None) -> Results:
-    """Run a config to its end: every process of the run calls this.
+    """Train and evaluate a config. Every process of the run calls this.
 
     Args:
-        signals: what may ask the run to stop; None: nothing.
-        caller: what else is wanted of the run; None: nothing.
+        signals: may ask the run to stop.
+        caller: what the calling program asks of the run.
 
     Raises:
-        UserError: bad input, or numbers that are no longer finite; ``status.json`` says so too.
-        InterruptedRun: a signal asked to stop; all is saved.
+        UserError: bad input, or numbers that are no longer finite; ``status.json`` has the reason.
+        InterruptedRun: a signal asked to stop; the run is saved.
     """
     signals = signals or Signals()
     runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
@@ -108,17 +113,19 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
     try:
         if runtime.world_size > 1:
             runtime.agree(_agreed(config))
+        if config.run is None:
+            raise UserError("a training needs a folder: name it by run=FOLDER")
         results = carry_out(config, Path(config.run), runtime, signals, caller or Caller())
     except (UserError, InterruptedRun):
         runtime.close()
         raise
-    # After any other error the peers may be waiting in a collective: only the end of this process tells them.
+    # After any other error the other ranks may be waiting in a collective: only the end of this process stops them.
     runtime.close()
     return results
 
 
 def _agreed(config: Config) -> dict[str, Any]:
-    """What all ranks have to be started with alike, by name."""
+    """Return the values that must be the same on all ranks, by name."""
     settings = {key: value for key, value in flatten(config) if key not in PER_PROCESS}
     return {"distvae.__version__": __version__, "the code's SHA-256": code_digest()} | settings
 

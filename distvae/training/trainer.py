@@ -196,7 +196,7 @@ class Trainer:
                     agreed = self._sync(bad_step)
                     if agreed.bad_step is not None:
                         number_of_batch = epoch.batches - 1 - (self.step - agreed.bad_step)
-                        self._stop_at(agreed.bad_step, plan[number_of_batch], stage, progress)
+                        self._stop_at(agreed.bad_step, np.asarray(plan[number_of_batch]), stage, progress)
                     if interval_end:
                         stage.policy.end_interval(epoch.sums.end_interval(self.runtime))
                     epoch.seconds = time.monotonic() - began

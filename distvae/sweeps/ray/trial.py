@@ -29,7 +29,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config, OptimizerConfig
-from distvae.distributed.runtime import Runtime, out_of_memory
+from distvae.distributed.device import out_of_memory
+from distvae.distributed.runtime import Runtime
 from distvae.runs import checkpoints
 from distvae.runs.attempts import SupersededError
 from distvae.runs.checkpoints import load_export
