@@ -28,8 +28,7 @@ from distvae.reports import comparison
 from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
 from distvae.runs.tracking import Progress
-from distvae.scaling import costs as scaling
-from distvae.scaling import measure
+from distvae.scaling import costs, machine, measure, tables
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
@@ -130,7 +129,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("machine", "what `distvae measure` finds; default: assumptions on H100 nodes")
-    assumed = scaling.ASSUMED
+    assumed = machine.ASSUMED
 
     def number(name: str, value: float, meaning: str) -> None:
         group.add_argument(name, type=float, default=value, help=f"{meaning} (default {value:g})")
@@ -302,19 +301,19 @@ def _scaling(options: argparse.Namespace) -> None:
     for name in ("overhead_ms", "latency_us", "inside_latency_us"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: should be at least 0")
-    machine = scaling.Machine(
+    asked = machine.Machine(
         flops=options.tflops * 1e12,
         step_overhead=options.overhead_ms / 1e3,
         draws=options.gdraws * 1e9,
         per_node=options.per_node,
-        inside=scaling.Network(options.inside_latency_us / 1e6, options.inside_bandwidth_gbps * 1e9 / 8),
-        across=scaling.Network(options.latency_us / 1e6, options.bandwidth_gbps * 1e9 / 8),
+        inside=machine.Network(options.inside_latency_us / 1e6, options.inside_bandwidth_gbps * 1e9 / 8),
+        across=machine.Network(options.latency_us / 1e6, options.bandwidth_gbps * 1e9 / 8),
     )
-    question = scaling.Question(config, options.vocabulary, options.tokens, machine, options.processes)
+    question = tables.Question(config, options.vocabulary, options.tokens, asked, options.processes)
     if options.json:
-        _print_json(scaling.as_dict(question))
+        _print_json(tables.as_dict(question))
     else:
-        comparison.show_parts(scaling.tables(question))
+        comparison.show_parts(tables.tables(question))
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -328,7 +327,7 @@ def _measure(options: argparse.Namespace) -> None:
     runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
     try:
         runtime.agree(dict(flatten(config)))
-        work = scaling.count_work(config.model, options.vocabulary, options.tokens)
+        work = costs.count_work(config.model, options.vocabulary, options.tokens)
         found = measure.measure(runtime, config, work, options.vocabulary, options.tokens, options.each, options.rounds)
         if runtime.is_main:
             if options.json:

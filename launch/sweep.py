@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         tell(error)
         code = 2
     except InterruptedRun as interrupted:
-        print(printable(f"{interrupted}; the same command goes on"), file=sys.stderr)
+        print(printable(f"{interrupted}; rerun the same command to resume"), file=sys.stderr)
         code = INTERRUPTED
     except KeyboardInterrupt:
         code = ENDED

@@ -268,10 +268,10 @@ come_back() { # FOLDER: have Slurm start this job again, whose run was interrupt
             if [[ $job != *" JobState=RUNNING "* || $job != *" Restarts=$starts "* ]]; then
                 echo "the run was interrupted; the job was cancelled, or Slurm starts it again by itself"
             elif [[ $job != *" Requeue=1 "* ]]; then
-                echo "the run was interrupted; the job may not be requeued (--no-requeue), but the same command goes on" >&2
+                echo "the run was interrupted; the job may not be requeued (--no-requeue); rerun the same command to resume" >&2
             elif ((starts >= most)); then
                 echo "distvae: the run was interrupted; the job has been requeued $starts times, no more are allowed (max_requeues in" \
-                    "slurm/env.sh); the same command goes on" >&2
+                    "slurm/env.sh); rerun the same command to resume" >&2
             else
                 echo "the run was interrupted; the job is requeued, time $((starts + 1)) of at most $most"
                 scontrol requeue "$id" && sleep 600 # until Slurm ends this script, for an end of its own would count

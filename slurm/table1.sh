@@ -40,7 +40,7 @@ done
 stop() { # WHY
     local others="no job was submitted"
     ((${#submitted[@]} == 0)) || others="submitted before it, and left to run: ${submitted[*]}"
-    echo "distvae: $1; $others; the same command goes on" >&2
+    echo "distvae: $1; $others; rerun the same command to resume" >&2
     exit 1
 }
 

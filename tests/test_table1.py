@@ -503,7 +503,7 @@ def test_no_run_trains_on_without_the_program(rows, tmp_path):
     assert process.wait() == -signal.SIGKILL
     end = time.monotonic() + 60
     log = table / "seed-0" / "kla.log"
-    while "; the same command goes on" not in log.read_text():
+    while "; rerun the same command to resume" not in log.read_text():
         assert time.monotonic() < end
         time.sleep(0.05)
     assert read_attempts(run)[0].ended

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from distvae.config.schema import ModelConfig
-from distvae.distributed.runtime import has_bf16
+from distvae.distributed.device import has_bf16
 from distvae.evaluation.scoring import importance_log_weights, importance_weighted_nll
 from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws

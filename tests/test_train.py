@@ -123,13 +123,14 @@ def test_gamma_follows_the_logged_kl(finished, tiny):
 
 def test_pretraining_hands_on_the_encoder_and_not_the_decoder(tiny, tmp_path, monkeypatch):
     starts = {}
-    train_epoch = program.Trainer._train_epoch
+    step = TrainStep.__call__
 
-    def spy(self, stage, *others):
-        starts.setdefault(stage.name, self._weights())
-        return train_epoch(self, stage, *others)
+    def spy(self, split, batch, key, *others):
+        if key[0] not in starts:
+            starts[key[0]] = copy.deepcopy(self.engine.module.state_dict())
+        return step(self, split, batch, key, *others)
 
-    monkeypatch.setattr(program.Trainer, "_train_epoch", spy)
+    monkeypatch.setattr(TrainStep, "__call__", spy)
     run = tmp_path / "run"
     assert main([str(tiny), f"run={run}", "train.max_epochs=1"]) == 0
     pretrained = weights(run, "pretrained")
@@ -282,14 +283,14 @@ class Killed(BaseException):
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 1), ("pretrain", 2), ("train", 1), ("train", 3)])
 def test_a_killed_run_goes_on_to_the_same_bits(finished, tiny, tmp_path, monkeypatch, stage, epoch):
     run = tmp_path / "run"
-    train_epoch = program.Trainer._train_epoch
+    step = TrainStep.__call__
 
-    def kill(self, at, progress, under_way):
-        if (at.name, progress.epoch + 1) == (stage, epoch):
+    def kill(self, split, batch, key, *others):
+        if key == (stage, epoch, 1):
             raise Killed
-        return train_epoch(self, at, progress, under_way)
+        return step(self, split, batch, key, *others)
 
-    monkeypatch.setattr(program.Trainer, "_train_epoch", kill)
+    monkeypatch.setattr(TrainStep, "__call__", kill)
     with pytest.raises(Killed):
         main([str(tiny), f"run={run}"])
     monkeypatch.undo()
@@ -331,7 +332,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
     assert main([str(tiny), f"run={run}"]) == INTERRUPTED
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"by {signal.Signals(number).name}; the same command goes on" in said
+    assert f"by {signal.Signals(number).name}; rerun the same command to resume" in said
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["start"]) == ("interrupted", 1)
     state = load_state((run / "checkpoints" / "latest").resolve())
@@ -489,7 +490,7 @@ def test_a_run_goes_on_by_other_ways_to_the_same_numbers(finished, tiny, tmp_pat
 def test_a_run_that_goes_on_has_no_results_until_it_ends(tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert main([str(tiny), f"run={run}", "train.max_epochs=3"]) == 0
-    monkeypatch.setattr(program.Trainer, "_train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(TrainStep, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     longer = [str(tiny), f"run={run}", "train.max_epochs=4"]
     assert main(longer) == 75
     assert not (run / "results.json").exists()
@@ -881,7 +882,7 @@ def test_an_interrupted_run_says_so(tiny, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(program.Trainer, "_train_epoch", interrupt)
+    monkeypatch.setattr(TrainStep, "__call__", interrupt)
     assert main([str(tiny), f"run={run}"]) == 75
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
 

@@ -70,7 +70,8 @@ class GraphedSteps:
 
     def _record(self, compute: Compute, inputs: Mapping[str, Tensor]) -> _Recorded:
         held = {name: value.clone() for name, value in inputs.items()}
-        beside = torch.cuda.Stream()
+        new_stream: Callable[[], torch.cuda.Stream] = torch.cuda.Stream
+        beside = new_stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(WARM_UP):

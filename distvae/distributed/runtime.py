@@ -1,8 +1,7 @@
-"""The processes of a run: the Accelerator, this process's place, and every collective there is."""
+"""The processes of a run: the Accelerator, this process's rank, and the collectives outside the engines."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import hashlib
 import importlib.util
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -26,20 +25,21 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    KwargsHandler,
     broadcast_object_list,
 )
 
 from distvae.config.schema import CommunicationConfig, Config, OptimizerConfig
-from distvae.distributed.heartbeat import Heartbeat
+from distvae.distributed.device import has_bf16, keep_freed_memory, set_onednn
+from distvae.distributed.heartbeat import Heartbeat, Store
 from distvae.system import launcher
 from distvae.system.cores import usable_cores
 from distvae.system.errors import OwnError, PeerError, UserError
 
 Result = TypeVar("Result")
 
-# Seconds between two looks for processes that are waited for, at most.
+# The most seconds between two polls while processes wait for each other.
 POLL = 0.5
-
 DEFAULTS = Config()
 
 
@@ -47,11 +47,10 @@ class Runtime:
     """One process of a run, started alone or by any launcher that sets torch's environment variables.
 
     Args:
-        optimizer: its precision (None leaves it to the launcher), its micro-batches, and its clip, which is DeepSpeed's
-            business under ZeRO.
+        optimizer: precision (None leaves it to the launcher), micro-batches, and the clip norm for DeepSpeed.
         communication: between the processes.
-        cpu_threads: of this process where there is no GPU; None shares the machine's cores among its processes.
-        keep_memory: where there is no GPU, keep freed memory for the life of the process.
+        cpu_threads: of this process, without a GPU; None shares the machine's cores among its processes.
+        keep_memory: without a GPU, keep freed memory for the life of the process.
 
     Raises:
         UserError: a launcher started several processes, but they cannot find each other; the launcher asks for what
@@ -88,20 +87,22 @@ class Runtime:
         deepspeed = _deepspeed(optimizer, self.mixed_precision) if by_deepspeed else None
         if by_deepspeed or self.fsdp:
             launcher.require("DeepSpeed, which the launcher asks for," if by_deepspeed else "FSDP, which is asked for,")
-        # Twice as long as the heartbeat waits, which names the process that hangs.
+        # Twice as long as the heartbeat waits, because the heartbeat names the process that hangs.
         timeout = timedelta(minutes=2 * communication.timeout_minutes)
-        kwargs: list = [InitProcessGroupKwargs(timeout=timeout, backend="gloo" if by_deepspeed and on_cpu else None)]
+        kwargs: list[KwargsHandler] = [
+            InitProcessGroupKwargs(timeout=timeout, backend="gloo" if by_deepspeed and on_cpu else None)
+        ]
         if communication.compression == "powersgd":
-            # Its hook chains collectives in a thread for each bucket, which race over gloo, and what it sends is small:
-            # it gets all gradients in one bucket.
+            # PowerSGD's hook chains collectives in one thread per bucket, and these threads race over gloo. One bucket
+            # is enough, because its messages are small.
             kwargs.append(DistributedDataParallelKwargs(bucket_cap_mb=2**20))
-        # FSDP2 is the business of the engine: Accelerate carries it on GPUs alone, and must not take it for its own.
+        # The engine sets up FSDP2, because Accelerate supports FSDP on GPUs only. Hide it from Accelerate.
         with _hidden("ACCELERATE_USE_FSDP"), _launched_well():
             self.accelerator = Accelerator(
-                # Without this, processes that `--multi_gpu` starts on a machine without a GPU each believe they are
-                # alone; with it, DeepSpeed is dropped without a word.
+                # Without this, processes that `--multi_gpu` starts on a machine without a GPU do not find each other.
+                # With it, Accelerate silently drops DeepSpeed.
                 cpu=on_cpu and not by_deepspeed,
-                # Under DeepSpeed bf16 is its autocast of float32 weights, which is what it is elsewhere.
+                # DeepSpeed autocasts float32 weights itself, as Accelerate does elsewhere.
                 mixed_precision="no" if by_deepspeed else self.mixed_precision,
                 deepspeed_plugin=deepspeed,
                 gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -110,36 +111,36 @@ class Runtime:
                 kwargs_handlers=kwargs,
             )
         self.zero_stage = self.accelerator.deepspeed_plugin.zero_stage if by_deepspeed else None
-        # With it cuBLAS, and LSTMs by cuDNN, add up in the same order every time.
+        # Makes cuBLAS and cuDNN's LSTMs deterministic.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        self.rank = self.accelerator.process_index
-        self.world_size = self.accelerator.num_processes
+        self.rank: int = self.accelerator.process_index
+        self.world_size: int = self.accelerator.num_processes
         self.device = self.accelerator.device
         self._stop_if_alone()
         self.heartbeat, self._meetings = None, 0
         if self.world_size > 1:
-            self._store = dist.distributed_c10d._get_default_store()
+            self._store = cast("Store", dist.distributed_c10d._get_default_store())
             self.heartbeat = Heartbeat(self._store, self.rank, self.world_size, 60 * communication.timeout_minutes)
         self._threads = torch.get_num_threads()
         if self.device.type == "cpu":
-            # What goes back through a hundred steps of a young LSTM gets too small for float32's full precision, where
-            # a CPU takes ten times as long for it. Threads that are started later take this over.
+            # Gradients through a hundred steps of an untrained LSTM become denormal, which slows a CPU down tenfold.
+            # Threads that start later inherit the setting.
             torch.set_flush_denormal(True)
             cores, processes = usable_cores(), launcher.number("LOCAL_WORLD_SIZE", 1)
             torch.set_num_threads(cpu_threads or max(1, cores // processes))
             if keep_memory:
-                _keep_memory()
-        # Products of an LSTM by TF32, with 10 bits of mantissa, are for those who ask for no more than bfloat16's 7.
+                keep_freed_memory()
+        # TF32 in LSTMs (10 bits of mantissa) only for those who ask for bfloat16 (7 bits).
         self._tf32 = torch.backends.cudnn.allow_tf32
         torch.backends.cudnn.allow_tf32 = self.mixed_precision == "bf16"
-        self._onednn = torch.backends.mkldnn.enabled
+        self._onednn = bool(torch.backends.mkldnn.enabled)
         if self.emulates_bf16:
-            # oneDNN refuses a bfloat16 LSTM on such a CPU; torch's own kernels take it.
-            torch.backends.mkldnn.set_flags(_enabled=False)
+            # oneDNN rejects a bfloat16 LSTM on such a CPU; torch's own kernels run it.
+            set_onednn(False)
 
     @property
     def engine(self) -> str:
-        """What carries a step, in a word."""
+        """The name of the engine that carries out a step."""
         if self.zero_stage is not None:
             return f"ZeRO-{self.zero_stage}"
         if self.fsdp:
@@ -153,7 +154,7 @@ class Runtime:
 
     @property
     def processes(self) -> str:
-        """How many there are, and by what they train."""
+        """The number of processes and their engine, for messages."""
         count = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
         return count if self.engine == "alone" else f"{count} by {self.engine}"
 
@@ -163,7 +164,7 @@ class Runtime:
 
     @property
     def emulates_bf16(self) -> bool:
-        """Whether bf16 was asked of a CPU without bfloat16 instructions, on which it is slower than float32."""
+        """Whether bf16 is requested on a CPU without bfloat16 instructions, where it is slower than float32."""
         return self.mixed_precision == "bf16" and not has_bf16(self.device)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -179,21 +180,28 @@ class Runtime:
         return values
 
     def gather(self, value: torch.Tensor) -> torch.Tensor | None:
-        """Every rank's value, […] → [world_size, …], on the main process and in the CPU's memory; None on the others:
-        one collective."""
+        """Gather every rank's value on the main process, in CPU memory: […] → [world_size, …]; None on the others.
+
+        One collective.
+        """
         if self.world_size == 1:
             return value[None].to("cpu", copy=True)
-        rows = [torch.empty_like(value) for _ in range(self.world_size)] if self.is_main else None
+        if not self.is_main:
+            dist.gather(value.contiguous())
+            return None
+        rows = [torch.empty_like(value) for _ in range(self.world_size)]
         dist.gather(value.contiguous(), rows)
-        return torch.stack([row.cpu() for row in rows]) if self.is_main else None
+        return torch.stack([row.cpu() for row in rows])
 
     def on_main(self, action: Callable[[], Result]) -> Result:
-        """What ``action`` returns on the main process, on every process: one broadcast. It may take any time.
+        """Call ``action`` on the main process and return its result on every process: one broadcast.
+
+        ``action`` may take any time: no collective waits meanwhile.
 
         Raises:
-            UserError: what ``action`` raised, on the main process, and ``PeerError`` on the others.
+            UserError: what ``action`` raised, on the main process; ``PeerError`` on the others.
         """
-        outcome: list = [None, None]
+        outcome: list[Any] = [None, None]
         failure = None
         if self.is_main:
             try:
@@ -207,13 +215,14 @@ class Runtime:
             raise failure
         if outcome[1] is not None:
             raise PeerError(outcome[1])
-        return outcome[0]
+        result: Result = outcome[0]
+        return result
 
     def on_each_machine(self, action: Callable[[], object]) -> None:
-        """Have the first process of each machine do something, while the others wait, for any time: one collective.
+        """Call ``action`` on the first process of each machine while the others wait, for any time: one collective.
 
         Raises:
-            UserError: what ``action`` raised, on its process, and ``PeerError`` on the others.
+            UserError: what ``action`` raised, on its process; ``PeerError`` on the others.
         """
         failure = None
         if self.accelerator.is_local_main_process:
@@ -230,13 +239,13 @@ class Runtime:
             raise PeerError("the process that failed tells why")
 
     def agree(self, what: dict[str, Any]) -> None:
-        """Check that all ranks hold the same values: one gathering of hashes, and where they differ, one of the values.
+        """Check that all ranks hold the same values: gathers hashes, and the values if the hashes differ.
 
         Args:
-            what: values by name, as JSON takes them.
+            what: JSON values by name.
 
         Raises:
-            UserError: they differ; names the first difference, on the main process, and ``PeerError`` on the others.
+            UserError: names the first difference, on the main process; ``PeerError`` on the others.
         """
         if self.world_size == 1:
             return
@@ -256,16 +265,18 @@ class Runtime:
 
     def _gather_objects(self, value: Result) -> list[Result]:
         """Return every rank's value, on every rank."""
-        values: list = [None] * self.world_size
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
     def _meet(self) -> None:
-        """Wait until all processes have come here, outside any collective, whose time is limited. Heartbeats tell
-        whether they live."""
+        """Wait until all processes are here, outside any collective, because collectives time out.
+
+        Heartbeats detect processes that hang.
+        """
         self._meetings += 1
         key, pause = f"distvae/meeting/{self._meetings}", 0.001
-        # A launcher that keeps the store may be killed while its processes save: the collective that follows will do.
+        # The launcher that hosts the store may be killed while its processes save. The next collective also waits.
         with suppress(dist.DistNetworkError):
             here = self._store.add(key, 1)
             while here < self.world_size:
@@ -294,31 +305,15 @@ class Runtime:
             dist.destroy_process_group()
         torch.set_num_threads(self._threads)
         torch.set_flush_denormal(False)
-        torch.backends.mkldnn.set_flags(_enabled=self._onednn)
+        set_onednn(self._onednn)
         torch.backends.cudnn.allow_tf32 = self._tf32
         _forget_accelerator()
 
 
 def _forget_accelerator() -> None:
-    """Accelerate keeps its state for the life of a process: a next run in it would get this one's settings."""
+    """Reset Accelerate's global state, so that the next run in this process does not get this one's settings."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 instructions, as every GPU is taken to have."""
-    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _keep_memory() -> None:
-    """Have glibc keep what is freed. It returns large blocks to the system at once, and to get each anew page by page
-    takes a third of a training step."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        trim_threshold, top_pad, mmap_max = -1, -2, -4  # <malloc.h>
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(top_pad, 64 * 2**20)
 
 
 def _flag(name: str, default: str = "false") -> bool:
@@ -327,10 +322,10 @@ def _flag(name: str, default: str = "false") -> bool:
 
 @contextmanager
 def _launched_well() -> Iterator[None]:
-    """Turn any error of the Accelerator's start into a line: all that it goes by is the launcher's word.
+    """Turn any error of the Accelerator's start into one line, because it depends only on the launcher's settings.
 
     Raises:
-        UserError: the processes do not find each other, or a variable has a value that nothing knows.
+        UserError: the processes do not find each other, or a variable has an unknown value.
     """
     try:
         yield
@@ -344,7 +339,7 @@ def _launched_well() -> Iterator[None]:
 
 @contextmanager
 def _hidden(name: str) -> Iterator[None]:
-    """The environment without this variable."""
+    """Remove an environment variable within the context."""
     value = os.environ.pop(name, None)
     try:
         yield
@@ -354,23 +349,23 @@ def _hidden(name: str) -> Iterator[None]:
 
 
 def _deepspeed(optimizer: OptimizerConfig, mixed_precision: str) -> DeepSpeedPlugin:
-    """What the launcher asks of DeepSpeed, with what the run's config says of the optimizer.
+    """Combine the launcher's DeepSpeed settings with the run's optimizer settings.
 
     Raises:
-        UserError: DeepSpeed is not installed, or it is asked for what is set elsewhere or cannot be done.
+        UserError: DeepSpeed is not installed, or a setting belongs into the config or is not supported.
     """
     for package in ("deepspeed", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"the launcher asks for DeepSpeed; {package} is missing: pip install -e '.[deepspeed]' in the checkout"
             )
-    # What DeepSpeed says of its own insides, and of the optimizers that it has not tried, at every step or start.
+    # Silence warnings about DeepSpeed's internals and about optimizers that it has not tested.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     from deepspeed import ops
 
-    # What it can compile, which it finds out by trying compilers. It looks up a sum for inference on CPUs alone, takes
-    # minutes of the first start to compile it, and never calls it here.
+    # Tell DeepSpeed that it can compile nothing. Otherwise it probes compilers, and its first start on a CPU spends
+    # minutes on compiling an inference kernel that is never called here.
     ops.__compatible_ops__ = {}
     plugin = DeepSpeedPlugin()
     settings = plugin.deepspeed_config
@@ -393,7 +388,7 @@ def _deepspeed(optimizer: OptimizerConfig, mixed_precision: str) -> DeepSpeedPlu
             raise UserError(f"the DeepSpeed config offloads ({part}): the fused optimizers here step on the device")
     settings["gradient_accumulation_steps"] = optimizer.accumulation_steps
     settings["gradient_clipping"] = optimizer.clip_norm or 0.0
-    # DeepSpeed wants to know it, and does nothing with it: the loss is scaled here, by the sentences there are.
+    # Required by DeepSpeed but unused: the training step scales the loss by the number of sentences.
     settings["train_micro_batch_size_per_gpu"] = 1
     if mixed_precision == "bf16":
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}

@@ -21,7 +21,8 @@ from distvae.config.schema import Config, EvaluationConfig
 from distvae.data import captions
 from distvae.data.batches import Batch, collate, evaluation_plan, share
 from distvae.data.vocabulary import Vocabulary
-from distvae.distributed.runtime import Runtime, has_bf16
+from distvae.distributed.device import has_bf16
+from distvae.distributed.runtime import Runtime
 from distvae.evaluation.liveness import Latent, judge
 from distvae.methods.kl import kl_per_dimension
 from distvae.model.draws import sentence_noise

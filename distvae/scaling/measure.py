@@ -25,16 +25,9 @@ from distvae.distributed.runtime import Runtime
 from distvae.methods.free_bits import NoFreeBits
 from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
-from distvae.scaling.costs import (
-    Machine,
-    Network,
-    Work,
-    fit_compute,
-    fit_network,
-    plain_table,
-    predict,
-    step_collectives,
-)
+from distvae.scaling.costs import Work, step_collectives
+from distvae.scaling.machine import Machine, Network, fit_compute, fit_network, predict
+from distvae.scaling.tables import plain_table
 from distvae.system.errors import UserError
 from distvae.training.step import TrainStep
 
@@ -102,16 +95,13 @@ def measure(
     flops, overhead = fit_compute({n: seconds[n, False] - n * processes * work.draws / draw_rate for n in each}, work)
     machine = Machine(flops, overhead, draw_rate, 1, network, network)
     collectives = step_collectives(work, "ddp", processes)
-    steps = tuple(
-        Step(
-            each=n,
-            alone=seconds[n, False],
-            measured=seconds[n, processes > 1],
-            predicted=predict(work, collectives, machine, processes, n * processes).step,
-        )
-        for n in each
-    )
-    return Measurement(processes, all_reduce, machine, steps)
+    steps = []
+    for n in each:
+        predicted = predict(work, collectives, machine, processes, n * processes).step
+        if predicted is None:
+            raise UserError(f"--each={n}: every process needs a sentence")
+        steps.append(Step(n, seconds[n, False], seconds[n, processes > 1], predicted))
+    return Measurement(processes, all_reduce, machine, tuple(steps))
 
 
 def as_dict(found: Measurement) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from distvae.evaluation.scoring import evaluate
 from distvae.model import draws
 from distvae.model.vae import initialise, model_of
 from distvae.scaling.measure import wait
-from distvae.train import stages_of
 from distvae.training import step
+from distvae.training.stages import stages_of
 from distvae.training.step import Sums, TrainStep, graphed_steps
 from tests.benchmarks.machine import device, memory
 from tests.benchmarks.sentences import write_sentences

@@ -36,8 +36,9 @@ from distvae.data.corpus import Sentences
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate, mutual_information
 from distvae.model.vae import Posterior
-from distvae.scaling.costs import count_work, plain_table
+from distvae.scaling.costs import count_work
 from distvae.scaling.measure import RandomSteps, wait
+from distvae.scaling.tables import plain_table
 from distvae.system.cores import usable_cores
 from tests.benchmarks.machine import CONSOLE, device, memory
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distvae.scaling.costs import plain_table
+from distvae.scaling.tables import plain_table
 from distvae.system.cores import usable_cores
 from tests.benchmarks.contestants import Ours, Process, prepare, quartiles
 from tests.benchmarks.machine import CONSOLE, device_name

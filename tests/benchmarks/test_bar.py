@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from distvae.config.schema import ModelConfig
-from distvae.distributed.runtime import has_bf16
+from distvae.distributed.device import has_bf16
 from tests.benchmarks.__main__ import compare, show
 from tests.benchmarks.ceilings import Ceilings, Work, importance_sampling, training_step
 from tests.benchmarks.contestants import PARTS, prepare

@@ -2,10 +2,10 @@
 
 import torch
 
-from distvae import train
 from distvae.distributed import graphs
 from distvae.distributed.graphs import GraphedSteps
 from distvae.train import main
+from distvae.training import trainer
 from tests.compare import numbers
 
 
@@ -97,7 +97,7 @@ def test_a_training_of_recorded_steps_is_the_training(tiny, tmp_path, monkeypatc
         used.append(StandIn(parameters))
         return used[-1]
 
-    monkeypatch.setattr(train, "graphed_steps", stand_in)
+    monkeypatch.setattr(trainer, "graphed_steps", stand_in)
     assert main([str(tiny), f"run={played}", *method, "speed.cuda_graphs=true"]) == 0
     assert len(used[0]._recorded) > 2
     assert numbers(played) == numbers(plain)

@@ -17,7 +17,7 @@ from distvae.config.schema import EvaluationConfig, ModelConfig
 from distvae.data import captions
 from distvae.data.corpus import Sentences
 from distvae.data.vocabulary import Vocabulary
-from distvae.distributed.runtime import has_bf16
+from distvae.distributed.device import has_bf16
 from distvae.evaluation import scoring as evaluation
 from distvae.evaluation.scoring import (
     Estimate,

@@ -21,7 +21,10 @@ from pathlib import Path
 from distvae import train
 from distvae.evaluation import scoring as evaluation
 from distvae.runs import attempts, checkpoints
+from distvae.training import preparation
 from distvae.training.step import TrainStep
+from distvae.training.trainer import Trainer
+from distvae.training.writer import RunWriter
 
 # What a save is made of, as the standard library reaches them too.
 CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
@@ -104,27 +107,27 @@ class Places:
 
     def install(self) -> None:
         """Put the places into the program."""
-        trainer = train.Trainer
+        writer = RunWriter
         for name in CALLS:
             setattr(os, name, self.before(getattr(os, name)))
         self._tear_files()
         train.open_run = self.within(train.open_run, lambda *_: "start-up")
-        trainer._note = self.within(trainer._note, lambda *_: "start-up")
-        trainer._begin = self._begin(self.within(trainer._begin, lambda *_: "take-over"))
+        preparation.note = self.within(preparation.note, lambda *_: "start-up")
+        writer.begin = self._begin(self.within(writer.begin, lambda *_: "take-over"))
         checkpoints.save_checkpoint = self.within(
             checkpoints.save_checkpoint, lambda *_: "take-over" if self.beginning else "save"
         )
         checkpoints.export = self.within(checkpoints.export, lambda folder, *_: f"export {folder.name}")
-        trainer._record = self.within(trainer._record, lambda *_: "record")
-        trainer._conclude = self.within(trainer._conclude, lambda *_: "end")
+        writer.record = self.within(writer.record, lambda *_: "record")
+        writer.conclude = self.within(writer.conclude, lambda *_: "end")
         attempts.Lease.release = self.within(attempts.Lease.release, lambda *_: "end")
-        self._interrupt_training(trainer)
+        self._interrupt_training(Trainer)
 
     def _begin(self, function: Callable) -> Callable:
-        def begin(trainer):
+        def begin(writer, resumed, vocabulary):
             self.beginning = True
-            function(trainer)
-            self.beginning, self.step = False, trainer.step
+            function(writer, resumed, vocabulary)
+            self.beginning, self.step = False, 0 if resumed is None else resumed.state.step
 
         return begin
 

@@ -20,23 +20,18 @@ from distvae.distributed.runtime import Runtime
 from distvae.model import draws
 from distvae.model.vae import TextVAE
 from distvae.scaling.costs import (
-    ASSUMED,
     ENGINES,
     Collective,
     Gradient,
-    Machine,
-    Network,
     Work,
     count_work,
     ddp_buckets,
     epoch_collectives,
-    fit_compute,
-    fit_network,
     method_collectives,
     powersgd_sizes,
-    predict,
     step_collectives,
 )
+from distvae.scaling.machine import ASSUMED, Machine, Network, fit_compute, fit_network, predict
 from distvae.system.errors import UserError
 from tests.conftest import ROOT, launch
 

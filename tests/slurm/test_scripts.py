@@ -497,7 +497,7 @@ def test_a_table_says_what_could_not_be_submitted(table, checkout):
     assert done.stdout == "seed-0/ae: job 41\nseed-0/kla: finished\nseed-0/fb: job 42, afterok:41\n"
     assert done.stderr == (
         "sbatch: error: refused\ndistvae: seed-0/sfb: could not be submitted; submitted before it, and left to run:"
-        " 41 42; the same command goes on\n"
+        " 41 42; rerun the same command to resume\n"
     )
     done = table(queue={"seed-0/ae": "7|COMPLETING|None"})
     assert (done.returncode, done.stdout) == (1, "")

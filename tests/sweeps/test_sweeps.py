@@ -156,7 +156,7 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=240)
     assert process.returncode == 75, said
-    assert "the same command goes on" in said[1]
+    assert "rerun the same command to resume" in said[1]
     assert json.loads((folder / "sweep.json").read_text())["state"] == "interrupted"
     status = json.loads((runs[0] / "status.json").read_text())
     assert status["state"] in ("interrupted", "finished"), status

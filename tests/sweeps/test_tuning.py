@@ -28,7 +28,8 @@ from distvae.sweeps.storage import dump_sweep, open_sweep
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
 from distvae.system.signals import SIGNALS, InterruptedRun, Signals
-from distvae.train import Caller, train
+from distvae.train import train
+from distvae.training.caller import Caller
 from tests.sweep_folders import pbt_sweep, scores, small_sweep, sweep_of, write_finalist, write_run, write_sweep
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")

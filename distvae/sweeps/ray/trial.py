@@ -47,7 +47,8 @@ from distvae.system.errors import PeerError, UserError
 from distvae.system.files import as_json, read_json
 from distvae.system.programs import out_of_memory
 from distvae.system.signals import InterruptedRun, Signals
-from distvae.train import Caller, train
+from distvae.train import train
+from distvae.training.caller import Caller
 
 # In a sweep's folder: its runs save themselves and stop when something stands in it. It is there from the beginning and
 # is written in place, for a network's file system may hide a new file for a minute, and tells what an old one holds.

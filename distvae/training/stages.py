@@ -1,0 +1,80 @@
+"""The stages of a run (paper, Algorithm 1), and how far each has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distvae.config.schema import Config
+from distvae.evaluation.scoring import Scores
+from distvae.methods import FreeBits
+from distvae.methods.annealing import Annealing
+from distvae.methods.free_bits import NoFreeBits
+from distvae.methods.policy import Gamma
+from distvae.runs.checkpoints import Weights
+from distvae.training.plateau import Plateau
+from distvae.training.step import Sums
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training with its own learning rate, counters and best weights."""
+
+    name: Literal["pretrain", "train"]
+    number: int
+    max_epochs: int
+    policy: Gamma
+    free_bits: FreeBits
+    autoencoder: bool  # γ stays 0: judged by RE alone
+
+    def loss(self, scores: Scores) -> float:
+        """Return the validation loss in nats per sentence: −ELBO with weight 1, whatever γ is."""
+        return scores.re.mean if self.autoencoder else scores.neg_elbo.mean
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """Return the stages that a config asks for."""
+    stages = []
+    if config.pretrain.max_epochs and config.pretrained is None:
+        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Annealing(0.0), NoFreeBits(), True))
+    if config.train.max_epochs:
+        kl = config.kl
+        stages.append(
+            Stage("train", 1, config.train.max_epochs, kl.policy.start(), kl.free_bits, kl.policy.autoencoder)
+        )
+    return stages
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best weights of a stage, and the γ they were trained with."""
+
+    weights: Weights
+    epoch: int
+    kl_weight: float
+    passed_over: int = 0  # later epochs that could not be the best
+
+    def passed(self) -> Best:
+        """Return it after one more epoch that could not be the best."""
+        return Best(self.weights, self.epoch, self.kl_weight, self.passed_over + 1)
+
+
+@dataclass
+class StageProgress:
+    """How far a stage has come."""
+
+    plateau: Plateau
+    epoch: int = 0  # epochs that have ended
+    converged: bool = False
+    best: Best | None = None
+
+
+@dataclass
+class EpochProgress:
+    """How far an epoch has come."""
+
+    sums: Sums
+    batches: int = 0  # trained so far
+    seconds: float = 0.0  # spent on them
+    save: bool = False  # as soon as all ranks hold the same model
+    stop: bool = False  # likewise

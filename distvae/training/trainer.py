@@ -1,0 +1,400 @@
+"""The trainer: stages, epochs, validation, checkpoints and the results of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from distvae.config.schema import CAPTIONS, Config
+from distvae.data.batches import training_plan
+from distvae.data.corpus import Sentences
+from distvae.distributed.engines import load_optimizer_state, make_engine, set_learning_rate
+from distvae.distributed.runtime import Runtime
+from distvae.distributed.sync import Agreement, RankSync
+from distvae.evaluation import generation
+from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
+from distvae.model import draws
+from distvae.model.vae import initialise, model_of
+from distvae.runs import checkpoints
+from distvae.runs.checkpoints import Checkpoint, Weights
+from distvae.runs.results import Results, StageEnd
+from distvae.runs.tracking import EpochRecord, Progress, TrainEpoch
+from distvae.system.errors import PeerError, UserError
+from distvae.system.signals import InterruptedRun, Signals
+from distvae.training.caller import Caller
+from distvae.training.plateau import Plateau, Verdict
+from distvae.training.preparation import introduce, load_resumed, prepare_corpus, pretrained_encoder
+from distvae.training.stages import Best, EpochProgress, Stage, StageProgress, stages_of
+from distvae.training.state import copies, gather_state, restore, run_state
+from distvae.training.step import Sums, TrainStep, graphed_steps
+from distvae.training.writer import NoWriter
+
+
+class Trainer:
+    """Trains a run from its opening to its results. Every rank calls the same methods.
+
+    Args:
+        attempt: number of this attempt.
+        resume_from: folder of the checkpoint to resume from.
+        signals: may ask the run to stop.
+        writer: writes the run's folder on the main process.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        runtime: Runtime,
+        attempt: int,
+        resume_from: Path | None,
+        signals: Signals,
+        writer: NoWriter,
+        caller: Caller,
+    ):
+        self.config, self.run, self.runtime, self.caller = config, run, runtime, caller
+        self.attempt, self.signals, self.writer = attempt, signals, writer
+        self.corpus = prepare_corpus(config, run, runtime)
+        self.vocabulary = self.corpus.vocabulary
+        self.step = 0
+        self.ended: list[StageEnd] = []
+
+        self.model = model_of(config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
+        initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
+        self.resumed: Checkpoint | None = None
+        if resume_from is not None:
+            self.resumed, self.ended = load_resumed(resume_from, self.model, runtime.is_main)
+            self.step = self.resumed.state.step
+        elif config.pretrained is not None:
+            encoder = pretrained_encoder(config, config.pretrained, self.vocabulary.fingerprint)
+            self.model.encoder.load_state_dict(encoder)
+        self.model.to(runtime.device)
+        self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
+        graphs = None
+        if config.speed.cuda_graphs:
+            graphs = graphed_steps(runtime, list(self.model.parameters()), config.optimizer.accumulation_steps)
+        self.train_step = TrainStep(runtime, self.engine, config, self.vocabulary.pad, graphs)
+
+        self.rank_sync = RankSync(runtime, signals)
+        self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
+        self.saved = time.monotonic()
+        runtime.on_main(lambda: self.writer.begin(self.resumed, self.vocabulary))
+        if runtime.is_main:
+            introduce(config, run, runtime, self.corpus, self.model)
+
+    # -- Stages --------------------------------------------------------------------------------------------------------
+
+    def run_stages(self) -> None:
+        """Train every stage that has not ended, each from the best weights of the one before."""
+        keep_encoder = self.config.pretrained is not None
+        for stage in stages_of(self.config):
+            resumed = self.resumed if self.resumed and self.resumed.state.stage == stage.name else None
+            if any(end.stage == stage.name for end in self.ended) and resumed is None:
+                continue
+            if resumed is None and keep_encoder:
+                generator = draws.generator("cpu", self.config.seed, "decoder reset")
+                initialise(self.model.decoder, self.config.model, generator)
+                self.engine.scatter()
+            self._run_stage(stage, resumed)
+            keep_encoder = True
+
+    def _run_stage(self, stage: Stage, resumed: Checkpoint | None) -> None:
+        progress = StageProgress(Plateau(self.config.plateau, self.config.optimizer.learning_rate))
+        load_optimizer_state(self.engine, {} if resumed is None else resumed.optimizer)
+        self.train_step.reset()
+        epoch = EpochProgress(self._sums())
+        if resumed is not None:
+            self._load(resumed.weights)
+            epoch = restore(stage, progress, resumed, self.config, self.runtime, self.engine)
+        while progress.epoch < stage.max_epochs and not progress.converged:
+            self._run_epoch(stage, progress, epoch)
+            epoch = EpochProgress(self._sums())
+        best_epoch, passed_over = None, 0
+        if progress.best is not None:
+            self._load(progress.best.weights)
+            best_epoch, passed_over = progress.best.epoch, progress.best.passed_over
+        self.ended.append(StageEnd(stage.name, progress.epoch, progress.converged, best_epoch, passed_over))
+        if stage.name == "pretrain":
+            self.writer.export("pretrained", self._weights(), self.step)
+
+    def _run_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> None:
+        """Train an epoch, validate, apply the plateau rule, record and save."""
+        trained, kl_weight = self._train_epoch(stage, progress, epoch)
+        began = time.monotonic()
+        scores = self._validate(stage, progress, epoch)
+        valid_seconds = time.monotonic() - began
+        stage.policy.end_epoch(trained.kl)
+        learning_rate = progress.plateau.learning_rate
+        if not scores.finite:
+            self._stop("the validation score", stage, progress)
+        progress.epoch += 1
+        verdict = self._judge(stage, progress, scores, kl_weight)
+        record = EpochRecord(
+            stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, valid_seconds,
+            "not counted" if verdict is None else verdict.value,
+            self.writer.saving(), self.attempt, scores.latent(self.config, stage.name),
+        )  # fmt: skip
+        self.writer.record(record, self._sample_sentences)
+        self._save(stage, progress, EpochProgress(self._sums()))
+        if self.caller.waits:
+            self.runtime.on_main(self.writer.wait)
+        self.caller.after_epoch(record)
+
+    def _judge(self, stage: Stage, progress: StageProgress, scores: Scores, kl_weight: float) -> Verdict | None:
+        """Apply the plateau rule to an epoch that may be the best; return None if it may not."""
+        best = progress.best
+        if not stage.policy.may_be_best(scores.kl.mean):
+            progress.best = None if best is None else best.passed()
+            return None
+        verdict = progress.plateau.observe(stage.loss(scores))
+        if verdict is Verdict.IMPROVED:
+            progress.best = Best(self._weights(), progress.epoch, kl_weight)
+            if stage.name == "train":
+                self.writer.export("best", progress.best.weights, self.step)
+        elif best is not None and verdict in (Verdict.DECAY, Verdict.STOP):
+            self._load(best.weights)
+            load_optimizer_state(self.engine, {})
+            stage.policy.weight = best.kl_weight
+            progress.converged = verdict is Verdict.STOP
+        return verdict
+
+    # -- Epochs --------------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> tuple[TrainEpoch, float]:
+        """Train the rest of an epoch. Returns its means over all ranks, and γ at its end."""
+        settings, number = self.config.optimizer, progress.epoch + 1
+        sentences = self.corpus.train
+        plan = training_plan(sentences.lengths, settings.batch_size, (self.config.seed, stage.number, number))
+        set_learning_rate(self.engine, progress.plateau.learning_rate)
+        every = self.config.kl.policy.interval if stage.name == "train" else None
+        # The last interval of an epoch also takes the remainder, so that no interval is too short.
+        interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
+        bad_step = self.no_bad_step
+        began = time.monotonic() - epoch.seconds
+        shown = seen = sum(len(batch) for batch in plan[: epoch.batches])
+        self.engine.module.train()
+        self.rank_sync.reset_pace()
+        with Progress(f"{stage.name} {number}", len(sentences), self.runtime.is_main, shown) as bar:
+            for batch in plan[epoch.batches :]:
+                self.step += 1
+                stage.policy.start_step(epoch.batches / len(plan))
+                epoch.batches += 1
+                key = (stage.name, number, epoch.batches)
+                sums, norm = self.train_step(sentences, batch, key, stage.policy.weight, stage.free_bits)
+                epoch.sums.add(sums)
+                if settings.on_nan == "stop":
+                    bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
+                seen += len(batch)
+                last, interval_end = epoch.batches == len(plan), epoch.batches in interval_ends
+                due = self.rank_sync.due()
+                wanted = (epoch.save or epoch.stop) and self.engine.together
+                if due or last or interval_end or wanted or self._scheduled():
+                    agreed = self._sync(bad_step)
+                    if agreed.bad_step is not None:
+                        number_of_batch = epoch.batches - 1 - (self.step - agreed.bad_step)
+                        self._stop_at(agreed.bad_step, np.asarray(plan[number_of_batch]), stage, progress)
+                    if interval_end:
+                        stage.policy.end_interval(epoch.sums.end_interval(self.runtime))
+                    epoch.seconds = time.monotonic() - began
+                    # After the last batch comes validation, and then a checkpoint of both.
+                    self._act(agreed, stage, progress, epoch, save=not last)
+                if bar.shown and (due or last):  # the sync has waited for the device
+                    bar.advance(seen - shown, γ=stage.policy.weight, **epoch.sums.running())
+                    shown = seen
+        self.engine.gather()
+        epoch.seconds = time.monotonic() - began
+        count, re, objective, *kl = self.runtime.sum(epoch.sums.totals.clone()).tolist()
+        if count == 0:
+            self._stop("every step", stage, progress)
+        count, total = round(count), sum(kl) / count
+        means = TrainEpoch(
+            re=re / count,
+            kl=total,
+            neg_elbo=re / count + total,
+            objective=objective / count,
+            kl_per_dimension=tuple(value / count for value in kl),
+            sentences=count,
+            skipped=len(sentences) - count,
+            seconds=epoch.seconds,
+        )
+        return means, stage.policy.weight
+
+    def _scheduled(self) -> bool:
+        """Return whether ``checkpoint.every_steps`` asks to save this step."""
+        every = self.config.checkpoint.every_steps
+        return every is not None and self.step % every == 0
+
+    def _sync(self, bad_step: torch.Tensor) -> Agreement:
+        """Synchronise the ranks.
+
+        Raises:
+            UserError: a write has failed, or another attempt has taken over the run.
+        """
+        minutes = self.config.checkpoint.every_minutes
+        due = self.runtime.is_main and minutes is not None and time.monotonic() - self.saved > 60 * minutes
+        agreed = self.rank_sync.sync(bad_step, self.writer.overtaken, self.writer.failed, due)
+        if agreed.overtaken or agreed.failed:
+            self.writer.raise_failure()
+        return agreed
+
+    def _act(self, agreed: Agreement, stage: Stage, progress: StageProgress, epoch: EpochProgress, save: bool) -> None:
+        """Save and stop if agreed or scheduled; later if the ranks hold different models at this step.
+
+        Raises:
+            InterruptedRun: a signal asked to stop.
+        """
+        epoch.save |= agreed.save or self._scheduled()
+        epoch.stop |= agreed.stop
+        if self.engine.together and (epoch.stop or (epoch.save and save)):
+            self._save(stage, progress, epoch)
+            epoch.save = False
+        if epoch.stop and self.engine.together:
+            self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        # All ranks wait, because launchers end the other processes once one has ended.
+        self.runtime.on_main(self.writer.wait)
+        raise InterruptedRun(f"{self.run}: interrupted at step {self.step:,} by {self.signals.asked or 'another rank'}")
+
+    def _stop_at(self, step: int, batch: np.ndarray, stage: Stage, progress: StageProgress) -> NoReturn:
+        """Stop because a step was not finite, and write what was in its batch."""
+        lengths = self.corpus.train.lengths[batch]
+        shown = ", ".join(map(str, batch[:8].tolist())) + (" …" if len(batch) > 8 else "")
+        self.writer.not_finite(
+            {
+                "step": step,
+                "stage": stage.name,
+                "epoch": progress.epoch + 1,
+                "kl_weight": stage.policy.weight,
+                "learning_rate": progress.plateau.learning_rate,
+                "sentences": batch.tolist(),
+                "lengths": lengths.tolist(),
+            }
+        )
+        self._stop(
+            f"the loss or gradient of step {step}, on sentences {shown} of {lengths.min()} to {lengths.max()} tokens"
+            " (not_finite.json has all),",
+            stage,
+            progress,
+            ", optimizer.on_nan=skip goes on without such steps",
+        )
+
+    def _stop(self, what: str, stage: Stage, progress: StageProgress, advice: str = "") -> NoReturn:
+        if not self.runtime.is_main:
+            raise PeerError("the main process tells why")
+        with contextlib.suppress(UserError):
+            self.writer.wait()
+        last = next(reversed(checkpoints.list_checkpoints(self.run)), None)
+        raise UserError(
+            f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
+            f" {stage.policy.weight:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
+            f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend"
+            f" it{advice}"
+        )
+
+    # -- Evaluation ----------------------------------------------------------------------------------------------------
+
+    def _validate(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> Scores:
+        try:
+            samples = 0 if stage.autoencoder else self.config.evaluation.validation_samples
+            return self._evaluate("validate", self.corpus.valid, epoch, samples)[0]
+        except InterruptedRun:
+            self._save(stage, progress, epoch)
+            self._interrupt()
+
+    def _evaluate(
+        self, title: str, sentences: Sentences, epoch: EpochProgress | None = None, importance_samples: int = 0
+    ) -> tuple[Scores, SentenceScores]:
+        """Score sentences, and sync the ranks between batches.
+
+        Raises:
+            InterruptedRun: a signal asked to stop.
+        """
+
+        def between_batches(done: int) -> None:
+            bar.advance(done)
+            if self.rank_sync.due() and (self._sync(self.no_bad_step).stop or (epoch is not None and epoch.stop)):
+                raise InterruptedRun
+
+        self.rank_sync.reset_pace()
+        with Progress(title, len(sentences), self.runtime.is_main) as bar:
+            settings = self.config.evaluation
+            return score(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
+
+    def _floor(self, sentences: Sentences) -> Floor:
+        with Progress("floor", len(sentences), self.runtime.is_main) as bar:
+            return floor(sentences, self.vocabulary, self.runtime, bar.advance)
+
+    def _sample_sentences(self) -> dict[str, list[str]]:
+        """Return sentences decoded greedily from prior samples and from an interpolation, by title."""
+        count = self.config.evaluation.samples
+        if count == 0:
+            return {}
+        self.model.eval()
+        greedy = generation.Decoding(max_tokens=int(self.corpus.train.lengths.max()))
+        z = generation.prior_draws(self.model, count, self.config.seed)
+        line = generation.interpolation(z[0], z[-1], count)
+        return {
+            "prior samples": generation.decode(self.model, z, self.vocabulary, greedy),
+            "interpolation": generation.decode(self.model, line, self.vocabulary, greedy),
+        }
+
+    def finish(self) -> Results:
+        """Score the test sentences with the weights of the last stage, and close the run's folder."""
+        test = self.corpus.test
+        self.writer.export("best", self._weights(), self.step)
+        samples = 0 if self.config.autoencoder else self.config.evaluation.importance_samples
+        try:
+            scores, each = self._evaluate("evaluate", test, importance_samples=samples)
+        except InterruptedRun:
+            self._interrupt()  # the end of the last stage is saved
+        if not scores.finite:
+            raise UserError(
+                f"{self.run}: a score of the test sentences is not finite; see metrics.jsonl for how it came"
+            )
+        results = Results(
+            split="test",
+            scores=scores,
+            floor=self._floor(test) if self.config.data.path == CAPTIONS else None,
+            stages=tuple(self.ended),
+            vocabulary=self.vocabulary.fingerprint,
+            vocabulary_size=len(self.vocabulary),
+            data=self.corpus.fingerprint,
+            world_size=self.runtime.world_size,
+            start=self.attempt,
+            unknown=self.corpus.unknown["test"],
+            latent=scores.latent(self.config, self.config.last_stage),
+        )
+        self.writer.conclude(results, each)
+        self._sync(self.no_bad_step)
+        return results
+
+    # -- Weights and checkpoints ---------------------------------------------------------------------------------------
+
+    def _sums(self) -> Sums:
+        return Sums(self.config.model.latent_size, self.runtime.device)
+
+    def _load(self, weights: Weights) -> None:
+        self.model.load_state_dict(weights)
+        self.engine.scatter()
+
+    def _weights(self) -> Weights:
+        """Return copies in CPU memory, which training does not change."""
+        return copies(self.model.state_dict())
+
+    def _save(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> None:
+        """Save a checkpoint: every rank takes part, and the main process writes it in a thread."""
+        began = time.monotonic()
+        optimizer, ranks = gather_state(self.runtime, self.engine, self.model, epoch, self.step)
+        self.saved = time.monotonic()
+        if self.runtime.is_main:
+            state = run_state(stage, progress, epoch, self.step, self.ended, self.corpus.fingerprint)
+            best = None if progress.best is None else progress.best.weights
+            world_size = self.runtime.world_size
+            saved = Checkpoint(self._weights(), best, copies(optimizer), ranks, state, self.config, world_size)
+            self.writer.save(saved, began)

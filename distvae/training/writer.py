@@ -1,0 +1,174 @@
+"""What training writes to a run's folder: the main process has a ``RunWriter``, the others a ``NoWriter``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distvae.config.schema import Config
+from distvae.data.vocabulary import Vocabulary
+from distvae.evaluation.scoring import SentenceScores
+from distvae.runs import checkpoints, tracking
+from distvae.runs.attempts import Attempt, Lease, SupersededError
+from distvae.runs.checkpoints import Checkpoint, Saver, Weights
+from distvae.runs.results import Results, save_results, save_sentence_scores
+from distvae.runs.tracking import EpochRecord, Saving, Tracker
+from distvae.system.errors import PeerError, UserError
+from distvae.system.files import write_json, writing
+from distvae.system.signals import InterruptedRun
+
+
+class NoWriter:
+    """Writes nothing: the writer of every rank but the main one."""
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether another attempt has taken over the run."""
+        return False
+
+    @property
+    def failed(self) -> bool:
+        """Whether a write has failed. All ranks learn it at the next rank sync."""
+        return False
+
+    def begin(self, resumed: Checkpoint | None, vocabulary: Vocabulary) -> None:
+        """Take over what earlier attempts have recorded and saved. From here on this attempt owns the folder."""
+
+    def save(self, checkpoint: Checkpoint, began: float) -> None:
+        """Write a checkpoint in a thread.
+
+        Args:
+            began: the time at which training stopped for it, by ``time.monotonic``.
+        """
+
+    def saving(self) -> Saving:
+        """Return what the checkpoints since the last call have cost."""
+        return Saving(0, 0.0, 0.0)
+
+    def export(self, name: str, weights: Weights, step: int) -> None:
+        """Export a model to the folder ``name``."""
+
+    def record(self, record: EpochRecord, sample: Callable[[], dict[str, list[str]]]) -> None:
+        """Record an epoch and the sentences that ``sample`` returns, by title."""
+
+    def not_finite(self, content: dict[str, Any]) -> None:
+        """Write ``not_finite.json``."""
+
+    def conclude(self, results: Results, each: SentenceScores) -> None:
+        """Write the results, and close the folder."""
+
+    def wait(self) -> None:
+        """Wait until all checkpoints are written."""
+
+    def raise_failure(self) -> NoReturn:
+        """Raise the reason why this attempt can no longer write."""
+        raise PeerError("the main process tells why")
+
+    def fail(self, error: BaseException) -> None:
+        """Write to ``status.json`` why the run has ended early."""
+
+    def release(self) -> None:
+        """Mark this attempt as ended."""
+
+
+class RunWriter(NoWriter):
+    """Writes a run's folder as one attempt. A failed write is kept until the next rank sync."""
+
+    def __init__(self, run: Path, config: Config, attempt: Attempt):
+        self._run, self._config, self._number = run, config, attempt.number
+        self._lease = Lease(run, attempt)
+        self._saver = Saver(run, self._number, config.checkpoint.keep, self._lease.check)
+        self._failure: UserError | None = None
+        self._saves, self._stall = 0, 0.0
+
+    @property
+    def overtaken(self) -> bool:
+        return self._lease.lost
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None or self._saver.failed
+
+    def begin(self, resumed: Checkpoint | None, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        recorded = 0
+        if resumed is not None:
+            recorded = resumed.state.recorded_step
+            self._saver.save(resumed)
+            self._saver.wait()
+        with writing(self._run):
+            self._lease.begin(recorded)
+            self._tracker = Tracker(self._run, recorded)
+            if resumed is not None and resumed.state.stage == "train" and resumed.best_weights:
+                self._export("best", resumed.best_weights, resumed.state.step)
+
+    def save(self, checkpoint: Checkpoint, began: float) -> None:
+        self._write(lambda: self._saver.save(checkpoint))
+        self._saves += 1
+        self._stall += time.monotonic() - began
+
+    def saving(self) -> Saving:
+        saving = Saving(self._saves, self._stall, self._saver.write_seconds)
+        self._saves, self._stall, self._saver.write_seconds = 0, 0.0, 0.0
+        return saving
+
+    def export(self, name: str, weights: Weights, step: int) -> None:
+        self._write(lambda: self._export(name, weights, step))
+
+    def record(self, record: EpochRecord, sample: Callable[[], dict[str, list[str]]]) -> None:
+        def action() -> None:
+            if self._tracker.epoch(record):
+                tracking.write_status(self._run, "running", start=self._number, latent=record.latent)
+            for title, sentences in sample().items():
+                self._tracker.sentences(title, sentences, record.step)
+            self._tracker.flush()
+
+        self._write(action)
+
+    def not_finite(self, content: dict[str, Any]) -> None:
+        self._write(lambda: write_json(self._run / "not_finite.json", content))
+
+    def conclude(self, results: Results, each: SentenceScores) -> None:
+        self._write(lambda: self._conclude(results, each))
+
+    def _conclude(self, results: Results, each: SentenceScores) -> None:
+        self._saver.wait()
+        self._saver.close()
+        self._tracker.close()
+        save_sentence_scores(self._run, each, self._lease.check)
+        save_results(self._run, results, self._lease.check)
+        tracking.write_status(self._run, "finished", start=self._number, latent=results.latent)
+
+    def wait(self) -> None:
+        self._saver.wait()
+
+    def raise_failure(self) -> NoReturn:
+        self._lease.check()
+        self._saver.wait()
+        raise self._failure or PeerError("another process tells why")
+
+    def fail(self, error: BaseException) -> None:
+        interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
+        with contextlib.suppress(OSError, SupersededError):  # report the first error
+            self._lease.check()
+            state = "interrupted" if interrupted else "failed"
+            tracking.write_status(self._run, state, str(error) or None, self._number, tracking.last_latent(self._run))
+
+    def release(self) -> None:
+        self._lease.release()
+
+    def _export(self, name: str, weights: Weights, step: int) -> None:
+        # A later attempt removes what this one had begun before; the check catches what is begun after that.
+        checkpoints.export(
+            self._run / name, weights, self._config, self._vocabulary, self._number, step, self._lease.check
+        )
+
+    def _write(self, action: Callable[[], None]) -> None:
+        try:
+            with writing(self._run):
+                action()
+        except UserError as error:
+            self._failure = self._failure or error
