@@ -142,7 +142,7 @@ class SentenceScores:
     re: np.ndarray
     kl: np.ndarray
     mutual_information: np.ndarray  # whose mean it is
-    nll: np.ndarray | None  # None where none was asked for
+    nll: np.ndarray | None = None  # None where none was asked for
 
 
 @dataclass(frozen=True)

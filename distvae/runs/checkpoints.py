@@ -42,6 +42,7 @@ from distvae.system.files import (
     whole_folder,
     writing,
 )
+from distvae.system.formats import FormatError, stamped
 
 Weights = dict[str, Tensor]
 
@@ -164,7 +165,7 @@ def save_checkpoint(
             save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
         save_file(checkpoint.ranks, folder / "ranks.safetensors")
         (folder / "config.yaml").write_text(dump_config(checkpoint.config), encoding="utf-8")
-        (folder / "state.json").write_text(as_json(asdict(state)), encoding="utf-8")
+        (folder / "state.json").write_text(as_json(stamped(asdict(state))), encoding="utf-8")
     pointer = temporary(checkpoints / LATEST)
     pointer.symlink_to(target.name)
     os.replace(pointer, checkpoints / LATEST)
@@ -194,6 +195,8 @@ def newest_checkpoint(run: Path) -> Path | None:
     for folder in reversed(found):
         try:
             verify_checkpoint(folder)
+        except FormatError:  # an older checkpoint would lose what the newer version trained
+            raise
         except UserError as error:
             print(f"distvae: WARNING {error}; passed over for the checkpoint before", file=sys.stderr)
         else:

@@ -16,6 +16,7 @@ from distvae.runs.attempts import Attempt
 from distvae.runs.results import Results, load_results
 from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
+from distvae.system.formats import FormatError
 
 # Files of a run's folder that say what was asked for, not what came of it.
 DESCRIPTIONS = (
@@ -140,6 +141,8 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
     if config.resume == "auto" and not changed and os.path.lexists(run / "results.json"):
         try:
             results = load_results(run)
+        except FormatError:
+            raise
         except UserError as error:  # damaged, or of an attempt that another has overtaken
             print(printable(f"distvae: WARNING {error}; the run's weights are scored again"), file=sys.stderr)
             return None
