@@ -36,7 +36,8 @@ from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.interruption import Look, Looks
 from distvae.distributed.runtime import Runtime, out_of_memory
 from distvae.evaluation import generation
-from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
+from distvae.evaluation.scores import Floor, Scores, SentenceScores
+from distvae.evaluation.scoring import floor, score
 from distvae.methods.kl_control import POLICIES, KLPolicy, Linear
 from distvae.methods.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.model import draws

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from distvae.evaluation.scoring import Estimate, Scores
+from distvae.evaluation.scores import Estimate, Scores
 from distvae.runs import attempts
 from distvae.runs.results import Results, results_to_dict
 from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status

@@ -22,7 +22,7 @@ from distvae.data.captions import generate
 from distvae.data.vocabulary import join
 from distvae.distributed import engine
 from distvae.distributed.interruption import Looks
-from distvae.evaluation import scoring as evaluation
+from distvae.evaluation import scoring
 from distvae.methods.kl_control import POLICIES
 from distvae.model.draws import training_noise
 from distvae.runs.checkpoints import load_export, load_state
@@ -317,7 +317,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
 ):
     run = tmp_path / "run"
     name, count = PLACES[place]
-    owner = program.Trainer if name == "_step" else evaluation
+    owner = program.Trainer if name == "_step" else scoring
     real, calls = getattr(owner, name), []
 
     def interrupt(*arguments):

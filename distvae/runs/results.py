@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from distvae.data.vocabulary import Vocabulary
 from distvae.evaluation.liveness import Latent
-from distvae.evaluation.scoring import Estimate, Floor, Scores, SentenceScores, mean_estimate, perplexity
+from distvae.evaluation.scores import Estimate, Floor, Scores, SentenceScores, mean_estimate, perplexity
 from distvae.runs.attempts import last_begun
 from distvae.system.errors import UserError
 from distvae.system.files import check_as, damaged, inside, read_bytes, read_json, write_bytes, write_json

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from distvae import __version__
 from distvae.config.fields import Count
 from distvae.evaluation.liveness import Latent, LatentState
-from distvae.evaluation.scoring import LARGEST_SCORE, Scores, sums_agree
+from distvae.evaluation.scores import LARGEST_SCORE, Scores, sums_agree
 from distvae.runs import attempts
 from distvae.system.errors import UserError, one_line
 from distvae.system.files import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distvae.evaluation.scoring import Estimate
+from distvae.evaluation.scores import Estimate
 from distvae.runs.results import Results, results_from_dict
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.sweep import (

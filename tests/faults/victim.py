@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distvae import train
-from distvae.evaluation import scoring as evaluation
+from distvae.evaluation import scoring
 from distvae.runs import attempts, checkpoints
 
 # What a save is made of, as the standard library reaches them too.
@@ -168,7 +168,7 @@ class Places:
         checkpoints.save_file, Path.write_text, Path.open = half_saved, half_written, half_appended
 
     def _interrupt_training(self, trainer: type) -> None:
-        step, run_stage, score_batch = trainer._step, trainer._run_stage, evaluation._score_batch
+        step, run_stage, score_batch = trainer._step, trainer._run_stage, scoring._score_batch
 
         def before_step(trainer, stage, *args):
             self.step = trainer.step
@@ -186,7 +186,7 @@ class Places:
             self.visit("evaluation" if importance_samples else "validation", "before a batch")
             return score_batch(model, batch, numbers, settings, importance_samples, device)
 
-        trainer._step, trainer._run_stage, evaluation._score_batch = before_step, around_stage, before_batch
+        trainer._step, trainer._run_stage, scoring._score_batch = before_step, around_stage, before_batch
 
 
 _rename = os.rename  # as it is without places

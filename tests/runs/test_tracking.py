@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
-from distvae.evaluation.scoring import Estimate, Scores
+from distvae.evaluation.scores import Estimate, Scores
 from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, environment, write_status
 
 VALID = Scores(
