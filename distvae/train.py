@@ -46,9 +46,11 @@ from distvae.reports import comparison
 from distvae.runs import checkpoints, tracking
 from distvae.runs.attempts import Lease, SupersededError
 from distvae.runs.checkpoints import Checkpoint, RunState, Saver, Weights
+from distvae.runs.environment import code_digest
 from distvae.runs.results import Results, StageEnd, save_results, save_sentence_scores
 from distvae.runs.resume import Opening, holds_run, open_run
-from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, code_digest
+from distvae.runs.status import write_status
+from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch
 from distvae.system import launcher, streams
 from distvae.system.arguments import Parser
 from distvae.system.errors import PeerError, UserError, printable, tell
@@ -97,7 +99,7 @@ def _attempt(options: argparse.Namespace, signals: Signals) -> int:
         if isinstance(error, ConfigError) and error.run is not None:
             with contextlib.suppress(OSError, UserError):  # `run` may be what is wrong
                 if not holds_run(Path(error.run)):
-                    tracking.write_status(Path(error.run), "failed", str(error))
+                    write_status(Path(error.run), "failed", str(error))
         tell(error)
         return 2
     except RuntimeError as error:
@@ -188,7 +190,7 @@ def _tell_status(run: Path, lease: Lease, start: int, error: BaseException) -> N
     with contextlib.suppress(OSError, SupersededError):  # the error that led here is what counts
         lease.check()
         state = "interrupted" if interrupted else "failed"
-        tracking.write_status(run, state, str(error) or None, start, tracking.last_latent(run))
+        write_status(run, state, str(error) or None, start, tracking.last_latent(run))
 
 
 @dataclass(frozen=True)
@@ -789,7 +791,7 @@ class Trainer:
         self.tracker.close()
         save_sentence_scores(self.run, each, self.lease.check)
         save_results(self.run, results, self.lease.check)
-        tracking.write_status(self.run, "finished", start=self.start, latent=results.latent)
+        write_status(self.run, "finished", start=self.start, latent=results.latent)
 
     def _write(self, action: Callable[[], None]) -> None:
         """Write to the run's folder, on the main process. Of a failure all ranks learn when they next look up."""
@@ -870,7 +872,7 @@ class Trainer:
 
     def _show(self, record: EpochRecord) -> None:
         if self.tracker.epoch(record):
-            tracking.write_status(self.run, "running", start=self.start, latent=record.latent)
+            write_status(self.run, "running", start=self.start, latent=record.latent)
         self._show_sentences()
         self.tracker.flush()
 

@@ -10,7 +10,8 @@ import yaml
 from distvae.evaluation.scores import Estimate, Scores
 from distvae.runs import attempts
 from distvae.runs.results import Results, results_to_dict
-from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
+from distvae.runs.status import write_status
+from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch
 from distvae.sweeps import sweep
 from distvae.sweeps.sweep import Generation, Progress, Sweep, Trial
 from distvae.system.files import write_json, write_text

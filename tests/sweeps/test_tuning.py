@@ -20,7 +20,7 @@ import pytest
 from distvae.config.load import dump_config
 from distvae.runs import attempts
 from distvae.runs.checkpoints import list_checkpoints
-from distvae.runs.tracking import write_status
+from distvae.runs.status import write_status
 from distvae.sweeps import sweep as sweeps
 from distvae.system.errors import UserError
 from distvae.system.signals import SIGNALS, InterruptedRun, Signals
