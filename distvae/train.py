@@ -189,8 +189,8 @@ def _tell_status(run: Path, lease: Lease, start: int, error: BaseException) -> N
     interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
     with contextlib.suppress(OSError, SupersededError):  # the error that led here is what counts
         lease.check()
-        state = "interrupted" if interrupted else "failed"
-        write_status(run, state, str(error) or None, start, tracking.last_latent(run))
+        latent = tracking.last_latent(run)
+        write_status(run, "interrupted" if interrupted else "failed", str(error) or None, start, latent)
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def _score(
     rows = runtime.sum(rows.to(runtime.device)).cpu()
     seen, tokens, re, rounded_re, nll, effective = rows[:, :6].numpy().T
     assert (seen == 1).all(), "a sentence was scored twice or not at all"
-    mean, log_variance, z = rows[:, 6:].split(model.latent_size, dim=1)
+    mean, log_variance, z = rows[:, 6:].chunk(3, dim=1)
     return _Table(tokens, re, rounded_re, nll, effective, Posterior(mean, log_variance), z)
 
 

@@ -107,7 +107,7 @@ class Saver:
     def __init__(self, run: Path, start: int, keep: int, check: Callable[[], None]):
         self._run, self._start, self._keep, self._check = run, start, keep, check
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future | None = None
+        self._pending: Future[None] | None = None
         self.write_seconds = 0.0  # so far
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -349,7 +349,7 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
 
 def _order(folder: Path) -> tuple[int, ...]:
     """Start, step and epoch of a checkpoint, by its name."""
-    return tuple(int(number) for number in _NAME.fullmatch(folder.name).groups())
+    return tuple(map(int, re.findall(r"\d+", folder.name)))
 
 
 def _load_tensors(folder: Path, name: str) -> Weights:

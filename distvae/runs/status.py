@@ -12,12 +12,14 @@ from distvae.evaluation.liveness import Latent
 from distvae.system.errors import UserError, one_line
 from distvae.system.files import read_as, write_json
 
+State = Literal["running", "finished", "interrupted", "failed"]
+
 
 @dataclass(frozen=True)
 class Status:
     """What a run's ``status.json`` holds."""
 
-    state: Literal["running", "finished", "interrupted", "failed"]
+    state: State
     reason: str | None
     time: str
     start: int | None  # number of the attempt
@@ -25,7 +27,7 @@ class Status:
 
 
 def write_status(
-    run: Path, state: str, reason: str | None = None, start: int | None = None, latent: Latent | None = None
+    run: Path, state: State, reason: str | None = None, start: int | None = None, latent: Latent | None = None
 ) -> None:
     """Write ``run/status.json``: whether the run is running, finished, interrupted or failed, why, and its latent.
 
@@ -45,7 +47,7 @@ def read_status(run: Path) -> Status:
     return read_as(Status, run / "status.json", "the status of a run")
 
 
-def end_status(run: Path, start: int, latent: Latent | None) -> Status:
+def end_status(run: Path, start: int | None, latent: Latent | None) -> Status:
     """Return a finished run's status, written first where its process was killed between its last files."""
     with contextlib.suppress(UserError):
         status = read_status(run)

@@ -21,14 +21,7 @@ from distvae.evaluation.liveness import Latent, LatentState
 from distvae.evaluation.scores import LARGEST_SCORE, Scores, sums_agree
 from distvae.runs import attempts
 from distvae.system.errors import UserError
-from distvae.system.files import (
-    check_as,
-    damaged,
-    flush,
-    parse_json,
-    read_text,
-    write_text,
-)
+from distvae.system.files import check_as, damaged, flush, parse_json, read_text, write_text
 from distvae.system.markdown import escaped
 
 # So many epochs in a row with a latent that is not alive are worth a warning: the first ones of a stage may be so.
@@ -138,7 +131,7 @@ def _row(line: str, source: str) -> dict[str, Any]:
         why = why or f"kl of train is {train.kl}, and its dimensions add up to {sum(train.kl_per_dimension)}"
     if why is not None:
         raise damaged(source, _RECORD, why)
-    return row
+    return dict(row)
 
 
 _RECORD = "a record of an epoch"
@@ -189,11 +182,12 @@ class Tracker:
         self._board.add_scalar("throughput/checkpoint_stall_seconds", record.saving.stall_seconds, step)
         for d, kl in enumerate(valid.kl_per_dimension):
             self._board.add_scalar(f"latent_kl/{d:02d}", kl, step)
-        lines, former, state = [record.line()], self._latent, record.latent and record.latent.state
+        lines, former = [record.line()], self._latent
+        state = None if record.latent is None else record.latent.state
         if state is not None:
             self._board.add_scalar("latent/alive", state == "alive", step)
         self._follow_latent(record.epoch, state)
-        if self._lifeless == _LASTING:
+        if record.latent is not None and self._lifeless == _LASTING:
             warning = f"for {_LASTING} epochs of {record.stage} the latent has been {state}: {record.latent.advice}"
             self._board.add_text("warnings", escaped(warning), step)
             lines.append(f"WARNING {self._name}: {warning}")
@@ -261,7 +255,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
 
