@@ -16,13 +16,13 @@ from pydantic import Field
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from distvae.config.fields import Count
 from distvae.evaluation.liveness import Latent, LatentState
 from distvae.evaluation.scores import LARGEST_SCORE, Scores, sums_agree
 from distvae.runs import attempts
 from distvae.system.errors import UserError
 from distvae.system.files import check_as, damaged, flush, parse_json, read_text, write_text
 from distvae.system.markdown import escaped
+from distvae.system.settings import Count
 
 # So many epochs in a row with a latent that is not alive are worth a warning: the first ones of a stage may be so.
 _LASTING = 3
