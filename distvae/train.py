@@ -23,11 +23,11 @@ from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
 from distvae.distributed.runtime import Runtime
 from distvae.reports import comparison
-from distvae.runs import tracking
+from distvae.runs import status
 from distvae.runs.attempts import Attempt
+from distvae.runs.environment import code_digest
 from distvae.runs.results import Results
 from distvae.runs.resume import Opening, holds_run, open_run
-from distvae.runs.tracking import code_digest
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError
 from distvae.system.programs import run_program
@@ -65,7 +65,7 @@ def _run(arguments: list[str] | None, signals: Signals) -> int:
         if error.run is not None:
             with contextlib.suppress(OSError, UserError):  # `run` may be what is wrong
                 if not holds_run(Path(error.run)):
-                    tracking.write_status(Path(error.run), "failed", str(error))
+                    status.write_status(Path(error.run), "failed", str(error))
         raise
     train(config, signals)
     return 0

@@ -11,7 +11,7 @@ from distvae.config.load import dump_config, parse_config
 from distvae.config.schema import CAPTIONS, Config
 from distvae.data import captions
 from distvae.data.vocabulary import Vocabulary
-from distvae.evaluation.scoring import SentenceScores, mean_estimate, perplexity
+from distvae.evaluation.scores import SentenceScores, mean_estimate, perplexity
 from distvae.model.vae import model_of
 from distvae.runs import checkpoints
 from distvae.runs.results import Results, StageEnd, save_results, save_sentence_scores

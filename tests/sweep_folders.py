@@ -7,10 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from distvae.evaluation.scoring import Estimate, Scores
+from distvae.evaluation.scores import Estimate, Scores
 from distvae.runs import attempts
 from distvae.runs.results import Results, results_to_dict
-from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch, write_status
+from distvae.runs.status import write_status
+from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch
 from distvae.sweeps.lineage import Generation, save_lineage
 from distvae.sweeps.progress import SweepProgress, Trial, save_progress, save_trials
 from distvae.sweeps.space import Seeded

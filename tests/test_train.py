@@ -22,7 +22,7 @@ from distvae.data.captions import generate
 from distvae.data.vocabulary import join
 from distvae.distributed.engines import replicated
 from distvae.distributed.sync import RankSync
-from distvae.evaluation import scoring as evaluation
+from distvae.evaluation import scoring
 from distvae.model.draws import training_noise
 from distvae.runs.checkpoints import Saver, load_export, load_state
 from distvae.runs.results import load_results
@@ -319,7 +319,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
 ):
     run = tmp_path / "run"
     name, count = PLACES[place]
-    owner = TrainStep if name == "__call__" else evaluation
+    owner = program.Trainer if name == "_step" else scoring
     real, calls = getattr(owner, name), []
 
     def interrupt(*arguments):

@@ -20,6 +20,13 @@ from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
 from distvae.system.settings import at_home
 
+# The sections of format 1, which every stored config has: one that lacks some was cut off. Sections added later take
+# their defaults in older files.
+_SECTIONS = (
+    "data", "model", "optimizer", "pretrain", "train", "kl", "plateau", "communication", "checkpoint", "evaluation",
+    "speed",
+)  # fmt: skip
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False, stored: bool = False) -> Config:
     """Read a YAML file over its bases, apply ``key=value`` overrides, validate.
@@ -27,15 +34,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     Args:
         path: the YAML file.
         overrides: as ``kl.target_rate=6``; the value is YAML.
-        whole: the file must name every section, as one that a run wrote does.
+        whole: the file must name every section of format 1, as each file that a run wrote does.
         stored: a run wrote the file, so options that nothing reads are accepted. ``whole`` implies it.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
     """
     tree = read_tree(path) if whole else read_merged(path)
-    sections = [name for name, value in vars(Config()).items() if is_dataclass(value)]
-    missing = [name for name in sections if name not in tree]
+    missing = [name for name in _SECTIONS if name not in tree]
     if whole and missing:
         raise ConfigError(f"{path}: is not the whole config of a run: it lacks {', '.join(missing)}")
     for override in overrides:

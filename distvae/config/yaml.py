@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from distvae.system.errors import UserError
+from distvae.system.formats import KEY, check_format, stamped
 
 # Bytes of a config file, at most.
 _LARGEST = 2**24
@@ -67,9 +68,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
-    """A YAML file's keys and values, as plain ones.
+    """Return a YAML file's keys and values as plain ones, without its format number.
 
     Raises:
+        FormatError: a newer version wrote the file.
         ConfigError: the file cannot be read, or holds something else.
     """
     path = Path(path)
@@ -90,12 +92,14 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: should hold keys and values, such as `seed: 1`")
+    check_format(tree, path)
+    tree.pop(KEY, None)
     return tree
 
 
 def dump_tree(tree: dict[str, Any]) -> str:
-    """Plain keys and values as YAML, which ``read_tree`` reads back."""
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    """Return plain keys and values as YAML with a format number, which ``read_tree`` reads back."""
+    return yaml.dump(stamped(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _meant(path: Path) -> str:

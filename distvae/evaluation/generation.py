@@ -38,7 +38,7 @@ class Decoding:
     max_tokens: int = 40  # where a sentence without `</s>` ends
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.method not in ("greedy", "sample", "beam"):
             raise UserError(f"method {self.method!r}: should be greedy, sample or beam")
         owners = {"temperature": "sample", "top_k": "sample", "top_p": "sample", "beam_size": "beam"}

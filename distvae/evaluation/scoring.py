@@ -3,36 +3,32 @@
 Every rank scores its share of each batch and writes it into its rows of a table; one sum over ranks completes the
 table, and all statistics come from the whole of it. So each sentence counts exactly once whatever the number of ranks,
 and what is drawn for a sentence depends on the seed and the sentence's number alone. All is in nats and float32 or
-better, whatever precision training used.
-"""
+better, whatever precision training used."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distvae.config.schema import Config, EvaluationConfig
+from distvae.config.schema import EvaluationConfig
 from distvae.data import captions
 from distvae.data.batches import Batch, collate, evaluation_plan, share
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.device import has_bf16
 from distvae.distributed.runtime import Runtime
-from distvae.evaluation.liveness import Latent, judge
+from distvae.evaluation.scores import Floor, Scores, SentenceScores, active_units, mean_estimate, perplexity
 from distvae.methods.kl import kl_per_dimension
 from distvae.model.draws import sentence_noise
 from distvae.model.vae import Decoder, Posterior, TextVAE
 
 if TYPE_CHECKING:  # `datasets` takes a second to import, which samples and reports need not wait for
     from distvae.data.corpus import Sentences
-
-# A dimension is active when its posterior mean varies by more than this over the data (Burda et al., 2016).
-ACTIVE_VARIANCE = 0.01
 
 # Draws of z set against the whole mixture at once: as many as fit into this many values of float64, some 100 MiB.
 _MIXTURE_VALUES = 2**22
@@ -41,117 +37,8 @@ _MIXTURE_VALUES = 2**22
 # More are no faster.
 _DRAWS = 2**13
 
-# Nats that float32 cannot hold by far, so that the square of any score can be written down.
-LARGEST_SCORE = 1e60
-
 # Copies of the draws of importance sampling that its arithmetic holds at a time.
 _COPIES = 6
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean per sentence, or a perplexity, and its standard error over sentences."""
-
-    mean: float
-    standard_error: float | None  # None: of one sentence alone
-
-    def __str__(self) -> str:
-        error = "?" if self.standard_error is None else f"{self.standard_error:.2f}"
-        return f"{round(self.mean, 2) + 0.0:.2f} ± {error}"  # + 0.0 makes −0 a 0
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a split scores. RE, KL, −ELBO, NLL and MI in nats a sentence; tokens are words and ``</s>``."""
-
-    sentences: int
-    tokens: int
-    re: Estimate  # −log p(x|z), one draw of z
-    kl: Estimate  # KL(q(z|x) ‖ p(z)), analytic
-    neg_elbo: Estimate
-    elbo_ppl: Estimate
-    active_units: int
-    mutual_information: Estimate  # under the posterior mixture of these sentences: at most ln(sentences)
-    kl_per_dimension: tuple[float, ...]
-    seed: int
-    importance_samples: int = 0  # K; 0 where no NLL was asked for
-    nll: Estimate | None = None
-    ppl: Estimate | None = None
-    effective_samples: float | None = None  # mean over sentences of 1 / Σ w̃², w̃ the normalised importance weights
-    # NLL − (−ELBO), sentence by sentence, at most 0 in expectation: of both as they are in the NLL's precision.
-    nll_excess: Estimate | None = None
-
-    @property
-    def finite(self) -> bool:
-        """Whether every mean is a number that can be judged and written down."""
-        means = (self.re, self.kl, self.neg_elbo, self.elbo_ppl, self.mutual_information, self.nll, self.ppl)
-        return all(estimate is None or math.isfinite(estimate.mean) for estimate in means)
-
-    @property
-    def bound_holds(self) -> bool:
-        """NLL ≤ −ELBO in expectation: False when the paired difference stands 3 standard errors above 0."""
-        excess = self.nll_excess
-        return excess is None or excess.standard_error is None or excess.mean <= 3 * excess.standard_error
-
-    def latent(self, config: Config, stage: str) -> Latent | None:
-        """Judge the latent of a run by these scores; see ``liveness.judge``."""
-        return judge(self.kl.mean, self.mutual_information.mean, self.sentences, config, stage)
-
-    @property
-    def contradiction(self) -> str | None:
-        """What in these numbers one evaluation cannot give, as of a file that was damaged; None where all agree."""
-        estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
-        rates = {"elbo_ppl": self.neg_elbo.mean, "ppl": None if self.nll is None else self.nll.mean}
-        if not 0 < self.sentences <= self.tokens:
-            return f"{self.tokens} tokens in {self.sentences} sentences"
-        for name, value in estimates.items():
-            if (value.standard_error or 0.0) < 0:
-                return f"the standard error of {name} is {value.standard_error}"
-            if abs(value.mean) > LARGEST_SCORE and name not in rates:
-                return f"{name} is {value.mean}"
-        if not sums_agree(self.neg_elbo.mean, self.re.mean + self.kl.mean):
-            return f"neg_elbo is {self.neg_elbo.mean}, and re + kl is {self.re.mean + self.kl.mean}"
-        if not sums_agree(self.kl.mean, sum(self.kl_per_dimension)):
-            return f"kl is {self.kl.mean}, and its dimensions add up to {sum(self.kl_per_dimension)}"
-        if not 0 <= self.active_units <= len(self.kl_per_dimension):
-            return f"{self.active_units} of {len(self.kl_per_dimension)} units are active"
-        if len({self.importance_samples == 0, self.nll is None, self.ppl is None, self.effective_samples is None}) > 1:
-            return f"importance_samples is {self.importance_samples}, which does not go with nll or ppl"
-        if not 0 <= (self.effective_samples or 0.0) <= self.importance_samples * (1 + 1e-6):
-            return f"{self.effective_samples} of {self.importance_samples} importance samples are effective"
-        for name, nats in rates.items():
-            if nats is not None and not sums_agree(math.log(estimates[name].mean), nats * self.sentences / self.tokens):
-                return f"{name} is {estimates[name].mean}, which does not go with the nats a sentence"
-        return None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self) | {"bound_holds": self.bound_holds}
-
-
-def sums_agree(one: float, other: float) -> bool:
-    """Return whether two sums of the same numbers, added up in another order, can be these."""
-    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)
-
-
-@dataclass(frozen=True)
-class SentenceScores:
-    """What each sentence of a split scores, in the split's order, in nats: [N] each, float64. The means are in
-    ``Scores``; these set two models' scores of the same sentences against each other."""
-
-    tokens: np.ndarray
-    re: np.ndarray
-    kl: np.ndarray
-    mutual_information: np.ndarray  # whose mean it is
-    nll: np.ndarray | None  # None where none was asked for
-
-
-@dataclass(frozen=True)
-class Floor:
-    """What no model can beat on these sentences in expectation: −log p*(x) of the grammar they were drawn from."""
-
-    nll: Estimate
-    ppl: Estimate
 
 
 def evaluate(
@@ -332,7 +219,7 @@ def _score(
     rows = runtime.sum(rows.to(runtime.device)).cpu()
     seen, tokens, re, rounded_re, nll, effective = rows[:, :6].numpy().T
     assert (seen == 1).all(), "a sentence was scored twice or not at all"
-    mean, log_variance, z = rows[:, 6:].split(model.latent_size, dim=1)
+    mean, log_variance, z = rows[:, 6:].chunk(3, dim=1)
     return _Table(tokens, re, rounded_re, nll, effective, Posterior(mean, log_variance), z)
 
 
@@ -386,26 +273,3 @@ def _summary(table: _Table, information: np.ndarray, seed: int, importance_sampl
         effective_samples=float(table.effective.mean()) if weighted else None,
         nll_excess=mean_estimate(table.nll - table.rounded_re - kl) if weighted else None,
     )
-
-
-def mean_estimate(values: np.ndarray) -> Estimate:
-    """Mean and its standard error: [N]."""
-    return Estimate(float(np.mean(values)), _standard_error(values))
-
-
-def perplexity(nats: np.ndarray, tokens: np.ndarray) -> Estimate:
-    """exp(Σ nats / Σ tokens), with its standard error by the delta method for a ratio of sums: [N], [N]."""
-    rate = float(nats.sum() / tokens.sum())
-    error = _standard_error(nats - rate * tokens)
-    with np.errstate(over="ignore"):
-        value = float(np.exp(rate))
-    return Estimate(value, None if error is None else value * error / float(tokens.mean()))
-
-
-def _standard_error(values: np.ndarray) -> float | None:
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-
-
-def active_units(means: np.ndarray) -> int:
-    """Dimensions whose posterior mean has a variance over the data above 0.01: [N, m] → count."""
-    return int((means.var(axis=0) > ACTIVE_VARIANCE).sum())

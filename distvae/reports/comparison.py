@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distvae.data.vocabulary import MANY_UNKNOWN
-from distvae.evaluation.scoring import Scores
+from distvae.evaluation.scores import Scores
 from distvae.runs.results import Results
 from distvae.system.errors import printable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distvae.evaluation.liveness import DEAD, INFORMATIVE, latent_state
-from distvae.evaluation.scoring import Estimate
+from distvae.evaluation.scores import Estimate
 from distvae.reports.methods import CERTAIN, Method, Run, difference, distance, steadiness
 
 # -- Table 1 -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distvae.system.errors import UserError, printable
 from distvae.system.files import read_as, write_json
@@ -87,8 +88,7 @@ def claim(run: Path, overtake: bool = False) -> Attempt:
         number = 1 if former is None else former.number + 1
         job, requeues = os.environ.get("SLURM_JOB_ID"), environment_number("SLURM_RESTART_COUNT", 0)
         start = Attempt(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
-        follows = overtake or former is None or former.ended or _succeeds(start, former)
-        if not follows and _lives(run, former):
+        if not (overtake or former is None or former.ended or _succeeds(start, former)) and _lives(run, former):
             raise UserError(
                 f"{run}: start {former.number} trains there, as process {former.process} of {former.host}; wait for it,"
                 " end it, or name another run=FOLDER"
@@ -137,7 +137,7 @@ class Lease:
             with contextlib.suppress(OSError):  # then the process's end tells it
                 self._write(ended=True)
 
-    def _write(self, **changes) -> None:
+    def _write(self, **changes: Any) -> None:
         self._start = replace(self._start, **changes)
         write_json(_file(self._run, self._start.number), asdict(self._start))
 

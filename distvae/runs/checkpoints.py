@@ -41,6 +41,7 @@ from distvae.system.files import (
     whole_folder,
     writing,
 )
+from distvae.system.formats import FormatError, stamped
 from distvae.system.settings import Count
 
 Weights = dict[str, Tensor]
@@ -106,7 +107,7 @@ class Saver:
     def __init__(self, run: Path, start: int, keep: int, check: Callable[[], None]):
         self._run, self._start, self._keep, self._check = run, start, keep, check
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future | None = None
+        self._pending: Future[None] | None = None
         self.write_seconds = 0.0  # so far
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -164,7 +165,7 @@ def save_checkpoint(
             save_file(checkpoint.optimizer, folder / "optimizer.safetensors")
         save_file(checkpoint.ranks, folder / "ranks.safetensors")
         (folder / "config.yaml").write_text(dump_config(checkpoint.config), encoding="utf-8")
-        (folder / "state.json").write_text(as_json(asdict(state)), encoding="utf-8")
+        (folder / "state.json").write_text(as_json(stamped(asdict(state))), encoding="utf-8")
     pointer = temporary(checkpoints / LATEST)
     pointer.symlink_to(target.name)
     os.replace(pointer, checkpoints / LATEST)
@@ -194,6 +195,8 @@ def newest_checkpoint(run: Path) -> Path | None:
     for folder in reversed(found):
         try:
             verify_checkpoint(folder)
+        except FormatError:  # an older checkpoint would lose what the newer version trained
+            raise
         except UserError as error:
             print(f"distvae: WARNING {error}; passed over for the checkpoint before", file=sys.stderr)
         else:
@@ -346,7 +349,7 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
 
 def _order(folder: Path) -> tuple[int, ...]:
     """Start, step and epoch of a checkpoint, by its name."""
-    return tuple(int(number) for number in _NAME.fullmatch(folder.name).groups())
+    return tuple(map(int, re.findall(r"\d+", folder.name)))
 
 
 def _load_tensors(folder: Path, name: str) -> Weights:

@@ -15,10 +15,11 @@ from pyarrow import parquet
 
 from distvae.data.vocabulary import Vocabulary
 from distvae.evaluation.liveness import Latent
-from distvae.evaluation.scoring import Estimate, Floor, Scores, SentenceScores, mean_estimate, perplexity
+from distvae.evaluation.scores import Estimate, Floor, Scores, SentenceScores, mean_estimate, perplexity
 from distvae.runs.attempts import last_begun
 from distvae.system.errors import UserError
 from distvae.system.files import check_as, damaged, inside, read_bytes, read_json, write_bytes, write_json
+from distvae.system.formats import stamped
 
 # So many epochs may be passed over by chance.
 _MANY = 3
@@ -60,7 +61,7 @@ class Results:
 
 def results_to_dict(results: Results) -> dict[str, Any]:
     """Plain values for JSON."""
-    return asdict(results) | {"scores": results.scores.as_dict()}
+    return stamped(asdict(results) | {"scores": results.scores.as_dict()})
 
 
 def results_from_dict(content: Any, path: Path) -> Results:
@@ -74,7 +75,8 @@ def results_from_dict(content: Any, path: Path) -> Results:
     """
     results = check_as(Results, _without_bound(content), path, _RESULTS)
     why = results.scores.contradiction
-    if why is None and results_to_dict(results)["scores"]["bound_holds"] != content["scores"].get("bound_holds"):
+    bound_holds = results.scores.bound_holds
+    if why is None and content["scores"].get("bound_holds", bound_holds) is not bound_holds:
         why = "bound_holds does not go with nll_excess"
     for end in results.stages:
         if not (1 <= (end.best_epoch or 1) <= end.epochs and 0 <= end.passed_over <= end.epochs):
@@ -122,7 +124,7 @@ def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
         with parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)), pre_buffer=False) as file:
             found = file.read(use_threads=False)
         columns = {name: np.asarray(found[name].to_numpy(), dtype=np.float64) for name in found.column_names}
-        scores = SentenceScores(**{"nll": None} | columns)
+        scores = SentenceScores(**columns)
     except (OSError, pyarrow.ArrowException, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -11,11 +11,14 @@ from pathlib import Path
 from distvae.config.load import dump_config, flatten, load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
-from distvae.runs import attempts, checkpoints, tracking
+from distvae.runs import attempts, checkpoints
 from distvae.runs.attempts import Attempt
+from distvae.runs.environment import environment
 from distvae.runs.results import Results, load_results
+from distvae.runs.status import end_status, read_status, write_status
 from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
+from distvae.system.formats import FormatError
 
 # Files of a run's folder that say what was asked for, not what came of it.
 DESCRIPTIONS = (
@@ -67,7 +70,7 @@ def holds_run(run: Path) -> bool:
     theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
     if "status.json" in theirs:
         with contextlib.suppress(UserError):
-            tracking.read_status(run)
+            read_status(run)
             theirs.remove("status.json")
     if theirs:
         raise UserError(
@@ -98,7 +101,7 @@ def open_run(
         results = finished(config, run, may_change)
         if results is not None:
             with writing(run):
-                ended = tracking.end_status(run, results.start, results.latent)
+                ended = end_status(run, results.start, results.latent)
             trained = load_config(run / "config.yaml", stored=True).data
             data = f"data.path={trained.path} ({results.data})"
             print(printable(f"{run}: finished {ended.time}, trained on {data}; its results:"))
@@ -121,8 +124,8 @@ def open_run(
         for name in ("results.json", "sentences.parquet"):
             (run / name).unlink(missing_ok=True)
         write_text(run / "config.yaml", dump_config(config))
-        write_json(run / "environment.json", tracking.environment(processes))
-        tracking.write_status(run, "running", start=start.number)
+        write_json(run / "environment.json", environment(processes))
+        write_status(run, "running", start=start.number)
     return Opening(start, found)
 
 
@@ -140,6 +143,8 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
     if config.resume == "auto" and not changed and os.path.lexists(run / "results.json"):
         try:
             results = load_results(run)
+        except FormatError:
+            raise
         except UserError as error:  # damaged, or of an attempt that another has overtaken
             print(printable(f"distvae: WARNING {error}; the run's weights are scored again"), file=sys.stderr)
             return None

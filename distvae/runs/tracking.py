@@ -1,43 +1,26 @@
-"""What a person sees of a run: a progress bar, a line per epoch, metrics.jsonl, TensorBoard, status.json."""
+"""What a run records: a progress bar, a line per epoch, metrics.jsonl, TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from distvae import __version__
 from distvae.evaluation.liveness import Latent, LatentState
-from distvae.evaluation.scoring import LARGEST_SCORE, Scores, sums_agree
+from distvae.evaluation.scores import LARGEST_SCORE, Scores, sums_agree
 from distvae.runs import attempts
-from distvae.system.errors import UserError, one_line
-from distvae.system.files import (
-    check_as,
-    damaged,
-    flush,
-    parse_json,
-    read_as,
-    read_text,
-    sha256,
-    write_json,
-    write_text,
-)
+from distvae.system.errors import UserError
+from distvae.system.files import check_as, damaged, flush, parse_json, read_text, write_text
 from distvae.system.markdown import escaped
 from distvae.system.settings import Count
 
@@ -148,7 +131,7 @@ def _row(line: str, source: str) -> dict[str, Any]:
         why = why or f"kl of train is {train.kl}, and its dimensions add up to {sum(train.kl_per_dimension)}"
     if why is not None:
         raise damaged(source, _RECORD, why)
-    return row
+    return dict(row)
 
 
 _RECORD = "a record of an epoch"
@@ -199,11 +182,12 @@ class Tracker:
         self._board.add_scalar("throughput/checkpoint_stall_seconds", record.saving.stall_seconds, step)
         for d, kl in enumerate(valid.kl_per_dimension):
             self._board.add_scalar(f"latent_kl/{d:02d}", kl, step)
-        lines, former, state = [record.line()], self._latent, record.latent and record.latent.state
+        lines, former = [record.line()], self._latent
+        state = None if record.latent is None else record.latent.state
         if state is not None:
             self._board.add_scalar("latent/alive", state == "alive", step)
         self._follow_latent(record.epoch, state)
-        if self._lifeless == _LASTING:
+        if record.latent is not None and self._lifeless == _LASTING:
             warning = f"for {_LASTING} epochs of {record.stage} the latent has been {state}: {record.latent.advice}"
             self._board.add_text("warnings", escaped(warning), step)
             lines.append(f"WARNING {self._name}: {warning}")
@@ -271,40 +255,8 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a run's ``status.json`` holds."""
-
-    state: Literal["running", "finished", "interrupted", "failed"]
-    reason: str | None
-    time: str
-    start: int | None  # number of the attempt
-    latent: Latent | None = None  # by the last scores; None: of an older version, or too few sentences to judge it by
-
-
-def write_status(
-    run: Path, state: str, reason: str | None = None, start: int | None = None, latent: Latent | None = None
-) -> None:
-    """Write ``run/status.json``: whether the run is running, finished, interrupted or failed, why, and its latent.
-
-    Launchers hide a program's exit code; this file does not.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_json(run / "status.json", asdict(Status(state, reason and one_line(reason), now, start, latent)))
-
-
-def read_status(run: Path) -> Status:
-    """Read a run's ``status.json``.
-
-    Raises:
-        UserError: it cannot be read, or is not what a run writes.
-    """
-    return read_as(Status, run / "status.json", "the status of a run")
 
 
 def last_latent(run: Path) -> Latent | None:
@@ -314,87 +266,3 @@ def last_latent(run: Path) -> Latent | None:
         if rows and rows[-1].get("latent") is not None:
             return Latent(**rows[-1]["latent"])
     return None
-
-
-def end_status(run: Path, start: int, latent: Latent | None) -> Status:
-    """Return a finished run's status, written first where its process was killed between its last files."""
-    with contextlib.suppress(UserError):
-        status = read_status(run)
-        if status.state == "finished":
-            return status
-    write_status(run, "finished", start=start, latent=latent)
-    return read_status(run)
-
-
-def environment(processes: str) -> dict[str, Any]:
-    """Versions, machine, processes and commit that a run was made with."""
-    packages = ("torch", "accelerate", "datasets", "numpy", "nltk")
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "device": device_name(),
-        "processes": processes,
-        # A copy of the code that a cluster's job runs need not be installed.
-        "packages": {"distvae": __version__} | {name: version(name) for name in packages},
-        "commit": _commit(),
-    }
-
-
-def code_digest() -> str:
-    """SHA-256 of this package's source, in hex digits."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\0{sha256(path)}\0".encode())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Environment:
-    """The part of ``environment`` that reports print."""
-
-    python: str
-    device: str
-    processes: str
-    packages: dict[str, str]
-    commit: str | None = None
-
-
-def read_environment(run: Path) -> Environment:
-    """Read a run's ``environment.json``.
-
-    Raises:
-        UserError: it cannot be read, or is not what a run writes.
-    """
-    return read_as(Environment, run / "environment.json", "the environment of a run")
-
-
-def device_name() -> str:
-    """The name of a GPU of this process, or of the CPU where it has none."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, `-dirty` when it has changes; None outside a checkout of this project.
-
-    A cluster job's copy of the tree (slurm/job.sh) has it in a file COMMIT.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        noted = root / "COMMIT"
-        return noted.read_text(encoding="utf-8").strip() if noted.exists() else None
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None

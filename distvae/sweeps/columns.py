@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distvae.evaluation.scoring import Estimate
+from distvae.evaluation.scores import Estimate
 from distvae.sweeps.account import Account, TrialRecord
 from distvae.sweeps.labels import NAMES, duration, format_value, label
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distvae.evaluation.scoring import Estimate
+from distvae.evaluation.scores import Estimate
 from distvae.sweeps.account import Account, TrialRecord
 from distvae.sweeps.columns import has_rate
 from distvae.sweeps.labels import LETTERS, NAMES, count, duration, format_value, trial_list

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from distvae.system.errors import UserError, printable
+from distvae.system.formats import check_format, stamped
 
 Kind = TypeVar("Kind")
 
@@ -73,7 +74,7 @@ def whole_folder(target: Path, manifest: Manifest, check: Callable[[], None] = l
         yield new
         paths = sorted(new.iterdir())
         entries = {path.name: Entry(path.stat().st_size, sha256(path)) for path in paths}
-        (new / MANIFEST).write_text(as_json(asdict(replace(manifest, files=entries))), encoding="utf-8")
+        (new / MANIFEST).write_text(as_json(stamped(asdict(replace(manifest, files=entries)))), encoding="utf-8")
         for path in paths:
             path.chmod((new / MANIFEST).stat().st_mode)  # safetensors lets nobody but the owner read
             flush(path)
@@ -266,8 +267,10 @@ def check_as(kind: type[Kind], content: Any, source: str | Path, what: str) -> K
         what: they should be.
 
     Raises:
+        FormatError: a newer version wrote them.
         UserError: they are not.
     """
+    check_format(content, source)
     try:
         return _adapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

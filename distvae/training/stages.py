@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distvae.config.schema import Config
-from distvae.evaluation.scoring import Scores
+from distvae.evaluation.scores import Scores
 from distvae.methods import FreeBits
 from distvae.methods.annealing import Annealing
 from distvae.methods.free_bits import NoFreeBits

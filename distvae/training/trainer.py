@@ -18,7 +18,8 @@ from distvae.distributed.engines import load_optimizer_state, make_engine, set_l
 from distvae.distributed.runtime import Runtime
 from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation
-from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
+from distvae.evaluation.scores import Floor, Scores, SentenceScores
+from distvae.evaluation.scoring import floor, score
 from distvae.model import draws
 from distvae.model.vae import initialise, model_of
 from distvae.runs import checkpoints

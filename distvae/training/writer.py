@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 from distvae.config.schema import Config
 from distvae.data.vocabulary import Vocabulary
-from distvae.evaluation.scoring import SentenceScores
-from distvae.runs import checkpoints, tracking
+from distvae.evaluation.scores import SentenceScores
+from distvae.runs import checkpoints, status, tracking
 from distvae.runs.attempts import Attempt, Lease, SupersededError
 from distvae.runs.checkpoints import Checkpoint, Saver, Weights
 from distvae.runs.results import Results, save_results, save_sentence_scores
@@ -121,7 +121,7 @@ class RunWriter(NoWriter):
     def record(self, record: EpochRecord, sample: Callable[[], dict[str, list[str]]]) -> None:
         def action() -> None:
             if self._tracker.epoch(record):
-                tracking.write_status(self._run, "running", start=self._number, latent=record.latent)
+                status.write_status(self._run, "running", start=self._number, latent=record.latent)
             for title, sentences in sample().items():
                 self._tracker.sentences(title, sentences, record.step)
             self._tracker.flush()
@@ -140,7 +140,7 @@ class RunWriter(NoWriter):
         self._tracker.close()
         save_sentence_scores(self._run, each, self._lease.check)
         save_results(self._run, results, self._lease.check)
-        tracking.write_status(self._run, "finished", start=self._number, latent=results.latent)
+        status.write_status(self._run, "finished", start=self._number, latent=results.latent)
 
     def wait(self) -> None:
         self._saver.wait()
@@ -155,7 +155,7 @@ class RunWriter(NoWriter):
         with contextlib.suppress(OSError, SupersededError):  # report the first error
             self._lease.check()
             state = "interrupted" if interrupted else "failed"
-            tracking.write_status(self._run, state, str(error) or None, self._number, tracking.last_latent(self._run))
+            status.write_status(self._run, state, str(error) or None, self._number, tracking.last_latent(self._run))
 
     def release(self) -> None:
         self._lease.release()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from distvae.runs import tracking
+from distvae.runs import environment
 
 CONSOLE = Console(width=120)
 
@@ -21,7 +21,7 @@ def device_name() -> str:
     """As runs note it, and whether a CPU has AMX."""
     cpu = Path("/proc/cpuinfo")
     amx = device().type == "cpu" and cpu.exists() and "amx_bf16" in cpu.read_text()
-    return f"{tracking.device_name()}{' with AMX' if amx else ''}"
+    return f"{environment.device_name()}{' with AMX' if amx else ''}"
 
 
 def memory(name: str, process: int | str = "self") -> int:

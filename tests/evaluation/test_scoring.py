@@ -18,18 +18,14 @@ from distvae.data import captions
 from distvae.data.corpus import Sentences
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.device import has_bf16
-from distvae.evaluation import scoring as evaluation
+from distvae.evaluation import scoring
+from distvae.evaluation.scores import Estimate, Scores, mean_estimate
 from distvae.evaluation.scoring import (
-    Estimate,
-    Scores,
-    active_units,
     evaluate,
     floor,
     importance_log_weights,
     importance_weighted_nll,
-    mean_estimate,
     mutual_information,
-    perplexity,
 )
 from distvae.model.draws import generator
 from distvae.model.vae import Posterior, TextVAE, initialise
@@ -284,7 +280,7 @@ def test_rounding_to_bf16_puts_no_nll_above_the_neg_elbo(fused):
 
 
 def test_a_cpu_without_bf16_scores_in_float32(monkeypatch):
-    monkeypatch.setattr(evaluation, "has_bf16", lambda device: False)
+    monkeypatch.setattr(scoring, "has_bf16", lambda device: False)
     assert scored_in("bf16") == scored_in("no") == scored_in(None)
 
 
@@ -295,13 +291,13 @@ def test_a_cpu_without_bf16_scores_in_float32(monkeypatch):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_score_each_sentence_once_and_agree_with_one_alone(count, world_size, monkeypatch):
     model, sentences, scored = tiny_model(), sentences_of(WORDS[:count]), []
-    score_batch = evaluation._score_batch
+    score_batch = scoring._score_batch
 
     def spy(model, batch, numbers, *rest):
         scored.extend(numbers.tolist())
         return score_batch(model, batch, numbers, *rest)
 
-    monkeypatch.setattr(evaluation, "_score_batch", spy)
+    monkeypatch.setattr(scoring, "_score_batch", spy)
     alone = evaluate(model, sentences, SETTINGS, ALONE, 20)
     assert sorted(scored) == list(range(count))
     scored.clear()
@@ -324,7 +320,7 @@ def test_scores_do_not_depend_on_the_order_of_batches(monkeypatch):
     model, sentences = tiny_model(), sentences_of(WORDS)
     expected = evaluate(model, sentences, SETTINGS, ALONE, 20)
     plan = [np.array([6, 0, 2]), np.array([5]), np.array([1, 4, 3])]
-    monkeypatch.setattr(evaluation, "evaluation_plan", lambda lengths, batch_size: plan)
+    monkeypatch.setattr(scoring, "evaluation_plan", lambda lengths, batch_size: plan)
     assert_same(evaluate(model, sentences, SETTINGS, ALONE, 20), expected)
 
 
@@ -342,7 +338,7 @@ def test_scores_do_not_depend_on_the_memory(fused):
 
 def test_a_plan_that_repeats_or_forgets_a_sentence_is_an_error(monkeypatch):
     model, sentences = tiny_model(), sentences_of(WORDS[:3])
-    monkeypatch.setattr(evaluation, "evaluation_plan", lambda lengths, batch_size: [np.array([0, 2])])
+    monkeypatch.setattr(scoring, "evaluation_plan", lambda lengths, batch_size: [np.array([0, 2])])
     with pytest.raises(AssertionError, match="twice or not at all"):
         evaluate(model, sentences, SETTINGS, ALONE)
 
@@ -377,7 +373,7 @@ def test_more_importance_samples_are_of_fewer_sentences_at_once(importance_sampl
 
 def test_progress_is_told_as_often_on_every_rank_while_mutual_information_is_found(monkeypatch):
     plain = evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE)
-    monkeypatch.setattr(evaluation, "_MIXTURE_VALUES", 2 * len(WORDS))  # two sentences at once
+    monkeypatch.setattr(scoring, "_MIXTURE_VALUES", 2 * len(WORDS))  # two sentences at once
     calls = [[], [], []]
     found = on_ranks(
         3, lambda rank: evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, rank, on_progress=calls[rank.rank].append)
@@ -386,6 +382,14 @@ def test_progress_is_told_as_often_on_every_rank_while_mutual_information_is_fou
     assert calls == [[7, 0]] * 3
     for scores in found:
         assert scores.mutual_information.mean == pytest.approx(plain.mutual_information.mean, abs=1e-12)
+
+
+def test_perplexities_are_of_sums():
+    scores = evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE, 20)
+    n, tokens = scores.sentences, scores.tokens
+    assert scores.ppl.mean == pytest.approx(math.exp(n * scores.nll.mean / tokens), rel=1e-12)
+    assert scores.elbo_ppl.mean == pytest.approx(math.exp(n * scores.neg_elbo.mean / tokens), rel=1e-12)
+    assert scores.nll_excess.mean == pytest.approx(scores.nll.mean - scores.neg_elbo.mean, abs=1e-12)
 
 
 def test_without_importance_samples_there_is_no_nll():
@@ -432,14 +436,6 @@ def test_kl_is_the_closed_form():
 
 
 # -- Active units and mutual information -------------------------------------------------------------------------------
-
-
-def test_active_units_are_the_dimensions_whose_mean_varies_by_more_than_a_hundredth():
-    swing = np.tile([1.0, -1.0], 500)
-    deviations = np.sqrt([0.0, 1e-8, 0.0099, 0.00999, 0.01001, 0.0101, 1.0])
-    means = 3 + swing[:, None] * deviations
-    assert means.var(axis=0) == pytest.approx(deviations**2)
-    assert active_units(means) == 3
 
 
 def information(mean: Tensor, variance: Tensor | float, z: Tensor, runtime: Rank = ALONE) -> np.ndarray:
@@ -498,7 +494,7 @@ def test_mutual_information_is_the_densities():
 def test_mutual_information_does_not_depend_on_its_chunks(rows, monkeypatch):
     mean, z = 2 * normal(20, 3), normal(3, 20).T
     expected = information(mean, 0.4, z)
-    monkeypatch.setattr(evaluation, "_MIXTURE_VALUES", rows * len(z))
+    monkeypatch.setattr(scoring, "_MIXTURE_VALUES", rows * len(z))
     assert information(mean, 0.4, z) == pytest.approx(expected, abs=1e-12)
 
 
@@ -520,67 +516,6 @@ def test_mutual_information_is_never_above_ln_n(count, latent_size, spread, log_
 
 
 # -- Standard errors ---------------------------------------------------------------------------------------------------
-
-
-def test_mean_and_its_standard_error():
-    assert mean_estimate(np.array([1.0, 2.0, 3.0, 4.0])) == Estimate(2.5, pytest.approx(math.sqrt(5 / 3) / 2))
-    assert mean_estimate(np.array([3.0])) == Estimate(3.0, None)
-
-
-def test_perplexity_of_sentences_of_one_length_is_that_of_the_mean():
-    nats = np.array([10.0, 14.0, 13.0, 9.0])
-    found = perplexity(nats, np.full(4, 5))
-    mean = mean_estimate(nats)
-    assert found.mean == pytest.approx(math.exp(46 / 20))
-    assert found.standard_error == pytest.approx(found.mean * mean.standard_error / 5)
-
-
-def test_perplexity_of_one_cost_a_token_has_no_error():
-    found = perplexity(np.array([2.0, 6.0, 8.0]), np.array([1, 3, 4]))
-    assert found.mean == pytest.approx(math.exp(2))
-    assert found.standard_error == pytest.approx(0, abs=1e-12)
-    assert perplexity(np.array([6.0]), np.array([3])) == Estimate(pytest.approx(math.exp(2)), None)
-
-
-def test_standard_errors_are_those_of_the_bootstrap():
-    rng = np.random.default_rng(3)
-    tokens = rng.integers(3, 15, 300)
-    nats = 2.5 * tokens + rng.normal(0, 3, 300) + 4
-    again = rng.integers(0, 300, (4000, 300))
-    means = nats[again].mean(axis=1)
-    perplexities = np.exp(nats[again].sum(axis=1) / tokens[again].sum(axis=1))
-    assert mean_estimate(nats).standard_error == pytest.approx(means.std(), rel=0.05)
-    assert perplexity(nats, tokens).standard_error == pytest.approx(perplexities.std(), rel=0.05)
-
-
-def test_perplexities_are_of_sums():
-    scores = evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE, 20)
-    n, tokens = scores.sentences, scores.tokens
-    assert scores.ppl.mean == pytest.approx(math.exp(n * scores.nll.mean / tokens), rel=1e-12)
-    assert scores.elbo_ppl.mean == pytest.approx(math.exp(n * scores.neg_elbo.mean / tokens), rel=1e-12)
-    assert scores.nll_excess.mean == pytest.approx(scores.nll.mean - scores.neg_elbo.mean, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("excess", "holds"),
-    [
-        (None, True),
-        (Estimate(-2.0, 0.1), True),
-        (Estimate(0.0, 0.0), True),
-        (Estimate(0.29, 0.1), True),
-        (Estimate(0.31, 0.1), False),
-        (Estimate(0.01, 0.0), False),
-        (Estimate(5.0, None), True),
-    ],
-)
-def test_bound_is_broken_three_standard_errors_above_it(excess, holds):
-    scores = replace(evaluate(tiny_model(), sentences_of(WORDS), SETTINGS, ALONE), nll_excess=excess)
-    assert scores.bound_holds is holds
-    assert scores.as_dict()["bound_holds"] is holds
-
-
-def test_estimate_is_shown_with_its_error():
-    assert str(Estimate(12.345, 0.678)) == "12.35 ± 0.68"
 
 
 # -- The floor ---------------------------------------------------------------------------------------------------------

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distvae import train
-from distvae.evaluation import scoring as evaluation
+from distvae.evaluation import scoring
 from distvae.runs import attempts, checkpoints
 from distvae.training import preparation
-from distvae.training.step import TrainStep
 from distvae.training.trainer import Trainer
 from distvae.training.writer import RunWriter
 
@@ -172,7 +171,7 @@ class Places:
         checkpoints.save_file, Path.write_text, Path.open = half_saved, half_written, half_appended
 
     def _interrupt_training(self, trainer: type) -> None:
-        step, run_stage, score_batch = TrainStep.__call__, trainer._run_stage, evaluation._score_batch
+        step, run_stage, score_batch = TrainStep.__call__, trainer._run_stage, scoring._score_batch
 
         def before_step(train_step, *args):
             self.step += 1
@@ -190,7 +189,7 @@ class Places:
             self.visit("evaluation" if importance_samples else "validation", "before a batch")
             return score_batch(model, batch, numbers, settings, importance_samples, device)
 
-        TrainStep.__call__, trainer._run_stage, evaluation._score_batch = before_step, around_stage, before_batch
+        TrainStep.__call__, trainer._run_stage, scoring._score_batch = before_step, around_stage, before_batch
 
 
 _rename = os.rename  # as it is without places

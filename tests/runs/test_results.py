@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from distvae.evaluation.scoring import Estimate, Floor, Scores
+from distvae.evaluation.scores import Estimate, Floor, Scores
 from distvae.reports.comparison import remarks, show, table
 from distvae.runs.results import Results, StageEnd, load_results, save_results
 from distvae.system.errors import UserError

@@ -1,18 +1,15 @@
 import io
 import json
 import math
-import subprocess
 import sys
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
-from distvae.evaluation.scoring import Estimate, Scores
-from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch, environment, write_status
+from distvae.evaluation.scores import Estimate, Scores
+from distvae.runs.tracking import EpochRecord, Progress, Saving, Tracker, TrainEpoch
 
 VALID = Scores(
     sentences=2000,
@@ -232,60 +229,3 @@ def test_progress_is_silent_without_a_terminal_and_when_it_is_told_so(stream, sh
         progress.advance(75)
     assert silent.getvalue() == ""
     assert capsys.readouterr().out == ""
-
-
-# -- status.json and environment.json ----------------------------------------------------------------------------------
-
-
-def test_status_says_how_the_run_stands(tmp_path):
-    run = tmp_path / "runs" / "new"
-    for state, reason in (("running", None), ("failed", "the gradient of step 7 is not finite, at γ 0.1")):
-        write_status(run, state, reason)
-        content = json.loads((run / "status.json").read_text(encoding="utf-8"))
-        assert (content["state"], content["reason"]) == (state, reason)
-        assert content.keys() == {"state", "reason", "time", "start", "latent"}
-        age = datetime.now(timezone.utc) - datetime.fromisoformat(content["time"])
-        assert timedelta(seconds=-1) < age < timedelta(minutes=5)
-        assert [path.name for path in run.iterdir()] == ["status.json"]
-
-
-def test_status_is_whole_at_every_moment(tmp_path, monkeypatch):
-    write_status(tmp_path, "running")
-    write_bytes, seen = Path.write_bytes, []
-
-    def look(path, content):
-        for end in (1, len(content) // 2, len(content)):
-            write_bytes(path, content[:end])
-            seen.append(json.loads((tmp_path / "status.json").read_bytes())["state"])
-
-    monkeypatch.setattr(Path, "write_bytes", look)
-    write_status(tmp_path, "finished")
-    assert seen == ["running"] * 3
-    assert json.loads((tmp_path / "status.json").read_bytes())["state"] == "finished"
-
-
-def test_environment_names_versions_and_commit():
-    found = json.loads(json.dumps(environment("1 process")))
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["python"] == sys.version.split()[0]
-    assert found["command"] == sys.argv
-    root, head = Path(__file__).resolve().parents[2], ""
-    if (root / ".git").exists():
-        head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    assert found["commit"] in ((head.strip(), f"{head.strip()}-dirty") if head else (None,))
-
-
-def test_a_copy_of_the_tree_names_its_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr("distvae.runs.tracking.__file__", str(tmp_path / "distvae" / "runs" / "tracking.py"))
-    assert environment("1 process")["commit"] is None
-    (tmp_path / "COMMIT").write_text("0123abc-dirty\n")
-    assert environment("1 process")["commit"] == "0123abc-dirty"
-
-
-def test_a_reason_in_a_status_is_one_line_of_limited_length(tmp_path):
-    """Libraries raise errors of a hundred kilobytes."""
-    write_status(tmp_path, "failed", "first line\nsecond \x1b[31m" + "x" * 107_000)
-    reason = json.loads((tmp_path / "status.json").read_text())["reason"]
-    assert len(reason) < 2200
-    assert reason.isprintable()
-    assert reason.startswith("first line\\nsecond \\x1b[31m")

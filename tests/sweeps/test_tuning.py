@@ -20,7 +20,8 @@ import pytest
 from distvae.config.load import dump_config
 from distvae.runs import attempts
 from distvae.runs.checkpoints import list_checkpoints
-from distvae.runs.tracking import read_metrics, write_status
+from distvae.runs.status import write_status
+from distvae.runs.tracking import read_metrics
 from distvae.sweeps.lineage import Generation, generations, history, save_lineage
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress

@@ -1,0 +1,46 @@
+"""The format number of the files that distvae writes: configs, sweeps, checkpoints, exports and results.
+
+A new optional key needs no new number, because defaults fill the keys that an older file lacks. Raise ``FORMAT`` when
+the code of an older version would misread a new file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distvae.system.errors import UserError
+
+KEY = "format"
+
+# The newest format that this version reads, and the one it writes. Files without a number are of format 1.
+FORMAT = 1
+
+
+class FormatError(UserError):
+    """A file of a newer version. Nothing else can replace it, and no file of an older version may overwrite it."""
+
+
+def stamped(content: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values with the format number in front."""
+    return {KEY: FORMAT, **content}
+
+
+def check_format(content: Any, source: str | Path) -> None:
+    """Check that plain values read from a file have a format that this version reads.
+
+    Args:
+        source: where they come from, for errors.
+
+    Raises:
+        FormatError: their format is newer.
+        UserError: their format is not a number from 1 up.
+    """
+    found = content.get(KEY, 1) if isinstance(content, dict) else 1
+    if type(found) is not int or found < 1:
+        raise UserError(f"{source}: {KEY} is {found!r}, and should be a number from 1 up; restore the file from a copy")
+    if found > FORMAT:
+        raise FormatError(
+            f"{source}: has format {found}, and this version of distvae reads formats up to {FORMAT}: read it with the"
+            " version that wrote it, or a newer one"
+        )

@@ -1,0 +1,111 @@
+"""Opening a run's folder; ``tests/fixtures/format1/run`` is a finished run."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distvae.config.load import flatten, load_config
+from distvae.config.schema import Config
+from distvae.runs.attempts import Lease, read_attempts
+from distvae.runs.resume import MAY_CHANGE, NO_MATTER, finished, holds_run, open_run
+from distvae.runs.status import read_status
+from distvae.system.errors import UserError
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "format1" / "run"
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return shutil.copytree(FIXTURE, tmp_path / "run", symlinks=True)
+
+
+def config(**changes) -> Config:
+    return replace(load_config(FIXTURE / "config.yaml"), **changes)
+
+
+def longer() -> Config:
+    asked = config()
+    return replace(asked, train=replace(asked.train, max_epochs=3))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_folder_is_opened_for_a_new_run(tmp_path):
+    folder = tmp_path / "a" / "new"
+    opening = open_run(config(run=str(folder)), folder, "1 process")
+    assert (opening.start.number, opening.checkpoint, opening.results) == (1, None, None)
+    assert load_config(folder / "config.yaml").run == str(folder)
+    assert read_status(folder).state == "running"
+    assert not holds_run(folder)  # a record of attempts alone
+
+
+def test_a_finished_run_is_not_trained_again(run, capsys):
+    before = contents(run)
+    opening = open_run(config(), run, "1 process")
+    assert opening.start is None
+    assert opening.results.scores.sentences == 8
+    assert f"{run}: finished" in capsys.readouterr().out
+    assert contents(run) == before
+
+
+def test_a_longer_run_resumes_from_the_newest_checkpoint(run):
+    opening = open_run(longer(), run, "1 process")
+    assert opening.start.number == 2
+    assert opening.checkpoint.name == os.readlink(run / "checkpoints" / "latest")
+    assert not (run / "results.json").exists()
+    assert load_config(run / "config.yaml").train.max_epochs == 3
+
+
+def test_another_attempt_that_lives_is_not_disturbed(run):
+    lease = Lease(run, open_run(longer(), run, "1 process").start)
+    with pytest.raises(UserError, match="start 2 trains there"):
+        open_run(longer(), run, "1 process")
+    assert open_run(longer(), run, "1 process", overtake=True).start.number == 3
+    lease.release()
+    assert len(read_attempts(run)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 4}, r"cannot go on under another config: seed \(3 there, 4 here\)"),
+        ({"resume": "never"}, "a run is there already"),
+        ({"resume": "nowhere"}, "is neither auto nor never, nor the folder of a checkpoint"),
+    ],
+)
+def test_what_does_not_continue_the_run_is_refused_and_changes_nothing(run, changes, message):
+    before = contents(run)
+    with pytest.raises(UserError, match=message):
+        open_run(replace(longer(), **changes), run, "1 process")
+    assert contents(run) == before
+
+
+def test_other_sentences_are_refused(run):
+    asked = longer()
+    path = run.parent / "other"
+    path.mkdir()
+    for split in ("train", "valid", "test"):
+        (path / f"{split}.txt").write_text("a b c\n" * 3)
+    with pytest.raises(UserError, match="was trained on other sentences"):
+        open_run(replace(asked, data=replace(asked.data, path=str(path))), run, "1 process")
+
+
+def test_files_of_the_users_own_are_not_overwritten(tmp_path):
+    (tmp_path / "best").mkdir()
+    with pytest.raises(UserError, match="holds best, which no run wrote there"):
+        holds_run(tmp_path)
+
+
+def test_a_run_that_asks_for_more_has_not_finished(run, tmp_path):
+    assert finished(longer(), run) is None
+    assert finished(config(), run) is not None
+    assert finished(config(), tmp_path / "none") is None
+
+
+def test_keys_that_may_differ_exist():
+    assert {key for key, _ in flatten(Config())} >= NO_MATTER | MAY_CHANGE
