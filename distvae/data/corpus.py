@@ -36,7 +36,7 @@ from datasets import Dataset, Features, List, Value
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, sources
-from distvae.data.readers import BATCH, TEXT_COLUMN, Texts
+from distvae.data.readers.columns import BATCH, TEXT_COLUMN, Texts
 from distvae.data.sources import SPLITS, WHOLE_FILE
 from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary, tokenize
 from distvae.system.cores import usable_cores

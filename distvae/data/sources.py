@@ -9,7 +9,9 @@ import datasets
 from huggingface_hub import HfApi, is_offline_mode
 
 from distvae.config.schema import CAPTIONS, SNLI, DataConfig
-from distvae.data.readers import SUFFIXES, TEXT_COLUMN, Texts, is_gzip, kind, read_dataset, read_file, reason
+from distvae.data.readers.columns import TEXT_COLUMN, Texts, reason
+from distvae.data.readers.lines import is_gzip, suffix
+from distvae.data.readers.read import READERS, read_dataset, read_file
 from distvae.system.errors import UserError
 from distvae.system.files import sha256
 
@@ -32,7 +34,7 @@ SNLI_REVISION = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"
 SNLI_COLUMNS = ("premise", "hypothesis")
 HUB_TIMEOUT_SECONDS = 10
 
-KINDS = f"{', '.join(SUFFIXES)}; .gz too, but for .parquet"
+KINDS = f"{', '.join(READERS)}; .gz too, but for .parquet"
 
 
 # Which files.
@@ -56,7 +58,7 @@ def origin(data: DataConfig, files: dict[str, Path]) -> dict:
     """What determines the rows, as JSON: each file's kind and SHA-256, or the hub's revision."""
     if data.path == SNLI:
         return {"hub": SNLI, "revision": SNLI_REVISION}
-    return {name: [kind(path), is_gzip(path), _sha256(path)] for name, path in files.items()}
+    return {name: [suffix(path), is_gzip(path), _sha256(path)] for name, path in files.items()}
 
 
 def states(files: dict[str, Path]) -> dict[str, tuple[int, ...]]:
@@ -94,7 +96,7 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
     candidates = sorted(path for path in folder.iterdir() if _is_readable(path) and split in _splits_named(path))
     if len(candidates) > 1 and columns not in (None, (TEXT_COLUMN,)):
         # As in SNLI's own folder, which has everything twice. Plain text has no columns to name.
-        candidates = [path for path in candidates if kind(path) != ".txt"]
+        candidates = [path for path in candidates if suffix(path) != ".txt"]
     if not candidates:
         raise UserError(f"{folder}: holds no file for {split}, such as {split}.txt ({KINDS})")
     if len(candidates) > 1:
@@ -108,7 +110,7 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
 
 def _is_readable(path: Path) -> bool:
     """Whether it is a file of a kind that is read."""
-    well = kind(path) in SUFFIXES and not (is_gzip(path) and kind(path) == ".parquet")
+    well = suffix(path) in READERS and not (is_gzip(path) and suffix(path) == ".parquet")
     return well and not path.name.startswith(".") and path.is_file()
 
 

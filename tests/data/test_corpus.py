@@ -18,7 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from distvae.config.schema import CAPTIONS, DataConfig
-from distvae.data import captions, corpus, readers, sources
+from distvae.data import captions, corpus, sources
+from distvae.data.readers import columns
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
 
@@ -224,7 +225,7 @@ def test_one_file_is_split(tmp_path):
     assert [len(split) for split in splits] == [80, 10, 10]
     assert prepared.notes[:-1] == ("file: 1 empty line, 7 repeated sentences left out",)
     data = DataConfig(path=str(path), distinct=True)
-    whole = readers.Texts(None, str(path))
+    whole = columns.Texts(None, str(path))
     cut = corpus._split_rows(np.arange(100), data, whole)
     assert sorted(np.concatenate(list(cut.values())).tolist()) == list(range(100))
     assert sentences(prepared, "train") == [rows[i] for i in cut["train"]]
