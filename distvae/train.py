@@ -40,7 +40,8 @@ from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, sco
 from distvae.methods.kl_control import POLICIES, KLPolicy, Linear
 from distvae.methods.objective import FREE_BITS, FreeBits, kl_per_dimension
 from distvae.model import draws
-from distvae.model.vae import Noise, initialise, model_of
+from distvae.model.draws import Noise
+from distvae.model.vae import initialise, model_of
 from distvae.reports import comparison
 from distvae.runs import checkpoint, tracking
 from distvae.runs.checkpoint import Checkpoint, RunState, Saver, Weights

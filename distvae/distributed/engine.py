@@ -24,7 +24,8 @@ from torch.nn.utils import get_total_norm
 
 from distvae.config.schema import CommunicationConfig, OptimizerConfig
 from distvae.distributed.runtime import Runtime
-from distvae.model.vae import Noise, TextVAE
+from distvae.model.draws import Noise
+from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
 # What AdamW keeps: two tensors for each weight, and the number of steps it has made.

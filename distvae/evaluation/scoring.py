@@ -24,8 +24,10 @@ from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.runtime import Runtime, has_bf16
 from distvae.evaluation.liveness import Latent, judge
 from distvae.methods.objective import kl_per_dimension
+from distvae.model.decoder import Decoder
 from distvae.model.draws import sentence_noise
-from distvae.model.vae import Decoder, Posterior, TextVAE
+from distvae.model.posterior import Posterior
+from distvae.model.vae import TextVAE
 
 if TYPE_CHECKING:  # `datasets` takes a second to import, which samples and reports need not wait for
     from distvae.data.corpus import Sentences

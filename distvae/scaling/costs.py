@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distvae.config.schema import CommunicationConfig, Config, ModelConfig
 from distvae.methods.objective import FREE_BITS
-from distvae.model.vae import Noise, TextVAE
+from distvae.model.draws import Noise
+from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
 MIB = 2**20

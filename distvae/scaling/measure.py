@@ -20,7 +20,8 @@ from distvae.distributed.engine import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.methods.objective import kl_per_dimension
 from distvae.model import draws
-from distvae.model.vae import Noise, initialise, model_of
+from distvae.model.draws import Noise
+from distvae.model.vae import initialise, model_of
 from distvae.scaling.costs import (
     Machine,
     Network,

@@ -9,7 +9,8 @@ import torch
 from distvae.config.schema import ModelConfig, OptimizerConfig
 from distvae.distributed.engine import Replicated, load_optimizer_state, make_engine, optimizer_state, set_learning_rate
 from distvae.distributed.runtime import Runtime
-from distvae.model.vae import Noise, TextVAE
+from distvae.model.draws import Noise
+from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
 SIZES = ModelConfig(embedding_size=6, hidden_size=8, latent_size=3)
