@@ -9,7 +9,9 @@ from distvae.distributed.device import has_bf16
 from distvae.evaluation.scoring import importance_log_weights, importance_weighted_nll
 from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
-from distvae.model.vae import Noise, Posterior, TextVAE, initialise
+from distvae.model.draws import Noise
+from distvae.model.posterior import Posterior
+from distvae.model.vae import TextVAE, initialise
 from distvae.runs.results import load_results
 from distvae.train import main
 from tests.benchmarks.textbook import TextbookVAE

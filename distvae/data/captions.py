@@ -1,182 +1,29 @@
 """The built-in corpus: scene captions of a probabilistic grammar, so that log p(x) of any sentence is exact.
 
-One draw chooses what the whole picture shows: the scene, who is in it and how many, whether it is told as now or
-as then, what they do and in which mood. These choices come back all over the sentence, in words far apart:
-"A man was mending the nets at the pier while his crew sang ." shows the one man again in *his*, the past in *sang*,
-the harbour in *nets*, *pier* and *crew*. What is left are even choices among a few words.
+One draw sets what the picture shows: the scene, the people and their number, the tense, what they do, and the mood.
+Each choice reappears in several, distant words. In "A man was mending the nets at the pier while his crew sang .",
+*his* repeats the one man, *sang* the past, and *nets*, *pier* and *crew* the harbour. The remaining choices are uniform
+over a few words.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from bisect import bisect
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
-from graphlib import TopologicalSorter
-from itertools import accumulate, product
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from typing import NamedTuple
 
-Symbol = Hashable
-Body = tuple[Symbol, ...]
-Alternatives = Sequence[tuple[float, Body]]
+from distvae.data.grammar import Alternatives, Body, Grammar, Symbol
 
+# The lexicon. "/" separates alternatives; within one, spaces separate tokens or the forms of a word.
 
-class Random(Protocol):
-    """A source of chance: `random.Random` and numpy's `Generator` are two."""
-
-    def random(self) -> float: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Grammar:
-    """A probabilistic context-free grammar of finitely many sentences.
-
-    `rules` gives each symbol its alternatives, as (probability, what the symbol becomes). A symbol without rules
-    is a word, and a string.
-
-    Raises ValueError where a symbol's probabilities are not positive or do not sum to one, where a symbol leads back
-    to itself, and where a symbol that is not a string (`start` too) has no rules.
-    """
-
-    rules: Mapping[Symbol, Alternatives]
-    start: Symbol
-
-    def __post_init__(self) -> None:
-        if self.start not in self.rules:
-            raise ValueError(f"the start {self.start!r} has no rules")
-        for symbol, alternatives in self.rules.items():
-            probabilities = [probability for probability, _ in alternatives]
-            if not all(p > 0 for p in probabilities) or not math.isclose(math.fsum(probabilities), 1):
-                raise ValueError(f"the probabilities of {symbol!r} are not positive or do not sum to one")
-        for symbol in self._parts_first:
-            if symbol not in self.rules and not isinstance(symbol, str):
-                raise ValueError(f"{symbol!r} is no word, and has no rules")
-
-    def sample(self, rng: Random) -> list[str]:
-        """Draw one sentence."""
-        tokens, ahead = [], [self.start]
-        while ahead:
-            symbol = ahead.pop()
-            if symbol in self.rules:
-                steps, bodies = self._steps[symbol]
-                # Rounding may leave the last step below one: the last body is drawn above it, too.
-                ahead.extend(reversed(bodies[bisect(steps, rng.random(), hi=len(bodies) - 1)]))
-            else:
-                tokens.append(symbol)
-        return tokens
-
-    def log_probability(self, tokens: Sequence[str]) -> float:
-        """log p of a sentence in nats, over all its derivations; -inf where the grammar cannot say it."""
-        probability = self._inside(tokens, lambda probability: probability)
-        return math.log(probability) if probability else -math.inf
-
-    def derivations(self, tokens: Sequence[str]) -> int:
-        """In how many ways the grammar can say a sentence."""
-        return self._inside(tokens, lambda _: 1)
-
-    def entropy(self) -> float:
-        """The entropy of the sentences in nats: exact where each sentence has one derivation, else too high."""
-        return self._fold(
-            lambda _: 0.0,
-            lambda alternatives: sum(p * (sum(parts) - math.log(p)) for p, parts in alternatives),
-        )
-
-    def words(self) -> list[str]:
-        """Every word that a sentence may hold, sorted."""
-        return sorted(
-            self._fold(
-                lambda word: {word},
-                lambda alternatives: set().union(*(words for _, parts in alternatives for words in parts)),
-            )
-        )
-
-    def lengths(self) -> set[int]:
-        """Every number of tokens that a sentence may have."""
-        return self._fold(
-            lambda _: {1},
-            lambda alternatives: {sum(lengths) for _, parts in alternatives for lengths in product(*parts)},
-        )
-
-    def sentences(self) -> Iterator[tuple[list[str], float]]:
-        """Every derivation, as its tokens and its log probability in nats. Only for small grammars."""
-
-        def expand(body: Body) -> Iterator[tuple[list[str], float]]:
-            if not body:
-                yield [], 0.0
-                return
-            first, rest = body[0], body[1:]
-            if first in self.rules:
-                for probability, inner in self.rules[first]:
-                    for tokens, log_p in expand(inner + rest):
-                        yield tokens, math.log(probability) + log_p
-            else:
-                for tokens, log_p in expand(rest):
-                    yield [first, *tokens], log_p
-
-        return expand((self.start,))
-
-    @cached_property
-    def _parts_first(self) -> list[Symbol]:
-        """All symbols and words, each after those that it may become. A cycle raises ValueError."""
-        parts = {s: {part for _, body in alternatives for part in body} for s, alternatives in self.rules.items()}
-        return list(TopologicalSorter(parts).static_order())
-
-    @cached_property
-    def _steps(self) -> dict[Symbol, tuple[list[float], list[Body]]]:
-        """The cumulative probabilities of each symbol's bodies, and the bodies."""
-        return {
-            symbol: (list(accumulate(p for p, _ in alternatives)), [body for _, body in alternatives])
-            for symbol, alternatives in self.rules.items()
-        }
-
-    def _fold(self, of_word: Callable[[str], Any], of_alternatives: Callable[[list[tuple[float, list]]], Any]) -> Any:
-        """The start's value, where a symbol's value follows from those of the parts of its alternatives."""
-        values: dict[Symbol, Any] = {}
-        for symbol in self._parts_first:
-            if symbol in self.rules:
-                parts = [(probability, [values[part] for part in body]) for probability, body in self.rules[symbol]]
-                values[symbol] = of_alternatives(parts)
-            else:
-                values[symbol] = of_word(symbol)
-        return values[self.start]
-
-    def _inside(self, tokens: Sequence[str], weight: Callable[[float], Any]) -> Any:
-        """The sum, over all derivations of the sentence, of the product of their rules' weights."""
-
-        @cache
-        def ends(symbol: Symbol, begin: int) -> dict[int, Any]:
-            """Where the symbol may end that begins here, and the weight of all its ways to end there."""
-            if symbol not in self.rules:
-                return {begin + 1: 1} if begin < len(tokens) and tokens[begin] == symbol else {}
-            total: dict[int, Any] = {}
-            for probability, body in self.rules[symbol]:
-                reached = {begin: weight(probability)}
-                for part in body:
-                    further: dict[int, Any] = {}
-                    for middle, before in reached.items():
-                        for end, inside in ends(part, middle).items():
-                            further[end] = further.get(end, 0) + before * inside
-                    reached = further
-                    if not reached:
-                        break
-                for end, inside in reached.items():
-                    total[end] = total.get(end, 0) + inside
-            return total
-
-        return ends(self.start, 0).get(len(tokens), 0)
-
-
-# The lexicon. "/" parts alternatives, and within one, blanks part the tokens or the forms of a word.
-
-# The words before the noun, by number.
+# Determiners of the noun, by number.
 DETERMINERS = {"one": "a / one / the", "many": "two / three / four / some / several"}
 VERBS = {("one", "now"): "is", ("many", "now"): "are", ("one", "then"): "was", ("many", "then"): "were"}
 COLOURS = "red / blue / green / yellow / white / black / brown / grey"
 
-# What may follow the noun, and in which order: with a mood before the noun, and without. No sentence gets longer than
-# 14 tokens.
+# What may follow the noun, in order, with and without a mood before the noun. No sentence has more than 14 tokens.
 SHAPES = {
     ("who first", "mood"): "does / does place / does manner / does place manner / does place company / "
     "does meanwhile / clothes does",
@@ -190,9 +37,9 @@ SHAPES = {
 class Kind(NamedTuple):
     """A kind of person."""
 
-    nouns: str  # each as one, as many
-    possessive: str  # of one; that of many is "their"
-    company: str  # with whom they may be: with one, with many
+    nouns: str  # singular and plural
+    possessive: str  # singular; the plural is "their"
+    company: str  # singular and plural
 
 
 PEOPLE = {
@@ -216,7 +63,7 @@ PEOPLE = {
 
 
 class Mood(NamedTuple):
-    """How people look, said before the noun, and how they do things, said at the end."""
+    """How people look (before the noun) and act (at the end)."""
 
     looks: str
     manners: str
@@ -231,12 +78,12 @@ MOODS = {
 
 
 class Scene(NamedTuple):
-    """What a picture of one place may show."""
+    """What a picture of a place may show."""
 
     activities: str
     places: str
-    clothes: str  # each of one, of many
-    meanwhile: str  # someone of theirs, what that one does, and did
+    clothes: str  # singular and plural
+    meanwhile: str  # someone of theirs, a verb in present and in past tense
 
 
 SCENES = {
@@ -356,23 +203,23 @@ SCENES = {
 
 
 def split(text: str) -> list[tuple[str, ...]]:
-    """The alternatives of a lexicon entry, each as its words: "a kite / ducks" is [("a", "kite"), ("ducks",)]."""
+    """Return the alternatives of a lexicon entry as words: "a kite / ducks" is [("a", "kite"), ("ducks",)]."""
     return [tuple(part.split()) for part in text.split("/")]
 
 
 def capitalised(bodies: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The same bodies as the beginnings of sentences."""
+    """Capitalise the first word of each body."""
     return [(first.capitalize(), *rest) for first, *rest in bodies]
 
 
 def even(bodies: Sequence[Body]) -> Alternatives:
-    """These bodies, each as likely as the other."""
+    """Give all bodies the same probability."""
     return [(1 / len(bodies), body) for body in bodies]
 
 
 @cache
 def grammar() -> Grammar:
-    """The grammar of the captions. Each symbol names, after what it is, the choices that its words show."""
+    """Return the grammar of the captions. A symbol is a tuple of its role and the choices that its words show."""
     rules: dict[Symbol, Alternatives] = {}
 
     rules[("colour",)] = even(split(COLOURS))
@@ -383,7 +230,7 @@ def grammar() -> Grammar:
     for mood, (looks, manners) in MOODS.items():
         rules["look", mood] = even(split(looks))
         rules["manner", mood] = even(split(manners))
-    # Where no mood stands before the noun, any may show at the end.
+    # If no mood precedes the noun, any may appear at the end.
     rules["look", None] = even([()])
     rules["manner", None] = even([(("manner", mood),) for mood in MOODS])
 
@@ -407,7 +254,7 @@ def grammar() -> Grammar:
             )
 
     def endings(order: str, scene: str, kind: str, number: str, mood: str | None) -> list[Body]:
-        """All that may follow the noun."""
+        """Return everything that may follow the noun."""
         shapes = split(SHAPES[order, "mood" if mood else "no mood"])
         whose = PEOPLE[kind].possessive if number == "one" else "their"
         bodies: list[Body] = []
@@ -423,15 +270,15 @@ def grammar() -> Grammar:
             bodies += [(*(parts[name] for name in shape), ".") for shape in shapes]
         return bodies
 
-    # What a sentence says first is chosen first. So its first words rule out most of the grammar at once, which
-    # makes its probability quick to find.
-    people = list(product(PEOPLE, DETERMINERS, (None, *MOODS)))
-    for kind, number, mood in people:
-        noun = (("look", mood), ("noun", kind, number))
-        rules["Person", kind, number, mood] = even([(("Determiner", number), *noun)])
-        rules["person", kind, number, mood] = even([(("determiner", number), *noun)])
-        rules["after", kind, number, mood] = even(
-            [end for scene in SCENES for end in endings("who first", scene, kind, number, mood)]
+    # Choose first what a sentence says first: its first words then rule out most of the grammar, which makes
+    # log_probability fast.
+    people: list[tuple[str, str, str | None]] = list(product(PEOPLE, DETERMINERS, (None, *MOODS)))
+    for kind, number, tone in people:
+        noun = (("look", tone), ("noun", kind, number))
+        rules["Person", kind, number, tone] = even([(("Determiner", number), *noun)])
+        rules["person", kind, number, tone] = even([(("determiner", number), *noun)])
+        rules["after", kind, number, tone] = even(
+            [end for scene in SCENES for end in endings("who first", scene, kind, number, tone)]
         )
     for scene in SCENES:
         rules["after", scene] = even(
@@ -444,10 +291,10 @@ def grammar() -> Grammar:
 
 
 def generate(count: int, seed: int | Sequence[int]) -> list[list[str]]:
-    """Independent draws, as tokens. A larger count begins with the draws of a smaller one.
+    """Draw captions independently, as tokens. A larger count begins with the draws of a smaller one.
 
-    The same on every platform: Python promises that what a string seeds stays the same. Each different seed, or
-    tuple such as (seed, split), draws sentences of its own; n and (n,) are one seed.
+    Draws are the same on every platform, as Python guarantees for string seeds. Each seed, or tuple such as
+    (seed, split), gives other sentences; n and (n,) are the same seed.
     """
     numbers = seed if isinstance(seed, Sequence) else (seed,)
     rng = random.Random(" ".join(str(int(number)) for number in numbers))
@@ -455,15 +302,15 @@ def generate(count: int, seed: int | Sequence[int]) -> list[list[str]]:
 
 
 def log_probability(tokens: Sequence[str]) -> float:
-    """log p of a caption in nats; -inf for what is none."""
+    """Return log p of a caption in nats; -inf if the grammar cannot produce it."""
     return grammar().log_probability(tokens)
 
 
 def words() -> list[str]:
-    """Every word that a caption may hold, sorted."""
+    """Return every word that a caption may contain, sorted."""
     return grammar().words()
 
 
 def entropy() -> float:
-    """The entropy of a caption in nats: exact, as each has one derivation."""
+    """Return the entropy of a caption in nats; it is exact because each has one derivation."""
     return grammar().entropy()

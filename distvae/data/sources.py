@@ -1,21 +1,24 @@
-"""Where texts come from: which files, or the hub, and what determines their rows."""
+"""Find and read the texts of each split: local files or a dataset of the hub."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import datasets
 from huggingface_hub import HfApi, is_offline_mode
 
 from distvae.config.schema import CAPTIONS, SNLI, DataConfig
-from distvae.data.readers import SUFFIXES, TEXT_COLUMN, Texts, is_gzip, kind, read_dataset, read_file, reason
+from distvae.data.readers.columns import TEXT_COLUMN, Texts, reason
+from distvae.data.readers.lines import is_gzip, suffix
+from distvae.data.readers.read import READERS, read_dataset, read_file
 from distvae.system.errors import UserError
 from distvae.system.files import sha256
 
 SPLITS = ("train", "valid", "test")
 HUB_SPLITS = ("train", "validation", "test")
-# Words in file names, and the names of the hub.
+# Split names in file names and on the hub.
 SPLIT_OF_NAME = {
     "train": "train",
     "valid": "valid",
@@ -24,22 +27,19 @@ SPLIT_OF_NAME = {
     "dev": "valid",
     "test": "test",
 }
-# The name of a single file that is still to be split.
+# Key of a single file that is not split yet.
 WHOLE_FILE = "file"
 
-# Pinned, so that everyone has the same sentences and a prepared corpus is found again without the network.
+# Pinned, so that everyone has the same sentences and a prepared corpus is found without the network.
 SNLI_REVISION = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"
 SNLI_COLUMNS = ("premise", "hypothesis")
 HUB_TIMEOUT_SECONDS = 10
 
-KINDS = f"{', '.join(SUFFIXES)}; .gz too, but for .parquet"
-
-
-# Which files.
+KINDS = f"{', '.join(READERS)}; .gz too, but for .parquet"
 
 
 def find_files(data: DataConfig) -> dict[str, Path]:
-    """The file of each split, or one of ``WHOLE_FILE``, or (where nothing is local) none.
+    """Return the file of each split, or a single ``WHOLE_FILE``, or none if the source is not local.
 
     Raises:
         UserError: a file is missing, ambiguous or of an unknown kind.
@@ -52,15 +52,15 @@ def find_files(data: DataConfig) -> dict[str, Path]:
         raise UserError(f"data.path={data.path}: cannot be read: {error.strerror}") from None
 
 
-def origin(data: DataConfig, files: dict[str, Path]) -> dict:
-    """What determines the rows, as JSON: each file's kind and SHA-256, or the hub's revision."""
+def origin(data: DataConfig, files: dict[str, Path]) -> dict[str, Any]:
+    """Return what determines the rows, as JSON: each file's suffix and SHA-256, or the revision on the hub."""
     if data.path == SNLI:
         return {"hub": SNLI, "revision": SNLI_REVISION}
-    return {name: [kind(path), is_gzip(path), _sha256(path)] for name, path in files.items()}
+    return {name: [suffix(path), is_gzip(path), _sha256(path)] for name, path in files.items()}
 
 
 def states(files: dict[str, Path]) -> dict[str, tuple[int, ...]]:
-    """What every write to a file changes, even one that is taken back."""
+    """Return the metadata that any write to a file changes, even a write that is undone."""
     try:
         stats = {name: path.stat() for name, path in files.items()}
     except OSError as error:
@@ -94,7 +94,7 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
     candidates = sorted(path for path in folder.iterdir() if _is_readable(path) and split in _splits_named(path))
     if len(candidates) > 1 and columns not in (None, (TEXT_COLUMN,)):
         # As in SNLI's own folder, which has everything twice. Plain text has no columns to name.
-        candidates = [path for path in candidates if kind(path) != ".txt"]
+        candidates = [path for path in candidates if suffix(path) != ".txt"]
     if not candidates:
         raise UserError(f"{folder}: holds no file for {split}, such as {split}.txt ({KINDS})")
     if len(candidates) > 1:
@@ -107,13 +107,13 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether it is a file of a kind that is read."""
-    well = kind(path) in SUFFIXES and not (is_gzip(path) and kind(path) == ".parquet")
+    """Return whether the path is a visible file with a supported suffix."""
+    well = suffix(path) in READERS and not (is_gzip(path) and suffix(path) == ".parquet")
     return well and not path.name.startswith(".") and path.is_file()
 
 
 def _splits_named(path: Path) -> set[str]:
-    """The splits that are words of a file's name: `snli_1.0_dev.jsonl` → {valid}."""
+    """Return the splits named in a file's name: ``snli_1.0_dev.jsonl`` → {valid}."""
     return {SPLIT_OF_NAME[word] for word in re.split(r"[^a-z]+", path.name.lower()) if word in SPLIT_OF_NAME}
 
 
@@ -124,17 +124,14 @@ def _sha256(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-# Rows.
-
-
 def load(data: DataConfig, files: dict[str, Path], work: Path) -> dict[str, Texts]:
-    """Read the wanted columns, one below the other, of each split or of ``WHOLE_FILE``.
+    """Read and concatenate the wanted columns of each split, or of ``WHOLE_FILE``.
 
     Args:
-        work: a folder for the Arrow files.
+        work: folder of the Arrow files.
 
     Raises:
-        UserError: a file cannot be read as what its name says, has no such column, or holds something else than text.
+        UserError: a file is not what its suffix promises, or a column is missing or does not hold text.
     """
     if data.path == SNLI:
         columns = data.columns or SNLI_COLUMNS
@@ -148,10 +145,10 @@ def load(data: DataConfig, files: dict[str, Path], work: Path) -> dict[str, Text
 
 
 def _load_hub() -> datasets.DatasetDict:
-    # The download stays in the hub's own cache, where later sessions without a network find it (HF_HUB_OFFLINE=1).
+    # The download stays in the hub's cache, where offline sessions (HF_HUB_OFFLINE=1) find it.
     try:
         if not is_offline_mode():
-            # Without a network, load_dataset would try again for half a minute.
+            # Fail fast without a network: load_dataset would retry for half a minute.
             HfApi().dataset_info(SNLI, revision=SNLI_REVISION, timeout=HUB_TIMEOUT_SECONDS)
         return datasets.load_dataset(SNLI, revision=SNLI_REVISION)
     except Exception as error:

@@ -25,7 +25,8 @@ from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scores import Floor, Scores, SentenceScores, active_units, mean_estimate, perplexity
 from distvae.methods.kl import kl_per_dimension
 from distvae.model.draws import sentence_noise
-from distvae.model.vae import Decoder, Posterior, TextVAE
+from distvae.model.posterior import Posterior
+from distvae.model.vae import TextVAE
 
 if TYPE_CHECKING:  # `datasets` takes a second to import, which samples and reports need not wait for
     from distvae.data.corpus import Sentences

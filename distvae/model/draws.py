@@ -1,23 +1,40 @@
-"""Chance has no rank: every draw depends on the seed, its purpose, the step and the place in the global batch.
+"""Random draws that do not depend on the rank, only on the seed, the purpose, the step and the place in a batch.
 
-A training step's noise is drawn for the whole global batch and each rank keeps its rows; an evaluation draws for each
-sentence on its own. So neither the number of ranks, nor micro-batches, chunks or padding, change a single draw.
+The noise of a training step is drawn for the whole global batch, and each rank keeps its rows. Evaluation draws for
+each sentence separately. So the number of ranks, micro-batches, chunks and padding change no draw.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from distvae.config.schema import ModelConfig
-from distvae.model.vae import Noise
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The draws of a training forward. Masks are True where a value is kept; None drops nothing."""
+
+    latent: Tensor  # [b, m], standard normal
+    keep_words: Tensor | None = None  # [b, T]
+    keep_embeddings: Tensor | None = None  # [b, T, E]
+    keep_outputs: Tensor | None = None  # [b, T, H]
+
+    def rows(self, rows: slice) -> Noise:
+        """Return the noise of some of the sentences."""
+        words, embeddings, outputs = (
+            None if mask is None else mask[rows] for mask in (self.keep_words, self.keep_embeddings, self.keep_outputs)
+        )
+        return Noise(self.latent[rows], words, embeddings, outputs)
 
 
 def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
-    """A generator on ``device`` whose stream is set by ``key``: the seed, the purpose, the step …"""
+    """Return a generator on ``device`` that is seeded by ``key``: the seed, the purpose, the step …"""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -25,12 +42,14 @@ def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
 def training_noise(
     model: ModelConfig, rows: slice, global_batch: int, steps: int, device: torch.device, *key: int | str
 ) -> Noise:
-    """What a training step draws, for the rows of the global batch that this rank holds.
+    """Draw the noise of a training step for this rank's rows of the global batch.
 
     Args:
+        model: sizes and dropout rates.
         rows: this rank's rows of the global batch.
         global_batch: sentences in the global batch.
         steps: decoder steps T of the longest sentence of the *global* batch.
+        device: of the draws.
         key: seed, stage, epoch, step.
 
     Returns:
@@ -53,7 +72,7 @@ def training_noise(
 
 
 def sentence_noise(sentences: Iterable[int], shape: tuple[int, ...], device: torch.device, *key: int | str) -> Tensor:
-    """Standard normal draws of ``shape`` for each sentence, set by its number in the split: [b, *shape]."""
+    """Return standard normal draws [b, *shape]; each sentence's depend on its number in the split and ``key``."""
     return torch.stack(
         [torch.randn(shape, generator=generator(device, *key, int(i)), device=device) for i in sentences]
     )

@@ -24,7 +24,8 @@ from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.methods.free_bits import NoFreeBits
 from distvae.model import draws
-from distvae.model.vae import Noise, initialise, model_of
+from distvae.model.draws import Noise
+from distvae.model.vae import initialise, model_of
 from distvae.scaling.costs import Work, step_collectives
 from distvae.scaling.machine import Machine, Network, fit_compute, fit_network, predict
 from distvae.scaling.tables import plain_table

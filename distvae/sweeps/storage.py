@@ -11,18 +11,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from distvae.config.load import (
-    ConfigError,
-    apply_override,
-    dump_config,
-    explain,
-    flatten,
-    parse_config,
-    read_merged,
-    run_folder,
-)
+from distvae.config.load import apply_override, dump_config, explain, flatten, parse_config, read_merged, run_folder
 from distvae.config.schema import Config
-from distvae.config.yaml import dump_tree, read_tree
+from distvae.config.yaml import ConfigError, dump_tree, read_tree
 from distvae.runs.attempts import read_attempts
 from distvae.sweeps.checks import check_read, check_sweep
 from distvae.sweeps.space import Dimension

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from distvae.config.schema import Config
-from distvae.distributed.engines import Engine, optimizer_state
+from distvae.distributed.engines.base import Engine, optimizer_state
 from distvae.distributed.runtime import Runtime
 from distvae.model.vae import TextVAE
 from distvae.runs.checkpoints import Checkpoint, RunState, Weights

@@ -16,13 +16,13 @@ from torch import Tensor
 from distvae.config.schema import Config
 from distvae.data.batches import Batch, collate, share
 from distvae.data.corpus import Sentences
-from distvae.distributed.engines import Engine
+from distvae.distributed.engines.base import Engine
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.runtime import Runtime
 from distvae.methods import FreeBits
 from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
-from distvae.model.vae import Noise
+from distvae.model.draws import Noise
 from distvae.system.errors import UserError
 
 

@@ -14,7 +14,8 @@ import torch
 from distvae.config.schema import CAPTIONS, Config
 from distvae.data.batches import training_plan
 from distvae.data.corpus import Sentences
-from distvae.distributed.engines import load_optimizer_state, make_engine, set_learning_rate
+from distvae.distributed.engines import make_engine
+from distvae.distributed.engines.base import load_optimizer_state, set_learning_rate
 from distvae.distributed.runtime import Runtime
 from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation

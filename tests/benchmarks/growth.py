@@ -35,7 +35,7 @@ from distvae.data.batches import collate, training_plan
 from distvae.data.corpus import Sentences
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate, mutual_information
-from distvae.model.vae import Posterior
+from distvae.model.posterior import Posterior
 from distvae.scaling.costs import count_work
 from distvae.scaling.measure import RandomSteps, wait
 from distvae.scaling.tables import plain_table

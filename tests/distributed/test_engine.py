@@ -11,7 +11,8 @@ from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
 from distvae.distributed.engines.replicated import Replicated
 from distvae.distributed.runtime import Runtime
-from distvae.model.vae import Noise, TextVAE
+from distvae.model.draws import Noise
+from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
 SIZES = ModelConfig(embedding_size=6, hidden_size=8, latent_size=3)

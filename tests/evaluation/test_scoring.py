@@ -28,7 +28,8 @@ from distvae.evaluation.scoring import (
     mutual_information,
 )
 from distvae.model.draws import generator
-from distvae.model.vae import Posterior, TextVAE, initialise
+from distvae.model.posterior import Posterior
+from distvae.model.vae import TextVAE, initialise
 
 PAD, BOS, EOS, UNKNOWN, A, B, C = range(7)
 WORDS = [[A, C], [], [B, B, UNKNOWN, A], [C], [A, A, A, A, A, A], [B, C, B], [C, A]]

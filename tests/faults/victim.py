@@ -22,6 +22,7 @@ from distvae import train
 from distvae.evaluation import scoring
 from distvae.runs import attempts, checkpoints
 from distvae.training import preparation
+from distvae.training.step import TrainStep
 from distvae.training.trainer import Trainer
 from distvae.training.writer import RunWriter
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from distvae.config.schema import ModelConfig
 from distvae.data.batches import share
-from distvae.model.draws import generator, sentence_noise, training_noise
-from distvae.model.vae import Noise
+from distvae.model.draws import Noise, generator, sentence_noise, training_noise
 
 SIZES = ModelConfig(embedding_size=3, hidden_size=4, latent_size=5, dropout=0.5, word_dropout=0.3)
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from torch.nn.utils import get_total_norm
 from distvae.config.schema import CommunicationConfig, OptimizerConfig
 from distvae.distributed.engines.base import MOMENTS, allocate_state, build_optimizer, clipped_step, gradient_of
 from distvae.distributed.runtime import Runtime
-from distvae.model.vae import Noise, TextVAE
+from distvae.model.draws import Noise
+from distvae.model.vae import TextVAE
 
 
 class Replicated:

@@ -1,0 +1,207 @@
+"""Choose the sentences of each split, tokenise them, build the vocabulary, and encode."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from array import array
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+
+from distvae.config.schema import CAPTIONS, DataConfig
+from distvae.data import captions, sources
+from distvae.data.readers.columns import BATCH, TEXT_COLUMN, Texts
+from distvae.data.sources import SPLITS, WHOLE_FILE
+from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary, tokenize
+from distvae.system.cores import usable_cores
+from distvae.system.errors import UserError
+from distvae.system.files import room_for_sockets
+
+# Share of a single file that becomes valid, and again test, up to a number of sentences, unless sizes are configured.
+HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 6_000
+
+CAPTION_COUNTS = {"train": 40_000, "valid": 4_000, "test": 4_000}
+
+# Starting another process costs as much time as tokenising about this many sentences.
+SENTENCES_PER_WORKER = 10_000
+
+# White space, and characters that take no space on a page: controls, formats, joiners, selectors, fillers.
+_INVISIBLE = re.compile(
+    r"[\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
+)
+
+
+def caption_counts(data: DataConfig) -> dict[str, int]:
+    """Return how many captions each split draws."""
+    return {split: _size(data, split) or CAPTION_COUNTS[split] for split in SPLITS}
+
+
+def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dict[str, Dataset], list[str]]:
+    """Read and tokenise all splits.
+
+    Args:
+        data: which sentences.
+        files: by split, or one ``WHOLE_FILE``.
+        work: folder for temporary Arrow files.
+
+    Returns:
+        Each split's sentences as a column ``words`` of tokens, and notes on how files were read and what was left out.
+
+    Raises:
+        UserError: a source is unreadable or empty, or a single file is too small to be split.
+    """
+    if data.path == CAPTIONS:
+        counts = caption_counts(data)
+        draws = {split: captions.generate(counts[split], (data.seed, i)) for i, split in enumerate(SPLITS)}
+        return {split: Dataset.from_dict({"words": tokens}) for split, tokens in draws.items()}, []
+    texts = sources.load(data, files, work)
+    rows, notes = {}, []
+    for name, source in texts.items():
+        rows[name], left_out = _filter(source.rows, data)
+        if not len(rows[name]):
+            raise UserError(f"{source.where}: holds no sentence" + (f": {left_out} left out" if left_out else ""))
+        notes += [f"{name}: {note}" for note in (source.note, left_out and f"{left_out} left out") if note]
+    if WHOLE_FILE in texts:
+        rows = _split_rows(rows[WHOLE_FILE], data, texts[WHOLE_FILE])
+        texts = dict.fromkeys(SPLITS, texts[WHOLE_FILE])
+    words = {}
+    for i, split in enumerate(SPLITS):
+        size = _size(data, split)
+        if size is not None and size > len(rows[split]):
+            notes.append(f"{split}: {_count(len(rows[split]), 'sentence')}, fewer than the {size:,} asked for")
+        elif size is not None:
+            rows[split] = np.sort(np.random.default_rng((data.seed, i)).choice(rows[split], size, replace=False))
+        words[split] = _tokenise(texts[split].rows.select(rows[split]), split, data.workers, work)
+    return words, notes
+
+
+def vocabulary_of(data: DataConfig, train: Dataset) -> Vocabulary:
+    """Build the vocabulary from the tokens of train; that of the captions is closed."""
+    if data.path == CAPTIONS:
+        return Vocabulary.closed(captions.words())
+    counts = pc.value_counts(pc.list_flatten(train.data.column("words")))
+    counts = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
+    return Vocabulary.build(counts, data.min_count, data.unk)
+
+
+def encode(words: Dataset, vocabulary: Vocabulary, split: str, path: Path) -> Dataset:
+    """Map the column ``words`` to ``ids`` of ``<s> words </s>``, int32, in an Arrow file at ``path``."""
+    return words.with_format("arrow").map(
+        _encode_batch,
+        batched=True,
+        batch_size=BATCH,
+        writer_batch_size=BATCH,
+        remove_columns=["words"],
+        features=Features({"ids": List(Value("int32"))}),
+        fn_kwargs={"vocabulary": vocabulary},
+        cache_file_name=str(path),
+        desc=f"Encoding {split}",
+    )
+
+
+def share_of_unknown(sentences: pa.ChunkedArray, vocabulary: Vocabulary) -> float:
+    """Return the share of words, not counting ``<s>`` and ``</s>``, that are not in the vocabulary."""
+    unknown, words = 0, -2 * len(sentences)
+    for chunk in sentences.chunks:
+        ids = chunk.flatten().to_numpy()
+        first, last = vocabulary.unknown_ids[0], vocabulary.unknown_ids[-1]
+        unknown += int(np.count_nonzero((ids >= first) & (ids <= last)))
+        words += len(ids)
+    return unknown / words
+
+
+def note_on_unknown(unknown: dict[str, float]) -> str:
+    """Report the share of unknown words by split, as a warning if it is high."""
+    shares = ", ".join(f"{share:.2%} of {split}" for split, share in unknown.items())
+    if max(unknown.values()) <= MANY_UNKNOWN:
+        return f"unknown words: {shares}"
+    return (
+        f"WARNING: unknown words: {shares}. A model predicts them as a class, which lowers its perplexity and says"
+        " nothing about the text. Lower data.min_count, add text, or separate words by spaces where the script does"
+        " not (Chinese, Japanese, Thai)"
+    )
+
+
+def _size(data: DataConfig, split: str) -> int | None:
+    return {"train": data.train_size, "valid": data.valid_size, "test": data.test_size}[split]
+
+
+def _filter(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
+    """Return the rows to keep, and a description of what is left out ("" if nothing is)."""
+    kept = array("q")
+    seen: set[str] = set()
+    empty = long = repeated = 0
+    batches = (batch.to_pylist() for batch in text.data.column(TEXT_COLUMN).chunks)
+    for row, sentence in enumerate(itertools.chain.from_iterable(batches)):
+        sentence = (sentence or "").strip()
+        if _INVISIBLE.fullmatch(sentence):
+            empty += 1
+        elif data.max_words is not None and len(sentence.split()) > data.max_words:
+            long += 1
+        elif data.distinct and sentence in seen:
+            repeated += 1
+        else:
+            kept.append(row)
+            if data.distinct:
+                seen.add(sentence)
+    counted = [
+        (empty, _count(empty, "empty line")),
+        (long, f"{_count(long, 'sentence')} of more than {data.max_words} words"),
+        (repeated, _count(repeated, "repeated sentence")),
+    ]
+    return np.frombuffer(kept, dtype=np.int64), ", ".join(words for count, words in counted if count)
+
+
+def _split_rows(rows: np.ndarray, data: DataConfig, source: Texts) -> dict[str, np.ndarray]:
+    """Shuffle the rows of a single file and cut them into splits."""
+    held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * len(rows)))
+    valid = held_out if data.valid_size is None else data.valid_size
+    test = held_out if data.test_size is None else data.test_size
+    if min(valid, test, len(rows) - valid - test) < 1:
+        raise UserError(
+            f"{source.where}: {_count(len(rows), 'sentence')} cannot be cut into train, {valid:,} for valid and"
+            f" {test:,} for test; set data.valid_size and data.test_size, or pass a folder with a file for each"
+        )
+    cut = np.split(np.random.default_rng(data.seed).permutation(rows), [valid, valid + test])
+    return {split: np.sort(part) for split, part in zip(("valid", "test", "train"), cut, strict=True)}
+
+
+def _tokenise(text: Dataset, split: str, workers: int | None, work: Path) -> Dataset:
+    """Map the column ``text`` to ``words``."""
+    processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
+    with room_for_sockets():
+        return text.map(
+            _tokenise_batch,
+            batched=True,
+            remove_columns=text.column_names,
+            features=Features({"words": List(Value("string"))}),
+            num_proc=processes if processes > 1 else None,
+            cache_file_name=str(work / f"{split}-words.arrow"),
+            desc=f"Tokenising {split}",
+        )
+
+
+def _tokenise_batch(batch: dict[str, list[str]]) -> dict[str, list[list[str]]]:
+    return {"words": [tokenize(sentence) for sentence in batch[TEXT_COLUMN]]}
+
+
+def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
+    """Map the column ``words`` to ``ids``, looking up each distinct word of the batch once."""
+    words = batch.column("words").combine_chunks()
+    flat = words.flatten().dictionary_encode()
+    ids = np.array(vocabulary.encode(flat.dictionary.to_pylist())[1:-1], dtype=np.int32)[flat.indices]
+    offsets = words.offsets.to_numpy() - words.offsets[0].as_py()
+    # The start and end of each sentence; one ends where the next starts.
+    places = np.repeat(offsets, 2)[1:-1]
+    ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(words)))
+    return pa.table({"ids": pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)})
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from distvae.data.readers.lines import suffix
+from tests.data.readers.files import read, refused, written
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.txt", "A dog."), ("a.jsonl", '{"text": "A dog."}')])
+def test_files_that_were_appended_to_others(tmp_path, name, line):
+    assert read(written(tmp_path / name, f"\ufeff{line}\n\ufeff{line}\r\n{line}")) == ["A dog."] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,n\na\0,1\n", "line 2: holds a NUL byte"),
+        ("a.csv", "text,n\na,1\n".encode("utf-16"), "line 1: is not UTF-8, but UTF-16"),
+        ("a.txt", b"a\n\xe9\n", "line 2: is not UTF-8"),
+        ("a.jsonl.gz", b'{"text": "\xe9"}\n', "line 1: is not UTF-8"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, name, content, message):
+    assert message in refused(written(tmp_path / name, content))
+
+
+def test_lines_keep_everything_but_their_ends(tmp_path):
+    assert read(written(tmp_path / "a.txt.gz", "a \r\n\n\tb")) == ["a ", "", "\tb"]
+
+
+def test_a_suffix_is_lowercase_and_without_gz():
+    assert [suffix(Path(name)) for name in ("a.TXT", "a.csv.GZ", "a.b.json", "a")] == [".txt", ".csv", ".json", ""]
