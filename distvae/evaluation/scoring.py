@@ -24,6 +24,7 @@ from distvae.distributed.device import has_bf16
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scores import Floor, Scores, SentenceScores, active_units, mean_estimate, perplexity
 from distvae.methods.kl import kl_per_dimension
+from distvae.model.decoder import Decoder
 from distvae.model.draws import sentence_noise
 from distvae.model.posterior import Posterior
 from distvae.model.vae import TextVAE
