@@ -1,4 +1,4 @@
-"""Sentences from a model: prior samples, reconstruction, interpolation; greedy, sampled or by beam search."""
+"""Generate sentences: prior samples, reconstructions, interpolations; by greedy, sampled or beam-search decoding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from distvae.model.draws import generator, sentence_noise
 from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
-# Sentences that are encoded at a time, and scores of next tokens that decoding holds at a time, in several copies of
-# float64: memory does not grow with the sentences asked for.
+# Sentences encoded at a time, and next-token scores decoded at a time (in several float64 copies), so that memory does
+# not grow with the number of sentences.
 ENCODED_TOGETHER, SCORED_TOGETHER = 256, 2**22
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a sentence is read off p(x|z).
+    """How sentences are decoded from p(x|z).
 
     Raises:
         UserError: a value is out of range, or belongs to another method.
@@ -32,10 +32,10 @@ class Decoding:
 
     method: Literal["greedy", "sample", "beam"] = "greedy"
     temperature: float = 1.0  # of `sample`
-    top_k: int | None = None  # `sample` from the k likeliest tokens
-    top_p: float | None = None  # `sample` from the likeliest tokens that together have probability p
+    top_k: int | None = None  # `sample` from the k most likely tokens
+    top_p: float | None = None  # `sample` from the most likely tokens with total probability p
     beam_size: int = 5  # of `beam`
-    max_tokens: int = 40  # where a sentence without `</s>` ends
+    max_tokens: int = 40  # length limit of a sentence without `</s>`
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,19 +58,19 @@ class Decoding:
 
 
 def prior_draws(model: TextVAE, count: int, seed: int) -> Tensor:
-    """z ~ N(0, I): [count, m]. The first draws of a larger count are those of a smaller one."""
+    """Draw z ~ N(0, I): [count, m]. A larger count begins with the draws of a smaller one."""
     return sentence_noise(range(count), (model.latent_size,), _device(model), seed, "prior")
 
 
 def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Points on the line from z to z', both included: [m], [m] → [steps, m] (paper, Table 2)."""
+    """Return points on the line between two z, both included: [m], [m] → [steps, m] (paper, Table 2)."""
     share = torch.linspace(0, 1, steps, device=start.device).unsqueeze(1)
     return torch.lerp(start.expand(steps, -1), end.expand(steps, -1), share)
 
 
 @torch.inference_mode()
 def posterior_means(model: TextVAE, ids: list[list[int]], pad: int) -> Tensor:
-    """μ of each sentence of ids: [b, m]."""
+    """Return μ of each sentence of ids: [b, m]."""
     means = []
     for start in range(0, len(ids), ENCODED_TOGETHER):
         rows = slice(start, min(start + ENCODED_TOGETHER, len(ids)))
@@ -87,10 +87,10 @@ def decode(
     decoding: Decoding,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """A sentence for each z: [b, m] → b texts. The model must be in evaluation mode.
+    """Decode a sentence for each z: [b, m] → b texts. The model must be in evaluation mode.
 
     Args:
-        on_progress: told how many sentences have been decoded since the last call.
+        on_progress: called with the number of sentences decoded since the last call.
     """
     beams = decoding.beam_size if decoding.method == "beam" else 1
     together = max(1, SCORED_TOGETHER // (beams * len(vocabulary)))
@@ -107,8 +107,7 @@ def decode(
 
 
 def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding, first: int) -> list[list[int]]:
-    """One token at a time, each step from the state that the last one left: the prefix is read once. ``first``: the
-    number of the first of these sentences."""
+    """Decode one token at a time from the state of the previous step. ``first``: number of the first sentence."""
     draws = _draws(range(first, first + len(z)), decoding, z.device) if decoding.method == "sample" else None
     state = model.decoder.initial_state(z)
     tokens = torch.full((len(z), 1), vocabulary.bos, device=z.device)
@@ -129,19 +128,19 @@ def _stepwise(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decod
 
 
 def _draws(numbers: range, decoding: Decoding, device: torch.device) -> Tensor:
-    """Uniform draws [b, max_tokens], set by each sentence's number: it depends on no other decoded beside it."""
+    """Return uniform draws [b, max_tokens] that depend only on each sentence's number, not on the batch."""
     rows = [generator(device, decoding.seed, "decode", i) for i in numbers]
     return torch.stack([torch.rand(decoding.max_tokens, generator=row, device=device) for row in rows])
 
 
 def _drawn(probabilities: Tensor, draws: Tensor) -> Tensor:
-    """The token at a uniform draw in [0, 1) along the cumulative probabilities: [b, V], [b] → [b, 1]."""
+    """Return the token at a uniform draw in [0, 1) of the cumulative distribution: [b, V], [b] → [b, 1]."""
     steps = probabilities.double().cumsum(dim=-1)
     return torch.searchsorted(steps, draws.double().unsqueeze(1) * steps[:, -1:], right=True)
 
 
 def _truncated(scores: Tensor, decoding: Decoding) -> Tensor:
-    """Probabilities [b, V] with what top-k and top-p leave out at 0 (Holtzman et al., 2020, for top-p)."""
+    """Return probabilities [b, V] that are 0 outside top-k and top-p (Holtzman et al., 2020)."""
     scores = scores.double()
     tempered = (scores - scores.amax(dim=-1, keepdim=True)) / decoding.temperature
     probabilities, order = tempered.softmax(dim=-1).sort(dim=-1, descending=True)
@@ -155,12 +154,12 @@ def _truncated(scores: Tensor, decoding: Decoding) -> Tensor:
 
 
 def _beam(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding) -> list[list[int]]:
-    """The likeliest sentence that a beam of partial sentences finds, by log p(x|z) without length normalisation."""
+    """Return the best sentences found by beam search, by log p(x|z) without length normalisation."""
     size, count = decoding.beam_size, len(z)
     z = z.repeat_interleave(size, dim=0)
     state = model.decoder.initial_state(z)
     tokens = torch.full((count * size, 1), vocabulary.bos, device=z.device)
-    # Beams start alike: only the first of each sentence counts, or all would go the same way.
+    # All beams start equal: only the first of each sentence counts, or all would be the same.
     scores = torch.full((count, size), -torch.inf, device=z.device)
     scores[:, 0] = 0
     ended = torch.zeros(count, size, dtype=torch.bool, device=z.device)
@@ -168,7 +167,7 @@ def _beam(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding)
     for _ in range(decoding.max_tokens):
         logits, state = model.decoder(tokens[:, -1:], z, state)
         steps = _allowed(logits[:, -1].float(), vocabulary).log_softmax(dim=-1).view(count, size, -1)
-        # A sentence that has ended stays as it is: `</s>` again, at no cost.
+        # A finished sentence only repeats `</s>`, at no cost.
         steps[ended] = -torch.inf
         steps[..., vocabulary.eos].masked_fill_(ended, 0)
         scores, choice = (scores.unsqueeze(2) + steps).flatten(1).topk(size, dim=1)
@@ -177,14 +176,14 @@ def _beam(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding)
         tokens = torch.cat([tokens[parent], token.view(-1, 1)], dim=1)
         state = tuple(part[:, parent] for part in state)
         ended = ended.flatten()[parent].view(count, size) | (token == vocabulary.eos)
-        # The best beam can only be overtaken by one that scores higher, and scores never rise.
+        # No other beam can become the best, because scores never rise.
         if ended[:, 0].all():
             break
     return tokens.view(count, size, -1)[:, 0, 1:].tolist()
 
 
 def _allowed(scores: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Scores with padding and `<s>`, which no sentence holds, ruled out."""
+    """Rule out padding and `<s>`, which no sentence contains."""
     scores = scores.clone()
     scores[:, [vocabulary.pad, vocabulary.bos]] = -torch.inf
     return scores

@@ -1,4 +1,4 @@
-"""Whether a latent variable is alive: what its mutual information says beside its KL, and what to do if it is not.
+"""Judge whether a latent variable is alive by its mutual information and KL, and advise what to do if it is not.
 
 A KL near its target does not make a latent alive, and neither do active units: a posterior can be far from the prior,
 and the same for every sentence. The mutual information of sentence and latent decides.
@@ -13,8 +13,8 @@ from typing import Literal
 from distvae.config.schema import Config
 from distvae.methods.soft_free_bits import SoftFreeBits
 
-# `dead`: the latent tells sentences apart by next to nothing. `hollow`: most of the KL is spent on a posterior that
-# hardly depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
+# `dead`: the latent hardly distinguishes sentences. `hollow`: most of the KL is spent on a posterior that hardly
+# depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
 LatentState = Literal["alive", "weak", "hollow", "dead"]
 
 # Below this mutual information, in nats per sentence, a latent is dead.
@@ -25,7 +25,7 @@ INFORMATIVE = 0.5
 
 @dataclass(frozen=True)
 class Latent:
-    """A latent's state, and what to do about it."""
+    """The state of a latent, and advice."""
 
     state: LatentState
     advice: str | None = None  # None: it is alive
@@ -96,7 +96,7 @@ def judge(kl: float, mutual_information: float, sentences: int, config: Config, 
 
 
 def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
-    """What to try, the most promising first."""
+    """Return what to try, the most promising first."""
     slower = f"an optimizer.learning_rate below {config.optimizer.learning_rate:g}"
     weaker = f"a model.word_dropout above {config.model.word_dropout:g}, which weakens the decoder"
     if stage == "pretrain" or config.kl.policy.autoencoder:

@@ -1,4 +1,4 @@
-"""Scores of a split and the statistics that they are made of: estimates, perplexity, active units."""
+"""Scores of a split and their statistics: means with standard errors, perplexity, active units."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from distvae.config.schema import Config
 from distvae.evaluation.liveness import Latent, judge
 
-# A dimension is active when its posterior mean varies by more than this over the data (Burda et al., 2016).
+# A dimension is active if the variance of its posterior mean over the data exceeds this (Burda et al., 2016).
 ACTIVE_VARIANCE = 0.01
 
-# Nats that float32 cannot hold by far, so that the square of any score can be written down.
+# Limit in nats, far beyond float32, below which the square of any score is a finite float64.
 LARGEST_SCORE = 1e60
 
 
@@ -23,7 +23,7 @@ class Estimate:
     """A mean per sentence, or a perplexity, and its standard error over sentences."""
 
     mean: float
-    standard_error: float | None  # None: of one sentence alone
+    standard_error: float | None  # None: a single sentence
 
     def __str__(self) -> str:
         error = "?" if self.standard_error is None else f"{self.standard_error:.2f}"
@@ -32,7 +32,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a split scores. RE, KL, −ELBO, NLL and MI in nats a sentence; tokens are words and ``</s>``."""
+    """Scores of a split. RE, KL, −ELBO, NLL and MI are in nats per sentence; tokens are words and ``</s>``."""
 
     sentences: int
     tokens: int
@@ -44,22 +44,22 @@ class Scores:
     mutual_information: Estimate  # under the posterior mixture of these sentences: at most ln(sentences)
     kl_per_dimension: tuple[float, ...]
     seed: int
-    importance_samples: int = 0  # K; 0 where no NLL was asked for
+    importance_samples: int = 0  # K; 0: no NLL
     nll: Estimate | None = None
     ppl: Estimate | None = None
     effective_samples: float | None = None  # mean over sentences of 1 / Σ w̃², w̃ the normalised importance weights
-    # NLL − (−ELBO), sentence by sentence, at most 0 in expectation: of both as they are in the NLL's precision.
+    # Paired difference NLL − (−ELBO), at most 0 in expectation, both in the precision of the NLL.
     nll_excess: Estimate | None = None
 
     @property
     def finite(self) -> bool:
-        """Whether every mean is a number that can be judged and written down."""
+        """Whether every mean is finite."""
         means = (self.re, self.kl, self.neg_elbo, self.elbo_ppl, self.mutual_information, self.nll, self.ppl)
         return all(estimate is None or math.isfinite(estimate.mean) for estimate in means)
 
     @property
     def bound_holds(self) -> bool:
-        """NLL ≤ −ELBO in expectation: False when the paired difference stands 3 standard errors above 0."""
+        """Whether NLL ≤ −ELBO: False if the paired difference is more than 3 standard errors above 0."""
         excess = self.nll_excess
         return excess is None or excess.standard_error is None or excess.mean <= 3 * excess.standard_error
 
@@ -69,7 +69,7 @@ class Scores:
 
     @property
     def contradiction(self) -> str | None:
-        """What in these numbers one evaluation cannot give, as of a file that was damaged; None where all agree."""
+        """A contradiction between these numbers, as in a damaged file; None if all agree."""
         estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
         rates = {"elbo_ppl": self.neg_elbo.mean, "ppl": None if self.nll is None else self.nll.mean}
         if not 0 < self.sentences <= self.tokens:
@@ -95,42 +95,44 @@ class Scores:
         return None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self) | {"bound_holds": self.bound_holds}
 
 
 def sums_agree(one: float, other: float) -> bool:
-    """Return whether two sums of the same numbers, added up in another order, can be these."""
+    """Return whether two numbers can be sums of the same values in different orders."""
     return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6)
 
 
 @dataclass(frozen=True)
 class SentenceScores:
-    """What each sentence of a split scores, in the split's order, in nats: [N] each, float64. The means are in
-    ``Scores``; these set two models' scores of the same sentences against each other."""
+    """Scores of each sentence of a split, in its order, in nats: [N] each, float64.
+
+    Their means are in ``Scores``; paired comparisons of two models need the single sentences.
+    """
 
     tokens: np.ndarray
     re: np.ndarray
     kl: np.ndarray
-    mutual_information: np.ndarray  # whose mean it is
-    nll: np.ndarray | None = None  # None where none was asked for
+    mutual_information: np.ndarray  # its mean estimates I(x; z)
+    nll: np.ndarray | None = None  # None: not computed
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What no model can beat on these sentences in expectation: −log p*(x) of the grammar they were drawn from."""
+    """Lower bound of NLL and PPL in expectation: −log p*(x) under the grammar that the sentences were drawn from."""
 
     nll: Estimate
     ppl: Estimate
 
 
 def mean_estimate(values: np.ndarray) -> Estimate:
-    """Mean and its standard error: [N]."""
+    """Return the mean and its standard error: [N]."""
     return Estimate(float(np.mean(values)), _standard_error(values))
 
 
 def perplexity(nats: np.ndarray, tokens: np.ndarray) -> Estimate:
-    """exp(Σ nats / Σ tokens), with its standard error by the delta method for a ratio of sums: [N], [N]."""
+    """Return exp(Σ nats / Σ tokens) and its standard error by the delta method for a ratio of sums: [N], [N]."""
     rate = float(nats.sum() / tokens.sum())
     error = _standard_error(nats - rate * tokens)
     with np.errstate(over="ignore"):
@@ -143,5 +145,5 @@ def _standard_error(values: np.ndarray) -> float | None:
 
 
 def active_units(means: np.ndarray) -> int:
-    """Dimensions whose posterior mean has a variance over the data above 0.01: [N, m] → count."""
+    """Count the dimensions whose posterior mean has a variance above 0.01 over the data: [N, m]."""
     return int((means.var(axis=0) > ACTIVE_VARIANCE).sum())

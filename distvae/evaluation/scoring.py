@@ -1,9 +1,10 @@
-"""Scores of a model on a split: −ELBO, importance-weighted NLL, perplexity, active units, mutual information.
+"""Score a model on a split: −ELBO, importance-weighted NLL, perplexity, active units, mutual information.
 
-Every rank scores its share of each batch and writes it into its rows of a table; one sum over ranks completes the
-table, and all statistics come from the whole of it. So each sentence counts exactly once whatever the number of ranks,
-and what is drawn for a sentence depends on the seed and the sentence's number alone. All is in nats and float32 or
-better, whatever precision training used."""
+Every rank scores its share of each batch into its rows of a table. One sum over ranks completes the table, and all
+statistics are computed from the whole table. Each sentence therefore counts exactly once for any number of ranks, and
+its draws depend only on the seed and its number. All values are in nats, in float32 or better, whatever the precision
+of the training.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +30,17 @@ from distvae.model.draws import sentence_noise
 from distvae.model.posterior import Posterior
 from distvae.model.vae import TextVAE
 
-if TYPE_CHECKING:  # `datasets` takes a second to import, which samples and reports need not wait for
+if TYPE_CHECKING:  # importing `datasets` takes a second, which samples and reports do not need
     from distvae.data.corpus import Sentences
 
-# Draws of z set against the whole mixture at once: as many as fit into this many values of float64, some 100 MiB.
+# Values of float64 in a chunk of draws of z times mixture components, some 100 MiB with temporaries.
 _MIXTURE_VALUES = 2**22
 
-# Draws of importance sampling that a rank's batch has at most: seconds of work, for signals are heard between batches.
-# More are no faster.
+# Importance samples in a batch of a rank, at most: seconds of work, because signals are handled between batches. More
+# are not faster.
 _DRAWS = 2**13
 
-# Copies of the draws of importance sampling that its arithmetic holds at a time.
+# Copies of the importance samples that exist at a time.
 _COPIES = 6
 
 
@@ -51,7 +52,7 @@ def evaluate(
     importance_samples: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Scores:
-    """Score a split: ``score`` without the single sentences."""
+    """Return the scores of a split; see ``score``."""
     return score(model, sentences, settings, runtime, importance_samples, on_progress)[0]
 
 
@@ -68,11 +69,11 @@ def score(
     Args:
         model: not wrapped for training.
         importance_samples: K of the NLL; 0 leaves NLL and PPL out.
-        on_progress: told how many sentences of the split have been scored since the last call; as often on every rank,
-            and also, of none, while their mutual information is found.
+        on_progress: called with the number of sentences scored since the last call, equally often on every rank; with 0
+            while the mutual information is computed.
 
     Returns:
-        The same on every rank.
+        Scores of the split and of each sentence, the same on every rank.
     """
     training = model.training
     model.eval()
@@ -98,8 +99,7 @@ def floor(
     runtime: Runtime,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Floor:
-    """The exact floor under NLL and PPL of sentences of the built-in captions; each rank computes its share: one
-    collective."""
+    """Return the exact lower bound of NLL and PPL for the built-in captions. Ranks share the work: one collective."""
     nll = torch.zeros(len(sentences), dtype=torch.float64)
     mine = share(len(sentences), runtime.rank, runtime.world_size)
     for number in range(mine.start, mine.stop):
@@ -112,14 +112,14 @@ def floor(
 def importance_log_weights(
     decoder: Decoder, tokens: Tensor, posterior: Posterior, noise: Tensor, memory_mb: int, bf16: bool = False
 ) -> Tensor:
-    """log p(x|z) p(z) / q(z|x) of each draw, z = μ + σ ⊙ ε.
+    """Return log p(x|z) p(z) / q(z|x) of each draw z = μ + σ ⊙ ε.
 
     Args:
         tokens: [b, L].
         posterior: of these sentences, each [b, m].
         noise: ε, [b, K, m].
-        memory_mb: bound on a chunk's hidden states, and on its logits where these are kept, in MiB; changes no value.
-        bf16: decode under autocast; losses and weights are float32 and float64 all the same.
+        memory_mb: limit on the hidden states of a chunk, and on its logits if these are kept, in MiB; changes no value.
+        bf16: decode under autocast; losses stay float32 and weights float64.
 
     Returns:
         [b, K], float64.
@@ -143,7 +143,7 @@ def importance_log_weights(
 
 
 def importance_weighted_nll(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """−log of the mean weight, and the effective number of draws 1 / Σ w̃²: [b, K] → [b], [b]."""
+    """Return −log of the mean weight and the effective sample size 1 / Σ w̃²: [b, K] → [b], [b]."""
     log_sum = torch.logsumexp(log_weights, dim=1)
     effective = torch.exp(2 * log_sum - torch.logsumexp(2 * log_weights, dim=1))
     return math.log(log_weights.shape[1]) - log_sum, effective
@@ -152,18 +152,18 @@ def importance_weighted_nll(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 def mutual_information(
     posterior: Posterior, z: Tensor, runtime: Runtime, on_progress: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """log q(zᵢ|xᵢ) − log q(zᵢ) of each sentence in nats, q(z) the mixture of all N posteriors.
+    """Return log q(zᵢ|xᵢ) − log q(zᵢ) of each sentence in nats, where q(z) is the mixture of all N posteriors.
 
     Its mean estimates I(x; z) = mean KL(q(z|x) ‖ p) − KL(q(z) ‖ p) (Hoffman and Johnson, 2016). Both terms use the same
-    draw, so that each value, and with it the mean, is at most ln N.
+    draw, so each value, and hence the mean, is at most ln N.
 
     Args:
-        posterior: [N, m] each, the same on every rank; float64, for the squares are expanded.
+        posterior: [N, m] each, the same on every rank; float64, because the squares are expanded.
         z: one draw of each posterior, [N, m].
-        on_progress: called between chunks, as often on every rank.
+        on_progress: called between chunks, equally often on every rank.
 
     Returns:
-        [N], the same on every rank; each rank computes its share: one collective.
+        [N], the same on every rank. Ranks share the work: one collective.
     """
     n = len(z)
     mine = share(n, runtime.rank, runtime.world_size)
@@ -185,11 +185,11 @@ def mutual_information(
 
 @dataclass(frozen=True)
 class _Table:
-    """A row per sentence, whole on every rank, float64."""
+    """One row per sentence, complete on every rank, float64."""
 
     tokens: np.ndarray  # [N]
     re: np.ndarray  # [N]
-    rounded_re: np.ndarray  # [N], in the NLL's precision
+    rounded_re: np.ndarray  # [N], in the precision of the NLL
     nll: np.ndarray  # [N]
     effective: np.ndarray  # [N]
     posterior: Posterior  # [N, m] each
@@ -207,7 +207,7 @@ def _score(
     rows = torch.zeros(len(sentences), 6 + 3 * model.latent_size, dtype=torch.float64)
     batch_size = settings.batch_size
     if importance_samples:
-        # As many sentences at once as their draws fit into the limit, some copies of them counted.
+        # Take as many sentences at once as their samples, with all copies, fit into the limit.
         fitting = settings.memory_mb * 2**20 // (_COPIES * 8 * model.latent_size)
         batch_size = min(batch_size, max(1, min(_DRAWS, fitting) // importance_samples))
     for numbers in evaluation_plan(sentences.lengths, batch_size * runtime.world_size):
@@ -233,8 +233,11 @@ def _score_batch(
     importance_samples: int,
     device: torch.device,
 ) -> Tensor:
-    """Rows of the table: seen, tokens, RE, RE in the NLL's precision, NLL, effective samples, μ, log σ², z:
-    [b, 6 + 3m], float64."""
+    """Return rows of the table: seen, tokens, RE, RE in the precision of the NLL, NLL, effective samples, μ, log σ², z.
+
+    Returns:
+        [b, 6 + 3m], float64.
+    """
     tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
     posterior = model.encoder(tokens, lengths)
     shape = tuple(posterior.mean.shape[1:])

@@ -1,8 +1,9 @@
-"""Who writes a run: every start of it takes the next number, and the last one counts.
+"""Attempts at a run: each takes the next number, and the last one counts.
 
-A run may be started anew while processes of an earlier start still live, on a node that only seemed dead. No lock bars
-such a copy, and no check before a write either, for it may be held up between the two. So what a start writes carries
-its number, readers go by the highest, and a start that sees a later one stops.
+A run may be launched again while processes of an earlier attempt are still alive, on a node that only seemed dead. No
+lock stops such a process, and neither does a check before a write, because the process may stall between the two. So
+everything that an attempt writes carries its number, readers use the highest, and an attempt that sees a later one
+stops.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from distvae.system.launcher import number as environment_number
 
 FOLDER = "starts"
 
-# Seconds between a start's signs of life, and those without one after which a start on another machine is dead.
+# Seconds between an attempt's heartbeats, and seconds without one after which an attempt on another machine is dead.
 BEAT = 5.0
 PATIENCE = 4 * BEAT
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A start of a run: ``starts/NUMBER.json``."""
+    """An attempt at a run: ``starts/NUMBER.json``."""
 
     number: int
     host: str
-    kernel: str  # in which `process` names the main process
+    kernel: str  # identifies the machine's boot and container in which `process` is valid
     process: int
-    born: str  # tells this process from a later one of the same number
-    job: str | None  # Slurm's, and how often that had been requeued
+    born: str  # start time, which distinguishes this process from a later one with the same number
+    job: str | None  # Slurm job, which had been requeued `requeues` times
     requeues: int
-    recorded_step: int | None = None  # the step that it went on from: all records after it are its own. None: not yet
+    recorded_step: int | None = None  # step that it resumed from: all later records are its own. None: not yet known
     ended: bool = False
 
 
 class SupersededError(UserError):
-    """Another start has gone on with the run: this one has nothing more to say about it."""
+    """A later attempt has taken over the run, so this one must write no more."""
 
 
 def read_attempts(run: Path) -> list[Attempt]:
-    """The starts of a run, in their order. One whose file was cut off counts, as of a process that is dead."""
+    """Return a run's attempts in order. One whose file is truncated counts as an attempt that has ended."""
     found = []
     for path in _files(run):
         try:
@@ -60,27 +61,27 @@ def read_attempts(run: Path) -> list[Attempt]:
     return found
 
 
-def responsible(starts: list[Attempt], step: int) -> int:
-    """The number of the start whose record of an epoch that ended at ``step`` counts; 0 where none can."""
-    began = [start.number for start in starts if start.recorded_step is not None and start.recorded_step < step]
+def responsible(attempts: list[Attempt], step: int) -> int:
+    """Return the number of the attempt whose record of an epoch ending at ``step`` counts; 0 if there is none."""
+    began = [one.number for one in attempts if one.recorded_step is not None and one.recorded_step < step]
     return max(began, default=0)
 
 
 def last_begun(run: Path) -> int:
-    """The number of the last start that has begun to record; 0 where none has."""
+    """Return the number of the last attempt that has begun to record; 0 if there is none."""
     return max((start.number for start in read_attempts(run) if start.recorded_step is not None), default=0)
 
 
 def claim(run: Path, overtake: bool = False) -> Attempt:
-    """Become the last start of a run, unless another one still lives.
+    """Become the last attempt at a run, unless another one is still alive.
 
-    A job that Slurm has requeued goes before its own former processes, which may live on where a node seemed dead.
+    A job that Slurm has requeued supersedes its own former processes, which may live on where a node seemed dead.
 
     Args:
-        overtake: go before any other too.
+        overtake: supersede any other attempt too.
 
     Raises:
-        UserError: another start lives.
+        UserError: another attempt is alive.
     """
     (run / FOLDER).mkdir(parents=True, exist_ok=True)
     while True:
@@ -97,12 +98,12 @@ def claim(run: Path, overtake: bool = False) -> Attempt:
             with _file(run, number).open("x", encoding="utf-8") as file:
                 json.dump(asdict(start), file)
         except FileExistsError:
-            continue  # another start was faster
+            continue  # another attempt was faster
         return start
 
 
 class Lease:
-    """The main process's hold on a run: gives signs of life, and sees whether another start goes on with it."""
+    """The main process's lease on a run: sends heartbeats and detects a later attempt."""
 
     def __init__(self, run: Path, start: Attempt):
         self._run, self._start = run, start
@@ -112,14 +113,14 @@ class Lease:
         self._thread.start()
 
     def begin(self, recorded_step: int) -> None:
-        """Say from which step on the records are this start's."""
+        """Record the step after which all records are this attempt's."""
         self._write(recorded_step=recorded_step)
 
     def check(self) -> None:
-        """See that this is still the last start.
+        """Check that this is still the last attempt.
 
         Raises:
-            SupersededError: it is not.
+            SupersededError: a later one exists, or the folder is gone.
         """
         last = max((int(path.stem) for path in _files(self._run)), default=0)
         if last != self._start.number:
@@ -130,11 +131,11 @@ class Lease:
             raise SupersededError(f"{self._run}: {why}; start {number} stops, and writes no more")
 
     def release(self) -> None:
-        """Say that this start has ended."""
+        """Record that this attempt has ended."""
         self._ended.set()
         self._thread.join()
         if not self.lost:
-            with contextlib.suppress(OSError):  # then the process's end tells it
+            with contextlib.suppress(OSError):  # then the end of the process shows it
                 self._write(ended=True)
 
     def _write(self, **changes: Any) -> None:
@@ -149,7 +150,7 @@ class Lease:
             except (FileNotFoundError, SupersededError):
                 self.lost = True
                 return
-            except OSError as error:  # of a network's file system, which may come back
+            except OSError as error:  # a network file system may recover
                 warning = f"distvae: WARNING {self._run}: no sign of life: {error.strerror}"
                 print(printable(warning), file=sys.stderr)
 
@@ -182,21 +183,21 @@ def _lives(run: Path, start: Attempt) -> bool:
 
 
 def _last_beat(run: Path, start: Attempt) -> int:
-    # An opened file has the times that the server knows; those of a name may be remembered.
+    # An open file has the server's times; those of a path may be cached.
     with _file(run, start.number).open() as file:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
 def _kernel() -> str:
-    """Names where process numbers mean something: this boot of this machine, and this container."""
+    """Return the scope of process numbers: this boot of this machine, and this container."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
 def living(process: int) -> tuple[str, int, str] | None:
-    """Return a living process's name, its parent, and when it began in its kernel's ticks; None for a dead one."""
+    """Return a live process's name, parent and start time in kernel ticks; None for a dead one."""
     try:
-        # The name, in brackets, may hold anything.
+        # The name, in parentheses, may contain anything.
         before, _, after = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -205,6 +206,6 @@ def living(process: int) -> tuple[str, int, str] | None:
 
 
 def _born(process: int) -> str:
-    """When a living process began; nothing for a dead one."""
+    """Return when a live process began; an empty string for a dead one."""
     found = living(process)
     return "" if found is None else found[2]

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: checkpoints to go on from, and exports, all that evaluation and generation need.
+"""Checkpoints, from which a run resumes, and exports, from which models are evaluated and sampled.
 
 Tensors are safetensors, the rest is JSON and YAML: no file read here can run code. A checkpoint or export is a folder
-that is whole or not there (``files.py``), and no file of it is read from outside.
+that is complete or absent (``files.py``), and none of its files is read through a link that leaves it.
 """
 
 from __future__ import annotations
@@ -46,62 +46,62 @@ from distvae.system.settings import Count
 
 Weights = dict[str, Tensor]
 
-# The newest checkpoint, for a person and for `resume=`.
+# A link to the newest checkpoint, for people and for `resume=`.
 LATEST = "latest"
 
-# What every checkpoint holds, and every export.
+# Files of every checkpoint and of every export.
 _CHECKPOINT = ("model.safetensors", "ranks.safetensors", "config.yaml", "state.json")
 _EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
 
 _NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
 
 
-# What rules keep from epoch to epoch.
+# State that policies and plateau rules keep from epoch to epoch.
 _State = bool | int | float | None
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands after one of its optimizer steps, beside its weights."""
+    """State of a run after an optimizer step, without its tensors."""
 
     stage: str
-    epoch: Count  # epochs of the stage that have ended
-    batches: Count  # of the next epoch, that have been trained; when it is all of them, their validation is next
-    seconds: Annotated[float, Field(ge=0, le=1e10)]  # that these took
+    epoch: Count  # finished epochs of the stage
+    batches: Count  # trained batches of the next epoch; if these are all, validation is next
+    seconds: Annotated[float, Field(ge=0, le=1e10)]  # spent on these batches
     step: Count  # optimizer steps of the run so far
-    converged: bool  # the stage has ended by its own rule
+    converged: bool  # the plateau rule has ended the stage
     plateau: dict[str, _State]
     policy: dict[str, _State]
-    best: dict[str, _State] | None  # what is known of the best weights of the stage
-    ended: list[dict[str, Any]]  # the stages before
+    best: dict[str, _State] | None  # epoch and γ of the stage's best weights
+    ended: list[dict[str, Any]]  # earlier stages
     data: str  # fingerprint of the sentences
 
     @property
     def recorded_step(self) -> int:
-        """Optimizer steps when the last epoch ended: what was recorded up to there stands."""
+        """Optimizer steps at the end of the last epoch: records up to there are kept."""
         return self.step - self.batches
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after one of its optimizer steps."""
+    """A run after an optimizer step."""
 
     weights: Weights
-    best_weights: Weights | None  # of this stage so far
-    optimizer: Weights  # what the optimizer knows: nothing under SGD
-    ranks: Weights  # what each rank alone keeps, such as what it has added up in the epoch: each [world_size, …]
+    best_weights: Weights | None  # of the current stage so far
+    optimizer: Weights  # optimizer state: empty under SGD
+    ranks: Weights  # state of each rank, such as its sums over the epoch: each [world_size, …]
     state: RunState
     config: Config
     world_size: int
 
 
 class Saver:
-    """Writes a run's checkpoints in a thread of its own, one at a time. Only the main process has one.
+    """Writes a run's checkpoints in a background thread, one at a time. Only the main process has one.
 
     Args:
-        start: number of this start of the run.
-        keep: how many checkpoints stay.
-        check: raises an error once another start goes on with the run.
+        start: number of this attempt.
+        keep: number of checkpoints to keep.
+        check: raises an error once a later attempt has taken over the run.
     """
 
     def __init__(self, run: Path, start: int, keep: int, check: Callable[[], None]):
@@ -111,16 +111,16 @@ class Saver:
         self.write_seconds = 0.0  # so far
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begin to write a checkpoint, whose tensors must no longer change; waits for the one before.
+        """Wait for the previous checkpoint, then start to write this one. Its tensors must not change any more.
 
         Raises:
-            UserError: the one before could not be written.
+            UserError: the previous one could not be written.
         """
         self.wait()
         self._pending = self._thread.submit(self._write, checkpoint)
 
     def wait(self) -> None:
-        """Wait until all is on disk.
+        """Wait until the last checkpoint is on disk.
 
         Raises:
             UserError: it could not be written.
@@ -130,11 +130,11 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether the last one is known not to have been written: ``wait`` says why."""
+        """Whether writing the last checkpoint has failed; ``wait`` raises the reason."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def close(self) -> None:
-        """Write what is being written, and end the thread."""
+        """Finish the current write and end the thread."""
         self._thread.shutdown()
 
     def _write(self, checkpoint: Checkpoint) -> None:
@@ -147,12 +147,12 @@ class Saver:
 def save_checkpoint(
     run: Path, checkpoint: Checkpoint, start: int, keep: int, check: Callable[[], None] = lambda: None
 ) -> Path:
-    """Write ``run/checkpoints/start-…-step-…-epoch-…`` whole or not at all, then prune older ones.
+    """Write ``run/checkpoints/start-…-step-…-epoch-…`` atomically, then remove older checkpoints.
 
     Args:
-        start: number of the start of the run that writes it.
-        keep: how many checkpoints stay.
-        check: called before it is put in its place; may raise.
+        start: number of the attempt that writes it.
+        keep: number of checkpoints to keep.
+        check: called before the folder is renamed into place; may raise.
     """
     checkpoints, state = run / "checkpoints", checkpoint.state
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -169,27 +169,28 @@ def save_checkpoint(
     pointer = temporary(checkpoints / LATEST)
     pointer.symlink_to(target.name)
     os.replace(pointer, checkpoints / LATEST)
-    # Those of a later start are not this one's to remove.
+    # Checkpoints of a later attempt are not this one's to remove.
     for old in [folder for folder in list_checkpoints(run) if _order(folder)[0] <= start][:-keep]:
         gone = temporary(old)
-        os.rename(old, gone)  # at once: a reader finds it whole or not at all
+        os.rename(old, gone)  # atomically: a reader finds it complete or absent
         shutil.rmtree(gone)
     return target
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The folders of a run's checkpoints, oldest first.
+    """Return the folders of a run's checkpoints, oldest first.
 
-    Those of a later start come after all of an earlier one, which may have gone on writing where it was thought dead.
+    Those of a later attempt come after all of an earlier one, which may have kept writing after it was thought dead.
     """
     return sorted((path for path in (run / "checkpoints").glob("start-*") if _NAME.fullmatch(path.name)), key=_order)
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None where there is none at all. Says which ones it passes over.
+    """Return the newest complete checkpoint, or None if there is none. Warn of each damaged one that it skips.
 
     Raises:
-        UserError: there are some, and none is whole.
+        FormatError: a newer version wrote it.
+        UserError: there are checkpoints, and none is complete.
     """
     found = list_checkpoints(run)
     for folder in reversed(found):
@@ -207,19 +208,19 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def verify_checkpoint(folder: Path) -> None:
-    """See that a checkpoint is whole.
+    """Check that a checkpoint is complete.
 
     Raises:
-        UserError: a file of it is missing, damaged, or lies elsewhere.
+        UserError: a file is missing, damaged, or outside the folder.
     """
     verify(folder, *_CHECKPOINT)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint that was verified.
+    """Read a verified checkpoint.
 
     Raises:
-        UserError: a file of it is missing or damaged.
+        UserError: a file is missing or damaged.
     """
     manifest = read_manifest(folder)
 
@@ -238,7 +239,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_state(folder: Path) -> RunState:
-    """Read a checkpoint's state without its weights.
+    """Read a checkpoint's state without its tensors.
 
     Raises:
         UserError: it is missing or damaged.
@@ -255,12 +256,12 @@ def export(
     step: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write ``folder`` with weights, config and vocabulary, in place of what was there.
+    """Write weights, config and vocabulary to ``folder``, replacing what was there.
 
     Args:
-        start: number of the start of the run that writes it.
+        start: number of the attempt that writes it.
         step: optimizer steps of the run so far.
-        check: called before it is put in its place; may raise.
+        check: called before the folder is renamed into place; may raise.
     """
     with whole_folder(folder, Manifest(start, step, 1, {}), check) as new:
         save_file(weights, new / "model.safetensors")
@@ -270,7 +271,7 @@ def export(
 
 @dataclass(frozen=True)
 class Export:
-    """A trained model as it lies in ``best/`` or ``pretrained/``."""
+    """A trained model, as stored in ``best/`` or ``pretrained/``."""
 
     folder: Path
     weights: Weights
@@ -278,13 +279,13 @@ class Export:
     vocabulary: Vocabulary
 
     def model(self, device: torch.device | str = "cpu") -> TextVAE:
-        """The model with these weights, in evaluation mode.
+        """Return the model with these weights, in evaluation mode.
 
         Raises:
-            UserError: weights, config and vocabulary do not belong together.
+            UserError: weights, config and vocabulary do not match.
         """
         parts = self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown
-        with torch.device("meta"):  # sizes of a config that is not theirs may be more than there is memory for
+        with torch.device("meta"):  # a config that does not match may ask for more memory than there is
             check_weights(model_of(*parts), self.weights, self.folder)
         model = model_of(*parts)
         model.load_state_dict(self.weights)
@@ -292,10 +293,10 @@ class Export:
 
 
 def check_weights(model: TextVAE, weights: Weights, where: Path) -> None:
-    """See that weights are a model's.
+    """Check that weights fit a model.
 
     Raises:
-        UserError: one is missing, too many, of another shape or type, or not finite.
+        UserError: a tensor is missing, unexpected, of another shape or type, or not finite.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
@@ -318,10 +319,11 @@ def _check_finite(weights: Weights, where: Path) -> None:
 
 
 def load_export(path: str | Path, kind: str = "best") -> Export:
-    """Read an export: ``path`` is its folder, or a run's folder that holds it as ``kind``.
+    """Read an export: ``path`` is its folder, or a run folder that contains it as ``kind``.
 
     Raises:
-        UserError: there is none, or a file of it is missing, damaged, or lies elsewhere.
+        FormatError: a newer version wrote it.
+        UserError: there is none, or a file is missing, damaged, or outside the folder.
     """
     path = Path(path)
     folder = inside(path, kind) if (path / kind).is_dir() else path
@@ -332,7 +334,7 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
         )
     manifest = verify(folder, *_EXPORT)
     if kind == "best" and (path / "results.json").is_file() and manifest.start < last_begun(path):
-        # By a process that was thought dead, and was held up between its look at who goes on and its write.
+        # A process that was thought dead may stall between the check of its lease and the write.
         raise UserError(
             f"{folder}: was written by start {manifest.start} of the run, which a later start has ended; have it"
             f" written again by resume={path / 'checkpoints' / LATEST}"
@@ -348,7 +350,7 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
 
 
 def _order(folder: Path) -> tuple[int, ...]:
-    """Start, step and epoch of a checkpoint, by its name."""
+    """Return attempt, step and epoch from a checkpoint's name."""
     return tuple(map(int, re.findall(r"\d+", folder.name)))
 
 

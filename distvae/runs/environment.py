@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, machine, processes, commit and code."""
+"""Provenance of a run: versions, machine, processes, commit and code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distvae.system.files import read_as, sha256
 
 
 def environment(processes: str) -> dict[str, Any]:
-    """Versions, machine, processes and commit that a run was made with."""
+    """Return the versions, machine, processes and commit that a run uses."""
     packages = ("torch", "accelerate", "datasets", "numpy", "nltk")
     return {
         "command": sys.argv,
@@ -27,14 +27,14 @@ def environment(processes: str) -> dict[str, Any]:
         "machine": platform.platform(),
         "device": device_name(),
         "processes": processes,
-        # A copy of the code that a cluster's job runs need not be installed.
+        # A cluster job may run a copy of the code that is not installed.
         "packages": {"distvae": __version__} | {name: version(name) for name in packages},
         "commit": _commit(),
     }
 
 
 def code_digest() -> str:
-    """SHA-256 of this package's source, in hex digits."""
+    """Return the SHA-256 of this package's source, in hex digits."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
@@ -44,7 +44,7 @@ def code_digest() -> str:
 
 @dataclass(frozen=True)
 class Environment:
-    """The part of ``environment`` that reports print."""
+    """The part of ``environment.json`` that reports print."""
 
     python: str
     device: str
@@ -57,13 +57,13 @@ def read_environment(run: Path) -> Environment:
     """Read a run's ``environment.json``.
 
     Raises:
-        UserError: it cannot be read, or is not what a run writes.
+        UserError: the file cannot be read, or has another form.
     """
     return read_as(Environment, run / "environment.json", "the environment of a run")
 
 
 def device_name() -> str:
-    """The name of a GPU of this process, or of the CPU where it has none."""
+    """Return the name of this process's GPU, or of the CPU if it has none."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     with contextlib.suppress(OSError):
@@ -74,9 +74,9 @@ def device_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, `-dirty` when it has changes; None outside a checkout of this project.
+    """Return the commit of the source tree, with `-dirty` if it has changes; None outside a checkout of this project.
 
-    A cluster job's copy of the tree (slurm/job.sh) has it in a file COMMIT.
+    A cluster job's copy of the tree (slurm/job.sh) has the commit in a file COMMIT.
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -1,4 +1,4 @@
-"""Scores an exported model anew, on the sentences that it knows."""
+"""Score an exported model again on the data that it was trained on."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from distvae.system.errors import UserError
 def rescore(
     name: str, found: Export, split: str, data: DataConfig, settings: EvaluationConfig, runtime: Runtime
 ) -> Results:
-    """Score a split, with K = ``settings.importance_samples`` unless it is an autoencoder: every process calls this.
+    """Score a split with K = ``settings.importance_samples``; an autoencoder gets no NLL. Every process must call this.
 
     Args:
-        name: of the export, for errors.
+        name: name of the export, for errors.
         split: train, valid or test.
-        data: where the sentences lie.
+        data: location of the sentences.
 
     Raises:
-        UserError: they are not the sentences that the model learnt from.
+        UserError: the model was trained on other sentences.
     """
     runtime.agree({"run": name, "split": split} | asdict(settings))
     folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))

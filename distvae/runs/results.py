@@ -1,4 +1,4 @@
-"""Results of runs, and the table that sets them side by side."""
+"""Results of a run: results.json and sentences.parquet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distvae.system.errors import UserError
 from distvae.system.files import check_as, damaged, inside, read_bytes, read_json, write_bytes, write_json
 from distvae.system.formats import stamped
 
-# So many epochs may be passed over by chance.
+# Up to this many epochs may be passed over by chance.
 _MANY = 3
 
 
@@ -32,21 +32,21 @@ class StageEnd:
     stage: Literal["pretrain", "train"]
     epochs: int
     converged: bool  # False: at its epoch limit
-    best_epoch: int | None  # None: no epoch could be taken as the best, and its last weights stand
-    passed_over: int = 0  # later epochs that could not: their validation KL was under the band
+    best_epoch: int | None  # None: no epoch qualified as the best, so the last weights are used
+    passed_over: int = 0  # later epochs that did not qualify: their validation KL was below the band
 
     @property
     def settled(self) -> bool:
-        """Whether the best weights were free to come late: not most of the epochs after them were passed over."""
+        """Whether later epochs could have been the best: most of them were not passed over."""
         after = self.epochs - (self.best_epoch or 0)
         return self.passed_over < _MANY or 2 * self.passed_over <= after
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a run's ``results.json`` holds."""
+    """Contents of a run's ``results.json``."""
 
-    split: str  # the sentences that were scored
+    split: str  # which sentences were scored
     scores: Scores
     floor: Floor | None
     stages: tuple[StageEnd, ...]
@@ -54,24 +54,25 @@ class Results:
     vocabulary_size: int
     data: str  # fingerprint
     world_size: int
-    start: int | None = None  # number of the start of the run that ended it; None: not a run's own
-    unknown: float | None = None  # share of the words that are not in the vocabulary; None: of a closed one, or unsaid
-    latent: Latent | None = None  # None: of an older version, or too few sentences to judge it by
+    start: int | None = None  # number of the attempt that finished the run; None: not written by a run
+    unknown: float | None = None  # share of words outside the vocabulary; None: closed vocabulary, or not recorded
+    latent: Latent | None = None  # None: older version, or too few sentences to judge
 
 
 def results_to_dict(results: Results) -> dict[str, Any]:
-    """Plain values for JSON."""
+    """Return plain values for JSON."""
     return stamped(asdict(results) | {"scores": results.scores.as_dict()})
 
 
 def results_from_dict(content: Any, path: Path) -> Results:
-    """What ``as_dict`` gave.
+    """Read what ``results_to_dict`` returned.
 
     Args:
-        path: where it stood.
+        path: file that it was read from, for errors.
 
     Raises:
-        UserError: it is not in this form, or its numbers contradict each other.
+        FormatError: a newer version wrote it.
+        UserError: it has another form, or its numbers contradict each other.
     """
     results = check_as(Results, _without_bound(content), path, _RESULTS)
     why = results.scores.contradiction
@@ -90,19 +91,19 @@ _RESULTS = "a run's results"
 
 
 def _without_bound(content: Any) -> Any:
-    """``bound_holds`` follows from the others."""
+    """Leave out ``bound_holds``, which follows from the other scores."""
     if not isinstance(content, dict) or not isinstance(content.get("scores"), dict):
         return content
     return content | {"scores": {name: value for name, value in content["scores"].items() if name != "bound_holds"}}
 
 
 def save_results(run: Path, results: Results, check: Callable[[], None] = lambda: None) -> None:
-    """Write a run's ``results.json``. ``check`` is called before it is put in its place; may raise."""
+    """Write a run's ``results.json``. ``check`` is called before the file is renamed into place; it may raise."""
     write_json(run / "results.json", results_to_dict(results), check)
 
 
 def save_sentence_scores(run: Path, scores: SentenceScores, check: Callable[[], None] = lambda: None) -> None:
-    """Write a run's ``sentences.parquet``, a row for each sentence that its results are of. ``check``: as there."""
+    """Write a run's ``sentences.parquet``, one row per scored sentence. ``check``: see ``save_results``."""
     columns = {name: values for name, values in vars(scores).items() if values is not None}
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table(columns), sink)
@@ -110,17 +111,17 @@ def save_sentence_scores(run: Path, scores: SentenceScores, check: Callable[[], 
 
 
 def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
-    """Read what each sentence scored.
+    """Read the scores of each sentence.
 
     Args:
-        results: of the run.
+        results: results of the run.
 
     Raises:
-        UserError: it is missing, damaged, or not what these results are the means of.
+        UserError: the file is missing or damaged, or its means are not these results.
     """
     path = Path(run) / "sentences.parquet"
     try:
-        # In this thread: one of Arrow's pool that still lives at the interpreter's exit may abort the program.
+        # Read in this thread: a thread of Arrow's pool that is alive at interpreter exit may abort the program.
         with parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)), pre_buffer=False) as file:
             found = file.read(use_threads=False)
         columns = {name: np.asarray(found[name].to_numpy(), dtype=np.float64) for name in found.column_names}
@@ -167,7 +168,8 @@ def load_results(run: str | Path) -> Results:
     """Read a run's results.
 
     Raises:
-        UserError: it has none, they are not in this form, or do not go with what lies beside them.
+        FormatError: a newer version wrote them.
+        UserError: there are none, they are damaged, or they do not match the files beside them.
     """
     path = Path(run) / "results.json"
     if not os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""Whether a run may go on in its folder, and from where."""
+"""Open a run folder: start a new run, resume from a checkpoint, or return the results of a finished run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
 from distvae.system.formats import FormatError
 
-# Files of a run's folder that say what was asked for, not what came of it.
+# Files of a run folder that describe the run.
 DESCRIPTIONS = (
     "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", attempts.FOLDER,
 )  # fmt: skip
 
-# Its other files.
+# Files of a run folder that the run produces.
 PRODUCTS = (
     "checkpoints", "tensorboard", "metrics.jsonl", "pretrained", "best", "results.json", "sentences.parquet",
     "not_finite.json",
 )  # fmt: skip
 
-# Keys that may differ when a run goes on: the first say where things lie and who does the work (the sentences are known
-# by their fingerprint), the others how far it goes and what is looked at.
+# Keys that may differ when a run resumes. NO_MATTER: locations and resources (sentences are compared by fingerprint).
+# MAY_CHANGE: the length of the run and what is evaluated.
 NO_MATTER = {
     "run", "resume", "cpu_threads", "data.path", "data.cache", "data.workers", "optimizer.accumulation_steps",
     "evaluation.batch_size", "evaluation.memory_mb", "checkpoint.every_steps", "checkpoint.every_minutes",
@@ -49,16 +49,16 @@ MAY_CHANGE = {
 class Opening:
     """How a run begins."""
 
-    start: Attempt | None  # None: it has finished, and these are its results
-    checkpoint: Path | None = None  # to go on from
+    start: Attempt | None  # None: the run has finished, and `results` are its results
+    checkpoint: Path | None = None  # to resume from
     results: Results | None = None
 
 
 def holds_run(run: Path) -> bool:
-    """Whether there is anything in ``run`` that a new run would spoil: more than a record of failed attempts.
+    """Return whether ``run`` contains a run: more than a record of failed attempts.
 
     Raises:
-        UserError: it cannot be a run's folder, because it holds files that a run would overwrite and none wrote.
+        UserError: it cannot be a run folder, because it has files that no run wrote and that a run would overwrite.
     """
     try:
         names = {path.name for path in run.iterdir()} if run.is_dir() else set()
@@ -66,7 +66,7 @@ def holds_run(run: Path) -> bool:
         raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
     if attempts.FOLDER in names:
         return not names.isdisjoint(PRODUCTS)
-    # Before its first attempt, a run has a status where its config was refused, and a trial of a sweep its lineage.
+    # Before its first attempt, a run whose config was refused has a status, and a trial of a sweep has its lineage.
     theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
     if "status.json" in theirs:
         with contextlib.suppress(UserError):
@@ -83,14 +83,14 @@ def holds_run(run: Path) -> bool:
 def open_run(
     config: Config, run: Path, processes: str, may_change: frozenset[str] = frozenset(), overtake: bool = False
 ) -> Opening:
-    """Make the run's folder, or see that the run can go on in it, and become the one that writes it.
+    """Create the run folder, or check that the run can resume in it, and claim the next attempt.
 
     Args:
-        may_change: more keys that may differ when the run goes on.
-        overtake: a start that still lives is to end, and does not bar this one.
+        may_change: further keys that may differ when the run resumes.
+        overtake: supersede an attempt that is still alive.
 
     Raises:
-        UserError: it holds a run that this config does not continue, or that another start is training.
+        UserError: the folder has a run that this config does not continue, or that another attempt is training.
     """
     found = None
     if holds_run(run):
@@ -120,7 +120,7 @@ def open_run(
     with writing(run):
         for folder in (run, run / "checkpoints"):
             sweep(folder)
-        # A run that goes on has no results until it ends again.
+        # A resumed run has no results until it ends again.
         for name in ("results.json", "sentences.parquet"):
             (run / name).unlink(missing_ok=True)
         write_text(run / "config.yaml", dump_config(config))
@@ -130,10 +130,11 @@ def open_run(
 
 
 def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()) -> Results | None:
-    """The results of the run in this folder, if it has finished and this config asks for nothing more.
+    """Return the results of the run in this folder if it has finished and this config asks for nothing more.
 
     Raises:
-        UserError: it is a run that this config does not continue, or was trained on other sentences.
+        FormatError: a newer version wrote the run.
+        UserError: this config does not continue the run, or the run was trained on other sentences.
     """
     if not holds_run(run):
         return None
@@ -145,7 +146,7 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
             results = load_results(run)
         except FormatError:
             raise
-        except UserError as error:  # damaged, or of an attempt that another has overtaken
+        except UserError as error:  # damaged, or of a superseded attempt
             print(printable(f"distvae: WARNING {error}; the run's weights are scored again"), file=sys.stderr)
             return None
         try:
@@ -157,12 +158,12 @@ def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()
 
 
 def _named(config: Config, run: Path, may_change: frozenset[str]) -> Path:
-    """The checkpoint that `resume` names.
+    """Return the checkpoint that `resume` names.
 
     Raises:
-        UserError: it is none that this config can go on from in this folder.
+        UserError: this config cannot resume from it in this folder.
     """
-    folder = Path(config.resume).resolve()  # which may have been named by way of `latest`
+    folder = Path(config.resume).resolve()  # it may be the link `latest`
     if not folder.is_dir():
         raise UserError(f"resume={config.resume}: is neither auto nor never, nor the folder of a checkpoint")
     checkpoints.verify_checkpoint(folder)
@@ -173,10 +174,10 @@ def _named(config: Config, run: Path, may_change: frozenset[str]) -> Path:
 
 
 def _changed(there: Config, here: Config, where: Path, may_change: frozenset[str]) -> set[str]:
-    """The keys in which a config that goes on with a run asks for more, or less, of the same.
+    """Return the keys of MAY_CHANGE in which a config differs from the run that it resumes.
 
     Raises:
-        UserError: it asks for something else.
+        UserError: another key differs.
     """
     started, unread = dict(flatten(there)), there.unread.keys() & here.unread.keys()
     # An option that only one of them has goes with the component that declares it, which differs too.
@@ -196,11 +197,11 @@ def _changed(there: Config, here: Config, where: Path, may_change: frozenset[str
 
 
 def _check_state(config: Config, folder: Path) -> None:
-    """See that a checkpoint belongs to what it would go on with, before anything is written.
+    """Check that a config can resume from a checkpoint, before anything is written.
 
     Raises:
-        UserError: the sentences, or how they become ids, have changed since; the pretraining that would have another
-            length has ended.
+        UserError: the sentences or their ids have changed, or the config changes the length of a pretraining that has
+            ended.
     """
     state, there = checkpoints.load_state(folder), load_config(folder / "config.yaml", whole=True)
     if state.stage != "pretrain" and there.pretrain != config.pretrain:
@@ -215,10 +216,10 @@ def _check_sentences(config: Config, trained_on: str, where: Path) -> None:
     """Compare the sentences that a config names with those of a run.
 
     Args:
-        trained_on: fingerprint of the run's.
+        trained_on: fingerprint of the run's sentences.
 
     Raises:
-        UserError: they differ, or are not there.
+        UserError: they differ, or are missing.
     """
     found = corpus.fingerprint(config.data)
     if found != trained_on:

@@ -17,21 +17,21 @@ State = Literal["running", "finished", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Status:
-    """What a run's ``status.json`` holds."""
+    """Contents of a run's ``status.json``."""
 
     state: State
     reason: str | None
     time: str
     start: int | None  # number of the attempt
-    latent: Latent | None = None  # by the last scores; None: of an older version, or too few sentences to judge it by
+    latent: Latent | None = None  # by the last scores; None: older version, or too few sentences to judge
 
 
 def write_status(
     run: Path, state: State, reason: str | None = None, start: int | None = None, latent: Latent | None = None
 ) -> None:
-    """Write ``run/status.json``: whether the run is running, finished, interrupted or failed, why, and its latent.
+    """Write ``run/status.json``: the state of the run, the reason, and its latent.
 
-    Launchers hide a program's exit code; this file does not.
+    Launchers hide the exit code of the program; this file shows how it ended.
     """
     run.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -42,13 +42,13 @@ def read_status(run: Path) -> Status:
     """Read a run's ``status.json``.
 
     Raises:
-        UserError: it cannot be read, or is not what a run writes.
+        UserError: the file cannot be read, or has another form.
     """
     return read_as(Status, run / "status.json", "the status of a run")
 
 
 def end_status(run: Path, start: int | None, latent: Latent | None) -> Status:
-    """Return a finished run's status, written first where its process was killed between its last files."""
+    """Return the status of a finished run. Write it first if the process was killed before it could."""
     with contextlib.suppress(UserError):
         status = read_status(run)
         if status.state == "finished":

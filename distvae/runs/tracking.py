@@ -1,4 +1,4 @@
-"""What a run records: a progress bar, a line per epoch, metrics.jsonl, TensorBoard."""
+"""Records of a run: metrics.jsonl, TensorBoard, a line per epoch and a progress bar."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from distvae.system.files import check_as, damaged, flush, parse_json, read_text
 from distvae.system.markdown import escaped
 from distvae.system.settings import Count
 
-# So many epochs in a row with a latent that is not alive are worth a warning: the first ones of a stage may be so.
+# Warn after this many consecutive epochs without a live latent. The first epochs of a stage may well have none.
 _LASTING = 3
 
-# Of one stretch of work; no clock measures longer ones.
+# Duration of one piece of work; no clock measures longer ones.
 Seconds = Annotated[float, Field(ge=0, le=1e10)]
 
 
 @dataclass(frozen=True)
 class TrainEpoch:
-    """One epoch's training, over all ranks: nats a sentence, with dropout on and while the weights moved."""
+    """Training scores of an epoch over all ranks, in nats per sentence, with dropout on and changing weights."""
 
     re: float
     kl: float
@@ -41,7 +41,7 @@ class TrainEpoch:
     objective: float  # RE + γ·KL̃
     kl_per_dimension: tuple[float, ...]
     sentences: Annotated[int, Field(ge=1)]
-    skipped: Count  # sentences beside these, of steps that were left out because they were not finite
+    skipped: Count  # further sentences, in steps that were left out because they were not finite
     seconds: Annotated[float, Field(gt=0, le=1e10)]
 
     @property
@@ -51,11 +51,11 @@ class TrainEpoch:
 
 @dataclass(frozen=True)
 class Saving:
-    """What checkpoints have cost since the record before."""
+    """Cost of the checkpoints since the last record."""
 
     count: Count
-    stall_seconds: Seconds  # for which training stood still
-    write_seconds: Seconds  # in another thread
+    stall_seconds: Seconds  # while training waited
+    write_seconds: Seconds  # in the background thread
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ class EpochRecord:
     stage: Literal["pretrain", "train"]
     epoch: Annotated[int, Field(ge=1)]  # within the stage, from 1
     step: Count  # optimizer steps of the run so far
-    kl_weight: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]  # γ, as the epoch ended
+    kl_weight: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]  # γ at the end of the epoch
     learning_rate: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]
     train: TrainEpoch
     valid: Scores
     valid_seconds: Seconds
-    # What the plateau rule made of it; "not counted" where it was not asked.
+    # Verdict of the plateau rule; "not counted" where the epoch does not count.
     verdict: Literal["improved", "wait", "decay", "stop", "not counted"]
     saving: Saving
-    start: int  # number of the start of the run that trained the end of it
-    latent: Latent | None = None  # by the validation sentences; None: too few to judge it by
+    start: int  # number of the attempt that trained the end of the epoch
+    latent: Latent | None = None  # on the validation sentences; None: too few to judge
 
     def line(self) -> str:
-        """The epoch in one line."""
+        """Return the epoch as one line of text."""
         mark = {"improved": "best", "not counted": "", "wait": ""}.get(self.verdict, self.verdict)
         if self.train.skipped:
             mark = f"{self.train.skipped} sentences skipped, not finite  {mark}"
@@ -94,13 +94,13 @@ class EpochRecord:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records that count, in their order, as plain values.
+    """Return the valid records in order, as plain values.
 
-    A start that was thought dead may have gone on writing: what it wrote beyond the step at which a later one took over
-    is left out, and so is a line whose end was cut off.
+    An attempt that was thought dead may have kept writing: its records after the step at which a later one took over
+    are left out, and so is a truncated last line.
 
     Raises:
-        UserError: the file cannot be read, or a line of it is not a record.
+        UserError: the file cannot be read, or a line is not a record.
     """
     path = run / "metrics.jsonl"
     if not os.path.lexists(path):
@@ -118,10 +118,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _row(line: str, source: str) -> dict[str, Any]:
-    """A line as plain values, once it is known to be an ``EpochRecord``, and one whose numbers agree."""
+    """Return a line as plain values, after checking that it is an ``EpochRecord`` whose numbers agree."""
     row = parse_json(line, source)
     if isinstance(row, dict):
-        row.setdefault("valid_seconds", 0.0)  # which the first version did not record
+        row.setdefault("valid_seconds", 0.0)  # the first version did not record it
     record = check_as(EpochRecord, row, source, _RECORD)
     train = record.train
     why = record.valid.contradiction
@@ -141,17 +141,16 @@ class Tracker:
     """Writes a run's records. Only the main process has one.
 
     Args:
-        run: the run's folder.
-        step: what was recorded up to this step stands; what comes after it, of a start that did not live to save it, is
-            dropped.
+        run: the run folder.
+        step: keep the records up to this step; drop later ones, which belong to an attempt that ended before it saved.
     """
 
     def __init__(self, run: Path, step: int = 0):
         self._name, self._metrics = run.name, run / "metrics.jsonl"
         kept = [row for row in read_metrics(run) if row["step"] <= step]
         write_text(self._metrics, "".join(_line(row) for row in kept))
-        self._latent: LatentState | None = None  # of the last record
-        self._lifeless = 0  # epochs in a row, of a stage, whose latent was not alive
+        self._latent: LatentState | None = None  # in the last record
+        self._lifeless = 0  # consecutive epochs of the stage without a live latent
         for row in kept:
             self._follow_latent(row["epoch"], (row.get("latent") or {}).get("state"))
         self._folder = run / "tensorboard"
@@ -162,7 +161,7 @@ class Tracker:
         """Record an epoch in metrics.jsonl, in TensorBoard and on the terminal.
 
         Returns:
-            Whether the latent's state is another than in the epoch before.
+            Whether the state of the latent has changed since the epoch before.
         """
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(_line(asdict(record)))
@@ -201,11 +200,11 @@ class Tracker:
 
     def sentences(self, name: str, sentences: list[str], step: int) -> None:
         """Show sentences as text in TensorBoard."""
-        # TensorBoard takes it for Markdown.
+        # TensorBoard renders the text as Markdown.
         self._board.add_text(name, "\n".join(f"- {escaped(sentence)}" for sentence in sentences), step)
 
     def flush(self) -> None:
-        """See that all is on disk: a checkpoint that follows goes on behind it."""
+        """Flush all records to disk. A checkpoint written after this resumes behind them."""
         self._board.flush()
         for path in self._events()[-1:]:
             flush(path)
@@ -217,9 +216,10 @@ class Tracker:
         return sorted(self._folder.glob("events.out.tfevents.*"))
 
     def _await_turn(self) -> None:
-        """TensorBoard reads files in the order of their names, which begin with a second: never one in that of another.
+        """Wait until the name of a new events file sorts after the existing ones.
 
-        A clock that is further behind than this is not waited for.
+        TensorBoard reads files in the order of their names, which begin with the time in seconds. A clock that is more
+        than 5 seconds behind is not waited for.
         """
         seconds = [int(word) for path in self._events() if (word := path.name.split(".")[3]).isdecimal()]
         end = time.monotonic() + 5
@@ -232,7 +232,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class Progress:
-    """A progress bar over sentences, some done already; silent where ``shown`` is False or stderr is no terminal."""
+    """A progress bar over sentences. It is silent if ``shown`` is False or stderr is not a terminal."""
 
     def __init__(self, description: str, total: int, shown: bool, done: int = 0):
         self.shown = shown and sys.stderr.isatty()
@@ -247,7 +247,7 @@ class Progress:
         )
 
     def advance(self, sentences: int, **values: float) -> None:
-        """Say how many more sentences are done, and show values beside the bar."""
+        """Add finished sentences, and show values beside the bar."""
         if values:
             self._bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
         self._bar.update(sentences)
@@ -260,7 +260,7 @@ class Progress:
 
 
 def last_latent(run: Path) -> Latent | None:
-    """The latent by a run's last record; None where there is none to be read."""
+    """Return the latent of a run's last record; None if there is none."""
     with contextlib.suppress(UserError):
         rows = read_metrics(run)
         if rows and rows[-1].get("latent") is not None:
