@@ -22,7 +22,7 @@ from distvae.config.schema import Config
 from distvae.data.corpus import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
-from distvae.methods.objective import FREE_BITS
+from distvae.methods.free_bits import NoFreeBits
 from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
 from distvae.scaling.costs import Work, step_collectives
@@ -164,7 +164,7 @@ class RandomSteps:
         if each not in self._sentences:
             self._sentences[each] = self._random(len(batch))
         with contextlib.nullcontext() if send else self.runtime.accelerator.no_sync(self._engine.module):
-            self._train_step(self._sentences[each], batch, ("measure", 1, 1), 1.0, FREE_BITS["none"])
+            self._train_step(self._sentences[each], batch, ("measure", 1, 1), 1.0, NoFreeBits())
 
     def _random(self, count: int) -> Sentences:
         ids = np.random.default_rng(0).integers(2, self._vocabulary_size, (count, self.tokens + 1))

@@ -369,7 +369,7 @@ def _curves(account: Account, entries: list[Entry]) -> go.Figure:
 
 
 def _annealing(account: Account, entry: Entry) -> int:
-    return account.sweep.config_of(entry.trial.values, account.folder).kl.annealing
+    return account.sweep.config_of(entry.trial.values, account.folder).kl.policy.warm_up
 
 
 # -- What −ELBO would have chosen --------------------------------------------------------------------------------------

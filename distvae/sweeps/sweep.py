@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as checked
 
-from distvae.config.fields import RULES, AboveZero, Count, Folder, OpenUnit, Positive, Seed
+from distvae.config.kl import OPTIONS, KLConfig
 from distvae.config.load import (
     ConfigError,
     apply_override,
@@ -33,7 +33,7 @@ from distvae.config.load import (
     run_folder,
     set_key,
 )
-from distvae.config.schema import Config, KLConfig, StageConfig
+from distvae.config.schema import Config, StageConfig
 from distvae.config.yaml import dump_tree, read_tree
 from distvae.evaluation.liveness import LatentState, latent_state, missing_information
 from distvae.runs.attempts import read_attempts
@@ -41,6 +41,7 @@ from distvae.runs.resume import NO_MATTER
 from distvae.runs.tracking import Seconds, read_metrics
 from distvae.system.errors import UserError
 from distvae.system.files import damaged, read_as, write_json
+from distvae.system.settings import RULES, AboveZero, Count, Folder, OpenUnit, Positive, Seed
 
 # What a trial can be judged by, and which way is better.
 METRICS: dict[str, Literal["min", "max"]] = {
@@ -373,6 +374,13 @@ class Sweep:
         Raises:
             ConfigError: the values do not go together.
         """
+        tree = self.tree_of(values, run, pretrained)
+        said = ", ".join(f"{key}={value}" for key, value in values.items())
+        # Where the policy is swept, what the base says of one is not read by the others: see `_check_read`.
+        return parse_config(tree, f"a trial of {self.config.base}" + (f" with {said}" if said else ""), stored=True)
+
+    def tree_of(self, values: dict[str, Value], run: Path, pretrained: Path | None = None) -> dict[str, Any]:
+        """Return the training config of a trial as plain keys and values, before it is validated."""
         tree = copy.deepcopy(self.base)
         samples = self.config.objective.importance_samples
         ours = {"evaluation.validation_samples": samples, "evaluation.importance_samples": samples}
@@ -382,9 +390,7 @@ class Sweep:
             ours["pretrained"] = str(pretrained)
         for key, value in ours.items():
             set_key(tree, key, value)
-        said = ", ".join(f"{key}={value}" for key, value in values.items())
-        # Where the policy is swept, what the base says of one is not read by the others: see `_check_read`.
-        return parse_config(tree, f"a trial of {self.config.base}" + (f" with {said}" if said else ""), stored=True)
+        return tree
 
     def repeated(self) -> dict[int, int]:
         """Trials known beforehand that train exactly what an earlier one does, and that one."""
@@ -533,7 +539,7 @@ def is_over(config: Config, rows: list[dict[str, Any]]) -> bool:
 
 def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
     """Epochs since annealing has ended."""
-    return max([row["epoch"] - config.kl.annealing for row in rows if row["stage"] == "train"] + [0])
+    return max([row["epoch"] - config.kl.policy.warm_up for row in rows if row["stage"] == "train"] + [0])
 
 
 def score(objective: ObjectiveConfig, found: Outcome, second: bool = False) -> float:
@@ -745,9 +751,9 @@ def _check_read(sweep: Sweep) -> Sweep:
             if key in unread:
                 raise UserError(_not_read(sweep, key, values, config))
         never = {key: readers for key, readers in unread.items() if never is None or key in never}
-    default, here = dict(flatten(Config())), dict(flatten(sweep.config_of({}, sweep.folder)))
+    here = dict(flatten(sweep.tree_of({}, sweep.folder)))
     for key, readers in never.items():
-        if key.startswith("kl.") and here[key] != default[key]:
+        if key.startswith("kl.") and key in here and here[key] != OPTIONS[key.removeprefix("kl.")]:
             raise UserError(
                 f"{key} = {here[key]}, which all trials have, is read by none of them ({readers} would): leave it out"
             )
@@ -800,7 +806,7 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
     if scheduler.name == "none":
         return
     if "train.max_epochs" not in config.space and "kl.anneal_epochs" not in config.space:
-        annealing = plain.kl.annealing
+        annealing = plain.kl.policy.warm_up
         left = plain.train.max_epochs - annealing
         if scheduler.grace_epochs >= left:
             raise UserError(

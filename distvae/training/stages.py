@@ -7,8 +7,10 @@ from typing import Literal
 
 from distvae.config.schema import Config
 from distvae.evaluation.scoring import Scores
-from distvae.methods.kl_control import POLICIES, KLPolicy, Linear
-from distvae.methods.objective import FREE_BITS, FreeBits
+from distvae.methods import FreeBits
+from distvae.methods.annealing import Annealing
+from distvae.methods.free_bits import NoFreeBits
+from distvae.methods.policy import Gamma
 from distvae.runs.checkpoints import Weights
 from distvae.training.plateau import Plateau
 from distvae.training.step import Sums
@@ -21,7 +23,7 @@ class Stage:
     name: Literal["pretrain", "train"]
     number: int
     max_epochs: int
-    policy: KLPolicy
+    policy: Gamma
     free_bits: FreeBits
     autoencoder: bool  # γ stays 0: judged by RE alone
 
@@ -34,11 +36,11 @@ def stages_of(config: Config) -> list[Stage]:
     """Return the stages that a config asks for."""
     stages = []
     if config.pretrain.max_epochs and config.pretrained is None:
-        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Linear(0.0), FREE_BITS["none"], True))
+        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Annealing(0.0), NoFreeBits(), True))
     if config.train.max_epochs:
         kl = config.kl
-        policy, free_bits = POLICIES[kl.policy](kl), FREE_BITS[kl.free_bits]
-        stages.append(Stage("train", 1, config.train.max_epochs, policy, free_bits, kl.autoencoder))
+        policy = kl.policy.start()
+        stages.append(Stage("train", 1, config.train.max_epochs, policy, kl.free_bits, kl.policy.autoencoder))
     return stages
 
 

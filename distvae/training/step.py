@@ -19,7 +19,8 @@ from distvae.data.corpus import Sentences
 from distvae.distributed.engines import Engine
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.runtime import Runtime
-from distvae.methods.objective import FreeBits, kl_per_dimension
+from distvae.methods import FreeBits
+from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
 from distvae.model.vae import Noise
 from distvae.system.errors import UserError
@@ -118,7 +119,7 @@ class TrainStep:
             bound = batch_mean
             if free_bits.needs_batch_mean and bound is None:
                 bound = self.runtime.sum(kl.detach().sum(dim=0)) / size
-            loss = (re + kl_weight * free_bits.shares(kl, bound, self._config.kl.target_rate)).sum()
+            loss = (re + kl_weight * free_bits.shares(kl, bound)).sum()
             # Engines average over ranks and micro-batches, so this scale gives the mean over the global batch. A loss
             # that is not finite makes every gradient NaN, and with it the norm on all ranks.
             scale = torch.where(loss.detach().isfinite(), self._parts / size, math.nan)

@@ -171,7 +171,7 @@ class Trainer:
         sentences = self.corpus.train
         plan = training_plan(sentences.lengths, settings.batch_size, (self.config.seed, stage.number, number))
         set_learning_rate(self.engine, progress.plateau.learning_rate)
-        every = self.config.kl.every_steps if stage.name == "train" else None
+        every = self.config.kl.policy.interval if stage.name == "train" else None
         # The last interval of an epoch also takes the remainder, so that no interval is too short.
         interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
         bad_step = self.no_bad_step
@@ -182,6 +182,7 @@ class Trainer:
         with Progress(f"{stage.name} {number}", len(sentences), self.runtime.is_main, shown) as bar:
             for batch in plan[epoch.batches :]:
                 self.step += 1
+                stage.policy.start_step(epoch.batches / len(plan))
                 epoch.batches += 1
                 key = (stage.name, number, epoch.batches)
                 sums, norm = self.train_step(sentences, batch, key, stage.policy.weight, stage.free_bits)

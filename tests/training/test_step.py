@@ -12,7 +12,8 @@ from distvae.config.schema import Config, ModelConfig, OptimizerConfig
 from distvae.data.corpus import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
-from distvae.methods.objective import FREE_BITS, kl_per_dimension
+from distvae.methods.free_bits import NoFreeBits
+from distvae.methods.kl import kl_per_dimension
 from distvae.model.vae import TextVAE
 from distvae.training.step import Sums, TrainStep
 
@@ -45,7 +46,7 @@ def split() -> Sentences:
 def test_a_step_minimises_the_mean_over_the_global_batch(made):
     step, model = made
     twin, sentences = copy.deepcopy(model), split()
-    sums, norm = step(sentences, BATCH, KEY, 0.5, FREE_BITS["none"])
+    sums, norm = step(sentences, BATCH, KEY, 0.5, NoFreeBits())
     noise, losses, kls, res = step.noise(slice(0, 3), 3, 8, *KEY), [], [], []
     for row, number in enumerate(BATCH.tolist()):
         ids = torch.tensor(sentences[number], dtype=torch.long)[None]
@@ -67,7 +68,7 @@ def test_a_step_that_is_not_finite_adds_nothing(made):
     step, model = made
     with torch.no_grad():
         model.encoder.posterior.bias[0] = math.nan
-    sums, norm = step(split(), BATCH, KEY, 0.5, FREE_BITS["none"])
+    sums, norm = step(split(), BATCH, KEY, 0.5, NoFreeBits())
     assert not norm.isfinite()
     assert not sums.any()
 
