@@ -1,8 +1,4 @@
-"""``distvae evaluate | sample | interpolate | reconstruct | compare``: what is done with trained models.
-
-``distvae report``: the paper's tables, figure and claims. ``distvae sweep-report``: what a sweep has come to. ``distvae
-scaling | measure``: what training over several processes sends and takes.
-"""
+"""The ``distvae`` command: score, sample and compare trained models, write reports, predict and time scaling."""
 
 from __future__ import annotations
 
@@ -10,9 +6,10 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -50,8 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="distvae", description="Use trained sentence VAEs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(action, *, run: bool = True, settings: Iterable[str] = ()) -> Parser:
-        summary = action.__doc__.splitlines()[0]
+    def command(
+        action: Callable[[argparse.Namespace], None], *, run: bool = True, settings: Iterable[str] = ()
+    ) -> Parser:
+        summary = (action.__doc__ or "").splitlines()[0]
         name = action.__name__.strip("_").replace("_", "-")
         added = commands.add_parser(name, help=summary, description=summary, settings=settings)
         added.set_defaults(command=action)
@@ -106,12 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_measure, run=False, settings=known_keys(Config))
     _add_model(added)
     added.add_argument(
-        "--each",
-        type=_integers,
-        default=(1, 4, 16),
-        metavar="N,N,…",
-        help="batches of a process to time (default 1,4,16)",
-    )
+        "--each", type=_integers, default=(1, 4, 16), metavar="N,N,…",
+        help="batch sizes per process to time (default 1,4,16)",
+    )  # fmt: skip
     added.add_argument("--rounds", type=int, default=9, help="of which the median is taken (default 9)")
     return parser
 
@@ -137,9 +133,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     number("--tflops", assumed.flops / 1e12, "10¹² operations a second of a process")
     number("--overhead-ms", assumed.step_overhead * 1e3, "of a step, whatever its batch")
     number("--gdraws", assumed.draws / 1e9, "10⁹ random numbers a second")
-    group.add_argument(
-        "--per-node", type=int, default=assumed.per_node, help=f"processes of a node (default {assumed.per_node})"
-    )
+    count = assumed.per_node
+    group.add_argument("--per-node", type=int, default=count, help=f"processes of a node (default {count})")
     for name, network, where in (("inside-", assumed.inside, "inside a node"), ("", assumed.across, "between nodes")):
         number(f"--{name}latency-us", network.latency * 1e6, f"of a message {where}")
         number(f"--{name}bandwidth-gbps", network.bandwidth * 8 / 1e9, f"10⁹ bits a second {where}, each way")
@@ -171,7 +166,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
-    from distvae.runs.rescoring import rescore  # late, for `datasets` takes a second to import
+    from distvae.runs.rescoring import rescore  # late, because `datasets` takes a second to import
 
     if options.importance_samples is not None and options.importance_samples < 1:
         raise UserError(f"--importance-samples {options.importance_samples}: should be at least 1")
@@ -204,7 +199,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _warn_of_other_sentences(run: str, results: Results) -> None:
-    """Warn where scores are of other sentences than a run's own. Of an export that lies alone that is not known."""
+    """Warn if the scores are of other sentences than the run's own results, where the run has any."""
     with contextlib.suppress(UserError):
         known = load_results(run).data
         if known != results.data:
@@ -252,7 +247,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    """Set the results of runs side by side."""
+    """Show the results of runs side by side."""
     results = {_name(run): load_results(run) for run in options.runs}
     if len(results) < len(options.runs):  # two folders of one name
         results = {run: load_results(run) for run in options.runs}
@@ -277,7 +272,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _sweep_report(options: argparse.Namespace) -> None:
-    """Write a sweep's sweep.html and sweep.md anew, and print its trials, the best first."""
+    """Write a sweep's sweep.html and sweep.md again, and print its trials, the best first."""
     from distvae.sweeps import report as sweep_report
     from distvae.sweeps import summary
 
@@ -290,7 +285,7 @@ def _sweep_report(options: argparse.Namespace) -> None:
 
 
 def _scaling(options: argparse.Namespace) -> None:
-    """Say what a training step sends, and predict what several processes gain."""
+    """Show what a training step sends, and predict the speedup of several processes."""
     config = _model_config(options)
     for processes in options.processes:
         _at_least("--processes", processes, 1)
@@ -357,15 +352,7 @@ def _decode(model: TextVAE, z: Tensor, found: Export, options: argparse.Namespac
 
 
 def _decoding(options: argparse.Namespace) -> Decoding:
-    return Decoding(
-        method=options.method,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        beam_size=options.beam_size,
-        max_tokens=options.max_tokens,
-        seed=options.seed,
-    )
+    return Decoding(**{field.name: getattr(options, field.name) for field in fields(Decoding)})
 
 
 def _model_config(options: argparse.Namespace) -> Config:
@@ -375,7 +362,7 @@ def _model_config(options: argparse.Namespace) -> Config:
 
 
 def _machine_options(found: measure.Measurement) -> str:
-    """What was found, in the words of ``distvae scaling``."""
+    """Return the measurement as options of ``distvae scaling``."""
     machine, network = found.machine, found.machine.across
     said = f"--tflops {machine.flops / 1e12:.3g} --overhead-ms {machine.step_overhead * 1e3:.3g}"
     said += f" --gdraws {machine.draws / 1e9:.3g}"
@@ -395,14 +382,14 @@ def _name(run: str) -> str:
     return folder.parent.name if folder.name in ("best", "pretrained") else folder.name
 
 
-def _print(options: argparse.Namespace, lines: list[str], content: dict) -> None:
+def _print(options: argparse.Namespace, lines: list[str], content: dict[str, Any]) -> None:
     if options.json:
         _print_json(content | {"decoding": asdict(_decoding(options))})
     else:
         print("\n".join(map(printable, lines)))
 
 
-def _print_json(content: dict) -> None:
+def _print_json(content: dict[str, Any]) -> None:
     # Where the output has not all characters, JSON has escapes of its own for them.
     whole = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
     print(printable_json(json.dumps(content, indent=2, ensure_ascii=not whole)))

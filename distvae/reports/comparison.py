@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,7 +24,7 @@ def table(results: dict[str, Results]) -> Table:
     for name in results:
         shown.add_column(cell(name), justify="right")
 
-    def row(title: str, value) -> None:
+    def row(title: str, value: Callable[[Results], object]) -> None:
         cells = [value(r) for r in results.values()]
         if any(cell is not None for cell in cells):
             shown.add_row(title, *("–" if cell is None else str(cell) for cell in cells))
@@ -45,7 +45,7 @@ def table(results: dict[str, Results]) -> Table:
 
 
 def remarks(results: dict[str, Results]) -> list[str]:
-    """What a reader of the table has to know beside it."""
+    """Return the remarks and warnings to print under the table."""
     first = next(iter(results.values()))
     lines = [
         f"{name}: {r.scores.sentences:,} sentences, {r.scores.tokens:,} tokens; {_importance_sampling(r.scores)}draws"
@@ -72,8 +72,8 @@ def remarks(results: dict[str, Results]) -> list[str]:
                 )
             elif not end.settled:
                 lines.append(
-                    f"WARNING {name}: {end.stage} keeps the weights of epoch {end.best_epoch} of {end.epochs}, for in"
-                    f" {end.passed_over} later ones the validation's KL was under the band; if γ swings, a smaller"
+                    f"WARNING {name}: {end.stage} keeps the weights of epoch {end.best_epoch} of {end.epochs}, because"
+                    f" in {end.passed_over} later ones the validation's KL was under the band; if γ swings, a smaller"
                     " kl.multiplier or a larger kl.threshold lets it settle"
                 )
             elif not end.converged:
@@ -110,7 +110,7 @@ def cell(text: object) -> Text:
 
 def show_parts(parts: Iterable[Table | str]) -> None:
     """Print tables, whose texts are each a ``cell``, and lines."""
-    # Where no terminal sets a width, nothing is to be broken.
+    # Without a terminal there is no width to wrap at.
     width = None if sys.stdout.isatty() else 1000
     console = Console(file=sys.stdout, highlight=False, width=width)
     for part in parts:

@@ -30,22 +30,23 @@ CERTAIN = 2.0
 # Scores of single sentences, whose means have errors.
 PerSentence = Literal["re", "kl", "neg_elbo", "nll", "mutual_information"]
 
+# The settings of a method: dotted keys and their values as text.
+Settings = tuple[tuple[str, str], ...]
+
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder tells."""
+    """The content of a run folder. A finished run is a ``FinishedRun``."""
 
     folder: Path
     config: Config
     epochs: list[dict[str, Any]]  # its records, in their order
     environment: Environment
-    results: Results | None  # None: it has not finished
-    sentences: SentenceScores | None
 
     @property
     def hours(self) -> float:
         """Of training and validation, without the test."""
-        return sum(row["train"]["seconds"] + row["valid_seconds"] for row in self.epochs) / 3600
+        return float(sum(row["train"]["seconds"] + row["valid_seconds"] for row in self.epochs)) / 3600
 
     @property
     def vae(self) -> list[dict[str, Any]]:
@@ -57,11 +58,19 @@ class Run:
         """Those after annealing."""
         return [row for row in self.vae if row["epoch"] > self.config.kl.policy.warm_up]
 
+
+@dataclass(frozen=True)
+class FinishedRun(Run):
+    """A run that has results."""
+
+    results: Results
+    sentences: SentenceScores
+
     def of_sentences(self, score: PerSentence) -> np.ndarray | None:
-        """A score of each test sentence: [N], in nats."""
-        if self.sentences is None:
-            return None
-        return self.sentences.re + self.sentences.kl if score == "neg_elbo" else getattr(self.sentences, score)
+        """Return a score of each test sentence: [N], in nats. None where the model has none."""
+        own = self.sentences
+        scores: dict[str, np.ndarray | None] = {**vars(own), "neg_elbo": own.re + own.kl}
+        return scores[score]
 
 
 def read_run(folder: str | Path) -> Run:
@@ -77,14 +86,11 @@ def read_run(folder: str | Path) -> Run:
     epochs = read_metrics(folder)
     if results is not None:
         _check_stages(folder, results, epochs)
-    return Run(
-        folder,
-        load_config(inside(folder, "config.yaml"), whole=True),
-        epochs,
-        read_environment(folder),
-        results,
-        None if results is None else load_sentence_scores(folder, results),
-    )
+    config = load_config(inside(folder, "config.yaml"), whole=True)
+    environment = read_environment(folder)
+    if results is None:
+        return Run(folder, config, epochs, environment)
+    return FinishedRun(folder, config, epochs, environment, results, load_sentence_scores(folder, results))
 
 
 def _check_stages(folder: Path, results: Results, epochs: list[dict[str, Any]]) -> None:
@@ -126,8 +132,8 @@ class Method:
     runs: tuple[Run, ...]
 
     @cached_property
-    def finished(self) -> tuple[Run, ...]:
-        return tuple(run for run in self.runs if run.results is not None)
+    def finished(self) -> tuple[FinishedRun, ...]:
+        return tuple(run for run in self.runs if isinstance(run, FinishedRun))
 
     def of_sentences(self, name: PerSentence) -> list[np.ndarray]:
         """A score of each test sentence, of each finished run: [N] each, in nats. Empty where they have none."""
@@ -167,10 +173,10 @@ def gather(folders: Sequence[str | Path]) -> list[Method]:
         UserError: a folder is no run's, or the runs are not of the same sentences and words.
     """
     runs = [read_run(folder) for folder in dict.fromkeys(map(Path, folders))]
-    groups: dict[tuple, list[Run]] = {}
+    groups: dict[Settings, list[Run]] = {}
     for run in runs:
         groups.setdefault(_settings(run), []).append(run)
-    scored = [run for run in runs if run.results is not None]
+    scored = [run for run in runs if isinstance(run, FinishedRun)]
     for run in scored:
         found, first = run.results, scored[0].results
         if (found.data, found.vocabulary, found.split) != (first.data, first.vocabulary, first.split):
@@ -199,7 +205,7 @@ def method_of(config: Config) -> str:
     return " + ".join(filter(None, parts)) or "VAE"
 
 
-def _settings(run: Run) -> tuple:
+def _settings(run: Run) -> Settings:
     own = {key: value for key, value in flatten(run.config) if key not in _BETWEEN_SEEDS}
     # A pretraining that was taken over is one, however long this run's own would have been.
     if run.config.pretrained is not None:
@@ -207,7 +213,7 @@ def _settings(run: Run) -> tuple:
     return tuple(sorted((key, str(value)) for key, value in own.items()))
 
 
-def _named(kind: str, run: Run, groups: dict[tuple, list[Run]]) -> str:
+def _named(kind: str, run: Run, groups: dict[Settings, list[Run]]) -> str:
     """The kind, and in which keys its groups differ."""
     alike = [dict(key) for key, group in groups.items() if method_of(group[0].config) == kind]
     own = dict(_settings(run))

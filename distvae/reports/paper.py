@@ -9,7 +9,7 @@ from typing import Literal
 
 from distvae.evaluation.liveness import DEAD, INFORMATIVE, latent_state
 from distvae.evaluation.scores import Estimate
-from distvae.reports.methods import CERTAIN, Method, Run, difference, distance, steadiness
+from distvae.reports.methods import CERTAIN, FinishedRun, Method, difference, distance, steadiness
 
 # -- Table 1 -----------------------------------------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ def corrected(row: Printed) -> Corrected:
     Its importance weights joined draws of z with other sentences' prefixes, the B of a batch in turn, which makes the
     NLL too high by up to ln B; and no NLL stands above −ELBO. The RE of the autoencoder, which has none, is of a batch.
     """
-    if row.nll is None:
+    if row.nll is None or row.ppl is None or row.neg_elbo is None:
         return Corrected(None, None, row.re / _BATCH)
     nll = row.nll - math.log(_BATCH), min(row.nll, row.neg_elbo)
     tokens = row.nll / math.log(row.ppl)
@@ -127,7 +127,7 @@ def _lives(method: Method) -> tuple[Verdict, str]:
     return _of_all([_alive(run) for run in method.finished]), said
 
 
-def _alive(run: Run) -> bool:
+def _alive(run: FinishedRun) -> bool:
     scores = run.results.scores
     state = latent_state(scores.kl.mean, scores.mutual_information.mean, scores.sentences)
     return state == "alive" and scores.active_units >= ALIVE_UNITS
@@ -143,12 +143,20 @@ def _if_alive(verdict: Verdict, figures: str, *methods: Method) -> tuple[Verdict
     return "not held" if verdict == "held" and lifeless else verdict, figures + lifeless
 
 
+def _off(method: Method) -> float:
+    """Return mean KL − λ, in nats."""
+    kl, rate = method.score("kl"), method.runs[0].config.kl.rate
+    if kl is None or rate is None:
+        raise ValueError(f"{method.name} has no KL or no λ")
+    return kl.mean - rate
+
+
 def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
-    off = [method.score("kl").mean - method.runs[0].config.kl.rate for method in (one, other)]
+    ours, theirs = _off(one), _off(other)
     # A distance moves with the KL above λ and against it below.
-    signs = tuple(1 if value >= 0 else -1 for value in off)
-    found = Estimate(abs(off[0]) - abs(off[1]), difference(one, other, "kl", signs).standard_error)
-    said = f"|KL − λ| is {abs(off[0]):.2f} under {one.name}, {abs(off[1]):.2f} under {other.name}: {found}"
+    signs = 1 if ours >= 0 else -1, 1 if theirs >= 0 else -1
+    found = Estimate(abs(ours) - abs(theirs), difference(one, other, "kl", signs).standard_error)
+    said = f"|KL − λ| is {abs(ours):.2f} under {one.name}, {abs(theirs):.2f} under {other.name}: {found}"
     return _if_alive(_judge(found), said, one, other)
 
 

@@ -17,7 +17,7 @@ from distvae.data import captions
 from distvae.data.vocabulary import join, tokenize
 from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.reports.comparison import cell
-from distvae.reports.methods import Method, Run, gather
+from distvae.reports.methods import FinishedRun, Method, Run, gather
 from distvae.reports.pages import render
 from distvae.reports.paper import TABLE_1, Claim, claims, corrected
 from distvae.runs.checkpoints import Export, load_export
@@ -114,7 +114,7 @@ def tell(folders: Sequence[str | Path], sentences: Sequence[str] = ()) -> Report
             "What the paper claims",
             _about_claims(methods),
             ["claim", "verdict", "by these figures"],
-            [_claim(one) for one in found],
+            [Line([one.text, one.verdict, one.figures], aside=one.verdict == "no runs") for one in found],
         ),
         Part("Figure 2", figure=_FIGURE_TEXT),
         Part("Table 2", _INTERPOLATION_TEXT, heads, _interpolations(exports)),
@@ -123,9 +123,6 @@ def tell(folders: Sequence[str | Path], sentences: Sequence[str] = ()) -> Report
     ]
     parts = [part for part in parts if part.figure or part.lines]
     return Report("The paper's methods, compared", _summary(methods), parts, found, _figure(methods))
-
-
-# -- The pages ---------------------------------------------------------------------------------------------------------
 
 
 def markdown(report: Report) -> str:
@@ -142,13 +139,13 @@ def markdown(report: Report) -> str:
 
 
 def html(report: Report) -> str:
-    """``report.html``."""
+    """Return ``report.html``, in one file with its figure."""
     image = "data:image/svg+xml;base64," + base64.b64encode(report.figure).decode("ascii")
     return render("paper_report.html", report=report, image=image)
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Plain values for JSON."""
+    """Return the report as plain values for JSON."""
     tables = {part.title: [part.header, *(line.cells for line in part.lines)] for part in report.parts if part.header}
     return {"summary": report.summary, "claims": [asdict(claim) for claim in report.claims], "tables": tables}
 
@@ -158,7 +155,7 @@ def tables(report: Report) -> list[Table | str]:
     shown: list[Table | str] = [""]
     for part in report.parts[:2]:
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for number, head in enumerate(part.header):
+        for number, head in enumerate(part.header or ()):
             table.add_column(cell(head), justify="right" if part.title == "Table 1" and number else "left")
         for line in part.lines:
             table.add_row(*map(cell, line.cells), style="dim" if line.aside else None)
@@ -207,7 +204,7 @@ def _table(methods: list[Method]) -> list[Line]:
 def _scores(method: Method) -> list[str]:
     results = [run.results.scores for run in method.finished]
     autoencoder = method.runs[0].config.autoencoder
-    effective = [scores.effective_samples for scores in results]
+    effective = [scores.effective_samples for scores in results if scores.effective_samples is not None]
     units = method.over_seeds([scores.active_units for scores in results])
     return [
         _said(method.score("nll")),
@@ -218,7 +215,7 @@ def _scores(method: Method) -> list[str]:
         "–" if autoencoder else _said(method.perplexity("neg_elbo")),
         f"{units.mean:g} of {len(results[0].kl_per_dimension)}" + _bracketed(units.spread, ".1f"),
         _said(method.score("mutual_information")),
-        "–" if None in effective else f"{sum(effective) / len(effective):.0f}",
+        f"{sum(effective) / len(effective):.0f}" if len(effective) == len(results) else "–",
     ]
 
 
@@ -227,7 +224,7 @@ def _printed(kind: str) -> list[Line]:
     right = corrected(row)
     printed = [row.nll, row.ppl, row.re, row.kl, row.neg_elbo, row.elbo_ppl]
     lines = [Line(["paper, as printed", *map(_said, printed), "–", "–", "–"], aside=True)]
-    if right.nll is not None:
+    if right.nll is not None and right.ppl is not None:
         bounds = [f"{low:.2f} to {high:.2f}" for low, high in (right.nll, right.ppl)]
         lines.append(Line(["paper, corrected", *bounds, *map(_said, printed[2:]), "–", "–", "–"], aside=True))
     else:
@@ -269,10 +266,6 @@ def _about_claims(methods: list[Method]) -> str:
     return text
 
 
-def _claim(claim: Claim) -> Line:
-    return Line([claim.text, claim.verdict, claim.figures], aside=claim.verdict == "no runs")
-
-
 # -- Figure 2 ----------------------------------------------------------------------------------------------------------
 
 _FIGURE_TEXT = (
@@ -282,7 +275,7 @@ _FIGURE_TEXT = (
 
 
 def _figure(methods: list[Method]) -> bytes:
-    try:  # late, for it takes a second
+    try:  # late, because it takes a second
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
@@ -304,7 +297,7 @@ def _figure(methods: list[Method]) -> bytes:
         panel.set_axisbelow(True)
         for epochs in sorted({method.runs[0].config.kl.policy.warm_up for method in drawn} - {0}):
             panel.axvline(epochs + 0.5, color="#9a9a9a", linestyle=":", linewidth=1)
-    for rate in sorted({method.runs[0].config.kl.rate for method in drawn} - {None}):
+    for rate in sorted({rate for method in drawn if (rate := method.runs[0].config.kl.rate) is not None}):
         axes[0].axhline(rate, color="#444444", linestyle="--", linewidth=1)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -324,11 +317,11 @@ def _draw(axes: Sequence[Axes], run: Run, colour: str, label: str | None) -> Non
         [row["valid"]["mutual_information"]["mean"] for row in run.vae],
         [row["kl_weight"] for row in run.vae],
     )
-    best = None if run.results is None else run.results.stages[-1].best_epoch
+    best = run.results.stages[-1].best_epoch if isinstance(run, FinishedRun) else None
     for panel, values in zip(axes, columns, strict=True):
         # What stands between dollars would be taken for mathematics.
         panel.plot(epochs, values, color=colour, linewidth=1.4, label=label and printable(label).replace("$", "\\$"))
-        if best in epochs:
+        if best is not None and best in epochs:
             panel.plot([best], [values[epochs.index(best)]], "o", color=colour, markersize=5)
         label = None  # one of the panels names it
 
@@ -346,7 +339,8 @@ def _interpolations(exports: list[Export]) -> list[Line]:
     columns = []
     for found in exports:
         model = found.model("cpu")
-        lines = [interpolation(*prior_draws(model, 2, seed), _STEPS) for seed in _LINES]
+        ends = [prior_draws(model, 2, seed) for seed in _LINES]
+        lines = [interpolation(start, end, _STEPS) for start, end in ends]
         decoded = [decode(model, line, found.vocabulary, Decoding()) for line in lines]
         columns.append([sentence for sentences in decoded for sentence in [*sentences, ""]][:-1])
     steps = [*map(str, range(1, _STEPS + 1)), ""] * len(_LINES)
@@ -376,7 +370,7 @@ def _run(method: Method, run: Run) -> Line:
         str(run.folder), method.name, str(run.config.seed), _stage(run, "pretrain"), _stage(run, "train"), _best(run),
         f"{run.hours:.2f}", _machine(run), commit,
     ]  # fmt: skip
-    return Line(cells, aside=run.results is None)
+    return Line(cells, aside=not isinstance(run, FinishedRun))
 
 
 def _stage(run: Run, name: str) -> str:
@@ -385,14 +379,14 @@ def _stage(run: Run, name: str) -> str:
     if getattr(run.config, name).max_epochs == 0:
         return "–"
     rows = [row for row in run.epochs if row["stage"] == name]
-    ended = [] if run.results is None else [end for end in run.results.stages if end.stage == name]
+    ended = [end for end in run.results.stages if end.stage == name] if isinstance(run, FinishedRun) else []
     if not ended:
         return f"{len(rows)} epochs so far" if rows else "not begun"
     return f"{ended[0].epochs} epochs, " + ("converged" if ended[0].converged else "the limit")
 
 
 def _best(run: Run) -> str:
-    if run.results is None:
+    if not isinstance(run, FinishedRun):
         return "–"
     best = run.results.stages[-1].best_epoch
     return "the last epoch: none could be the best" if best is None else f"epoch {best}"

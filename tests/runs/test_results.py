@@ -285,7 +285,7 @@ def test_early_weights_of_a_swinging_weight_are_a_warning(epochs, best, passed_o
     assert len(lines) == warns
     for line in lines:
         assert line.startswith(
-            f"WARNING mine: train keeps the weights of epoch {best} of {epochs}, for in {passed_over}"
+            f"WARNING mine: train keeps the weights of epoch {best} of {epochs}, because in {passed_over}"
         )
         assert "kl.multiplier" in line
 
