@@ -24,8 +24,8 @@ from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 when the sweep has ended, 2 on bad input, which gets one line, 1 when every trial has failed, 75
-    when it was interrupted and can go on."""
+    """Run the program. Return 0 when the sweep has ended, 1 when every trial has failed, 2 on bad input, and 75 when
+    the sweep was interrupted and can be resumed."""
     streams.secure()
     parser = Parser(
         prog="launch/sweep.py",
@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="such as num_samples=16 trial.gpus=0.25"
     )
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the sweep in this folder, as it says itself")
-    parser.add_argument("--dry-run", action="store_true", help="print the trials and what they would take")
-    parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials side by side")
+    parser.add_argument("--resume", metavar="FOLDER", help="resume the sweep in this folder")
+    parser.add_argument("--dry-run", action="store_true", help="print the trials and their resources")
+    parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time")
     options = parser.parse_args(arguments)
     try:
         code = _attempt(options)
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         tell(error)
         code = 2
     except InterruptedRun as interrupted:
-        print(printable(f"{interrupted}; the same command goes on"), file=sys.stderr)
+        print(printable(f"{interrupted}; rerun the same command to resume"), file=sys.stderr)
         code = INTERRUPTED
     except KeyboardInterrupt:
         code = ENDED
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _attempt(options: argparse.Namespace) -> int:
     if options.resume is not None:
         if options.sweep is not None:
-            raise UserError("--resume FOLDER goes on with a sweep as it says itself: give no other sweep beside it")
+            raise UserError("--resume FOLDER reads the sweep from its folder: name no other sweep")
         sweep = sweeps.open_sweep(Path(options.resume))
     elif options.sweep is None:
         raise UserError("no sweep: launch/sweep.py SWEEP.yaml, or --resume FOLDER")
@@ -74,9 +74,9 @@ def _attempt(options: argparse.Namespace) -> int:
         show_plan(sweep)
         return 0
     with scratch() as folder:
-        from distvae.sweeps.ray.driver import Driver  # Ray is to be imported in the environment that has been set now
+        from distvae.sweeps.ray.driver import run_sweep  # imports Ray, which reads the environment set by scratch()
 
-        return Driver(sweep, folder).run()
+        return run_sweep(sweep, folder)
 
 
 def show_plan(sweep: Sweep) -> None:
@@ -93,7 +93,7 @@ def show_plan(sweep: Sweep) -> None:
             shown.add_row(str(number), *map(comparison.cell, cells))
         parts.append(shown)
     else:
-        parts.append(f"{sweep.trials} trials, which Optuna chooses as results come in")
+        parts.append(f"{sweep.trials} trials, which Optuna draws from the results so far")
     gpus = "1 GPU if there are any" if settings.gpus is None else f"{settings.gpus:g} GPUs"
     each = "" if settings.workers == 1 else f" for each of {settings.workers} processes"
     parts.append(f"{sweep.trials} trials, each with {settings.cpus:g} CPUs and {gpus}{each}")
