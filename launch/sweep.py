@@ -13,11 +13,10 @@ from rich.table import Table
 from distvae.config.load import known_keys
 from distvae.config.schema import Config
 from distvae.reports import comparison
-from distvae.sweeps.checks import check_room, warn_of_repeats
+from distvae.sweeps import checks, storage
 from distvae.sweeps.labels import format_value
 from distvae.sweeps.ray.scratch import scratch
 from distvae.sweeps.specification import SweepConfig
-from distvae.sweeps.storage import load_sweep, open_sweep
 from distvae.sweeps.sweep import Sweep
 from distvae.system import launcher, streams
 from distvae.system.arguments import Parser
@@ -26,8 +25,8 @@ from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The program: 0 when the sweep has ended, 2 on bad input, which gets one line, 1 when every trial has failed, 75
-    when it was interrupted and can go on."""
+    """Run the program. Return 0 when the sweep has ended, 1 when every trial has failed, 2 on bad input, and 75 when
+    the sweep was interrupted and can be resumed."""
     streams.secure()
     parser = Parser(
         prog="launch/sweep.py",
@@ -38,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="such as num_samples=16 trial.gpus=0.25"
     )
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the sweep in this folder, as it says itself")
-    parser.add_argument("--dry-run", action="store_true", help="print the trials and what they would take")
-    parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials side by side")
+    parser.add_argument("--resume", metavar="FOLDER", help="resume the sweep in this folder")
+    parser.add_argument("--dry-run", action="store_true", help="print the trials and their resources")
+    parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time")
     options = parser.parse_args(arguments)
     try:
         code = _attempt(options)
@@ -59,26 +58,26 @@ def main(arguments: list[str] | None = None) -> int:
 def _attempt(options: argparse.Namespace) -> int:
     if options.resume is not None:
         if options.sweep is not None:
-            raise UserError("--resume FOLDER goes on with a sweep as it says itself: give no other sweep beside it")
-        sweep = open_sweep(Path(options.resume))
+            raise UserError("--resume FOLDER reads the sweep from its folder: name no other sweep")
+        sweep = storage.open_sweep(Path(options.resume))
     elif options.sweep is None:
         raise UserError("no sweep: launch/sweep.py SWEEP.yaml, or --resume FOLDER")
     else:
-        sweep = load_sweep(options.sweep, tuple(options.overrides))
+        sweep = storage.load_sweep(options.sweep, tuple(options.overrides))
     changes: dict[str, Any] = {"run": str(sweep.folder.absolute())}
     if options.max_concurrent is not None:
         if options.max_concurrent < 1:
             raise UserError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
         changes["max_concurrent"] = options.max_concurrent
     sweep = replace(sweep, config=replace(sweep.config, **changes))
-    check_room(sweep)
+    checks.check_room(sweep)
     if options.dry_run:
         show_plan(sweep)
         return 0
     with scratch() as folder:
-        from distvae.sweeps.ray.driver import Driver  # Ray is to be imported in the environment that has been set now
+        from distvae.sweeps.ray.driver import run_sweep  # imports Ray, which reads the environment set by scratch()
 
-        return Driver(sweep, folder).run()
+        return run_sweep(sweep, folder)
 
 
 def show_plan(sweep: Sweep) -> None:
@@ -95,14 +94,14 @@ def show_plan(sweep: Sweep) -> None:
             shown.add_row(str(number), *map(comparison.cell, cells))
         parts.append(shown)
     else:
-        parts.append(f"{sweep.trials} trials, which Optuna chooses as results come in")
+        parts.append(f"{sweep.trials} trials, which Optuna draws from the results so far")
     gpus = "1 GPU if there are any" if settings.gpus is None else f"{settings.gpus:g} GPUs"
     each = "" if settings.workers == 1 else f" for each of {settings.workers} processes"
     parts.append(f"{sweep.trials} trials, each with {settings.cpus:g} CPUs and {gpus}{each}")
     if shared:
         parts.append(f"{len(shared)} pretrainings, shared by all: {', '.join(shared)}")
     comparison.show_parts(parts)
-    warning = warn_of_repeats(sweep)
+    warning = checks.warn_of_repeats(sweep)
     if warning is not None:
         print(f"distvae: WARNING {warning}", file=sys.stderr)
 

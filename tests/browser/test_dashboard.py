@@ -15,7 +15,7 @@ def test_rays_dashboard_shows_the_cluster_and_the_trials(browser, tmp_path, tiny
     process = start(write(tmp_path, tiny, space=space, set=SET | {"train.max_epochs": 400}))
     try:
         said = process.stdout.readline()
-        address, token = re.fullmatch(r"Ray's dashboard: (\S+), which asks for the token in (\S+)\n", said).groups()
+        address, token = re.fullmatch(r"Ray dashboard: (\S+) \(token in (\S+)\)\n", said).groups()
         until(lambda: (tmp_path / "sweep" / "trials" / "0001" / "metrics.jsonl").exists(), process)
         page = browser.new_page(viewport={"width": 1300, "height": 900})
         page.goto(f"{address}/#/actors")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -249,23 +248,6 @@ def test_a_sweep_whose_terminal_is_closed_has_saved_itself(tmp_path, tiny):
     for folder, name in ((run, "status.json"), (tmp_path / "sweep", "sweep.json")):
         told = json.loads((folder / name).read_text())
         assert told["state"] == "interrupted", told
-
-
-def test_a_restart_has_room_for_as_many_trials_as_it_says(monkeypatch):
-    """And not for as many as Tune saved."""
-    from ray.tune.search.optuna import OptunaSearch
-
-    from distvae.sweeps.ray.driver import Bounded, Driver, Grid
-
-    monkeypatch.setattr(Driver, "current", SimpleNamespace(room=1))
-    optuna = OptunaSearch(space=lambda trial: {}, metric="objective", mode="min")
-    for way in (Grid(), Bounded(optuna, max_concurrent=1)):
-        monkeypatch.setattr(Driver.current, "room", 1)
-        assert way.max_concurrent == 1
-        saved = way.get_state()
-        monkeypatch.setattr(Driver.current, "room", 2)
-        way.set_state(saved | {"max_concurrent": 1})
-        assert way.max_concurrent == 2
 
 
 def test_trials_that_fail_are_told_of_and_the_others_go_on(tmp_path, tiny):

@@ -1,6 +1,6 @@
-"""A sweep's own temporary folder, and the environment that Ray has to be imported in.
+"""A sweep's own temporary folder, and the environment in which Ray must be imported.
 
-It is removed at the end. What a driver that was killed left is removed by the next one: each holds a lock on its own
+The folder is removed at the end. The next sweep removes that of a driver that was killed: each driver locks its own
 folder for as long as its process lives.
 """
 
@@ -19,25 +19,25 @@ from pathlib import Path
 
 from distvae.system.errors import UserError
 
-# A socket's path has 107 bytes at most, of which Ray's names take some 80. So TMPDIR is not where its folder can be.
+# A socket's path has at most 107 bytes, of which Ray's names take about 80. That leaves no room for TMPDIR.
 ROOT = Path("/tmp")
 PREFIX = "distvae-sweep-"
 
-# What TMPDIR can have: the sockets of Python's multiprocessing add some 40 bytes.
+# Longest TMPDIR in bytes: the sockets of Python's multiprocessing add about 40.
 LONGEST = 60
 
-# Seconds in which a driver has locked its folder, and more.
+# Seconds after which a folder without a lock is abandoned: a driver locks its folder at once.
 _NEW = 600.0
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder that nobody else may enter, in an environment made for Ray, which reads it when imported.
+    """Make a temporary folder that no other user may enter, and set the environment that Ray reads when imported.
 
     Raises:
-        UserError: there can be no such folder.
+        UserError: the folder cannot be made.
     """
-    _sweep()
+    _remove_abandoned()
     try:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=ROOT))
         lock = _lock(folder)
@@ -63,18 +63,21 @@ def _set_environment(folder: Path) -> None:
         os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
     if os.environ.get("RAY_ADDRESS"):
         return
-    # A cluster of this sweep's own has a token of its own, in a file that nobody else can read …
+    # A sweep's own cluster has its own temporary folder, which Ray alone would leave open to everyone …
+    os.environ["RAY_TMPDIR"] = str(folder)
+    # … its own token, in a file that no other user can read …
     token = folder / "token"
     token.write_text(secrets.token_hex(32), encoding="ascii")
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    # … and listens on the loopback interface alone, as Ray does where it takes no other node in.
+    # … and listens only on the loopback interface, as Ray does where it accepts no other node. The variable is
+    # undocumented, but Ray has no option for this.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    # So do the processes of a trial of several, but for torch's store, which has no such setting.
+    # The processes of a trial do the same, except for torch's store, which has no such setting.
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder for the life of this process. Under its name the lock is there only once it is held."""
+    """Lock a folder for the life of this process. The lock file gets its name only once it is locked."""
     new = folder / "lock.new"
     lock = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -82,18 +85,18 @@ def _lock(folder: Path) -> int:
     return lock
 
 
-def _sweep() -> None:
-    """Remove the folders of this user's sweeps whose driver is dead."""
+def _remove_abandoned() -> None:
+    """Remove the folders of this user's sweeps whose driver has died."""
     for folder in ROOT.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another's, or one that has just been removed
+        with contextlib.suppress(OSError):  # another user's, or just removed
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
             if not (folder / "lock").exists() and time.time() - folder.stat().st_mtime > _NEW:
-                shutil.rmtree(folder, ignore_errors=True)  # what a process of a removed one has made again
+                shutil.rmtree(folder, ignore_errors=True)  # recreated by a process that outlived its driver
                 continue
             lock = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or its driver lives
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the driver lives
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)

@@ -1,4 +1,4 @@
-"""What Tune chooses by: the space, the searcher, the scheduler."""
+"""How Tune chooses trials: the searcher, and the scheduler."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ray import tune
-from ray.train._internal.session import _FutureTrainingResult
+from ray.train import Checkpoint
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from distvae.sweeps.ray.trial import told_before, trial_number
+from distvae.sweeps.ray.trial import trial_number
+from distvae.sweeps.ray.trial_metrics import past_metrics
 from distvae.sweeps.space import Value
 from distvae.sweeps.sweep import Sweep
 from distvae.system.files import read_json
 
+if TYPE_CHECKING:
+    import optuna
+    from ray.tune.execution.tune_controller import TuneController
+
+# Seconds for which the state that Tune has saved may still name a checkpoint that is no longer needed.
+_SECONDS_UNNEEDED = 60.0
+
 
 def searcher(sweep: Sweep) -> OptunaSearch | None:
-    """Optuna; None where trials are known beforehand."""
+    """Return Optuna's searcher; None where trials are known in advance."""
     if sweep.config.search == "random":
         return None
     objective = sweep.config.objective
@@ -28,23 +37,23 @@ def searcher(sweep: Sweep) -> OptunaSearch | None:
     modes: str | list[str] = objective.mode
     if objective.second is not None:
         metrics, modes = ["objective", "second"], [objective.mode, objective.second_mode]
-    return OptunaSearch(space=Suggestions(sweep), metric=metrics, mode=modes, seed=sweep.config.seed)
+    return OptunaSearch(space=SearchSpace(sweep), metric=metrics, mode=modes, seed=sweep.config.seed)
 
 
-class Suggestions:
-    """The space as Optuna draws from it: a function of an ``optuna.Trial``."""
+class SearchSpace:
+    """The sweep's space as a function of an Optuna trial. A class, because Tune pickles it."""
 
     def __init__(self, sweep: Sweep):
         self._sweep = sweep
 
-    def __call__(self, trial) -> dict[str, Any]:
-        return {"values": self._sweep.draw(_Learnt(trial)), "number": trial.number}
+    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
+        return {"values": self._sweep.draw(_OptunaChance(trial)), "number": trial.number}
 
 
-class _Learnt:
-    """Chance as Optuna's sampler has it."""
+class _OptunaChance:
+    """Draws the values of a trial by Optuna's sampler."""
 
-    def __init__(self, trial):
+    def __init__(self, trial: optuna.Trial):
         self._trial = trial
 
     def choice(self, key: str, values: tuple[Value, ...]) -> Value:
@@ -57,81 +66,98 @@ class _Learnt:
         return self._trial.suggest_int(key, low, high)
 
 
-# Seconds for which the state that Tune has saved may still name a checkpoint that is no longer needed.
-_UNNEEDED = 60.0
+def _past_metrics(sweep: Sweep, trial: Trial) -> list[dict[str, Any]]:
+    """Return what a trial reported before a restart. Tune saves nothing of what a scheduler knows."""
+    # The pickled sweep has the folder in which it began; Tune's trials have the current one.
+    folder = _tune_folder(trial).parent.parent
+    moved = replace(sweep, config=replace(sweep.config, run=str(folder)))
+    return past_metrics(moved, trial_number(trial.trial_id, trial.config), trial.config["values"])
 
 
-class _Remembering:
-    """Has a scheduler know again, after a restart, what it was told before: Tune saves nothing of what it knows."""
+def _tune_folder(trial: Trial) -> Path:
+    """Return the folder in which Tune keeps a trial's checkpoints now."""
+    return Path(cast(str, trial.path))
+
+
+class Halving(AsyncHyperBandScheduler):
+    """Ends the worse trials early."""
 
     def __init__(self, sweep: Sweep, **settings: Any):
         super().__init__(**settings)
         self._sweep = sweep
 
-    def told_before(self, trial) -> list[dict[str, Any]]:
-        # Pickled with the scheduler, the sweep has the folder that it began in; Tune's trials have that of now.
-        folder = Path(trial.storage.experiment_fs_path).parent
-        sweep = replace(self._sweep, config=replace(self._sweep.config, run=str(folder)))
-        return told_before(sweep, trial_number(trial.trial_id, trial.config), trial.config["values"])
-
-
-class Halving(_Remembering, AsyncHyperBandScheduler):
-    """Ends the worse trials early."""
-
-    def on_trial_add(self, tune_controller, trial) -> None:
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
-        for told in self.told_before(trial):
-            self.on_trial_result(tune_controller, trial, told)  # what it would do has been done
+        for metrics in _past_metrics(self._sweep, trial):
+            self.on_trial_result(tune_controller, trial, metrics)  # its decision has been carried out
 
 
-class Population(_Remembering, PopulationBasedTraining):
-    """Has the worse trials go on from the better ones."""
+class _SavedResult(Protocol):
+    checkpoint: Checkpoint | None
+
+
+class _PendingResult(Protocol):
+    """What a scheduler has instead of a checkpoint until that is saved."""
+
+    def resolve(self, block: bool) -> _SavedResult | None: ...
+
+
+class Population(PopulationBasedTraining):
+    """Has the worse trials continue from the better ones.
+
+    Rests on private names of Ray's, because its scheduler has no public hook for them: ``_trial_state`` and
+    ``_save_trial_state`` restore what it knew before a restart and name the checkpoints in use; ``_exploit`` is where
+    it copies a trial.
+    """
 
     def __init__(self, sweep: Sweep, **settings: Any):
-        super().__init__(sweep, **settings)
-        self._needed: dict[tuple[str, ...], float] = {}  # checkpoints in Tune's folder, and until when they were
+        super().__init__(**settings)
+        self._sweep = sweep
+        self._needed: dict[tuple[str, ...], float] = {}  # when each checkpoint in Tune's folder was last in use
 
-    def on_trial_add(self, tune_controller, trial) -> None:
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
-        state = self._trial_state[trial]
-        for told in self.told_before(trial):
-            now = told[self._time_attr]
-            if now >= self._burn_in_period and now - state.last_perturbation_time >= self._perturbation_interval:
-                self._save_trial_state(state, now, told, trial)
+        state, settings = self._trial_state[trial], self._sweep.config.scheduler
+        for metrics in _past_metrics(self._sweep, trial):
+            now = metrics["judged_epochs"]
+            if now >= settings.grace_epochs and now - state.last_perturbation_time >= settings.interval_epochs:
+                self._save_trial_state(state, now, metrics, trial)
                 state.last_perturbation_time = now
 
-    def on_trial_result(self, tune_controller, trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
-        self._drop_unneeded(trial)
+        self._remove_unneeded(trial)
         return decision
 
-    def _exploit(self, tune_controller, trial, trial_to_clone) -> None:
-        saved = Path(self._trial_state[trial_to_clone].last_checkpoint.path)
-        # The sweep may have been moved since: Tune's trials have the folder of now, its checkpoints that of then.
-        origin = Path(trial.storage.experiment_fs_path, *saved.parts[-2:], "origin.json")
+    def _exploit(self, tune_controller: TuneController, trial: Trial, trial_to_clone: Trial) -> None:
+        saved = self._trial_state[trial_to_clone].last_checkpoint
+        if not isinstance(saved, Checkpoint):
+            raise TypeError(f"{trial_to_clone}: has no checkpoint to continue from")
+        # The sweep may have been moved: Tune's trials have the current folder, its checkpoints the one of then.
+        origin = _tune_folder(trial).parent.joinpath(*Path(saved.path).parts[-2:], "origin.json")
         # Where nothing is left to train, the copy would be ranked under values that it was never trained with.
         if not (origin.exists() and read_json(origin).get("over")):
             super()._exploit(tune_controller, trial, trial_to_clone)
 
-    def _drop_unneeded(self, trial) -> None:
-        """Remove what a trial has handed over that none goes on from any more. Tune itself would keep a number of the
-        newest, however long another waits for its place with an older one."""
+    def _remove_unneeded(self, trial: Trial) -> None:
+        """Remove the checkpoints of a trial that no trial continues from any more. Tune itself would keep a number of
+        the newest, however long another trial waits for its place with an older one."""
         now = time.monotonic()
         for other, state in self._trial_state.items():
             saved = state.last_checkpoint
-            if isinstance(saved, _FutureTrainingResult):
-                told = saved.resolve(block=False)
-                saved = None if told is None else told.checkpoint
+            if saved is not None and not isinstance(saved, Checkpoint):
+                result = cast(_PendingResult, saved).resolve(block=False)
+                saved = None if result is None else result.checkpoint
             for checkpoint in (other.checkpoint, saved):
                 if checkpoint is not None:
                     self._needed[Path(checkpoint.path).parts[-2:]] = now
-        for path in Path(trial.storage.trial_fs_path).glob("checkpoint_*"):
-            if now - self._needed.setdefault(path.parts[-2:], now) > _UNNEEDED:
+        for path in _tune_folder(trial).glob("checkpoint_*"):
+            if now - self._needed.setdefault(path.parts[-2:], now) > _SECONDS_UNNEEDED:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 class KeepInside:
-    """Puts what population-based training has moved out of the space back to its edge."""
+    """Moves values that population-based training has put outside the space back to its edge."""
 
     def __init__(self, sweep: Sweep):
         self._space = sweep.config.space
@@ -145,26 +171,28 @@ class KeepInside:
 
 
 def scheduler(sweep: Sweep) -> TrialScheduler | None:
-    """What ends or changes trials under way; None: nothing does."""
+    """Return what ends or changes running trials; None if nothing does."""
     settings, space = sweep.config.scheduler, sweep.config.space
     if settings.name == "asha":
         longest = max(sweep.config_of(values, sweep.folder).train.max_epochs for values in sweep.samples())
         return Halving(
             sweep,
             time_attr="judged_epochs",
-            max_t=longest + 1,  # beyond all: a trial's own end is its training's
+            max_t=longest + 1,  # never reached: a trial ends with its training
             grace_period=settings.grace_epochs,
             reduction_factor=settings.reduction_factor,
         )
     if settings.name == "pbt":
-        domains = {}
+        domains: dict[str, Any] = {}
         for key, dimension in space.items():
             if dimension.values is not None:
                 domains[key] = list(dimension.values)
             elif dimension.integer:
                 domains[key] = tune.randint(dimension.integer[0], dimension.integer[1] + 1)
-            else:
-                domains[key] = (tune.uniform if dimension.uniform else tune.loguniform)(*dimension.extremes)
+            elif dimension.uniform:
+                domains[key] = tune.uniform(*dimension.uniform)
+            elif dimension.log_uniform:
+                domains[key] = tune.loguniform(*dimension.log_uniform)
         return Population(
             sweep,
             time_attr="judged_epochs",

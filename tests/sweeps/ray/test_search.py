@@ -1,0 +1,148 @@
+"""Schedulers, without a cluster."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from distvae.config.load import dump_config
+from distvae.sweeps import lineage, sweep
+from tests.sweep_folders import pbt_sweep, scores, sweep_of, write_run
+
+pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
+
+from ray.train import Checkpoint
+from ray.tune.schedulers import PopulationBasedTraining
+
+from distvae.sweeps.ray.search import scheduler
+from distvae.sweeps.ray.trial_metrics import current_metrics, metrics_of
+
+
+class Told:
+    """A trial as a scheduler sees it, and the folder that Tune has it in."""
+
+    status = "RUNNING"
+
+    def __init__(self, folder: Path, number: int, values: dict):
+        self.trial_id, self.config, self.experiment_tag = f"ab12_{number:05d}", {"values": values}, str(number)
+        self.path = str(folder / "tune" / f"trial_{number:04d}")
+        self.checkpoint = None
+        self.run_metadata = SimpleNamespace(
+            checkpoint_manager=SimpleNamespace(checkpoint_config=SimpleNamespace(num_to_keep=None))
+        )
+
+    def is_finished(self) -> bool:
+        return True  # for population-based training, which then acts on nothing
+
+
+ALONE = SimpleNamespace(search_alg=None, get_trials=list)  # Tune's controller, as far as a scheduler asks it here
+
+
+def restored(asked: sweep.Sweep):
+    """A sweep's scheduler, as Tune has it when a start begins: of any start it is the first one's."""
+    found = pickle.loads(pickle.dumps(scheduler(asked)))
+    found.set_search_properties("objective", asked.config.objective.mode)
+    return found
+
+
+def trained(asked: sweep.Sweep, number: int, values: dict, epochs: int) -> list[dict]:
+    """Have a trial's records be there; returns what it has told Tune after each epoch."""
+    run = asked.folder / "trials" / f"{number:04d}"
+    config = asked.config_of(values, run)
+    write_run(run, scores(18.0 + number, values["kl.target_rate"], 3.0, 3), curves=False, epochs=epochs, pretrain=2)
+    (run / "config.yaml").write_text(dump_config(config))
+    rows = sweep.read_metrics(run)
+    found = []
+    for epoch in range(1, epochs + 1):
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: 2 + epoch]))
+        found.append(current_metrics(asked, config, run))
+    return found
+
+
+def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path):
+    asked = sweep_of(tmp_path / "sweep", scheduler={"name": "asha", "grace_epochs": 1, "reduction_factor": 2})
+    before, points = restored(asked), asked.points()
+    every = [Told(asked.folder, number, values) for number, values in enumerate(points)]
+    for one in every:
+        before.on_trial_add(ALONE, one)
+    told = [trained(asked, number, points[number], epochs=4 + number) for number in range(5)]  # the sixth is new
+    for epoch in range(9):
+        for one, results in zip(every, told, strict=False):
+            if epoch < len(results):
+                before.on_trial_result(ALONE, one, results[epoch])
+    rungs = before._brackets[0]._rungs
+    assert [(milestone, len(recorded)) for milestone, recorded in rungs] == [(8, 0), (4, 2), (2, 4), (1, 5)]
+    asked.folder.rename(tmp_path / "moved")
+    after = restored(asked)
+    for _ in range(2):  # as Tune does with a trial that it starts again
+        for number, values in enumerate(points):
+            after.on_trial_add(ALONE, Told(tmp_path / "moved", number, values))
+    assert after._brackets[0]._rungs == rungs
+
+
+def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tmp_path):
+    asked = pbt_sweep(tmp_path / "sweep")
+    before, after = restored(asked), restored(asked)
+    for number, (run, rate) in enumerate([("0000", 4.0), ("0001.1", 4.8)]):
+        values, first = {"kl.target_rate": rate}, asked.folder / "trials" / f"{number:04d}"
+        (first / "config.yaml").write_text(dump_config(asked.config_of({"kl.target_rate": 4.0}, first)))
+        one = Told(asked.folder, number, values)
+        PopulationBasedTraining.on_trial_add(before, ALONE, one)
+        rows = lineage.history(asked.folder, asked.folder / "trials" / run)
+        for n in range(1, 9):
+            before.on_trial_result(ALONE, one, metrics_of(asked, asked.config_of(values, first), rows[:n]))
+        after.on_trial_add(ALONE, one)
+        there, here = vars(before._trial_state[one]), vars(after._trial_state[one])
+        assert here == there
+        assert here["last_perturbation_time"] == 4  # of 5 epochs after annealing, compared each second one
+
+
+@pytest.mark.parametrize(("over", "exploits"), [(False, 1), (True, 0), (None, 1)])
+def test_no_trial_goes_on_from_one_whose_training_has_ended(tmp_path, monkeypatch, over, exploits):
+    """It would rank a copy of the other's weights, under values that they were never trained with."""
+    asked = pbt_sweep(tmp_path / "sweep")
+    population = restored(asked)
+    donor, loser = (Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1))
+    for trial in (donor, loser):
+        population.on_trial_add(ALONE, trial)
+    there = asked.folder / "tune" / "trial_0000" / "checkpoint_000003"
+    there.mkdir(parents=True)
+    origin = {"trial": 0, "run": "0000", "step": 40} | ({} if over is None else {"over": over})
+    (there / "origin.json").write_text(json.dumps(origin))
+    before = Checkpoint("/before/the/move/tune/trial_0000/checkpoint_000003")
+    population._trial_state[donor].last_checkpoint = before
+    found = []
+    monkeypatch.setattr(PopulationBasedTraining, "_exploit", lambda *given: found.append(given[2:]))
+    population._exploit(ALONE, loser, donor)
+    assert found == [(loser, donor)] * exploits
+
+
+def test_a_checkpoint_stays_until_no_trial_may_go_on_from_it(tmp_path, clock):
+    asked = pbt_sweep(tmp_path / "sweep")
+    asked = replace(asked, config=replace(asked.config, run=str(tmp_path / "new")))
+    population = restored(asked)
+    donor, loser = (Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1))
+    for trial in (donor, loser):
+        population.on_trial_add(ALONE, trial)
+
+    def reports(epoch: int) -> set[int]:
+        """Have the donor tell of an epoch, half a minute after the one before; returns what is there then."""
+        clock.now += 30.0
+        path = Path(donor.path) / f"checkpoint_{epoch:06d}"
+        path.mkdir(parents=True)
+        donor.checkpoint = Checkpoint(str(path))
+        population.on_trial_result(ALONE, donor, {"judged_epochs": 0, "objective": 20.0})
+        return {int(one.name[-6:]) for one in path.parent.iterdir()}
+
+    reports(1)
+    reports(2)
+    # The loser waits for its place with the second; of a third it is not yet known whether one will want it.
+    loser.checkpoint = Checkpoint(f"/before/the/move/tune/trial_0000/checkpoint_{2:06d}")
+    reports(3)
+    population._trial_state[donor].last_checkpoint = donor.checkpoint
+    assert [reports(epoch) for epoch in (4, 5, 6, 7)] == [{2, 3, 4}, {2, 3, 4, 5}, {2, 3, 4, 5, 6}, {2, 3, 5, 6, 7}]
+    loser.checkpoint = population._trial_state[donor].last_checkpoint = None
+    assert [reports(epoch) for epoch in (8, 9, 10)] == [{2, 3, 6, 7, 8}, {2, 3, 7, 8, 9}, {8, 9, 10}]
