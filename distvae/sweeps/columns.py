@@ -8,7 +8,7 @@ from typing import Any
 
 from distvae.evaluation.scoring import Estimate
 from distvae.sweeps.account import Account, TrialRecord
-from distvae.sweeps.labels import NAMES, duration, format_value, label
+from distvae.sweeps.labels import NAMES, format_duration, format_value, label
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def columns(account: Account) -> list[Column]:
         Column(
             "time",
             "that it held its place",
-            lambda e: duration(e.trial.seconds) if e.trial.seconds else None,
+            lambda e: format_duration(e.trial.seconds) if e.trial.seconds else None,
             lambda e: e.trial.seconds,
         )
     )

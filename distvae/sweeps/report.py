@@ -16,7 +16,7 @@ from distvae.reports.pages import render
 from distvae.runs.results import results_to_dict
 from distvae.sweeps.account import Account, gather, read_trial
 from distvae.sweeps.columns import columns
-from distvae.sweeps.labels import duration, format_value
+from distvae.sweeps.labels import format_duration, format_value
 from distvae.sweeps.lineage import Generation
 from distvae.sweeps.progress import Trial
 from distvae.sweeps.summary import by_elbo, endings, lineage, reading, summary
@@ -68,7 +68,7 @@ def html(account: Account) -> str:
         utilisation=utilisation(account),
         lineage=lineage(account),
         reading=reading(account),
-        duration=duration,
+        duration=format_duration,
         plotly=get_plotlyjs(),
     )
 
@@ -92,7 +92,7 @@ def markdown(account: Account) -> str:
     parts.append("## Where the time went")
     for title_, table in (("by the clock", by_the_clock(account)), ("of the places", by_the_trials(account))):
         if table:
-            rows = [[part.what, duration(part.seconds), f"{part.share:.0%}"] for part in table]
+            rows = [[part.what, format_duration(part.seconds), f"{part.share:.0%}"] for part in table]
             parts.append(markdown_table([title_, "time", "share"], rows))
     if utilisation(account) is not None:
         parts.append(f"Trials held {utilisation(account):.0%} of the places' time while trials ran.")

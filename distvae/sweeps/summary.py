@@ -5,7 +5,7 @@ from __future__ import annotations
 from distvae.evaluation.scoring import Estimate
 from distvae.sweeps.account import Account, TrialRecord
 from distvae.sweeps.columns import has_rate
-from distvae.sweeps.labels import LETTERS, NAMES, count, duration, format_value, trial_list
+from distvae.sweeps.labels import LETTERS, NAMES, count, format_duration, format_trials, format_value
 from distvae.sweeps.ranking import Outcome, why_not_best
 
 
@@ -28,7 +28,7 @@ def summary(account: Account) -> str:
     where = f" on {count(len(progress.nodes), 'node')}" if progress.nodes else ""
     beside = f", {progress.slots} side by side" if progress.slots else ""
     starts = f", in {progress.starts} starts" if progress.starts > 1 else ""
-    parts.append(f"It took {duration(progress.seconds)}{where}{beside}{starts}.")
+    parts.append(f"It took {format_duration(progress.seconds)}{where}{beside}{starts}.")
     if account.best is None:
         parts.append("No trial can be judged yet.")
         return " ".join(parts)
@@ -36,7 +36,7 @@ def summary(account: Account) -> str:
     if objective.second is not None:
         both = f"{NAMES[objective.metric]} and {NAMES[objective.second]}"
         parts.append(
-            f"Judged by {both} none is the best: no other beats {trial_list(account.front)} in both."
+            f"Judged by {both} none is the best: no other beats {format_trials(account.front)} in both."
             f" By {NAMES[objective.metric]} alone, {_told(account.best)}."
         )
     elif account.best.fine:
@@ -108,10 +108,10 @@ def endings(account: Account) -> list[str]:
         if entry.trial.state in ("failed", "stopped"):
             reason = entry.trial.reason or "no reason is told"
             told.setdefault((entry.trial.state, reason), []).append(entry.number)
-    lines = [f"{trial_list(numbers)} {state}: {reason}" for (state, reason), numbers in told.items()]
+    lines = [f"{format_trials(numbers)} {state}: {reason}" for (state, reason), numbers in told.items()]
     waiting = [entry.number for entry in account.entries if entry.trial.state in ("running", "waiting")]
     if waiting:
-        lines.append(f"{trial_list(sorted(waiting))} had not ended when this was written")
+        lines.append(f"{format_trials(sorted(waiting))} had not ended when this was written")
     return lines
 
 

@@ -16,7 +16,7 @@ from distvae import cli
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.account import gather
 from distvae.sweeps.columns import columns
-from distvae.sweeps.labels import duration, format_value
+from distvae.sweeps.labels import format_duration, format_value
 from distvae.sweeps.plots import sections
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
 from distvae.sweeps.ranking import front, kept, outcome
@@ -275,7 +275,7 @@ def test_a_sweep_none_of_whose_trials_has_its_kl_right_says_so(tmp_path):
     ],
 )  # fmt: skip
 def test_a_time_in_its_two_greatest_units(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_values_in_a_few_characters():
@@ -564,7 +564,7 @@ def test_the_command_refuses_a_folder_that_is_no_sweeps(tmp_path, capsys, there)
     folder = tmp_path if there else tmp_path / "none"
     assert cli.main(["sweep-report", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert said == f"distvae: {folder}: is no sweep's folder: it has no sweep.yaml\n"
+    assert said == f"distvae: {folder}: is not a sweep folder: it has no sweep.yaml\n"
 
 
 # -- TensorBoard -------------------------------------------------------------------------------------------------------
