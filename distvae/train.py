@@ -37,8 +37,11 @@ from distvae.distributed.interruption import Look, Looks
 from distvae.distributed.runtime import Runtime, out_of_memory
 from distvae.evaluation import generation
 from distvae.evaluation.scoring import Floor, Scores, SentenceScores, floor, score
-from distvae.methods.kl_control import POLICIES, KLPolicy, Linear
-from distvae.methods.objective import FREE_BITS, FreeBits, kl_per_dimension
+from distvae.methods import FreeBits
+from distvae.methods.annealing import Annealing
+from distvae.methods.free_bits import NoFreeBits
+from distvae.methods.kl import kl_per_dimension
+from distvae.methods.policy import Gamma
 from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
 from distvae.reports import comparison
@@ -197,7 +200,7 @@ class Stage:
     name: str
     number: int
     max_epochs: int
-    policy: KLPolicy
+    policy: Gamma
     free_bits: FreeBits
     autoencoder: bool  # γ is 0 for good: judged by RE alone
 
@@ -210,11 +213,12 @@ def stages_of(config: Config) -> list[Stage]:
     """The stages a config asks for (paper, Algorithm 1)."""
     stages = []
     if config.pretrain.max_epochs and config.pretrained is None:
-        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Linear(0.0), FREE_BITS["none"], True))
+        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Annealing(0.0), NoFreeBits(), True))
     if config.train.max_epochs:
         kl = config.kl
-        policy, free_bits = POLICIES[kl.policy](kl), FREE_BITS[kl.free_bits]
-        stages.append(Stage("train", 1, config.train.max_epochs, policy, free_bits, kl.autoencoder))
+        stages.append(
+            Stage("train", 1, config.train.max_epochs, kl.policy.start(), kl.free_bits, kl.policy.autoencoder)
+        )
     return stages
 
 
@@ -495,7 +499,7 @@ class Trainer:
         plan = training_plan(lengths, settings.batch_size, (self.config.seed, stage.number, number))
         learning_rate = progress.plateau.learning_rate
         set_learning_rate(self.engine, learning_rate)
-        every = self.config.kl.every_steps if stage.name == "train" else None
+        every = self.config.kl.policy.interval if stage.name == "train" else None
         # The last interval of an epoch takes what is left, so that none is shorter than it should be.
         interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
         bad_step = self.no_bad_step
@@ -507,6 +511,7 @@ class Trainer:
         with Progress(f"{stage.name} {number}", len(lengths), self.runtime.is_main, shown) as bar:
             for sentences in plan[epoch.batches :]:
                 self.step += 1
+                stage.policy.start_step(epoch.batches / len(plan))
                 epoch.batches += 1
                 norm = self._step(stage, (number, epoch.batches), sentences, epoch.sums)
                 if settings.on_nan == "stop":
@@ -657,7 +662,7 @@ class Trainer:
             bound = batch_mean
             if stage.free_bits.needs_batch_mean and bound is None:
                 bound = self.runtime.sum(kl.detach().sum(dim=0)) / global_batch
-            kl_term = stage.free_bits.shares(kl, bound, self.config.kl.target_rate)
+            kl_term = stage.free_bits.shares(kl, bound)
             loss = (re + kl_weight * kl_term).sum()
             # Engines average over ranks, and over micro-batches: this leaves the mean over the global batch. A loss
             # that is not finite makes every gradient so, and with it the norm that all ranks see.

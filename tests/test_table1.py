@@ -138,7 +138,7 @@ def test_the_demos_rows_differ_in_their_method_alone():
     for config in configs.values():
         assert (config.data, config.model, config.optimizer) == (cure.data, cure.model, cure.optimizer)
         assert (config.plateau, config.evaluation, config.cpu_threads) == (cure.plateau, cure.evaluation, 1)
-        assert config.kl.anneal_epochs == cure.kl.anneal_epochs or not config.train.max_epochs
+        assert config.kl.policy.warm_up == cure.kl.policy.warm_up or not config.train.max_epochs
     for name in ("ae", "pt_kla", "pt_kla_fb"):
         assert configs[name].pretrain == cure.pretrain
     for name in ("pt_kla", "pt_kla_fb"):
@@ -531,7 +531,7 @@ def test_the_demos_rows_collapse_and_are_cured_as_the_paper_says(cache, tmp_path
     found = {name: load_results(run) for name, run in runs.items()}
     assert (tmp_path / "report.html").exists()
     scores = {name: results.scores for name, results in found.items()}
-    rate = load_config(runs["pt_kla_sfb"] / "config.yaml").kl.target_rate
+    rate = load_config(runs["pt_kla_sfb"] / "config.yaml").kl.rate
 
     collapsed, cured = scores["kla"], scores["pt_kla_sfb"]
     assert collapsed.kl.mean < 0.3

@@ -7,7 +7,7 @@ import torch
 from distvae.config.schema import ModelConfig
 from distvae.distributed.runtime import has_bf16
 from distvae.evaluation.scoring import importance_log_weights, importance_weighted_nll
-from distvae.methods.objective import kl_per_dimension
+from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
 from distvae.model.vae import Noise, Posterior, TextVAE, initialise
 from distvae.runs.results import load_results

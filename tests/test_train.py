@@ -23,7 +23,6 @@ from distvae.data.vocabulary import join
 from distvae.distributed import engine
 from distvae.distributed.interruption import Looks
 from distvae.evaluation import scoring as evaluation
-from distvae.methods.kl_control import POLICIES
 from distvae.model.draws import training_noise
 from distvae.runs.checkpoint import load_export, load_state
 from distvae.runs.results import load_results
@@ -114,7 +113,7 @@ def test_stages_follow_the_recipe(finished):
 
 def test_gamma_follows_the_logged_kl(finished, tiny):
     rows = [row for row in records(finished) if row["stage"] == "train"]
-    policy = POLICIES["soft_free_bits"](load_config(tiny).kl)
+    policy = load_config(tiny).kl.policy.start()
     for row in rows:
         assert row["kl_weight"] == policy.weight
         policy.end_epoch(row["train"]["kl"])
@@ -590,7 +589,7 @@ def test_an_existing_run_is_left_alone(finished, tiny, capsys):
         (["data.path=nowhere"], ["nowhere"]),
         (["pretrained=nowhere"], ["nowhere"]),
         (["data.columns=[]"], ["data.columns"]),
-        (["kl.weight=0.5"], ["kl.weight = 0.5 belongs to policies constant and linear"]),
+        (["kl.weight=0.5"], ["kl.weight = 0.5 belongs to policies constant, linear and cyclical"]),
         (
             ["optimizer.name=adamw", "speed.embedding_gradients=rows"],
             ["speed.embedding_gradients=rows needs optimizer.name=sgd", "not adamw and 1 process on cpu"],

@@ -8,16 +8,17 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from distvae.config.fields import at_home
-from distvae.config.schema import Config, KLConfig, either
+from distvae.config.kl import KLConfig, kl_keys
+from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
+from distvae.system.settings import at_home
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False, stored: bool = False) -> Config:
@@ -53,33 +54,14 @@ def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Con
     try:
         # By way of JSON, whose strict rules take a mapping for a data class and a list for a tuple, but no text for a
         # number and no `true` for 1.
-        config = TypeAdapter(Config).validate_json(json.dumps(tree))
+        config = TypeAdapter(Config).validate_json(json.dumps(tree), context={"stored": stored})
     except ValidationError as error:
         wrong = {problem["loc"][:1] if problem["type"] != "json_invalid" else ("run",) for problem in error.errors()}
         run = None if ("run",) in wrong else tree.get("run")
         raise ConfigError(f"{source}: {explain(error)}", run and at_home(run)) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
-    if not stored:
-        _check_read(config, source)
     return config
-
-
-def _check_read(config: Config, source: str) -> None:
-    """See that the policy and the free bits read every KL option that is set.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    for name, readers in config.kl.unread.items():
-        value, default = getattr(config.kl, name), getattr(KLConfig, name)
-        if value != default:
-            raise ConfigError(
-                f"{source}: kl.{name} = {value} belongs to {either('policy', 'policies', readers)}"
-                f"{' or to free bits' if name == 'target_rate' else ''}, and kl.policy is {config.kl.policy}: leave it"
-                f" out, or set kl.{name}={'null' if default is None else default}, its default",
-                config.run,
-            )
 
 
 def with_precision(config: Config, precision: str) -> Config:
@@ -102,8 +84,9 @@ def dump_config(config: Config) -> str:
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Pairs of dotted key and value."""
-    for key, value in asdict(config).items() if is_dataclass(config) else config.items():
-        if isinstance(value, dict):
+    items = config.flat() if isinstance(config, KLConfig) else vars(config) if is_dataclass(config) else config
+    for key, value in items.items():
+        if is_dataclass(value) or isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -113,7 +96,9 @@ def known_keys(kind: type, prefix: str = "") -> Iterator[str]:
     """The keys of a data class, dotted, and its sections."""
     for key, hint in get_type_hints(kind).items():
         yield f"{prefix}{key}"
-        if is_dataclass(hint):
+        if hint is KLConfig:
+            yield from (f"{prefix}{key}.{name}" for name in kl_keys())
+        elif is_dataclass(hint):
             yield from known_keys(hint, f"{prefix}{key}.")
 
 
@@ -167,7 +152,10 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(problem: dict[str, Any], kind: type) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    loc = problem["loc"]
+    if len(loc) > 3 and loc[0] == "kl":  # kl, policy, the policy's name, its option
+        loc = ("kl", *loc[3:])
+    key = ".".join(str(part) for part in loc)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         near = difflib.get_close_matches(key, known_keys(kind), n=1, cutoff=0.5)
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
@@ -177,6 +165,9 @@ def _explain(problem: dict[str, Any], kind: type) -> str:
     if problem["type"] == "value_error":
         return message
     given = problem["input"]
+    if problem["type"] == "union_tag_invalid":
+        given, names = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].split(", ")
+        message = f"input should be {', '.join(names[:-1])} or {names[-1]}"
     if problem["type"] in ("tuple_type", "list_type") and isinstance(given, str | int | float):
         message += f"; a list: write '{key}=[{given}]'"
     return f"{key} = {given!r}: {message[0].lower() + message[1:]}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import field as plain_field
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from distvae.config.fields import (
+from distvae.config.kl import KLConfig, either
+from distvae.system.settings import (
     LARGEST_INT,
     RULES,
     AboveZero,
@@ -153,64 +153,6 @@ class StageConfig:
     max_epochs: Count = 0
 
 
-# The policies that read an option of KLConfig, where not all do. Free bits of any form read `target_rate` too.
-_READERS = {
-    "weight": ("constant", "linear"),
-    "anneal_epochs": ("linear", "soft_free_bits"),
-    "target_rate": ("soft_free_bits",),
-    "threshold": ("soft_free_bits",),
-    "multiplier": ("soft_free_bits",),
-    "every_steps": ("soft_free_bits",),
-}
-
-
-def either(one: str, several: str, names: Sequence[str]) -> str:
-    return f"{one if len(names) == 1 else several} {' and '.join(names)}"
-
-
-@dataclass(frozen=True, config=RULES)
-class KLConfig:
-    """Who sets γ, the weight of the KL term, and what replaces the KL term (paper, section 6.1, Algorithm 1)."""
-
-    policy: Literal["constant", "linear", "soft_free_bits"] = "soft_free_bits"
-    # γ of `constant`, and where `linear` ends.
-    weight: NotNegative = 1.0
-    # `linear` and `soft_free_bits` raise γ by 1/n of its end in each of the first n epochs.
-    anneal_epochs: Count = 10
-    # λ in nats a sentence, of soft free bits and of free bits.
-    target_rate: NotNegative = 4.0
-    # β: soft free bits leave γ alone while the KL is within (1 ± β)λ.
-    threshold: Probability = 0.05
-    # χ: γ is multiplied by 1 + χ or 1 − χ.
-    multiplier: OpenUnit = 0.1
-    # Soft free bits act every so many steps of an epoch, over the KL since the last time. Null: once an epoch.
-    every_steps: Positive | None = None
-    free_bits: Literal["none", "dimension", "sentence_dimension", "sentence", "batch"] = "none"
-
-    @property
-    def unread(self) -> dict[str, tuple[str, ...]]:
-        """Options that the policy and the free bits do not read, and the policies that do."""
-        found = {name: readers for name, readers in _READERS.items() if self.policy not in readers}
-        if self.free_bits != "none":
-            found.pop("target_rate", None)
-        return found
-
-    @property
-    def rate(self) -> float | None:
-        """λ, where the policy or the free bits have one."""
-        return None if "target_rate" in self.unread else self.target_rate
-
-    @property
-    def autoencoder(self) -> bool:
-        """Whether γ is 0 for good."""
-        return self.policy in ("constant", "linear") and self.weight == 0
-
-    @property
-    def annealing(self) -> int:
-        """Epochs for which γ rises, whatever the policy: a constant has none."""
-        return 0 if self.policy == "constant" else self.anneal_epochs
-
-
 @dataclass(frozen=True, config=RULES)
 class PlateauConfig:
     """When the validation loss stops improving (paper, section 6.2)."""
@@ -324,12 +266,12 @@ class Config:
     @property
     def autoencoder(self) -> bool:
         """Whether the run ends with an autoencoder, whose z has no prior: an NLL says nothing of it."""
-        return self.train.max_epochs == 0 or self.kl.autoencoder
+        return self.train.max_epochs == 0 or self.kl.policy.autoencoder
 
     @property
     def unread(self) -> dict[str, str]:
         """Keys that this config's choices do not read, and what reads them. Stages of no epochs read as the others."""
-        found = {f"kl.{name}": either("policy", "policies", readers) for name, readers in self.kl.unread.items()}
+        found = {f"kl.{name}": either(readers) for name, readers in self.kl.unread.items()}
         data = self.data
         if data.path != CAPTIONS and data.train_size is data.valid_size is data.test_size is None:
             found["data.seed"] = "data.train_size, data.valid_size or data.test_size"

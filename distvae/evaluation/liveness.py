@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distvae.config.schema import Config
+from distvae.methods.soft_free_bits import SoftFreeBits
 
 # `dead`: the latent tells sentences apart by next to nothing. `hollow`: most of the KL is spent on a posterior that
 # hardly depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
@@ -98,7 +99,7 @@ def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
     """What to try, the most promising first."""
     slower = f"an optimizer.learning_rate below {config.optimizer.learning_rate:g}"
     weaker = f"a model.word_dropout above {config.model.word_dropout:g}, which weakens the decoder"
-    if stage == "pretrain" or config.kl.autoencoder:
+    if stage == "pretrain" or config.kl.policy.autoencoder:
         return [slower, weaker]
     found = []
     if config.kl.rate is None:
@@ -107,7 +108,7 @@ def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
         found.append("pretraining of the encoder (pretrain.max_epochs)")
     if config.kl.rate is not None:
         found.append(f"more epochs than train.max_epochs={config.train.max_epochs}")
-        if config.kl.policy == "soft_free_bits" and config.kl.every_steps is None:
+        if isinstance(config.kl.policy, SoftFreeBits) and config.kl.policy.every_steps is None:
             found.append("kl.every_steps=40, by which γ moves within epochs")
     if state != "weak":
         found += [slower, weaker]

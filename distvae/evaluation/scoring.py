@@ -23,7 +23,7 @@ from distvae.data.batches import Batch, collate, evaluation_plan, share
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.runtime import Runtime, has_bf16
 from distvae.evaluation.liveness import Latent, judge
-from distvae.methods.objective import kl_per_dimension
+from distvae.methods.kl import kl_per_dimension
 from distvae.model.draws import sentence_noise
 from distvae.model.vae import Decoder, Posterior, TextVAE
 

@@ -1,0 +1,28 @@
+"""Ways to keep the latent alive. Each is one file: its options, its rule, its state.
+
+A policy sets γ, the weight of the KL term; a free-bits form replaces the KL term. To add one, write its file and name
+it in the union below: its options become keys of the config's ``kl`` section.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from distvae.methods.annealing import Constant, Linear
+from distvae.methods.cyclical import Cyclical
+from distvae.methods.free_bits import BatchBits, DimensionBits, NoFreeBits, SentenceBits, SentenceDimensionBits
+from distvae.methods.soft_free_bits import SoftFreeBits
+
+Policy = Annotated[Constant | Linear | Cyclical | SoftFreeBits, Field(discriminator="name")]
+FreeBits = Annotated[
+    NoFreeBits | DimensionBits | SentenceDimensionBits | SentenceBits | BatchBits, Field(discriminator="name")
+]
+
+POLICIES: dict[str, type[Constant | Linear | Cyclical | SoftFreeBits]] = {
+    policy.name: policy for policy in get_args(get_args(Policy)[0])
+}
+FREE_BITS: dict[str, type[NoFreeBits | DimensionBits | SentenceDimensionBits | SentenceBits | BatchBits]] = {
+    form.name: form for form in get_args(get_args(FreeBits)[0])
+}

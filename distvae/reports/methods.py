@@ -54,7 +54,7 @@ class Run:
     @property
     def annealed(self) -> list[dict[str, Any]]:
         """Those after annealing."""
-        return [row for row in self.vae if row["epoch"] > self.config.kl.annealing]
+        return [row for row in self.vae if row["epoch"] > self.config.kl.policy.warm_up]
 
     def of_sentences(self, score: PerSentence) -> np.ndarray | None:
         """A score of each test sentence: [N], in nats."""
@@ -192,13 +192,10 @@ def method_of(config: Config) -> str:
     if config.autoencoder:
         return "AE"
     parts = ["PT"] if config.pretrained is not None or config.pretrain.max_epochs else []
-    if config.kl.annealing:
-        parts.append("KLA")
-    if config.kl.free_bits != "none":
-        parts.append("FB")
-    if config.kl.policy == "soft_free_bits":
-        parts.append("SFB")
-    return " + ".join(parts) or "VAE"
+    policy = config.kl.policy
+    parts += [policy.warm_up_label] if policy.warm_up else []
+    parts += [config.kl.free_bits.label, policy.label]
+    return " + ".join(filter(None, parts)) or "VAE"
 
 
 def _settings(run: Run) -> tuple:
@@ -238,5 +235,5 @@ def steadiness(run: Run) -> float:
 
 def distance(run: Run) -> float:
     """Root mean square distance of that KL from λ, in nats; NaN of none."""
-    values = [row["valid"]["kl"]["mean"] - run.config.kl.target_rate for row in run.annealed]
+    values = [row["valid"]["kl"]["mean"] - run.config.kl.rate for row in run.annealed]
     return float(np.sqrt(np.mean(np.square(values)))) if values else float("nan")

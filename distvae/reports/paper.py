@@ -144,7 +144,7 @@ def _if_alive(verdict: Verdict, figures: str, *methods: Method) -> tuple[Verdict
 
 
 def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
-    off = [method.score("kl").mean - method.runs[0].config.kl.target_rate for method in (one, other)]
+    off = [method.score("kl").mean - method.runs[0].config.kl.rate for method in (one, other)]
     # A distance moves with the KL above λ and against it below.
     signs = tuple(1 if value >= 0 else -1 for value in off)
     found = Estimate(abs(off[0]) - abs(off[1]), difference(one, other, "kl", signs).standard_error)

@@ -302,9 +302,9 @@ def _figure(methods: list[Method]) -> bytes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#e6e6e6")
         panel.set_axisbelow(True)
-        for epochs in sorted({method.runs[0].config.kl.annealing for method in drawn} - {0}):
+        for epochs in sorted({method.runs[0].config.kl.policy.warm_up for method in drawn} - {0}):
             panel.axvline(epochs + 0.5, color="#9a9a9a", linestyle=":", linewidth=1)
-    for rate in sorted({method.runs[0].config.kl.target_rate for method in drawn if "FB" in method.kind}):
+    for rate in sorted({method.runs[0].config.kl.rate for method in drawn} - {None}):
         axes[0].axhline(rate, color="#444444", linestyle="--", linewidth=1)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)

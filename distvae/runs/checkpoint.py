@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distvae.config.fields import Count
 from distvae.config.load import dump_config, load_config
 from distvae.config.schema import Config
 from distvae.data.vocabulary import Vocabulary
@@ -42,6 +41,7 @@ from distvae.system.files import (
     whole_folder,
     writing,
 )
+from distvae.system.settings import Count
 
 Weights = dict[str, Tensor]
 

@@ -174,7 +174,12 @@ def _changed(there: Config, here: Config, where: Path, may_change: frozenset[str
         UserError: it asks for something else.
     """
     started, unread = dict(flatten(there)), there.unread.keys() & here.unread.keys()
-    changed = {key: value for key, value in flatten(here) if started[key] != value and key not in NO_MATTER | unread}
+    # An option that only one of them has goes with the component that declares it, which differs too.
+    changed = {
+        key: value
+        for key, value in flatten(here)
+        if key in started and started[key] != value and key not in NO_MATTER | unread
+    }
     differing = [
         f"{key} ({started[key]} there, {value} here)"
         for key, value in changed.items()

@@ -23,7 +23,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distvae import __version__
-from distvae.config.fields import Count
 from distvae.evaluation.liveness import Latent, LatentState
 from distvae.evaluation.scoring import LARGEST_SCORE, Scores, sums_agree
 from distvae.runs import starts
@@ -40,6 +39,7 @@ from distvae.system.files import (
     write_text,
 )
 from distvae.system.markdown import escaped
+from distvae.system.settings import Count
 
 # So many epochs in a row with a latent that is not alive are worth a warning: the first ones of a stage may be so.
 _LASTING = 3

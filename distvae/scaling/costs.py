@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from distvae.config.schema import CommunicationConfig, Config, ModelConfig
-from distvae.methods.objective import FREE_BITS
 from distvae.model.vae import Noise, TextVAE
 from distvae.system.errors import UserError
 
@@ -239,11 +238,11 @@ def local_steps(communication: CommunicationConfig) -> int:
 def method_collectives(config: Config) -> list[Collective]:
     """What the method adds to a step, whatever the engine."""
     collectives = []
-    if FREE_BITS[config.kl.free_bits].needs_batch_mean:
+    if config.kl.free_bits.needs_batch_mean:
         size = 4 * config.model.latent_size
         collectives.append(Collective("batch mean of the KL, for free bits", "all_reduce", size))
-    if config.kl.every_steps is not None:
-        collectives.append(Collective("KL, for soft free bits", "all_reduce", 16, 1 / config.kl.every_steps))
+    if config.kl.policy.interval is not None:
+        collectives.append(Collective("KL, for soft free bits", "all_reduce", 16, 1 / config.kl.policy.interval))
     return collectives
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from distvae.config.schema import Config
 from distvae.distributed.engine import make_engine
 from distvae.distributed.runtime import Runtime
-from distvae.methods.objective import kl_per_dimension
+from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
 from distvae.model.vae import Noise, initialise, model_of
 from distvae.scaling.costs import (

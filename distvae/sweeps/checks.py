@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
+from distvae.config.kl import OPTIONS
 from distvae.config.load import flatten
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
@@ -48,7 +48,7 @@ def check_sweep(sweep: Sweep) -> None:
         UserError: the sweep does not make sense.
     """
     config, space = sweep.config, sweep.config.space
-    known = dict(flatten(Config()))
+    known = {key for key, _ in flatten(Config())} | {f"kl.{name}" for name in OPTIONS}
     for key in [*config.set, *space]:
         if key in _OWN:
             raise UserError(f"{key}: the sweep sets it itself for each trial")
@@ -102,9 +102,9 @@ def check_read(sweep: Sweep) -> None:
                 raise UserError(_not_read(sweep, key, values, config))
         configs.append(config.unread)
     never = {key: readers for key, readers in configs[-1].items() if all(key in unread for unread in configs)}
-    default, here = dict(flatten(Config())), dict(flatten(sweep.config_of({}, sweep.folder)))
+    here = dict(flatten(sweep.tree_of({}, sweep.folder)))
     for key, readers in never.items():
-        if key.startswith("kl.") and here[key] != default[key]:
+        if key.startswith("kl.") and key in here and here[key] != OPTIONS[key.removeprefix("kl.")]:
             raise UserError(f"{key} = {here[key]}: no trial reads it ({readers} would): leave it out")
 
 
@@ -119,7 +119,7 @@ def _not_read(sweep: Sweep, key: str, values: dict[str, Value], config: Config) 
     return f"{text}: give it `when: {{kl.policy: {wanted}}}`"
 
 
-def _check_conditions(sweep: Sweep, known: dict[str, Any]) -> None:
+def _check_conditions(sweep: Sweep, known: set[str]) -> None:
     space = sweep.config.space
     before: list[str] = []
     for key, dimension in space.items():
@@ -155,7 +155,7 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
     if scheduler.name == "none":
         return
     if "train.max_epochs" not in config.space and "kl.anneal_epochs" not in config.space:
-        annealing = plain.kl.annealing
+        annealing = plain.kl.policy.warm_up
         left = plain.train.max_epochs - annealing
         if scheduler.grace_epochs >= left:
             raise UserError(

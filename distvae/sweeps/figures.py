@@ -214,7 +214,7 @@ def by_epoch(account: Account, entries: list[TrialRecord]) -> go.Figure:
 
 
 def _annealing(account: Account, entry: TrialRecord) -> int:
-    return account.sweep.config_of(entry.trial.values, account.folder).kl.annealing
+    return account.sweep.config_of(entry.trial.values, account.folder).kl.policy.warm_up
 
 
 # -- What −ELBO would have chosen --------------------------------------------------------------------------------------

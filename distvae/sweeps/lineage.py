@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distvae.config.fields import Count
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.space import Value
 from distvae.system.files import damaged, read_as, write_json
+from distvae.system.settings import Count
 
 _FORMAT = "the lineage of a run"
 

@@ -7,8 +7,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from distvae.config.kl import KLConfig
 from distvae.config.load import flatten
-from distvae.config.schema import Config, KLConfig, StageConfig
+from distvae.config.schema import Config, StageConfig
 from distvae.runs.resume import NO_MATTER
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from distvae.config.fields import Count
 from distvae.runs.tracking import Seconds
 from distvae.sweeps.space import Value
 from distvae.system.files import damaged, read_as, write_json
+from distvae.system.settings import Count
 
 # `stopped`: ended early by the scheduler or by `stop`.
 State = Literal["waiting", "running", "finished", "stopped", "failed"]

@@ -95,7 +95,7 @@ def is_over(config: Config, rows: list[dict[str, Any]]) -> bool:
 def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
     """Return the number of epochs since annealing ended."""
     epochs: list[int] = [row["epoch"] for row in rows if row["stage"] == "train"]
-    return max([epoch - config.kl.annealing for epoch in epochs] + [0])
+    return max([epoch - config.kl.policy.warm_up for epoch in epochs] + [0])
 
 
 def score(objective: ObjectiveConfig, found: Outcome, second: bool = False) -> float:

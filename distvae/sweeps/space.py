@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
-from distvae.config.fields import RULES
+from distvae.system.settings import RULES
 
 Value = bool | int | float | str | None
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
-from distvae.config.fields import RULES, AboveZero, Count, Folder, OpenUnit, Positive, Seed
 from distvae.sweeps.space import Dimension
+from distvae.system.settings import RULES, AboveZero, Count, Folder, OpenUnit, Positive, Seed
 
 Metric = Literal["nll", "ppl", "neg_elbo", "re", "kl", "mutual_information", "active_units"]
 Direction = Literal["min", "max"]

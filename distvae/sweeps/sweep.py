@@ -96,10 +96,10 @@ class Sweep:
         )
 
     def fixed(self, key: str) -> Value:
-        """Return the value of a key in trials that do not set it; None for a key of the space, which they lack."""
+        """Return the value of a key in trials that do not set it, or None if it is in the space or nothing reads it."""
         if key in self.config.space:
             return None
-        value: Value = dict(flatten(self.config_of({}, self.folder)))[key]
+        value: Value = dict(flatten(self.config_of({}, self.folder))).get(key)
         return value
 
     def config_of(self, values: dict[str, Value], run: Path, pretrained: Path | None = None) -> Config:
@@ -113,6 +113,15 @@ class Sweep:
         Raises:
             ConfigError: the values do not go together.
         """
+        tree = self.tree_of(values, run, pretrained)
+        given = ", ".join(f"{key}={value}" for key, value in values.items())
+        source = f"a trial of {self.config.base}" + (f" with {given}" if given else "")
+        # `stored` accepts options that nothing reads: a swept policy may not read those that the base sets for another.
+        # `checks.check_read` refuses the rest.
+        return parse_config(tree, source, stored=True)
+
+    def tree_of(self, values: dict[str, Value], run: Path, pretrained: Path | None = None) -> dict[str, Any]:
+        """Return the training config of a trial as plain keys and values, before it is validated."""
         tree = copy.deepcopy(self.base)
         samples = self.config.objective.importance_samples
         settings: dict[str, Any] = {
@@ -128,11 +137,7 @@ class Sweep:
             settings["pretrained"] = str(pretrained)
         for key, value in settings.items():
             set_key(tree, key, value)
-        given = ", ".join(f"{key}={value}" for key, value in values.items())
-        source = f"a trial of {self.config.base}" + (f" with {given}" if given else "")
-        # `stored` accepts options that nothing reads: a swept policy may not read those that the base sets for another.
-        # `checks.check_read` refuses the rest.
-        return parse_config(tree, source, stored=True)
+        return tree
 
     def repeated(self) -> dict[int, int]:
         """Return the trials that train exactly what an earlier trial does, each with that one.

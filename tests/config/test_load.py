@@ -8,12 +8,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distvae.config.kl import KLConfig
 from distvae.config.load import dump_config, flatten, load_config, with_precision
 from distvae.config.schema import (
     Config,
     DataConfig,
     EvaluationConfig,
-    KLConfig,
     ModelConfig,
     OptimizerConfig,
     PlateauConfig,
@@ -67,8 +67,8 @@ OUT_OF_RANGE = [
     ("pretrain.max_epochs", -1),
     ("train.max_epochs", -1),
     ("kl.policy", "cyclic"),
-    ("kl.weight", -1),
-    ("kl.weight", math.nan),
+    ("kl.target_rate", -1),
+    ("kl.target_rate", math.nan),
     ("kl.anneal_epochs", -1),
     ("kl.target_rate", -0.5),
     ("kl.target_rate", math.inf),
@@ -162,7 +162,7 @@ def test_the_defaults_are_the_papers():
         output_layer="fused", embedding_gradients="auto", keep_memory=True, cuda_graphs=False
     )
     assert config.pretrain.max_epochs > 0
-    assert config.train.max_epochs > config.kl.anneal_epochs
+    assert config.train.max_epochs > config.kl.policy.warm_up
 
 
 def test_an_empty_file_is_the_defaults(load):
@@ -493,7 +493,7 @@ def test_every_steps_belongs_to_soft_free_bits(load, policy):
     message = str(refused(load, "kl: {every_steps: 5}", f"kl.policy={policy}"))
     assert "every_steps" in message
     assert policy in message
-    assert load("kl: {every_steps: 5}").kl.every_steps == 5
+    assert load("kl: {every_steps: 5}").kl.policy.every_steps == 5
 
 
 @pytest.mark.parametrize(
@@ -504,7 +504,8 @@ def test_every_steps_belongs_to_soft_free_bits(load, policy):
         ("linear", "target_rate=2", "policy soft_free_bits or to free bits"),
         ("constant", "target_rate=2", "policy soft_free_bits or to free bits"),
         ("constant", "anneal_epochs=3", "policies linear and soft_free_bits"),
-        ("soft_free_bits", "weight=0.5", "policies constant and linear"),
+        ("soft_free_bits", "weight=0.5", "policies constant, linear and cyclical"),
+        ("linear", "cycles=2", "policy cyclical"),
     ],
 )
 def test_an_option_belongs_to_the_policies_that_read_it(load, policy, given, reader):
@@ -521,7 +522,7 @@ def test_an_option_belongs_to_the_policies_that_read_it(load, policy, given, rea
 def test_free_bits_have_a_target_rate_under_any_policy(load):
     for policy in ("constant", "linear", "soft_free_bits"):
         kl = load("", f"kl.policy={policy}", "kl.free_bits=batch", "kl.target_rate=2").kl
-        assert (kl.target_rate, kl.rate) == (2.0, 2.0)
+        assert (kl.free_bits.target_rate, kl.rate) == (2.0, 2.0)
     assert load("").kl.rate == 4.0
     assert load("", "kl.policy=linear").kl.rate is None
 
@@ -532,7 +533,8 @@ def test_a_run_of_an_older_version_may_have_an_option_that_nothing_read(load, tm
     (tmp_path / "config.yaml").write_text(stray)
     for options in ({"whole": True}, {"stored": True}):
         config = load_config(tmp_path / "config.yaml", **options)
-        assert (config.kl.threshold, config.unread["kl.threshold"]) == (0.9, "policy soft_free_bits")
+        assert config.kl == KLConfig(policy="linear")
+        assert config.unread["kl.threshold"] == "policy soft_free_bits"
         assert with_precision(config, "no").kl == config.kl
 
 

@@ -12,8 +12,7 @@ from distvae.config.load import load_config
 from distvae.data import corpus
 from distvae.data.batches import collate, share, training_plan
 from distvae.distributed.engine import Replicated
-from distvae.methods.kl_control import POLICIES
-from distvae.methods.objective import kl_per_dimension
+from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
 from distvae.model.vae import TextVAE, initialise
 from distvae.runs import checkpoint
@@ -78,7 +77,7 @@ def test_local_sgd_is_the_textbooks(runs, tiny):
     data = corpus.load(corpus.prepare(config.data, progress=False))
     model = TextVAE(config.model, len(data.vocabulary), data.vocabulary.pad, data.vocabulary.unknown)
     initialise(model, config.model, draws.generator("cpu", config.seed, "initial weights"))
-    models, gamma = [model, copy.deepcopy(model)], POLICIES["soft_free_bits"](config.kl).weight
+    models, gamma = [model, copy.deepcopy(model)], config.kl.policy.start().weight
 
     def average():
         for pair in zip(*(m.parameters() for m in models), strict=True):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from distvae.config.schema import Config, KLConfig, OptimizerConfig, StageConfig
+from distvae.config.kl import KLConfig
+from distvae.config.schema import Config, OptimizerConfig, StageConfig
 from distvae.evaluation.liveness import judge, latent_state, missing_information
 
 
@@ -42,15 +43,20 @@ ALONE = {"pretrain": StageConfig(0)}
         (Config(), "train", ["kl.every_steps=40", "train.max_epochs=100", "word_dropout"], ["pretrain", "soft_free"]),
         (Config(kl=KLConfig(every_steps=40)), "train", ["train.max_epochs"], ["every_steps"]),
         (
-            Config(kl=KLConfig("linear")),
+            Config(kl=KLConfig(policy="linear")),
             "train",
             ["kl.policy=soft_free_bits"],
             ["every_steps", "pretraining of the encoder"],
         ),
-        (Config(kl=KLConfig("linear"), **ALONE), "train", ["soft_free_bits", "pretraining of the encoder"], []),
+        (Config(kl=KLConfig(policy="linear"), **ALONE), "train", ["soft_free_bits", "pretraining of the encoder"], []),
         (Config(**ALONE), "train", ["pretraining of the encoder"], ["kl.policy"]),
         (Config(pretrained="runs/ae", **ALONE), "train", ["more epochs"], ["pretraining of the encoder"]),
-        (Config(kl=KLConfig("linear", free_bits="sentence")), "train", ["more epochs"], ["kl.policy", "every_steps"]),
+        (
+            Config(kl=KLConfig(policy="linear", free_bits="sentence")),
+            "train",
+            ["more epochs"],
+            ["kl.policy", "every_steps"],
+        ),
         # γ plays no part in an autoencoder.
         (Config(), "pretrain", ["optimizer.learning_rate below 0.5", "word_dropout above 0"], ["kl.", "train.max"]),
         (Config(optimizer=OptimizerConfig(learning_rate=0.003)), "pretrain", ["learning_rate below 0.003"], ["kl."]),
@@ -71,8 +77,8 @@ def test_a_living_latent_needs_no_advice():
 
 def test_a_target_rate_counts_only_where_the_method_aims_at_it():
     assert judge(0.8, 0.8, 4000, Config(), "train").state == "weak"
-    assert judge(0.8, 0.8, 4000, Config(kl=KLConfig("linear", free_bits="batch")), "train").state == "weak"
-    assert judge(0.8, 0.8, 4000, Config(kl=KLConfig("linear")), "train").state == "alive"
+    assert judge(0.8, 0.8, 4000, Config(kl=KLConfig(policy="linear", free_bits="batch")), "train").state == "weak"
+    assert judge(0.8, 0.8, 4000, Config(kl=KLConfig(policy="linear")), "train").state == "alive"
     assert judge(0.8, 0.8, 4000, Config(), "pretrain").state == "alive"
 
 

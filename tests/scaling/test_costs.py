@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from distvae import train
 from distvae.cli import main
+from distvae.config.kl import KLConfig
 from distvae.config.load import load_config
-from distvae.config.schema import Config, KLConfig, ModelConfig
+from distvae.config.schema import Config, ModelConfig
 from distvae.distributed.runtime import Runtime
 from distvae.model import draws
 from distvae.model.vae import TextVAE

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from distvae.config.kl import KLConfig
 from distvae.config.load import load_config
-from distvae.config.schema import KLConfig
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.checks import warn_of_repeats
 from distvae.sweeps.lineage import Generation, generations, history, save_lineage
@@ -111,7 +111,7 @@ def test_a_trials_config_is_the_base_with_set_and_its_values(ask, tmp_path):
     asked = ask(set={"model.dropout": 0.25, "kl": {"multiplier": 0.3}}, trial={"cpus": 2})
     config = asked.config_of({"kl.target_rate": 8}, tmp_path / "here", tmp_path / "before")
     assert (config.run, config.pretrained) == (str(tmp_path / "here"), str(tmp_path / "before"))
-    assert (config.kl.target_rate, config.kl.multiplier, config.kl.anneal_epochs) == (8.0, 0.3, 3)
+    assert (config.kl.rate, config.kl.policy.multiplier, config.kl.policy.anneal_epochs) == (8.0, 0.3, 3)
     assert (config.model.dropout, config.model.latent_size, config.cpu_threads) == (0.25, 4, 2)
     assert (config.evaluation.validation_samples, config.evaluation.importance_samples) == (50, 50)
     assert ask(trial={"cpus": 0.25}).config_of({}, tmp_path / "there").cpu_threads == 1
@@ -120,7 +120,7 @@ def test_a_trials_config_is_the_base_with_set_and_its_values(ask, tmp_path):
 def test_a_dotted_key_under_set_can_be_given_on_the_command_line(ask, tmp_path):
     asked = ask("set.kl.multiplier=0.4", "set.seed=3", set={"kl.multiplier": 0.3, "kl.threshold": 0.2})
     kl = asked.config_of({}, tmp_path).kl
-    assert (kl.multiplier, kl.threshold, kl.anneal_epochs) == (0.4, 0.2, 3)
+    assert (kl.policy.multiplier, kl.policy.threshold, kl.policy.anneal_epochs) == (0.4, 0.2, 3)
     assert asked.config_of({}, tmp_path).seed == 3
 
 
@@ -152,7 +152,8 @@ REFUSED = {
     "whole numbers": ({"space": {"seed": {"uniform": [0.5, 1.5]}}}, "seed = 0.5"),
     "not together": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]},
                                 "kl.weight": {"choice": [0.5, 1.0]}}},
-                     "does not read it (policies constant and linear would): give it `when: {kl.policy: linear}`"),
+                     "does not read it (policies constant, linear and cyclical would): give it `when: {kl.policy:"
+                     " linear}`"),
     "not read": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]}} | LAMBDA_DRAWN},
                  "space.kl.target_rate: a trial with kl.policy = linear does not read it (policy soft_free_bits would):"
                  " give it `when: {kl.policy: soft_free_bits}`"),

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from distvae.config.schema import KLConfig
-from distvae.methods.objective import FREE_BITS, kl_per_dimension
+from distvae.config.kl import KLConfig
+from distvae.methods import FREE_BITS
+from distvae.methods.kl import kl_per_dimension
 
 FORMS = ["none", "dimension", "sentence_dimension", "sentence", "batch"]
 QUICK = settings(max_examples=40, deadline=None)
@@ -24,9 +25,10 @@ def posterior(seed: int, size: int, dimensions: int) -> tuple[torch.Tensor, torc
 
 def shares(form: str, kl: torch.Tensor, rate: float, batch_mean: torch.Tensor | None = None) -> torch.Tensor:
     """A form's shares; without ``batch_mean``, ``kl`` is the whole batch."""
-    if not FREE_BITS[form].needs_batch_mean:
-        return FREE_BITS[form].shares(kl, None, rate)
-    return FREE_BITS[form].shares(kl, kl.detach().mean(dim=0) if batch_mean is None else batch_mean, rate)
+    bits = FREE_BITS[form]() if form == "none" else FREE_BITS[form](target_rate=rate)
+    if bits.needs_batch_mean and batch_mean is None:
+        batch_mean = kl.detach().mean(dim=0)
+    return bits.shares(kl, batch_mean)
 
 
 def by_hand(form: str, mean: list[list[float]], log_variance: list[list[float]], rate: float) -> float:
@@ -129,7 +131,7 @@ def test_the_gradient_of_kl_is_the_closed_form():
 def test_the_registry_holds_none_and_four_forms():
     assert list(FREE_BITS) == FORMS
     for form in FORMS:
-        assert KLConfig(free_bits=form).free_bits == form
+        assert KLConfig(free_bits=form).free_bits == FREE_BITS[form]()
 
 
 def test_forms_that_bound_a_batch_mean_say_so():

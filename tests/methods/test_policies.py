@@ -1,13 +1,15 @@
 import json
 import math
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distvae.config.schema import KLConfig
-from distvae.methods.kl_control import POLICIES, Linear, SoftFreeBits
+from distvae.config.kl import KLConfig, options_of
+from distvae.methods import FREE_BITS, POLICIES
+from distvae.methods.annealing import Annealing
+from distvae.methods.soft_free_bits import SoftFreeBits, Steered
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 RATE, THRESHOLD, MULTIPLIER = 4.0, 0.05, 0.1
@@ -15,8 +17,20 @@ CEILING, FLOOR = (1 + THRESHOLD) * RATE, (1 - THRESHOLD) * RATE
 KL = st.floats(0, 20) | st.sampled_from([RATE, CEILING, FLOOR])
 
 
-def soft_free_bits(anneal_epochs: int = 0, every_steps: int | None = None) -> SoftFreeBits:
-    return SoftFreeBits(RATE, THRESHOLD, MULTIPLIER, anneal_epochs, every_steps)
+def soft_free_bits(anneal_epochs: int = 0, every_steps: int | None = None) -> Steered:
+    return options(THRESHOLD, MULTIPLIER, anneal_epochs, every_steps).start()
+
+
+def options(
+    threshold: float, multiplier: float, anneal_epochs: int = 0, every_steps: int | None = None
+) -> SoftFreeBits:
+    return SoftFreeBits(
+        target_rate=RATE,
+        threshold=threshold,
+        multiplier=multiplier,
+        anneal_epochs=anneal_epochs,
+        every_steps=every_steps,
+    )
 
 
 def weights(policy, kls: list[float]) -> list[float]:
@@ -50,7 +64,7 @@ def test_the_trajectory_of_algorithm_1():
         (4.0, 0.9),
     ]
     kls, expected = zip(*annealing + rule, strict=True)
-    assert weights(POLICIES["soft_free_bits"](KLConfig()), list(kls)) == list(expected)
+    assert weights(KLConfig().policy.start(), list(kls)) == list(expected)
 
 
 @settings(max_examples=50, deadline=None)
@@ -86,7 +100,7 @@ def test_the_band_holds_its_edges(kl, factor):
 
 
 def test_without_a_threshold_the_band_is_the_target():
-    policy = SoftFreeBits(4.0, 0.0, 0.1, 0)
+    policy = options(0.0, 0.1).start()
     assert weights(policy, [4.0, math.nextafter(4.0, 0), 4.0, math.nextafter(4.0, 5), 4.0]) == [
         1,
         1,
@@ -99,7 +113,7 @@ def test_without_a_threshold_the_band_is_the_target():
 @settings(max_examples=100, deadline=None)
 @given(kls=st.lists(KL, max_size=40), threshold=st.floats(0, 0.9), multiplier=st.floats(0.01, 0.99))
 def test_gamma_stays_above_zero_and_at_most_one_and_moves_against_the_kl(kls, threshold, multiplier):
-    policy = SoftFreeBits(RATE, threshold, multiplier, 0)
+    policy = options(threshold, multiplier).start()
     for kl in kls:
         before = policy.weight
         policy.end_epoch(kl)
@@ -111,7 +125,7 @@ def test_gamma_stays_above_zero_and_at_most_one_and_moves_against_the_kl(kls, th
 
 
 def test_every_steps_moves_gamma_at_intervals_once_annealing_has_ended():
-    policy = POLICIES["soft_free_bits"](KLConfig(anneal_epochs=2, every_steps=100))
+    policy = KLConfig(anneal_epochs=2, every_steps=100).policy.start()
     seen = []
     for epoch in range(4):
         seen.append(policy.weight)
@@ -221,12 +235,12 @@ def test_collapsed_weights_are_never_the_best(valid_kl, expected):
 
 @pytest.mark.parametrize("end", [1.0, 0.5, 0.0])
 def test_linear_rises_in_equal_steps_and_stays(end):
-    policy = POLICIES["linear"](KLConfig(policy="linear", weight=end))
+    policy = KLConfig(policy="linear", weight=end).policy.start()
     assert weights(policy, [math.nan, 0.0, 4.0, 100.0] * 4) == [end * tenth for tenth in TENTHS] + [end] * 6
 
 
 def test_linear_has_no_best_before_annealing_has_ended():
-    policy = Linear(1.0, 3)
+    policy = Annealing(1.0, 3)
     allowed = []
     for _ in range(5):
         policy.end_epoch(0.0)
@@ -236,7 +250,7 @@ def test_linear_has_no_best_before_annealing_has_ended():
 
 @pytest.mark.parametrize("end", [0.0, 0.3, 1.0, 2.0])
 def test_constant_never_moves_and_takes_any_epoch(end):
-    policy = POLICIES["constant"](KLConfig(policy="constant", weight=end))
+    policy = KLConfig(policy="constant", weight=end).policy.start()
     for kl in (0.0, 4.0, 100.0):
         assert policy.weight == end
         policy.end_interval(kl)
@@ -248,21 +262,32 @@ def test_constant_never_moves_and_takes_any_epoch(end):
 # -- The registry, and state -------------------------------------------------------------------------------------------
 
 
-def test_the_registry_holds_what_the_config_allows():
-    assert set(POLICIES) == set(get_args(get_type_hints(KLConfig)["policy"]))
+def test_the_config_takes_what_the_registry_holds():
+    for name, kind in POLICIES.items():
+        assert KLConfig(policy=name).policy == kind()
+
+
+def test_components_that_share_an_option_give_it_one_default_and_meaning():
+    seen = {}
+    for kind in [*POLICIES.values(), *FREE_BITS.values()]:
+        hints = get_type_hints(kind, include_extras=True)
+        for name, default in options_of(kind).items():
+            assert seen.setdefault(name, (hints[name], default)) == (hints[name], default)
 
 
 def test_policies_are_made_from_their_settings():
     settings = KLConfig(anneal_epochs=4, target_rate=6, threshold=0.2, multiplier=0.3, every_steps=9)
-    assert POLICIES["soft_free_bits"](settings) == SoftFreeBits(6.0, 0.2, 0.3, 4, 9)
-    assert POLICIES["linear"](KLConfig(policy="linear", weight=0.7, anneal_epochs=4)) == Linear(0.7, 4)
-    assert POLICIES["constant"](KLConfig(policy="constant", weight=0.7)) == Linear(0.7, 0)
+    assert settings.policy == SoftFreeBits(
+        target_rate=6.0, threshold=0.2, multiplier=0.3, anneal_epochs=4, every_steps=9
+    )
+    assert KLConfig(policy="linear", weight=0.7, anneal_epochs=4).policy.start() == Annealing(0.7, 4)
+    assert KLConfig(policy="constant", weight=0.7).policy.start() == Annealing(0.7, 0)
 
 
 def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]]:
     seen = []
     for event, kl in events:
-        getattr(policy, event)(kl)
+        getattr(policy, event)(kl % 1 if event == "start_step" else kl)
         seen.append((policy.weight, policy.may_be_best(kl)))
     return seen
 
@@ -272,17 +297,18 @@ def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]
     name=st.sampled_from(sorted(POLICIES)),
     every_steps=st.sampled_from([None, 7]),
     anneal_epochs=st.integers(0, 4),
-    events=st.lists(st.tuples(st.sampled_from(["end_epoch", "end_interval"]), KL), max_size=20),
+    events=st.lists(st.tuples(st.sampled_from(["end_epoch", "end_interval", "start_step"]), KL), max_size=20),
     cut=st.integers(0, 20),
     decayed=st.booleans(),
 )
 def test_a_policy_goes_on_from_its_saved_state(name, every_steps, anneal_epochs, events, cut, decayed):
     settings = KLConfig(
         policy=name,
-        anneal_epochs=KLConfig.anneal_epochs if name == "constant" else anneal_epochs,
-        every_steps=every_steps if name == "soft_free_bits" else None,
+        **{"anneal_epochs": anneal_epochs} if name in ("linear", "soft_free_bits") else {},
+        **{"every_steps": every_steps} if name == "soft_free_bits" else {},
+        **{"cycles": 2, "cycle_epochs": 3} if name == "cyclical" else {},
     )
-    straight, first, resumed = (POLICIES[name](settings) for _ in range(3))
+    straight, first, resumed = (settings.policy.start() for _ in range(3))
     before, after = events[:cut], events[cut:]
     observed(straight, before)
     observed(first, before)

@@ -1,0 +1,96 @@
+"""A constant γ, and linear KL annealing (Bowman et al., 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as state
+from dataclasses import field
+from typing import Any, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from distvae.system.settings import RULES, Count, NotNegative
+
+
+def annealed(epochs: int, anneal_epochs: int) -> float:
+    """Return the share of γ's end in the epoch after ``epochs`` epochs: 1/n, 2/n, …, 1."""
+    return min((epochs + 1) / anneal_epochs, 1.0) if anneal_epochs else 1.0
+
+
+@dataclass(frozen=True, config=RULES)
+class Constant:
+    """γ is always ``weight``: 1 is the ELBO, another value a β-VAE (Higgins et al., 2017), 0 an autoencoder."""
+
+    name: Literal["constant"] = "constant"
+    # γ of `constant`, and where `linear` and `cyclical` end.
+    weight: NotNegative = 1.0
+
+    label: ClassVar[str] = ""
+    warm_up_label: ClassVar[str] = ""
+    warm_up: ClassVar[int] = 0
+    rate: ClassVar[float | None] = None
+    interval: ClassVar[int | None] = None
+
+    @property
+    def autoencoder(self) -> bool:
+        return self.weight == 0
+
+    def start(self) -> Annealing:
+        return Annealing(self.weight)
+
+
+@dataclass(frozen=True, config=RULES)
+class Linear:
+    """γ rises by ``weight``/n in each of the first n = ``anneal_epochs`` epochs (Bowman et al., 2015)."""
+
+    name: Literal["linear"] = "linear"
+    weight: NotNegative = 1.0
+    # `linear` and `soft_free_bits` raise γ by 1/n of its end in each of the first n epochs.
+    anneal_epochs: Count = 10
+
+    label: ClassVar[str] = ""
+    warm_up_label: ClassVar[str] = "KLA"
+    rate: ClassVar[float | None] = None
+    interval: ClassVar[int | None] = None
+
+    @property
+    def warm_up(self) -> int:
+        return self.anneal_epochs
+
+    @property
+    def autoencoder(self) -> bool:
+        return self.weight == 0
+
+    def start(self) -> Annealing:
+        return Annealing(self.weight, self.anneal_epochs)
+
+
+@state
+class Annealing:
+    """γ = i/n of its end in epoch i of the first n, then its end. n = 0: a constant."""
+
+    end: float
+    anneal_epochs: int = 0
+    epochs: int = 0  # that have ended
+    weight: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weight = self.end * annealed(self.epochs, self.anneal_epochs)
+
+    def start_step(self, epoch_share: float) -> None:
+        pass
+
+    def end_interval(self, kl: float) -> None:
+        pass
+
+    def end_epoch(self, kl: float) -> None:
+        self.epochs += 1
+        self.weight = self.end * annealed(self.epochs, self.anneal_epochs)
+
+    def may_be_best(self, valid_kl: float) -> bool:
+        return self.epochs > self.anneal_epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight, "epochs": self.epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weight, self.epochs = state["weight"], state["epochs"]

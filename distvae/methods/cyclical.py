@@ -1,0 +1,78 @@
+"""Cyclical annealing (Fu et al., 2019, «Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing»)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as state
+from dataclasses import field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from distvae.system.settings import RULES, NotNegative, Positive
+
+
+@dataclass(frozen=True, config=RULES)
+class Cyclical:
+    """In each cycle γ rises linearly from 0, step by step, and then stays at ``weight`` (Fu et al., 2019, eq. 6–7).
+
+    After the last cycle γ stays at ``weight``.
+    """
+
+    name: Literal["cyclical"] = "cyclical"
+    weight: NotNegative = 1.0
+    # M: how often γ rises.
+    cycles: Positive = 4
+    # Epochs of a cycle.
+    cycle_epochs: Positive = 10
+    # R: share of a cycle in which γ rises.
+    ramp: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    label: ClassVar[str] = ""
+    warm_up_label: ClassVar[str] = "cyclical KLA"
+    rate: ClassVar[float | None] = None
+    interval: ClassVar[int | None] = None
+
+    @property
+    def warm_up(self) -> int:
+        return self.cycles * self.cycle_epochs
+
+    @property
+    def autoencoder(self) -> bool:
+        return self.weight == 0
+
+    def start(self) -> Cycles:
+        return Cycles(self)
+
+
+@state
+class Cycles:
+    """γ of cyclical annealing. It depends on how far the stage is, and on nothing that is measured."""
+
+    options: Cyclical
+    epochs: int = 0  # that have ended
+    weight: float = field(default=0.0, init=False)
+
+    def start_step(self, epoch_share: float) -> None:
+        options = self.options
+        if self.epochs >= options.warm_up:
+            self.weight = options.weight
+            return
+        # τ of the paper: how far the cycle is, in [0, 1).
+        position = (self.epochs % options.cycle_epochs + epoch_share) / options.cycle_epochs
+        self.weight = options.weight * min(position / options.ramp, 1.0)
+
+    def end_interval(self, kl: float) -> None:
+        pass
+
+    def end_epoch(self, kl: float) -> None:
+        self.epochs += 1
+
+    def may_be_best(self, valid_kl: float) -> bool:
+        return self.epochs > self.options.warm_up
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight, "epochs": self.epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weight, self.epochs = state["weight"], state["epochs"]
