@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distvae.evaluation.scores import Estimate
 from distvae.runs.results import Results, results_from_dict
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.lineage import Generation, generations, history
@@ -22,75 +23,95 @@ from distvae.system.files import damaged, read_json
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial, and what its runs have recorded."""
+    """A trial, and the records of its runs."""
 
     trial: Trial
     generations: list[Generation]
-    rows: list[dict[str, Any]]  # of its last run, and of those that this went on from
-    own: list[dict[str, Any]]  # of all its runs, and of no other trial's
-    outcome: Outcome | None
-    scores: dict[str, Any] | None  # of the validation sentences, that the outcome is taken from
-    off: float | None  # nats by which the KL is beyond its tolerance
-    shortcomings: str | None  # which constraints it misses; empty: none
-    units: int | None  # of the latent variable
-    finalist: dict[str, Results]  # by split, scored again with more importance samples; empty if it is none
+    rows: list[dict[str, Any]]  # of its last run, and of the runs that it continues
+    own: list[dict[str, Any]]  # of all its own runs
+    finalist: dict[str, Results]  # by split, scored again with more importance samples; empty if not a finalist
 
     @property
     def number(self) -> int:
         return self.trial.number
 
     @property
-    def within(self) -> bool:
-        """Whether the KL is where it should be."""
-        return self.off == 0
-
-    @property
     def fine(self) -> bool:
-        """Whether it meets the sweep's constraints, and so ranks before all that do not."""
-        return self.shortcomings == ""
+        """Whether the trial meets the constraints of the sweep."""
+        return False
 
     @property
     def judged(self) -> bool:
-        """Whether it has ended well and can be ranked."""
-        return self.outcome is not None and self.trial.well
+        """Whether the trial has ended without failing and can be ranked."""
+        return False
 
     @property
     def epochs(self) -> int:
-        """That the VAE was trained for, those of other trials that it goes on from included."""
+        """Number of epochs of the VAE, including those of the runs that it continues."""
         return max((row["epoch"] for row in self.rows if row["stage"] == "train"), default=0)
 
 
 @dataclass(frozen=True)
+class ScoredTrial(TrialRecord):
+    """A trial whose VAE has recorded an epoch."""
+
+    outcome: Outcome
+    nll: Estimate  # of the validation sentences, in nats per sentence
+    off: float  # nats by which the KL is outside its tolerance
+    shortcomings: str  # the constraints that it misses; empty if none
+    units: int  # dimensions of z
+
+    @property
+    def within(self) -> bool:
+        """Whether the KL is within its tolerance."""
+        return self.off == 0
+
+    @property
+    def fine(self) -> bool:
+        return self.shortcomings == ""
+
+    @property
+    def judged(self) -> bool:
+        return self.trial.well
+
+
+@dataclass(frozen=True)
 class Account:
-    """All that a sweep's folder tells."""
+    """The content of a sweep folder."""
 
     folder: Path
     sweep: Sweep
     progress: SweepProgress
-    entries: list[TrialRecord]  # the best first; behind them, by their numbers, those that cannot be ranked
-    ranks: dict[int, int]  # from 1, by the trials' numbers
-    front: list[int]  # of two objectives: trials that no other beats in both
-    pretrainings: dict[str, list[dict[str, Any]]]  # records of those that trials share, by fingerprint
+    entries: list[TrialRecord]  # best first, then those that cannot be ranked, by number
+    ranks: dict[int, int]  # from 1, by trial number
+    front: list[int]  # numbers of the trials on the Pareto front of two objectives
+    pretrainings: dict[str, list[dict[str, Any]]]  # records of shared pretrainings, by fingerprint
 
     @property
-    def judged(self) -> list[TrialRecord]:
-        return [entry for entry in self.entries if entry.judged]
+    def scored(self) -> list[ScoredTrial]:
+        return [entry for entry in self.entries if isinstance(entry, ScoredTrial)]
 
     @property
-    def best(self) -> TrialRecord | None:
-        return self.entries[0] if self.judged else None
+    def judged(self) -> list[ScoredTrial]:
+        return [entry for entry in self.scored if entry.judged]
+
+    @property
+    def best(self) -> ScoredTrial | None:
+        return next(iter(self.judged), None)
 
 
 def gather(folder: str | Path) -> Account:
-    """Read all that a sweep's folder tells.
+    """Read a sweep folder.
 
     Raises:
-        UserError: it is no sweep's folder, or a file in it is damaged.
+        UserError: it is not a sweep folder, or a file in it is damaged.
     """
     folder = Path(folder)
     sweep = open_sweep(folder)
     entries = {trial.number: read_trial(folder, sweep, trial) for trial in load_trials(folder)}
-    outcomes = {number: entry.outcome for number, entry in entries.items() if entry.judged}
+    outcomes = {
+        number: entry.outcome for number, entry in entries.items() if isinstance(entry, ScoredTrial) and entry.judged
+    }
     order = rank(sweep.config.objective, outcomes)
     rest = sorted(entries.keys() - outcomes.keys())
     return Account(
@@ -105,7 +126,7 @@ def gather(folder: str | Path) -> Account:
 
 
 def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> TrialRecord:
-    """Read what a trial's runs have recorded.
+    """Read the records of a trial's runs.
 
     Raises:
         UserError: a file is damaged.
@@ -113,27 +134,36 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> TrialRecord:
     runs = generations(folder, trial.number)
     if trial.values.keys() - sweep.config.space.keys():
         strange = ", ".join(trial.values.keys() - sweep.config.space.keys())
-        raise damaged(folder / "trials.json", "this sweep's trials", f"trial {trial.number} has values of {strange}")
+        raise damaged(folder / "trials.json", "the trials of this sweep", f"trial {trial.number} sets {strange}")
     rows = history(folder, runs[-1].run) if runs else []
-    row = kept(rows)
+    own = [row for generation in runs for row in read_metrics(generation.run)]
+    finalist = _finalist(folder / "finalists" / f"{trial.number:04d}.json")
+    row, found = kept(rows), outcome(sweep.config_of(trial.values, folder), rows) if _has_nll(rows) else None
     if row is None and trial.state == "finished":
         where = (runs[-1].run if runs else folder / "trials" / f"{trial.number:04d}") / "metrics.jsonl"
-        raise damaged(where, "the records of a trial that has finished", "there is no epoch of the VAE")
-    if row is not None and row["valid"]["nll"] is None:
+        raise damaged(where, "the records of a finished trial", "there is no epoch of the VAE")
+    if row is None:
+        return TrialRecord(trial, runs, rows, own, finalist)
+    if found is None:
         raise damaged(runs[-1].run / "metrics.jsonl", "the records of a trial", "an epoch of the VAE has no NLL")
-    found = outcome(sweep.config_of(trial.values, folder), rows)
-    return TrialRecord(
+    objective = sweep.config.objective
+    return ScoredTrial(
         trial=trial,
         generations=runs,
         rows=rows,
-        own=[row for generation in runs for row in read_metrics(generation.run)],
+        own=own,
+        finalist=finalist,
         outcome=found,
-        scores=None if row is None else row["valid"],
-        off=None if found is None else found.kl_off(sweep.config.objective),
-        shortcomings=None if found is None else found.shortcomings(sweep.config.objective),
-        units=None if row is None else len(row["valid"]["kl_per_dimension"]),
-        finalist=_finalist(folder / "finalists" / f"{trial.number:04d}.json"),
+        nll=Estimate(**row["valid"]["nll"]),
+        off=found.kl_off(objective),
+        shortcomings=found.shortcomings(objective),
+        units=len(row["valid"]["kl_per_dimension"]),
     )
+
+
+def _has_nll(rows: list[dict[str, Any]]) -> bool:
+    row = kept(rows)
+    return row is not None and row["valid"]["nll"] is not None
 
 
 def _finalist(path: Path) -> dict[str, Results]:
@@ -141,9 +171,9 @@ def _finalist(path: Path) -> dict[str, Results]:
         return {}
     content = read_json(path)
     if not isinstance(content, dict) or content.keys() != {"valid", "test"}:
-        raise damaged(path, "a finalist's results", "it should hold `valid` and `test`")
+        raise damaged(path, "the results of a finalist", "it should have `valid` and `test`")
     found = {split: results_from_dict(results, path) for split, results in content.items()}
     for split, results in found.items():
         if results.split != split or results.scores.nll is None:
-            raise damaged(path, "a finalist's results", f"those of {split} are of {results.split}, or have no NLL")
+            raise damaged(path, "the results of a finalist", f"those of {split} are of {results.split}, or have no NLL")
     return found

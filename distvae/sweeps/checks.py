@@ -1,9 +1,8 @@
-"""Checks that a sweep makes sense before it starts."""
+"""Check that a sweep makes sense before it starts."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from distvae.config.kl import OPTIONS
 from distvae.config.load import flatten
@@ -14,21 +13,22 @@ from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
 
-# Keys that a sweep sets itself.
-_OURS = {"run", "resume", "cpu_threads", "evaluation.validation_samples"}
+# Keys that a sweep sets for each trial.
+_OWN = {"run", "resume", "cpu_threads", "evaluation.validation_samples"}
 
-# The most trials of a sweep, which are all listed before it starts.
+# Most trials of a sweep, because all are listed before it starts.
 _MOST = 100_000
 
-# What population-based training may change as a run goes on: nothing of it is built into weights or sentences.
-MUTABLE = {
+# Keys that population-based training may change during a run: the shapes of weights and the sentences do not depend on
+# them.
+_MUTABLE = {
     "kl.target_rate", "kl.threshold", "kl.multiplier", "model.dropout", "model.word_dropout",
     "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.weight_decay",
 }  # fmt: skip
 
 
 def warn_of_repeats(sweep: Sweep) -> str | None:
-    """A line on trials that train exactly what another does; None where there are none."""
+    """Return a warning about trials that train exactly what an earlier trial does, or None without any."""
     repeated = sweep.repeated()
     if not repeated:
         return None
@@ -37,31 +37,31 @@ def warn_of_repeats(sweep: Sweep) -> str | None:
     one = len(repeated) == 1
     return (
         f"{len(repeated)} of {sweep.trials} trials {'trains' if one else 'train'} exactly what an earlier one does:"
-        f" {shown}; give fewer num_samples, or more values, such as a key `seed: {{grid: [0, 1, 2]}}`"
+        f" {shown}; lower num_samples, or add values, such as a key `seed: {{grid: [0, 1, 2]}}`"
     )
 
 
-def check_sweep(sweep: Sweep) -> Sweep:
-    """A sweep that makes sense.
+def check_sweep(sweep: Sweep) -> None:
+    """Check the keys, values and options of a sweep.
 
     Raises:
-        UserError: it does not, for one reason or another.
+        UserError: the sweep does not make sense.
     """
     config, space = sweep.config, sweep.config.space
-    known = dict(flatten(Config()))
+    known = {key for key, _ in flatten(Config())} | {f"kl.{name}" for name in OPTIONS}
     for key in [*config.set, *space]:
-        if key in _OURS:
-            raise UserError(f"{key}: is set by the sweep itself, for each trial")
+        if key in _OWN:
+            raise UserError(f"{key}: the sweep sets it itself for each trial")
     both = set(config.set) & set(space)
     if both:
-        raise UserError(f"{', '.join(sorted(both))}: stands under set and under space")
-    plain = sweep.config_of({}, sweep.folder)  # or the config's own errors
+        raise UserError(f"{', '.join(sorted(both))}: is under both set and space")
+    plain = sweep.config_of({}, sweep.folder)  # raises the errors of the base config
     for key, dimension in space.items():
         for value in dimension.extremes:
             try:
                 sweep.config_of({key: value}, sweep.folder)
             except ConfigError as error:
-                # Else it does not go together with the base alone: values of several keys are tried together below.
+                # Other errors are conflicts with the base, which the values of other keys may resolve: see below.
                 if key not in known or f"{key} = " in str(error):
                     raise
     _check_conditions(sweep, known)
@@ -74,40 +74,38 @@ def check_sweep(sweep: Sweep) -> Sweep:
     if config.search == "random":
         for values in sweep.points():
             _check_trial(sweep, values)
-    return sweep
 
 
 def _check_trial(sweep: Sweep, values: dict[str, Value]) -> None:
     if sweep.config_of(values, sweep.folder).autoencoder:
         given = ", ".join(f"{key} = {value}" for key, value in values.items())
         raise UserError(
-            f"a trial with {given} is an autoencoder (train.max_epochs is 0, or γ is 0 for good), which has no NLL that"
-            " a sweep could judge it by"
+            f"a trial with {given} is an autoencoder (train.max_epochs is 0, or γ is always 0), which has no NLL to"
+            " rank it by"
         )
 
 
-def check_read(sweep: Sweep) -> Sweep:
-    """A new sweep whose trials read what they set, and one of which at least reads what all set. (One from an older
-    version may not.)
+def check_read(sweep: Sweep) -> None:
+    """Check that trials read the options that the sweep sets.
+
+    Every trial must read its own values, and at least one trial the options that all share. Only new sweeps are
+    checked, because older versions allowed more.
 
     Raises:
         UserError: an option is not read.
     """
-    never: dict[str, str] | None = None
+    configs = []
     for values in itertools.chain(sweep.some(), sweep.samples()):
         config = sweep.config_of(values, sweep.folder)
-        unread = config.unread
         for key in values:
-            if key in unread:
+            if key in config.unread:
                 raise UserError(_not_read(sweep, key, values, config))
-        never = {key: readers for key, readers in unread.items() if never is None or key in never}
+        configs.append(config.unread)
+    never = {key: readers for key, readers in configs[-1].items() if all(key in unread for unread in configs)}
     here = dict(flatten(sweep.tree_of({}, sweep.folder)))
-    for key, readers in (never or {}).items():
+    for key, readers in never.items():
         if key.startswith("kl.") and key in here and here[key] != OPTIONS[key.removeprefix("kl.")]:
-            raise UserError(
-                f"{key} = {here[key]}, which all trials have, is read by none of them ({readers} would): leave it out"
-            )
-    return sweep
+            raise UserError(f"{key} = {here[key]}: no trial reads it ({readers} would): leave it out")
 
 
 def _not_read(sweep: Sweep, key: str, values: dict[str, Value], config: Config) -> str:
@@ -121,19 +119,20 @@ def _not_read(sweep: Sweep, key: str, values: dict[str, Value], config: Config) 
     return f"{text}: give it `when: {{kl.policy: {wanted}}}`"
 
 
-def _check_conditions(sweep: Sweep, known: dict[str, Any]) -> None:
+def _check_conditions(sweep: Sweep, known: set[str]) -> None:
+    space = sweep.config.space
     before: list[str] = []
-    for key, dimension in sweep.config.space.items():
+    for key, dimension in space.items():
         for other, wanted in (dimension.when or {}).items():
             if other not in known:
-                raise UserError(f"space.{key}.when: {other} is no key of a training config")
-            if other in sweep.config.space and other not in before:
-                raise UserError(f"space.{key}.when: {other} should stand before {key}")
-            if dimension.grid and other in sweep.config.space and not sweep.config.space[other].grid:
+                raise UserError(f"space.{key}.when: {other} is not a key of a training config")
+            if other in space and other not in before:
+                raise UserError(f"space.{key}.when: {other} should come before {key}")
+            if dimension.grid and other in space and not space[other].grid:
                 raise UserError(f"space.{key}.when: {key} is on a grid and {other} is not; make it a choice")
-            there = sweep.config.space[other].values if other in sweep.config.space else (sweep.fixed(other),)
+            possible = space[other].values if other in space else (sweep.fixed(other),)
             for value in wanted if isinstance(wanted, list) else [wanted]:
-                if there is not None and value not in there:
+                if possible and value not in possible:
                     raise UserError(f"space.{key}.when: {other} is never {value}")
         before.append(key)
 
@@ -141,14 +140,14 @@ def _check_conditions(sweep: Sweep, known: dict[str, Any]) -> None:
 def _check_search(config: SweepConfig) -> None:
     grids = [key for key, dimension in config.space.items() if dimension.grid]
     if config.search == "optuna" and grids:
-        raise UserError(f"search=optuna draws its trials and has no grid: make {', '.join(grids)} a choice")
+        raise UserError(f"search=optuna draws its trials and takes no grid: make {', '.join(grids)} a choice")
     if len(grids) == len(config.space) and config.num_samples > 1:
         raise UserError(
-            f"num_samples = {config.num_samples}: every key is on a grid, and a trial would be run again as it was; for"
-            " other chance add a key `seed: {grid: [0, 1, 2]}`"
+            f"num_samples = {config.num_samples}: every key is on a grid, so trials would repeat; for other random"
+            " numbers add a key `seed: {grid: [0, 1, 2]}`"
         )
     if config.objective.second is not None and (config.search != "optuna" or config.scheduler.name != "none"):
-        raise UserError("objective.second needs search=optuna and scheduler.name=none: no other weighs two objectives")
+        raise UserError("objective.second needs search=optuna and scheduler.name=none: no other handles two objectives")
 
 
 def _check_scheduler(sweep: Sweep, plain: Config) -> None:
@@ -161,14 +160,14 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
         if scheduler.grace_epochs >= left:
             raise UserError(
                 f"scheduler.grace_epochs = {scheduler.grace_epochs}: trials have {max(left, 0)} epochs after annealing"
-                f" (train.max_epochs {plain.train.max_epochs}, annealing {annealing}), so none would be touched"
+                f" (train.max_epochs {plain.train.max_epochs}, annealing {annealing}), so the scheduler does nothing"
             )
     if scheduler.name == "asha":
         return
     for key, dimension in config.space.items():
-        if key not in MUTABLE:
+        if key not in _MUTABLE:
             raise UserError(
-                f"scheduler=pbt: {key} cannot change as a run goes on; what can: {', '.join(sorted(MUTABLE))}"
+                f"scheduler=pbt: {key} cannot change during a run; keys that can: {', '.join(sorted(_MUTABLE))}"
             )
         if dimension.grid or dimension.when:
             raise UserError(f"scheduler=pbt: {key} has a grid or a condition; give it a choice or a range")
@@ -176,24 +175,24 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
         raise UserError("scheduler=pbt draws its values itself: search should be random")
     if config.trial.workers > 1:
         raise UserError(
-            f"scheduler=pbt with trial.workers = {config.trial.workers}: Ray Tune hands no checkpoint of a trial of"
-            " several processes to another trial; use trial.workers=1"
+            f"scheduler=pbt with trial.workers = {config.trial.workers}: Ray Tune cannot pass a checkpoint of a trial"
+            " of several processes to another trial; use trial.workers=1"
         )
     if sweep.trials < 2:
-        raise UserError("scheduler=pbt with one trial: there is none to go on from; num_samples should be 4 or more")
+        raise UserError("scheduler=pbt with one trial: it has no other to continue; num_samples should be 4 or more")
     check_room(sweep)
 
 
 def check_room(sweep: Sweep) -> None:
-    """See that the bound on trials side by side leaves the sweep what it is.
+    """Check that ``max_concurrent`` allows what the scheduler does.
 
     Raises:
-        UserError: it does not.
+        UserError: population-based training could not run all its trials at once.
     """
     most = sweep.config.max_concurrent
     if sweep.config.scheduler.name == "pbt" and most is not None and most < sweep.trials:
-        # Ray Tune counts those that it has paused too, and so would begin others only when the first have ended.
+        # Ray Tune counts paused trials too, so it would start the rest only after the first ones have ended.
         raise UserError(
             f"scheduler=pbt with max_concurrent = {most}: fewer than the {sweep.trials} trials, which are compared with"
-            " one another; leave it out and raise trial.cpus or trial.gpus for fewer at once: the others pause then"
+            " one another; leave it out, and to run fewer at once raise trial.cpus or trial.gpus: the others then pause"
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distvae.evaluation.scores import Estimate
-from distvae.sweeps.account import Account, TrialRecord
-from distvae.sweeps.labels import NAMES, duration, format_value, label
+from distvae.sweeps.account import Account, ScoredTrial, TrialRecord
+from distvae.sweeps.labels import NAMES, format_duration, format_value, label
 
 
 @dataclass(frozen=True)
@@ -18,48 +18,48 @@ class Column:
     title: str
     meaning: str
     text: Callable[[TrialRecord], str | None]  # None: the trial has no such value
-    key: Callable[[TrialRecord], float | str | None]  # what the column is sorted by
+    key: Callable[[TrialRecord], float | str | None]  # to sort by
 
 
 def columns(account: Account) -> list[Column]:
-    """The table of trials, each a row of it, in the order of ``account.entries``."""
+    """Return the columns of the table of trials, whose rows are ``account.entries``."""
     config, ranks = account.sweep.config, account.ranks
     space, objective = config.space, config.objective
     found = [
         Column(
             "rank", "the best is first", lambda e: _or_none(ranks.get(e.number), str), lambda e: ranks.get(e.number)
         ),
-        Column("trial", "its number, and its folder's below trials/", _name, lambda e: e.number),
+        Column("trial", "its number, which names its folder below trials/", _name, lambda e: e.number),
         *(_of_value(key) for key in space),
         Column("state", "how it ended", lambda e: e.trial.state, lambda e: e.trial.state),
         Column(
             "epochs",
-            "of the VAE: the one whose weights were kept, of all that were trained",
-            lambda e: None if e.outcome is None else f"{e.outcome.epoch} of {e.epochs}",
+            "of the VAE: the one whose weights were kept, and their number",
+            _text(lambda e: f"{e.outcome.epoch} of {e.epochs}"),
             lambda e: e.epochs,
         ),
         Column(
             f"NLL, K = {objective.importance_samples}",
-            "of validation sentences, nats a sentence, ± standard error",
-            lambda e: None if e.scores is None else str(Estimate(**e.scores["nll"])),
-            lambda e: _or_none(e.outcome, lambda found: found.nll),
+            "of validation sentences, in nats per sentence, ± standard error",
+            _text(lambda e: str(e.nll)),
+            _key(lambda e: e.outcome.nll),
         ),
     ]
     for name in ("ppl", "re"):
         if name in (objective.metric, objective.second):
             found.append(_of_outcome(NAMES[name], "of validation sentences", name))
-    found.append(_of_outcome("KL", "of validation sentences, nats a sentence", "kl"))
+    found.append(_of_outcome("KL", "of validation sentences, in nats per sentence", "kl"))
     if "kl.target_rate" not in space or space["kl.target_rate"].when:
         found.append(
-            _of_outcome("λ", "kl.target_rate: where the KL should be, where the method has one", "target_rate", "g")
+            _of_outcome("λ", "kl.target_rate: the target of the KL, if the method has one", "target_rate", "g")
         )
     if objective.kl_tolerance is not None:
         found.append(
             Column(
                 "KL is right",
-                f"within {objective.kl_tolerance:.0%} of λ; or by how many nats it is beyond",
-                lambda e: None if not has_rate(e) else "yes" if e.within else f"{e.off:.2f} off",
-                lambda e: e.off if has_rate(e) else None,
+                f"within {objective.kl_tolerance:.0%} of λ; if not, by how many nats it is outside",
+                _text(lambda e: None if e.outcome.target_rate is None else "yes" if e.within else f"{e.off:.2f} off"),
+                _key(lambda e: None if e.outcome.target_rate is None else e.off),
             )
         )
     found += [
@@ -67,15 +67,15 @@ def columns(account: Account) -> list[Column]:
         Column(
             "AU",
             "active units, of the dimensions of z",
-            lambda e: None if e.outcome is None else f"{e.outcome.active_units} of {e.units}",
-            lambda e: _or_none(e.outcome, lambda found: found.active_units),
+            _text(lambda e: f"{e.outcome.active_units} of {e.units}"),
+            _key(lambda e: e.outcome.active_units),
         ),
         _of_outcome("MI", "mutual information of sentence and z, nats", "mutual_information"),
         Column(
             "latent",
-            "alive: MI is at least half the KL and half of λ; hollow or weak if not; dead: next to none",
-            lambda e: _or_none(e.outcome, lambda found: found.latent),
-            lambda e: _or_none(e.outcome, lambda found: found.latent),
+            "alive: MI is at least half the KL and half of λ; hollow or weak: less; dead: almost none",
+            _text(lambda e: e.outcome.latent),
+            _key(lambda e: e.outcome.latent),
         ),
         _of_outcome("γ", "weight of the KL term in the epoch that was kept", "kl_weight", ".3g"),
     ]
@@ -85,8 +85,8 @@ def columns(account: Account) -> list[Column]:
     found.append(
         Column(
             "time",
-            "that it held its place",
-            lambda e: duration(e.trial.seconds) if e.trial.seconds else None,
+            "for which it held a slot",
+            lambda e: format_duration(e.trial.seconds) if e.trial.seconds else None,
             lambda e: e.trial.seconds,
         )
     )
@@ -102,8 +102,14 @@ def columns(account: Account) -> list[Column]:
     return found
 
 
-def has_rate(entry: TrialRecord) -> bool:
-    return entry.outcome is not None and entry.outcome.target_rate is not None
+def _text(found: Callable[[ScoredTrial], str | None]) -> Callable[[TrialRecord], str | None]:
+    """Return None for trials without scores."""
+    return lambda entry: found(entry) if isinstance(entry, ScoredTrial) else None
+
+
+def _key(found: Callable[[ScoredTrial], float | str | None]) -> Callable[[TrialRecord], float | str | None]:
+    """Return None for trials without scores."""
+    return lambda entry: found(entry) if isinstance(entry, ScoredTrial) else None
 
 
 def _name(entry: TrialRecord) -> str:
@@ -120,11 +126,11 @@ def _of_value(key: str) -> Column:
 
 
 def _of_outcome(title: str, meaning: str, name: str, form: str = ".2f") -> Column:
-    def text(entry: TrialRecord) -> str | None:
-        value = _or_none(entry.outcome, lambda found: getattr(found, name))
+    def text(entry: ScoredTrial) -> str | None:
+        value = getattr(entry.outcome, name)
         return None if value is None else format(value, form)
 
-    return Column(title, meaning, text, lambda e: _or_none(e.outcome, lambda found: getattr(found, name)))
+    return Column(title, meaning, _text(text), _key(lambda e: getattr(e.outcome, name)))
 
 
 def _of_finalist(split: str, name: str, samples: int) -> Column:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from distvae.sweeps.account import Account, TrialRecord
+from distvae.sweeps.account import Account, ScoredTrial
 from distvae.sweeps.axes import MISSING, axis_of, coordinate, place_of, plain, room, whole_ticks
 from distvae.sweeps.labels import LETTERS, NAMES, format_value, label
 
-# Told apart by the colour-blind, and on white and on black.
+# Colours that the colour-blind can tell apart, on white and on black.
 RIGHT, WRONG, OTHER, BEST = "#2a7fb8", "#d9772b", "#8f8f8f", "#1a9e6b"
 
-# From the better to the worse; no yellow, which is lost on white.
+# From better to worse, without yellow, which is hard to see on white.
 _SCALE = [[0.0, "#1a9e6b"], [0.45, "#2a7fb8"], [1.0, "#c2437f"]]
 
 # Whether a trial meets the sweep's constraints, on its KL and its latent.
 MEETS, MISSES = "alive, KL is right", "dead, or KL is off"
 
 
-def _layout(figure: go.Figure, height: int, **more) -> go.Figure:
+def _layout(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         template=go.layout.Template(),
         height=height,
@@ -28,20 +28,17 @@ def _layout(figure: go.Figure, height: int, **more) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         hovermode="closest",
         legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemwidth": 30},
-        **more,
     )
     figure.update_xaxes(zeroline=False, showline=True, ticks="outside", automargin=True)
     figure.update_yaxes(zeroline=False, showline=True, ticks="outside", automargin=True)
     return figure
 
 
-def _hover(entry: TrialRecord) -> str:
+def _hover(entry: ScoredTrial) -> str:
     found = entry.outcome
     values = "<br>".join(
         f"{plain(label(key))} = {plain(format_value(value))}" for key, value in entry.trial.values.items()
     )
-    if found is None:
-        return f"trial {entry.number}<br>{values}"
     return (
         f"trial {entry.number}, {entry.trial.state}<br>{values}<br>NLL {found.nll:.2f}, −ELBO {found.neg_elbo:.2f}<br>"
         f"KL {found.kl:.2f}{'' if found.target_rate is None else f' (λ {found.target_rate:g})'}, γ"
@@ -50,8 +47,8 @@ def _hover(entry: TrialRecord) -> str:
     )
 
 
-def _groups(account: Account, drawn: list[TrialRecord]) -> list[tuple[str, dict, list[TrialRecord]]]:
-    """Entries by how they are marked: name, marker, entries."""
+def _groups(account: Account, drawn: list[ScoredTrial]) -> list[tuple[str, dict[str, str], list[ScoredTrial]]]:
+    """Return trials by whether they meet the constraints: name, marker, trials."""
     objective = account.sweep.config.objective
     if objective.kl_tolerance is None and not objective.require_alive:
         return [("trial", {"color": RIGHT, "symbol": "circle"}, drawn)]
@@ -64,7 +61,7 @@ def _groups(account: Account, drawn: list[TrialRecord]) -> list[tuple[str, dict,
 # -- NLL and KL by hyperparameter --------------------------------------------------------------------------------------
 
 
-def by_hyperparameter(account: Account, drawn: list[TrialRecord], keys: list[str]) -> go.Figure:
+def by_hyperparameter(account: Account, drawn: list[ScoredTrial], keys: list[str]) -> go.Figure:
     figure = make_subplots(
         rows=2, cols=len(keys), shared_xaxes=True, shared_yaxes=True, vertical_spacing=0.07, horizontal_spacing=0.03
     )
@@ -116,7 +113,7 @@ def by_hyperparameter(account: Account, drawn: list[TrialRecord], keys: list[str
 # -- All at once -------------------------------------------------------------------------------------------------------
 
 
-def parallel_coordinates(account: Account, drawn: list[TrialRecord]) -> go.Figure:
+def parallel_coordinates(account: Account, drawn: list[ScoredTrial]) -> go.Figure:
     dimensions = [
         coordinate(
             LETTERS.get(key, key.rpartition(".")[2]), dimension, [e.trial.values.get(key, MISSING) for e in drawn]
@@ -143,7 +140,7 @@ def parallel_coordinates(account: Account, drawn: list[TrialRecord]) -> go.Figur
             unselected={"line": {"opacity": 0.08}},
             labelfont={"size": 13},
             tickfont={"size": 11},
-            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},  # the axes' ends, which are no values of trials
+            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},  # the ends of the axes, which are not values of trials
         )
     )
     _layout(figure, 430)
@@ -155,7 +152,7 @@ def parallel_coordinates(account: Account, drawn: list[TrialRecord]) -> go.Figur
 # -- By epoch ----------------------------------------------------------------------------------------------------------
 
 
-def by_epoch(account: Account, entries: list[TrialRecord]) -> go.Figure:
+def by_epoch(account: Account, entries: list[ScoredTrial]) -> go.Figure:
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.58, 0.42])
     legend = set()
     for entry in sorted(entries, key=lambda entry: entry is account.best):  # the best on top
@@ -187,7 +184,7 @@ def by_epoch(account: Account, entries: list[TrialRecord]) -> go.Figure:
                 col=1,
             )
             legend.add(name)
-    rates = sorted({entry.outcome.target_rate for entry in entries} - {None})
+    rates = sorted({entry.outcome.target_rate for entry in entries if entry.outcome.target_rate is not None})
     for rate in rates if len(rates) <= 6 else ():
         figure.add_hline(
             rate, line={"dash": "dot", "color": OTHER, "width": 1}, row=1, col=1,
@@ -213,14 +210,14 @@ def by_epoch(account: Account, entries: list[TrialRecord]) -> go.Figure:
     return figure
 
 
-def _annealing(account: Account, entry: TrialRecord) -> int:
+def _annealing(account: Account, entry: ScoredTrial) -> int:
     return account.sweep.config_of(entry.trial.values, account.folder).kl.policy.warm_up
 
 
 # -- What −ELBO would have chosen --------------------------------------------------------------------------------------
 
 
-def trade_off(account: Account, drawn: list[TrialRecord]) -> go.Figure:
+def trade_off(account: Account, drawn: list[ScoredTrial]) -> go.Figure:
     panels = (("nll", "neg_elbo"), ("mutual_information", "nll"), ("active_units", "nll"))
     figure = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.08)
     for column, (across, up) in enumerate(panels, 1):
@@ -264,7 +261,7 @@ def trade_off(account: Account, drawn: list[TrialRecord]) -> go.Figure:
         figure.update_yaxes(title_text=NAMES[up], row=1, col=column)
     figure.update_xaxes(tickvals=whole_ticks([entry.outcome.active_units for entry in drawn]), col=3)
     for name, marker, entries in _groups(account, drawn):
-        if entries:  # a legend cannot show a colour that stands for a number
+        if entries:  # the legend cannot show a continuous colour
             grey = marker | {"color": OTHER, "size": 10}
             figure.add_scatter(x=[None], y=[None], mode="markers", marker=grey, name=name, row=1, col=1)
     _layout(figure, 420)

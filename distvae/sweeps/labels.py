@@ -1,4 +1,4 @@
-"""Short names of metrics and config keys in tables, plots and messages."""
+"""Short names of metrics, config keys, values and times, as tables, plots and messages show them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ NAMES = {
     "active_units": "AU",
 }
 
-# The paper's letters for keys.
+# The paper's letters for config keys.
 LETTERS = {"kl.target_rate": "λ", "kl.threshold": "β", "kl.multiplier": "χ"}
 
 
 def label(key: str) -> str:
-    """A key of a training config, beside the paper's letter for it."""
+    """Return a config key, after the paper's letter for it."""
     return f"{LETTERS[key]} {key}" if key in LETTERS else key
 
 
 def format_value(value: Value) -> str:
-    """A value of a space, in a few characters."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+    """Format a value of a search space, as YAML writes it; floats have four digits."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def duration(seconds: float) -> str:
-    """A time in its two greatest units."""
+def format_values(values: dict[str, Value]) -> str:
+    """Format the values of a trial: ``λ = 4, χ = 0.3``."""
+    return ", ".join(f"{LETTERS.get(key, key)} = {format_value(value)}" for key, value in values.items())
+
+
+def format_duration(seconds: float) -> str:
+    """Format a time in its two largest units."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:
@@ -44,10 +51,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def trial_list(numbers: list[int]) -> str:
+def format_trials(numbers: list[int]) -> str:
+    """Format trial numbers: ``trials 1, 4``. Lists 20 at most."""
     shown = ", ".join(map(str, numbers[:20])) + (f" and {len(numbers) - 20} more" if len(numbers) > 20 else "")
     return f"trial{'' if len(numbers) == 1 else 's'} {shown}"
 
 
 def count(number: int, noun: str) -> str:
+    """Format a number of things: ``1 trial``, ``2 trials``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -16,7 +16,7 @@ _BESIDE = 3
 
 @dataclass(frozen=True)
 class Section:
-    """Pictures under a heading."""
+    """Figures under a heading."""
 
     title: str
     text: str
@@ -25,14 +25,14 @@ class Section:
 
 
 def sections(account: Account) -> list[Section]:
-    """All pictures, in their order; a section without any says why in its text."""
-    drawn = [entry for entry in account.entries if entry.outcome is not None and entry.trial.state != "failed"]
-    curves = [entry for entry in account.entries if any(row["stage"] == "train" for row in entry.rows)]
+    """Return the sections of the report; the text of one without figures explains why."""
+    drawn = [entry for entry in account.scored if entry.trial.state != "failed"]
+    curves = account.scored
     nothing = "No trial has recorded an epoch of the VAE yet."
     found = [
         Section(
             "NLL and KL by hyperparameter",
-            "Validation sentences. Short grey lines are each trial's λ; a KL should lie near it." if drawn else nothing,
+            "Validation sentences. Short grey lines are each trial's λ; a KL should be near it." if drawn else nothing,
             [_json(by_hyperparameter(account, drawn, keys)) for keys in _chunks(list(account.sweep.config.space))]
             if drawn
             else [],
@@ -53,8 +53,8 @@ def sections(account: Account) -> list[Section]:
         ),
         Section(
             "What −ELBO would have chosen",
-            "On the dotted line −ELBO is NLL, as it is of a latent variable that is dead. One that tells something lies"
-            " above it, and −ELBO holds that against it."
+            "On the dotted line −ELBO equals NLL, as it does for a dead latent. An informative latent is above it, so"
+            " −ELBO ranks it worse."
             if drawn
             else nothing,
             [_json(trade_off(account, drawn))] if drawn else [],
@@ -65,8 +65,8 @@ def sections(account: Account) -> list[Section]:
 
 
 def _json(figure: go.Figure) -> str:
-    # Within a page's script nothing may end it.
-    return figure.to_json().replace("<", "\\u003c")
+    # `<` could end the script element that holds the JSON.
+    return str(figure.to_json()).replace("<", "\\u003c")
 
 
 def _chunks(keys: list[str]) -> list[list[str]]:

@@ -8,15 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from distvae.config.kl import KLConfig
-from distvae.config.load import (
-    flatten,
-)
+from distvae.config.load import flatten
 from distvae.config.schema import Config, StageConfig
 from distvae.runs.resume import NO_MATTER
 
 
 def pretraining_of(config: Config, folder: Path) -> Config | None:
-    """The pretraining alone that a trial begins with, as a run of its own in a sweep's folder; None if it has none."""
+    """Return the pretraining stage of a trial as a run of its own in a sweep folder, or None if it has none."""
     if config.pretrained is not None or config.pretrain.max_epochs == 0:
         return None
     alone = replace(
@@ -26,12 +24,13 @@ def pretraining_of(config: Config, folder: Path) -> Config | None:
 
 
 def fingerprint(config: Config) -> str:
-    """Names what a pretraining comes to: equal for configs that pretrain alike."""
-    kept = {key: value for key, value in flatten(config) if matters_to_pretraining(key)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    """Return a hash of all settings that pretraining depends on: configs with equal fingerprints pretrain alike."""
+    read = {key: value for key, value in flatten(config) if matters_to_pretraining(key)}
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def matters_to_pretraining(key: str) -> bool:
+    """Return whether the result of pretraining depends on a config key."""
     section = key.partition(".")[0]
     if key in NO_MATTER - {"data.path"} or section in ("train", "kl", "checkpoint", "pretrained"):
         return False

@@ -12,12 +12,13 @@ from distvae.sweeps.space import Value
 from distvae.system.files import damaged, read_as, write_json
 from distvae.system.settings import Count
 
+# `stopped`: ended early by the scheduler or by `stop`.
 State = Literal["waiting", "running", "finished", "stopped", "failed"]
 
 
 @dataclass
 class Trial:
-    """A trial as the sweep's ``trials.json`` tells of it. ``stopped``: before its end, by scheduler or clock."""
+    """A trial in ``trials.json``."""
 
     number: Count
     values: dict[str, Value]
@@ -25,12 +26,12 @@ class Trial:
     reason: str | None = None  # why it failed or was stopped
     node: str | None = None  # where it ran last
     begun: float | None = None  # seconds since 1970
-    seconds: Seconds = 0.0  # that it has held its resources, all starts together
+    seconds: Seconds = 0.0  # for which it held its resources, over all attempts
     starts: Count = 0
 
     @property
     def well(self) -> bool:
-        """Whether it has ended, and not failed."""
+        """Whether the trial ended without failing."""
         return self.state in ("finished", "stopped")
 
     @property
@@ -40,7 +41,7 @@ class Trial:
 
 @dataclass
 class SweepProgress:
-    """How a sweep stands: its ``sweep.json``. Seconds are those of the clock, all starts together."""
+    """The content of ``sweep.json``. Times are wall-clock seconds, over all attempts."""
 
     state: Literal["running", "finished", "interrupted", "failed"] = "running"
     reason: str | None = None
@@ -50,11 +51,11 @@ class SweepProgress:
     pretraining_seconds: Seconds = 0.0
     trial_seconds: Seconds = 0.0  # while trials ran
     finalist_seconds: Seconds = 0.0
-    place_seconds: Seconds = 0.0  # of all places for trials together, while trials ran: their number may change
-    slots: Count = 0  # places at the last start: trials that there was room for, side by side
+    place_seconds: Seconds = 0.0  # while trials ran, summed over the slots, whose number may change
+    slots: Count = 0  # number of trials that the last attempt could run at once
     nodes: tuple[str, ...] = ()
-    ended_by: str | None = None  # what of `stop` ended it before its trials had
-    data: str | None = None  # fingerprint of the sentences; None: of an older version, or of trials that have their own
+    ended_by: str | None = None  # the limit of `stop` that ended the sweep early
+    data: str | None = None  # fingerprint of the sentences; None: older version, or the trials differ in their data
 
 
 def save_progress(folder: Path, progress: SweepProgress) -> None:
@@ -63,15 +64,15 @@ def save_progress(folder: Path, progress: SweepProgress) -> None:
 
 
 def load_progress(folder: Path) -> SweepProgress:
-    """How a sweep stands; as new where nothing is told.
+    """Read ``sweep.json``. Without the file, return the progress of a new sweep.
 
     Raises:
-        UserError: ``sweep.json`` is not what a sweep writes.
+        UserError: the file is damaged.
     """
     path = folder / "sweep.json"
     if not os.path.lexists(path):
         return SweepProgress()
-    return read_as(SweepProgress, path, "what a sweep writes")
+    return read_as(SweepProgress, path, "the progress of a sweep")
 
 
 def save_trials(folder: Path, trials: list[Trial]) -> None:
@@ -80,22 +81,22 @@ def save_trials(folder: Path, trials: list[Trial]) -> None:
 
 
 def load_trials(folder: Path) -> list[Trial]:
-    """The trials of a sweep, in the order of their numbers.
+    """Read ``trials.json``, sorted by number. Without the file, return an empty list.
 
     Raises:
-        UserError: ``trials.json`` is not what a sweep writes.
+        UserError: the file is damaged.
     """
     path = folder / "trials.json"
     if not os.path.lexists(path):
         return []
-    found = read_as(_Trials, path, "a sweep's trials").trials
+    found = read_as(_Trials, path, "a list of trials").trials
     if [trial.number for trial in found] != sorted({trial.number for trial in found}):
-        raise damaged(path, "a sweep's trials", "their numbers do not rise")
+        raise damaged(path, "a list of trials", "their numbers should increase")
     return found
 
 
 @dataclass(frozen=True)
 class _Trials:
-    """``trials.json``."""
+    """The content of ``trials.json``."""
 
     trials: list[Trial]

@@ -12,20 +12,23 @@ from typing import Any
 from distvae.config.schema import Config
 from distvae.evaluation.liveness import LatentState, latent_state, missing_information
 from distvae.sweeps.labels import NAMES
-from distvae.sweeps.specification import METRICS, ObjectiveConfig
+from distvae.sweeps.specification import METRICS, Direction, ObjectiveConfig
 
-# Greater than any score: how far a trial that misses a constraint ranks behind those that meet all.
+# Score of a trial that misses a constraint by 0 nats: worse than any metric.
 _BEHIND = 1e6
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial comes to if it ends now: scores of the validation sentences, by the weights that it would keep."""
+    """Validation scores of a trial, for the weights that it would keep if it ended now.
 
-    epoch: int  # of the stage, that these are of
+    ``nll``, ``neg_elbo``, ``re``, ``kl`` and ``mutual_information`` are in nats per sentence.
+    """
+
+    epoch: int  # of the VAE, whose weights are kept
     kl_weight: float
-    target_rate: float | None  # None: the method has no λ
-    sentences: int  # that were scored
+    target_rate: float | None  # λ in nats per sentence; None: the method has no λ
+    sentences: int
     nll: float
     ppl: float
     neg_elbo: float
@@ -36,22 +39,22 @@ class Outcome:
 
     @property
     def latent(self) -> LatentState | None:
-        """Whether the latent is alive; None where that cannot be told."""
+        """State of the latent. None if a single sentence was scored."""
         return latent_state(self.kl, self.mutual_information, self.sentences, self.target_rate)
 
     def kl_off(self, objective: ObjectiveConfig) -> float:
-        """Nats by which the KL is further from λ than its tolerance; 0 without a λ or a tolerance."""
+        """Return by how many nats the KL is outside its tolerance around λ; 0 without a λ or a tolerance."""
         if objective.kl_tolerance is None or self.target_rate is None:
             return 0.0
         return max(0.0, abs(self.kl - self.target_rate) - objective.kl_tolerance * self.target_rate)
 
     def violation(self, objective: ObjectiveConfig) -> float:
-        """Nats by which the constraints are missed: of KL beyond its tolerance, and of information that is lacking."""
+        """Return by how many nats the constraints are missed: KL outside its tolerance, plus missing information."""
         missing = missing_information(self.kl, self.mutual_information, self.sentences, self.target_rate)
         return self.kl_off(objective) + (missing if objective.require_alive else 0.0)
 
     def shortcomings(self, objective: ObjectiveConfig) -> str:
-        """Which constraints are missed, in words; empty where none is."""
+        """Describe which constraints are missed; empty if none."""
         found = []
         if objective.require_alive and self.latent not in ("alive", None):
             found.append(f"its latent is {self.latent} (MI {self.mutual_information:.2f})")
@@ -61,7 +64,7 @@ class Outcome:
 
 
 def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
-    """What the records of a run (``tracking.read_metrics``) come to; None before the VAE has had an epoch."""
+    """Return the outcome of a run from its records (``read_metrics``), or None before the first epoch of the VAE."""
     row = kept(rows)
     if row is None:
         return None
@@ -77,27 +80,34 @@ def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
 
 
 def kept(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The record of the epoch whose weights a run would keep if it ended now; None before the VAE has had one."""
+    """Return the record of the epoch whose weights a run would keep if it ended now, or None before the VAE's first."""
     rows = [row for row in rows if row["stage"] == "train"]
     improved = [row for row in rows if row["verdict"] == "improved"]
     return next(reversed(improved or rows), None)
 
 
 def is_over(config: Config, rows: list[dict[str, Any]]) -> bool:
-    """Whether the training of the VAE has ended, so that nothing is left to train from its last checkpoint."""
+    """Return whether the training of the VAE has ended, so that its last checkpoint leaves nothing to train."""
     last = next((row for row in reversed(rows) if row["stage"] == "train"), None)
     return last is not None and (last["epoch"] >= config.train.max_epochs or last["verdict"] == "stop")
 
 
 def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
-    """Epochs since annealing has ended."""
-    return max([row["epoch"] - config.kl.policy.warm_up for row in rows if row["stage"] == "train"] + [0])
+    """Return the number of epochs since annealing ended."""
+    epochs: list[int] = [row["epoch"] for row in rows if row["stage"] == "train"]
+    return max([epoch - config.kl.policy.warm_up for epoch in epochs] + [0])
 
 
 def score(objective: ObjectiveConfig, found: Outcome, second: bool = False) -> float:
-    """One number to compare trials by, in the objective's direction (Deb, 2000): the metric, or the second one, of a
-    trial that meets the constraints; any other trial is behind all those, by how much it misses them."""
-    metric, mode = (objective.second, objective.second_mode) if second else (objective.metric, objective.mode)
+    """Return one number to compare trials by, in the direction of the objective (Deb, 2000).
+
+    The score of a trial that meets the constraints is its metric. All other trials score worse than these, by how many
+    nats they miss the constraints.
+
+    Args:
+        second: score by the second metric.
+    """
+    metric, mode = objective.goals[1 if second else 0]
     violation = found.violation(objective)
     if violation == 0:
         return float(getattr(found, metric))
@@ -105,25 +115,26 @@ def score(objective: ObjectiveConfig, found: Outcome, second: bool = False) -> f
 
 
 def rank(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
-    """The numbers of trials, the best first."""
-    sign = 1 if objective.mode == "min" else -1
+    """Return trial numbers, best first; ties are in the order of their numbers."""
+    sign = _sign(objective.mode)
     return sorted(outcomes, key=lambda number: (sign * score(objective, outcomes[number]), number))
 
 
 def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]:
-    """Of two objectives: the trials that no other beats in both, in the order of their numbers. A trial that misses the
-    constraints is beaten by any that misses them by less: else a KL that is too high would buy its way in by an
-    information that is high too."""
-    signs = (1 if objective.mode == "min" else -1, 1 if objective.second_mode == "min" else -1)
+    """Return the numbers of the trials on the Pareto front of both metrics, in ascending order.
+
+    Only trials that miss the constraints by the fewest nats can be on it. Otherwise a KL that is too high would pay for
+    itself by a mutual information that is high too.
+    """
     violations = {number: found.violation(objective) for number, found in outcomes.items()}
     least = min(violations.values(), default=0.0)
     points = {
-        number: (signs[0] * getattr(found, objective.metric), signs[1] * getattr(found, objective.second))
+        number: [_sign(mode) * getattr(found, metric) for metric, mode in objective.goals]
         for number, found in outcomes.items()
         if violations[number] == least
     }
 
-    def beaten(point: tuple[float, float]) -> bool:
+    def beaten(point: list[float]) -> bool:
         return any(
             other != point and all(o <= p for o, p in zip(other, point, strict=True)) for other in points.values()
         )
@@ -132,17 +143,19 @@ def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]
 
 
 def why_not_best(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> str | None:
-    """Why the trial with the best metric does not rank first; None if it does."""
-    sign = 1 if objective.mode == "min" else -1
+    """Explain why the trial with the best metric does not rank first, or return None if it does."""
+    metric, sign = objective.metric, _sign(objective.mode)
     order = rank(objective, outcomes)
-    leading = min(order, key=lambda number: sign * getattr(outcomes[number], objective.metric), default=None)
-    if leading is None or not sign * (
-        getattr(outcomes[order[0]], objective.metric) - getattr(outcomes[leading], objective.metric)
-    ):
+    leading = min(order, key=lambda number: sign * getattr(outcomes[number], metric), default=None)
+    if leading is None or getattr(outcomes[order[0]], metric) == getattr(outcomes[leading], metric):
         return None
-    name, value = NAMES[objective.metric], getattr(outcomes[leading], objective.metric)
     better = "lower" if sign == 1 else "higher"
     return (
-        f"trial {leading} has a {better} {name} ({value:.2f}), but {outcomes[leading].shortcomings(objective)}: it"
-        " ranks behind"
+        f"trial {leading} has a {better} {NAMES[metric]} ({getattr(outcomes[leading], metric):.2f}), but"
+        f" {outcomes[leading].shortcomings(objective)}: it ranks behind"
     )
+
+
+def _sign(mode: Direction) -> int:
+    """Return the factor that makes lower better."""
+    return 1 if mode == "min" else -1

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from distvae.reports import comparison
 from distvae.reports.pages import render
 from distvae.runs.results import results_to_dict
-from distvae.sweeps.account import Account, gather, read_trial
+from distvae.sweeps.account import Account, ScoredTrial, gather, read_trial
 from distvae.sweeps.columns import columns
-from distvae.sweeps.labels import duration, format_value
+from distvae.sweeps.labels import format_duration, format_value
 from distvae.sweeps.lineage import Generation
 from distvae.sweeps.progress import Trial
+from distvae.sweeps.space import Value
 from distvae.sweeps.summary import by_elbo, endings, lineage, reading, summary
 from distvae.sweeps.sweep import Sweep
 from distvae.sweeps.timing import by_the_clock, by_the_trials, utilisation
@@ -29,15 +32,15 @@ from distvae.system.markdown import escaped, markdown_table
 # The metrics that TensorBoard's table of trials shows. `violation`: nats by which the constraints are missed.
 _SHOWN = ("nll", "kl", "neg_elbo", "mutual_information", "active_units", "violation")
 
-# Of the file that holds a trial's line of that table.
+# Suffix of the file with a trial's line of that table.
 _SUFFIX = ".hparams"
 
 
 def write_report(folder: str | Path) -> Account:
-    """Write a sweep's ``sweep.html`` and ``sweep.md``, and return what they tell.
+    """Write ``sweep.html`` and ``sweep.md`` to a sweep folder, and return its content.
 
     Raises:
-        UserError: the folder is no sweep's, is damaged, or cannot be written.
+        UserError: the folder is not a sweep folder, is damaged, or cannot be written.
     """
     account = gather(folder)
     pages = {"sweep.md": markdown(account), "sweep.html": html(account)}
@@ -48,8 +51,8 @@ def write_report(folder: str | Path) -> Account:
 
 
 def html(account: Account) -> str:
-    """The report as a page that needs nothing beside itself."""
-    # Late, for no run that trains has a use for it.
+    """Return the report as a self-contained page."""
+    # Imported here because training does not need it.
     try:
         from plotly.offline import get_plotlyjs
 
@@ -68,13 +71,13 @@ def html(account: Account) -> str:
         utilisation=utilisation(account),
         lineage=lineage(account),
         reading=reading(account),
-        duration=duration,
+        duration=format_duration,
         plotly=get_plotlyjs(),
     )
 
 
 def markdown(account: Account) -> str:
-    """The report without pictures."""
+    """Return the report as Markdown, without figures."""
     parts = [f"# {escaped(title(account))}", escaped(summary(account)), "## Trials"]
     shown = columns(account)
     if account.entries:
@@ -84,15 +87,16 @@ def markdown(account: Account) -> str:
             )
         )
     else:
-        parts.append("None has begun.")
-    if by_elbo(account):
-        parts.append(by_elbo(account))
+        parts.append("No trial has started.")
+    remark = by_elbo(account)
+    if remark is not None:
+        parts.append(remark)
     if endings(account):
         parts += ["## What failed or was stopped", "\n".join(f"- {escaped(line)}" for line in endings(account))]
     parts.append("## Where the time went")
     for title_, table in (("by the clock", by_the_clock(account)), ("of the places", by_the_trials(account))):
         if table:
-            rows = [[part.what, duration(part.seconds), f"{part.share:.0%}"] for part in table]
+            rows = [[part.what, format_duration(part.seconds), f"{part.share:.0%}"] for part in table]
             parts.append(markdown_table([title_, "time", "share"], rows))
     if utilisation(account) is not None:
         parts.append(f"Trials held {utilisation(account):.0%} of the places' time while trials ran.")
@@ -108,7 +112,7 @@ def title(account: Account) -> str:
 
 
 def table(account: Account) -> Table:
-    """The trials for a terminal."""
+    """Return the table of trials for a terminal."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns(account):
         shown.add_column(comparison.cell(column.title), justify="right")
@@ -119,7 +123,7 @@ def table(account: Account) -> Table:
 
 
 def as_dict(account: Account) -> dict[str, Any]:
-    """Plain values for JSON."""
+    """Return plain values for JSON."""
     return {
         "folder": str(account.folder),
         "progress": asdict(account.progress),
@@ -128,10 +132,10 @@ def as_dict(account: Account) -> dict[str, Any]:
                 "rank": account.ranks.get(entry.number),
                 **asdict(entry.trial),
                 "epochs": entry.epochs,
-                "outcome": None if entry.outcome is None else asdict(entry.outcome),
-                "within_tolerance": None if entry.off is None else entry.within,
-                "latent": None if entry.outcome is None else entry.outcome.latent,
-                "shortcomings": entry.shortcomings,
+                "outcome": asdict(entry.outcome) if isinstance(entry, ScoredTrial) else None,
+                "within_tolerance": entry.within if isinstance(entry, ScoredTrial) else None,
+                "latent": entry.outcome.latent if isinstance(entry, ScoredTrial) else None,
+                "shortcomings": entry.shortcomings if isinstance(entry, ScoredTrial) else None,
                 "front": entry.number in account.front,
                 "finalist": {split: results_to_dict(results) for split, results in entry.finalist.items()},
                 "runs": [str(generation.run.relative_to(account.folder)) for generation in entry.generations],
@@ -146,24 +150,25 @@ def as_dict(account: Account) -> dict[str, Any]:
 
 
 def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
-    """Give an ended trial its line in TensorBoard's HPARAMS, beside the curves of its last run. What an earlier call
-    wrote goes.
+    """Write the line of an ended trial for TensorBoard's HPARAMS tab to the folder of its last run.
+
+    Replaces what an earlier call wrote.
 
     Raises:
         UserError: its records are damaged, or its folder cannot be written.
     """
     entry = read_trial(folder, sweep, trial)
     run = entry.generations[-1].run if entry.generations else folder / "trials" / f"{trial.number:04d}"
-    found = {}
-    if entry.outcome is not None:
+    found: dict[str, float] = {}
+    if isinstance(entry, ScoredTrial):
         found = {f"final/{name}": getattr(entry.outcome, name) for name in _SHOWN if name != "violation"}
         found["final/violation"] = entry.outcome.violation(sweep.config.objective)
-    # Every line tells of all keys and metrics, for TensorBoard goes by whichever it reads first.
+    # Every line lists all keys and metrics, because TensorBoard takes its columns from the line that it reads first.
     texts = {key for key, dimension in sweep.config.space.items() if not dimension.numeric}
     whole = {key: "" if key in texts else 0.0 for key in sweep.config.space}
     values = {key: format_value(value) if key in texts else value for key, value in trial.values.items()}
-    experiment, _, _ = hparams(whole, dict.fromkeys((f"final/{name}" for name in _SHOWN), 0.0))
-    _, start, end = hparams(values, found)
+    experiment, _, _ = _summaries(whole, dict.fromkeys((f"final/{name}" for name in _SHOWN), 0.0))
+    _, start, end = _summaries(values, found)
     if trial.state == "failed":
         _mark_failed(end)
     with writing(run):
@@ -177,8 +182,14 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
                 writer.add_scalar(name, value, entry.rows[-1]["step"])
 
 
-def _mark_failed(end) -> None:
-    """torch's own summary of a session's end says that it went well."""
+def _summaries(values: Mapping[str, Value], metrics: Mapping[str, float]) -> tuple[Summary, Summary, Summary]:
+    """Return the summaries of an experiment, and of the start and end of a session."""
+    experiment, start, end = hparams(dict(values), dict(metrics))  # type: ignore[no-untyped-call]
+    return experiment, start, end
+
+
+def _mark_failed(end: Summary) -> None:
+    """Mark a session as failed, because torch marks each as successful."""
     from tensorboard.plugins.hparams.api_pb2 import Status
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 

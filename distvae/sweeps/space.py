@@ -15,7 +15,7 @@ Value = bool | int | float | str | None
 
 
 class Chance(Protocol):
-    """Draws the values of a trial: by numbers from a seed, or by what a searcher has learnt."""
+    """Source of the values of a trial: a random generator, or a searcher that learns from earlier trials."""
 
     def choice(self, key: str, values: tuple[Value, ...]) -> Value: ...
 
@@ -25,10 +25,10 @@ class Chance(Protocol):
 
 
 class Seeded:
-    """Chance that a seed sets.
+    """Draw values from a seeded random generator.
 
     Args:
-        seed: numbers that name what is drawn.
+        seed: numbers that together seed the generator.
     """
 
     def __init__(self, *seed: int):
@@ -52,22 +52,22 @@ Range = tuple[float, float]
 
 @checked(frozen=True, config=RULES)
 class Dimension:
-    """The values of one key: exactly one of the first five."""
+    """The values of one key. Exactly one of the first five fields is set."""
 
-    # Each of these values, with each of every other grid.
+    # Try each of these values, combined with every value of every other grid.
     grid: Values | None = None
-    # One of these values, drawn.
+    # Draw one of these values.
     choice: Values | None = None
-    # A number between these two, drawn evenly, or evenly in its logarithm.
+    # Draw a number from this range, uniformly, or uniformly in its logarithm.
     uniform: Range | None = None
     log_uniform: Range | None = None
-    # A whole number from the one to the other.
+    # Draw an integer from this range, both ends included.
     integer: tuple[int, int] | None = None
-    # Only where another key has this value, or one of these: `when: {kl.policy: soft_free_bits}`.
+    # Set the key only where another key has this value, or one of these: `when: {kl.policy: soft_free_bits}`.
     when: dict[str, Value | list[Value]] | None = None
 
     @model_validator(mode="after")
-    def _one_kind(self):
+    def _one_kind(self) -> Dimension:
         kinds = [name for name in ("grid", "choice", "uniform", "log_uniform", "integer") if getattr(self, name)]
         if len(kinds) != 1:
             raise ValueError("should have one of grid, choice, uniform, log_uniform, integer")
@@ -78,18 +78,18 @@ class Dimension:
             raise ValueError(f"log_uniform: {list(self.log_uniform)}: should be above 0")
         for values in (self.grid, self.choice):
             if values and len({(type(value), value) for value in values}) < len(values):
-                raise ValueError(f"{kinds[0]}: {list(values)}: a value stands there twice")
+                raise ValueError(f"{kinds[0]}: {list(values)}: lists a value twice")
         return self
 
     @property
-    def values(self) -> tuple[Value, ...] | None:
-        """All values there are, where they are few."""
-        return self.grid or self.choice
+    def values(self) -> tuple[Value, ...]:
+        """All values of a grid or a choice; empty for a range."""
+        return self.grid or self.choice or ()
 
     @property
     def extremes(self) -> tuple[Value, ...]:
         """Values between which all others lie."""
-        return self.values or self.uniform or self.log_uniform or self.integer
+        return self.values or self.uniform or self.log_uniform or self.integer or ()
 
     @property
     def numeric(self) -> bool:
@@ -97,9 +97,17 @@ class Dimension:
         return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.extremes)
 
     def draw(self, key: str, chance: Chance) -> Value:
-        """A value, of one that is not on a grid."""
+        """Draw a value.
+
+        Raises:
+            ValueError: the dimension is a grid.
+        """
         if self.choice:
             return chance.choice(key, self.choice)
         if self.integer:
             return chance.integer(key, *self.integer)
-        return chance.uniform(key, *(self.uniform or self.log_uniform), log=self.log_uniform is not None)
+        if self.log_uniform:
+            return chance.uniform(key, *self.log_uniform, log=True)
+        if self.uniform:
+            return chance.uniform(key, *self.uniform, log=False)
+        raise ValueError(f"{key}: a grid is listed, not drawn")

@@ -23,10 +23,14 @@ from distvae.system.errors import UserError
 
 
 def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
-    """Read a sweep's file, and the training config that it names.
+    """Read a sweep file and the training config that it names, and check them.
+
+    Args:
+        path: the sweep file.
+        overrides: ``key=value`` settings that replace those of the file.
 
     Raises:
-        UserError: one of them cannot be read, or they ask for what cannot be.
+        UserError: a file cannot be read, or the sweep does not make sense.
     """
     tree = read_tree(path)
     for override in overrides:
@@ -34,32 +38,37 @@ def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
     config = _parse(tree, str(path))
-    return check_read(check_sweep(Sweep(config, read_merged(config.base))))
+    sweep = Sweep(config, read_merged(config.base))
+    check_sweep(sweep)
+    check_read(sweep)
+    return sweep
 
 
 def open_sweep(folder: Path) -> Sweep:
-    """Read the sweep that lies in a folder, wherever that is now.
+    """Read the sweep in a folder, which may have moved.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder is not a sweep folder, or is damaged.
     """
     path = folder / "sweep.yaml"
     if not path.is_file():
-        raise UserError(f"{folder}: is no sweep's folder: it has no sweep.yaml")
+        raise UserError(f"{folder}: is not a sweep folder: it has no sweep.yaml")
     if not is_sweeps(folder):
-        raise UserError(f"{folder}: is no sweep's folder: no sweep wrote its sweep.yaml")
+        raise UserError(f"{folder}: is not a sweep folder: no sweep wrote its sweep.yaml")
     config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
-    parse_config(read_tree(base), str(base), stored=True)  # errors of a trial name the file that the base came from
-    return check_sweep(Sweep(config, read_tree(base)))
+    parse_config(read_tree(base), str(base), stored=True)  # the errors of trials name the original file
+    sweep = Sweep(config, read_tree(base))
+    check_sweep(sweep)
+    return sweep
 
 
 def is_sweeps(folder: Path) -> bool:
-    """Whether a sweep wrote what is in a folder: it begins by claiming it. (So does a run, which leaves its config.)"""
+    """Return whether a sweep wrote what is in a folder. A run folder has attempts too, but also a config.yaml."""
     return bool(read_attempts(folder)) and not (folder / "config.yaml").exists()
 
 
 def dump_sweep(sweep: Sweep) -> dict[str, str]:
-    """The files of a sweep's folder that say what it is, by their names."""
+    """Return the files of a sweep folder that specify the sweep, by name."""
     tree = TypeAdapter(SweepConfig).dump_python(sweep.config, mode="json")
     tree["space"] = {
         key: {name: value for name, value in dimension.items() if value is not None}
@@ -73,7 +82,7 @@ def _whole_base(sweep: Sweep) -> Config:
 
 
 def differences(there: Sweep, here: Sweep) -> list[str]:
-    """What makes one sweep another: nothing, if the one can go on as the other."""
+    """Return the settings that keep one sweep from resuming another, with both values."""
 
     def settings(sweep: Sweep) -> dict[str, Any]:
         tree = TypeAdapter(SweepConfig).dump_python(sweep.config, mode="json")
@@ -102,8 +111,14 @@ def _parse(tree: dict[str, Any], source: str) -> SweepConfig:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
 
 
-def _dotted(tree: dict[str, Any], ends: Callable[[dict], bool], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values, of keys that may be dotted or sections in one another."""
+def _dotted(
+    tree: dict[str, Any], ends: Callable[[dict[str, Any]], bool], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and their values from keys that are dotted or nested sections.
+
+    Args:
+        ends: whether a section is itself a value.
+    """
     for key, value in tree.items():
         if isinstance(value, dict) and value and not ends(value):
             yield from _dotted(value, ends, f"{prefix}{key}.")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from distvae.evaluation.scores import Estimate
-from distvae.sweeps.account import Account, TrialRecord
-from distvae.sweeps.columns import has_rate
-from distvae.sweeps.labels import LETTERS, NAMES, count, duration, format_value, trial_list
+from distvae.evaluation.liveness import LatentState
+from distvae.sweeps.account import Account, ScoredTrial
+from distvae.sweeps.labels import NAMES, count, format_duration, format_trials, format_values
 from distvae.sweeps.ranking import Outcome, why_not_best
 
 
 def summary(account: Account) -> str:
-    """A sweep in a paragraph."""
+    """Return a paragraph about a sweep."""
     progress, sweep = account.progress, account.sweep
     states = [entry.trial.state for entry in account.entries]
     counts = [f"{states.count(s)} {s}" for s in ("finished", "stopped", "failed", "running", "waiting") if s in states]
@@ -28,7 +27,7 @@ def summary(account: Account) -> str:
     where = f" on {count(len(progress.nodes), 'node')}" if progress.nodes else ""
     beside = f", {progress.slots} side by side" if progress.slots else ""
     starts = f", in {progress.starts} starts" if progress.starts > 1 else ""
-    parts.append(f"It took {duration(progress.seconds)}{where}{beside}{starts}.")
+    parts.append(f"It took {format_duration(progress.seconds)}{where}{beside}{starts}.")
     if account.best is None:
         parts.append("No trial can be judged yet.")
         return " ".join(parts)
@@ -36,14 +35,14 @@ def summary(account: Account) -> str:
     if objective.second is not None:
         both = f"{NAMES[objective.metric]} and {NAMES[objective.second]}"
         parts.append(
-            f"Judged by {both} none is the best: no other beats {trial_list(account.front)} in both."
-            f" By {NAMES[objective.metric]} alone, {_told(account.best)}."
+            f"No trial is the best by both {both}: no other beats {format_trials(account.front)} in both."
+            f" By {NAMES[objective.metric]} alone, {_described(account.best)}."
         )
     elif account.best.fine:
-        parts.append(f"The best is {_told(account.best)}.")
+        parts.append(f"The best is {_described(account.best)}.")
     else:
-        parts.append(f"No trial meets the constraints; the nearest is {_told(account.best)}.")
-    with_rate = [entry for entry in judged if has_rate(entry)]
+        parts.append(f"No trial meets the constraints; the nearest is {_described(account.best)}.")
+    with_rate = [entry for entry in judged if entry.outcome.target_rate is not None]
     if objective.kl_tolerance is not None and with_rate:
         within = sum(entry.within for entry in with_rate)
         parts.append(
@@ -51,27 +50,28 @@ def summary(account: Account) -> str:
             f" ({within / len(with_rate):.0%}) {'has its' if within == 1 else 'have their'} KL within"
             f" {objective.kl_tolerance:.0%} of λ."
         )
-    states = [entry.outcome.latent for entry in judged]
-    counts = [f"{states.count(state)} {state}" for state in ("alive", "weak", "hollow", "dead") if state in states]
+    latents = [entry.outcome.latent for entry in judged]
+    kinds: tuple[LatentState, ...] = ("alive", "weak", "hollow", "dead")
+    counts = [f"{latents.count(latent)} {latent}" for latent in kinds if latent in latents]
     if counts:
         parts.append(f"Latents: {', '.join(counts)}.")
-    if behind(account) is not None:
-        parts.append(behind(account))
+    why = behind(account)
+    if why is not None:
+        parts.append(why)
     return " ".join(parts)
 
 
 def behind(account: Account) -> str | None:
-    """Why the trial with the best metric does not rank first, as a sentence; None if it does."""
+    """Return a sentence on why the trial with the best metric does not rank first, or None if it does."""
     objective = account.sweep.config.objective
     text = why_not_best(objective, {entry.number: entry.outcome for entry in account.judged})
     return None if text is None else f"{text[0].upper()}{text[1:]}."
 
 
-def _told(entry: TrialRecord) -> str:
-    values = ", ".join(f"{LETTERS.get(key, key)} = {format_value(value)}" for key, value in entry.trial.values.items())
+def _described(entry: ScoredTrial) -> str:
     found = entry.outcome
     text = (
-        f"trial {entry.number} ({values}): NLL {Estimate(**entry.scores['nll'])}, −ELBO {found.neg_elbo:.2f}, KL"
+        f"trial {entry.number} ({format_values(entry.trial.values)}): NLL {entry.nll}, −ELBO {found.neg_elbo:.2f}, KL"
         f" {found.kl:.2f}{_rate(found)}, MI {found.mutual_information:.2f}, {found.active_units} of"
         f" {entry.units} units active, latent {found.latent}"
     )
@@ -86,7 +86,7 @@ def _rate(found: Outcome) -> str:
 
 
 def by_elbo(account: Account) -> str | None:
-    """What −ELBO would have chosen, if that is another trial."""
+    """Return a sentence on the trial that −ELBO would have chosen, or None if it is the best one."""
     if account.best is None:
         return None
     chosen = min(account.judged, key=lambda entry: entry.outcome.neg_elbo)
@@ -102,39 +102,40 @@ def by_elbo(account: Account) -> str | None:
 
 
 def endings(account: Account) -> list[str]:
-    """What failed or was stopped, and why; trials with the same reason together."""
+    """Return a line for each reason why trials failed or were stopped, and one for those that have not ended."""
     told: dict[tuple[str, str], list[int]] = {}
     for entry in sorted(account.entries, key=lambda entry: entry.number):
         if entry.trial.state in ("failed", "stopped"):
-            reason = entry.trial.reason or "no reason is told"
+            reason = entry.trial.reason or "no reason is given"
             told.setdefault((entry.trial.state, reason), []).append(entry.number)
-    lines = [f"{trial_list(numbers)} {state}: {reason}" for (state, reason), numbers in told.items()]
+    lines = [f"{format_trials(numbers)} {state}: {reason}" for (state, reason), numbers in told.items()]
     waiting = [entry.number for entry in account.entries if entry.trial.state in ("running", "waiting")]
     if waiting:
-        lines.append(f"{trial_list(sorted(waiting))} had not ended when this was written")
+        lines.append(f"{format_trials(sorted(waiting))} had not ended when this report was written")
     return lines
 
 
 def reading(account: Account) -> list[str]:
-    """How the report is to be read."""
+    """Return notes on how to read the report."""
     objective, finalists = account.sweep.config.objective, account.sweep.config.finalists
     better = {"min": "the lower the better", "max": "the higher the better"}[objective.mode]
     lines = [
-        f"Trials are judged by {NAMES[objective.metric]} of the validation sentences, {better}, with the weights of the"
-        " epoch that was kept. All is in nats a sentence; ± is a standard error over sentences.",
+        f"Trials are ranked by {NAMES[objective.metric]} of the validation sentences, {better}, with the weights of the"
+        " epoch that was kept. Scores are in nats per sentence; ± is a standard error over sentences.",
         "NLL is −log p(x), estimated with K importance samples. −ELBO = RE + KL lies above it by how far q(z given x)"
-        " is from the model's own posterior. A dead latent variable has no such gap and one that tells something has,"
-        " so −ELBO prefers collapse: a sweep that went by it would end with dead ones.",
-        f"Few importance samples put the NLL too high, most where much is known. So K is {objective.importance_samples}"
-        f" in each epoch, and the best {finalists.count} are scored again with K = {finalists.importance_samples}."
+        " is from the model's own posterior. A dead latent has no such gap and an informative one does, so −ELBO"
+        " prefers collapse: ranking by it would select dead latents.",
+        f"With few importance samples the NLL is too high, most for informative latents. So K is"
+        f" {objective.importance_samples} in each epoch, and the best {finalists.count} are scored again with K ="
+        f" {finalists.importance_samples}."
         if finalists.count
-        else f"Few importance samples put the NLL too high, most where much is known; K is"
+        else f"With few importance samples the NLL is too high, most for informative latents; K is"
         f" {objective.importance_samples} here.",
     ]
     if objective.kl_tolerance is not None:
         lines.append(
-            f"A trial's KL should lie within {objective.kl_tolerance:.0%} of its λ (kl.target_rate), where its method"
-            " has a λ. The tolerance is not β (kl.threshold), which may be swept."
+            f"The KL of a trial should be within {objective.kl_tolerance:.0%} of its λ (kl.target_rate), if its"
+            " method has one. The tolerance is not β (kl.threshold), which may be swept."
         )
     if objective.require_alive:
         lines.append(
@@ -143,20 +144,21 @@ def reading(account: Account) -> list[str]:
         )
     if objective.kl_tolerance is not None or objective.require_alive:
         lines.append("A trial that misses a constraint ranks behind all that meet them, by how many nats it misses.")
-    lines.append("AU are dimensions of z whose mean varies over the sentences, MI is what z tells of the sentence.")
+    lines.append(
+        "AU are the dimensions of z whose mean varies over the sentences. MI is the information that z has about the"
+        " sentence."
+    )
     return lines
 
 
 def lineage(account: Account) -> list[tuple[str, str, int, str]]:
-    """Of population-based training: run, the run that it went on from, that one's step, and the values since then."""
+    """Return the continuations of population-based training: run, parent, step of the parent, and new values."""
     return [
         (
             generation.run.name,
             generation.parent.name,
             generation.step,
-            ", ".join(
-                f"{LETTERS.get(key, key)} = {format_value(value)}" for key, value in (generation.values or {}).items()
-            ),
+            format_values(generation.values or {}),
         )
         for entry in sorted(account.entries, key=lambda entry: entry.number)
         for generation in entry.generations

@@ -9,26 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distvae.config.load import (
-    flatten,
-    parse_config,
-    set_key,
-)
+from distvae.config.load import flatten, parse_config, set_key
 from distvae.config.schema import Config
 from distvae.sweeps.pretraining import fingerprint, matters_to_pretraining, pretraining_of
 from distvae.sweeps.space import Chance, Seeded, Value
 from distvae.sweeps.specification import SweepConfig
 
-# Random draws with which a sweep is checked before it starts.
+# Number of random draws from a space that are checked before a sweep starts.
 _SAMPLES = 200
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep, which its loader has seen to make sense."""
+    """A sweep, from ``storage.load_sweep`` or ``storage.open_sweep``, which check it.
+
+    Args:
+        config: the sweep file.
+        base: the training config as plain values.
+    """
 
     config: SweepConfig
-    base: dict[str, Any]  # the training config, as plain values
+    base: dict[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -36,16 +37,16 @@ class Sweep:
 
     @property
     def trials(self) -> int:
-        """How many there are."""
+        """Number of trials."""
         return self.config.num_samples * len(self.grid())
 
     def grid(self) -> list[dict[str, Value]]:
-        """The points of all grids together; one, and empty, where there is none."""
-        keys = [key for key, dimension in self.config.space.items() if dimension.grid]
-        points = []
-        for values in itertools.product(*(self.config.space[key].grid for key in keys)):
-            point = {}
-            for key, value in zip(keys, values, strict=True):
+        """Return all combinations of the grids; a single empty one without grids."""
+        grids = {key: dimension.grid for key, dimension in self.config.space.items() if dimension.grid}
+        points: list[dict[str, Value]] = []
+        for values in itertools.product(*grids.values()):
+            point: dict[str, Value] = {}
+            for key, value in zip(grids, values, strict=True):
                 if self._applies(key, point):
                     point[key] = value
             if point not in points:
@@ -53,30 +54,37 @@ class Sweep:
         return points
 
     def points(self) -> list[dict[str, Value]]:
-        """The values of every trial, of a sweep whose trials are known beforehand: every point of the grids once before
-        any twice, for a sweep may be ended early."""
+        """Return the values of every trial of a random search.
+
+        Every point of the grids comes once before any comes twice, because a sweep may be ended early.
+        """
         return [
             self.draw(Seeded(self.config.seed, number), point)
             for number, point in enumerate(self.grid() * self.config.num_samples)
         ]
 
     def draw(self, chance: Chance, point: dict[str, Value] | None = None) -> dict[str, Value]:
-        """The values of a trial, in the order of the space. ``point`` has those that are on a grid."""
+        """Draw the values of a trial, in the order of the space.
+
+        Args:
+            point: values of the grids.
+        """
+        point = point or {}
         values: dict[str, Value] = {}
         for key, dimension in self.config.space.items():
-            if dimension.grid and key in (point or {}):
+            if dimension.grid and key in point:
                 values[key] = point[key]
             elif not dimension.grid and self._applies(key, values):
                 values[key] = dimension.draw(key, chance)
         return values
 
     def some(self) -> list[dict[str, Value]]:
-        """A sample of the space."""
+        """Return a random sample of the space."""
         grid = self.grid()
         return [self.draw(Seeded(number), grid[number % len(grid)]) for number in range(_SAMPLES)]
 
     def samples(self) -> list[dict[str, Value]]:
-        """The values of all trials, or where these are not known beforehand, of some that there may be."""
+        """Return the values of all trials of a random search, or else a random sample of the space."""
         return self.points() if self.config.search == "random" else self.some()
 
     def _applies(self, key: str, values: dict[str, Value]) -> bool:
@@ -88,35 +96,54 @@ class Sweep:
         )
 
     def fixed(self, key: str) -> Value:
-        """A key's value in a trial that does not set it; nothing for a swept one, which is left out there."""
-        return None if key in self.config.space else dict(flatten(self.config_of({}, self.folder)))[key]
+        """Return the value of a key in trials that do not set it, or None if it is in the space or nothing reads it."""
+        if key in self.config.space:
+            return None
+        value: Value = dict(flatten(self.config_of({}, self.folder))).get(key)
+        return value
 
     def config_of(self, values: dict[str, Value], run: Path, pretrained: Path | None = None) -> Config:
-        """The training config of a trial.
+        """Return the training config of a trial.
+
+        Args:
+            values: of the space.
+            run: the trial's run folder.
+            pretrained: run folder of a pretraining that trials share.
 
         Raises:
             ConfigError: the values do not go together.
         """
         tree = self.tree_of(values, run, pretrained)
-        said = ", ".join(f"{key}={value}" for key, value in values.items())
-        # If the policy is swept, other policies do not read what the base sets for one of them: see `check_read`.
-        return parse_config(tree, f"a trial of {self.config.base}" + (f" with {said}" if said else ""), stored=True)
+        given = ", ".join(f"{key}={value}" for key, value in values.items())
+        source = f"a trial of {self.config.base}" + (f" with {given}" if given else "")
+        # `stored` accepts options that nothing reads: a swept policy may not read those that the base sets for another.
+        # `checks.check_read` refuses the rest.
+        return parse_config(tree, source, stored=True)
 
     def tree_of(self, values: dict[str, Value], run: Path, pretrained: Path | None = None) -> dict[str, Any]:
         """Return the training config of a trial as plain keys and values, before it is validated."""
         tree = copy.deepcopy(self.base)
         samples = self.config.objective.importance_samples
-        ours = {"evaluation.validation_samples": samples, "evaluation.importance_samples": samples}
-        ours |= self.config.set | values
-        ours |= {"run": str(run), "resume": "auto", "cpu_threads": self.config.trial.threads}
+        settings: dict[str, Any] = {
+            "evaluation.validation_samples": samples,
+            "evaluation.importance_samples": samples,
+            **self.config.set,
+            **values,
+            "run": str(run),
+            "resume": "auto",
+            "cpu_threads": self.config.trial.threads,
+        }
         if pretrained is not None:
-            ours["pretrained"] = str(pretrained)
-        for key, value in ours.items():
+            settings["pretrained"] = str(pretrained)
+        for key, value in settings.items():
             set_key(tree, key, value)
         return tree
 
     def repeated(self) -> dict[int, int]:
-        """Trials known beforehand that train exactly what an earlier one does, and that one."""
+        """Return the trials that train exactly what an earlier trial does, each with that one.
+
+        Empty unless the search is random, because only then the trials are known beforehand.
+        """
         if self.config.search != "random":
             return {}
         first: dict[str, int] = {}
@@ -130,18 +157,18 @@ class Sweep:
         return found
 
     def pretrainings(self) -> dict[str, Config]:
-        """The pretrainings that several trials share, by their fingerprints; none where each trial has its own."""
+        """Return the pretraining runs that trials share, by fingerprint; empty if every trial has its own."""
         if self.config.search == "random":
-            points, trials = self.points(), self.trials
+            points = self.points()
         else:
-            kept = {key: d for key, d in self.config.space.items() if matters_to_pretraining(key)}
-            if any(dimension.values is None or dimension.when for dimension in kept.values()):
+            read = {key: d for key, d in self.config.space.items() if matters_to_pretraining(key)}
+            if any(not dimension.values or dimension.when for dimension in read.values()):
                 return {}
-            chosen = itertools.product(*(dimension.values for dimension in kept.values()))
-            points, trials = [dict(zip(kept, values, strict=True)) for values in chosen], self.trials
+            chosen = itertools.product(*(dimension.values for dimension in read.values()))
+            points = [dict(zip(read, values, strict=True)) for values in chosen]
         found = {}
         for values in points:
             config = pretraining_of(self.config_of(values, self.folder), self.folder)
             if config is not None:
                 found[fingerprint(config)] = config
-        return found if len(found) < trials else {}
+        return found if len(found) < self.trials else {}

@@ -9,46 +9,46 @@ from distvae.sweeps.account import Account
 
 @dataclass(frozen=True)
 class Spent:
-    """A part of a sweep's time."""
+    """A row of a table of times."""
 
     what: str
     seconds: float
-    share: float  # of the table that it stands in
+    share: float  # of the table's total
 
 
 def by_the_clock(account: Account) -> list[Spent]:
-    """What a sweep's time went by with."""
+    """Return how the wall-clock time of a sweep was spent."""
     progress = account.progress
     parts = {
         "pretraining that trials share": progress.pretraining_seconds,
         "trials": progress.trial_seconds,
         "finalists": progress.finalist_seconds,
     }
-    parts["starting, and all else"] = max(0.0, progress.seconds - sum(parts.values()))
+    parts["startup and everything else"] = max(0.0, progress.seconds - sum(parts.values()))
     return _shares(parts)
 
 
 def by_the_trials(account: Account) -> list[Spent]:
-    """What the places in which trials can run did, while trials ran."""
+    """Return how the slots for trials were used while trials ran."""
     rows = [row for entry in account.entries for row in entry.own]
     held = sum(entry.trial.seconds for entry in account.entries)
 
     def training(stage: str) -> float:
-        return sum(row["train"]["seconds"] for row in rows if row["stage"] == stage)
+        return float(sum(row["train"]["seconds"] for row in rows if row["stage"] == stage))
 
-    parts = {
+    parts: dict[str, float] = {
         "pretraining steps": training("pretrain"),
         "training steps": training("train"),
-        "validation, NLL included": sum(row.get("valid_seconds", 0.0) for row in rows),
-        "training stood still for a checkpoint": sum(row["saving"]["stall_seconds"] for row in rows),
+        "validation, including the NLL": sum(row.get("valid_seconds", 0.0) for row in rows),
+        "training blocked by a checkpoint": sum(row["saving"]["stall_seconds"] for row in rows),
     }
-    parts["starting, test sentences, and all else"] = max(0.0, held - sum(parts.values()))
-    parts["places that were free"] = max(0.0, account.progress.place_seconds - held)
+    parts["startup, test sentences and everything else"] = max(0.0, held - sum(parts.values()))
+    parts["free slots"] = max(0.0, account.progress.place_seconds - held)
     return _shares(parts)
 
 
 def utilisation(account: Account) -> float | None:
-    """The share of the places' time in which a trial held them; None where no time is told."""
+    """Return the share of the slots' time in which a trial held them, or None before any trial ran."""
     room = account.progress.place_seconds
     return sum(entry.trial.seconds for entry in account.entries) / room if room else None
 

@@ -100,7 +100,7 @@ def test_a_sweep_that_has_not_begun_is_a_page(see, tmp_path):
     write_report(asked.folder)
     seen = see(asked.folder / "sweep.html")
     assert seen.complaints == []
-    assert "None has begun." in seen.page.inner_text("body")
+    assert "No trial has started." in seen.page.inner_text("body")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

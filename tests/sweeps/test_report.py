@@ -16,7 +16,7 @@ from distvae import cli
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.account import gather
 from distvae.sweeps.columns import columns
-from distvae.sweeps.labels import duration, format_value
+from distvae.sweeps.labels import format_duration, format_value
 from distvae.sweeps.plots import sections
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
 from distvae.sweeps.ranking import front, kept, outcome
@@ -222,7 +222,7 @@ def test_trials_with_the_same_reason_are_told_together(tmp_path):
     assert endings(gather(tmp_path / "large")) == [
         "trials 0, 7, 14, 21 stopped: stop.hours = 1 have passed",
         "trial 4 failed: the loss or gradient of step 12 is not finite",
-        "trials 5, 24 had not ended when this was written",
+        "trials 5, 24 had not ended when this report was written",
     ]
 
 
@@ -231,12 +231,12 @@ def test_where_the_time_went(small):
     clock = {part.what: (part.seconds, part.share) for part in by_the_clock(account)}
     assert clock == {
         "pretraining that trials share": (20.0, 0.1), "trials": (100.0, 0.5), "finalists": (40.0, 0.2),
-        "starting, and all else": (40.0, 0.2),
+        "startup and everything else": (40.0, 0.2),
     }  # fmt: skip
     trials = {part.what: part.seconds for part in by_the_trials(account)}
     assert trials == {
-        "training steps": 80.0, "validation, NLL included": 40.0, "training stood still for a checkpoint": 10.0,
-        "starting, test sentences, and all else": 25.0, "places that were free": 45.0,
+        "training steps": 80.0, "validation, including the NLL": 40.0, "training blocked by a checkpoint": 10.0,
+        "startup, test sentences and everything else": 25.0, "free slots": 45.0,
     }  # fmt: skip
     assert utilisation(account) == 155 / 200
     assert "Trials held 78% of the places' time" in (small / "sweep.md").read_text(encoding="utf-8")
@@ -246,7 +246,7 @@ def test_the_places_of_every_start_count_and_not_only_those_of_the_last(small, t
     folder = shutil.copytree(small, tmp_path / "grown")
     save_progress(folder, replace(load_progress(folder), slots=8))
     assert utilisation(gather(folder)) == 155 / 200
-    assert next(p.seconds for p in by_the_trials(gather(folder)) if p.what == "places that were free") == 45.0
+    assert next(p.seconds for p in by_the_trials(gather(folder)) if p.what == "free slots") == 45.0
 
 
 def test_time_before_records_told_that_of_validation_is_not_lost(small, tmp_path):
@@ -254,8 +254,8 @@ def test_time_before_records_told_that_of_validation_is_not_lost(small, tmp_path
     for path in folder.glob("trials/*/metrics.jsonl"):
         path.write_text(re.sub(r'"valid_seconds": [^,]*, ', "", path.read_text()))
     trials = {part.what: part.seconds for part in by_the_trials(gather(folder))}
-    assert trials["starting, test sentences, and all else"] == 65.0
-    assert "validation, NLL included" not in trials
+    assert trials["startup, test sentences and everything else"] == 65.0
+    assert "validation, including the NLL" not in trials
 
 
 def test_a_sweep_none_of_whose_trials_has_its_kl_right_says_so(tmp_path):
@@ -275,7 +275,7 @@ def test_a_sweep_none_of_whose_trials_has_its_kl_right_says_so(tmp_path):
     ],
 )  # fmt: skip
 def test_a_time_in_its_two_greatest_units(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_values_in_a_few_characters():
@@ -309,7 +309,7 @@ def test_the_front_of_two_objectives_is_marked(tmp_path):
     asked = large_sweep(tmp_path / "large")
     account = write_report(asked.folder)
     assert account.front == front(asked.config.objective, {entry.number: entry.outcome for entry in account.judged})
-    assert "none is the best: no other beats trial" in summary(account)
+    assert "no other beats trial" in summary(account)
     rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
     assert [int(row["trial"]) for row in rows if row["front"] == "yes"] == account.front
     (marked,) = (t for t in page(asked.folder).figures[-1]["data"] if t.get("name") == "front" and t["xaxis"] == "x")
@@ -377,7 +377,7 @@ def test_a_sweep_that_has_not_begun(tmp_path):
     assert "of which 0 have begun" in summary(account)
     assert "No trial can be judged yet." in summary(account)
     assert page(asked.folder).figures == []
-    assert "None has begun." in (asked.folder / "sweep.md").read_text(encoding="utf-8")
+    assert "No trial has started." in (asked.folder / "sweep.md").read_text(encoding="utf-8")
 
 
 def test_a_sweep_that_runs(tmp_path):
@@ -441,7 +441,7 @@ def test_what_training_records_is_what_is_read(cache, tmp_path):
     assert entry.outcome.nll == kept(rows)["valid"]["nll"]["mean"]
     assert entry.units == len(results.scores.kl_per_dimension)
     spent = {part.what: part.seconds for part in by_the_trials(account)}
-    for what in ("pretraining steps", "training steps", "validation, NLL included"):
+    for what in ("pretraining steps", "training steps", "validation, including the NLL"):
         assert 0 < spent[what] < 30
     write_hparams(asked.folder, asked, trial)
     assert "neg_elbo/valid" in events(run).Tags()["scalars"]
@@ -564,7 +564,7 @@ def test_the_command_refuses_a_folder_that_is_no_sweeps(tmp_path, capsys, there)
     folder = tmp_path if there else tmp_path / "none"
     assert cli.main(["sweep-report", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert said == f"distvae: {folder}: is no sweep's folder: it has no sweep.yaml\n"
+    assert said == f"distvae: {folder}: is not a sweep folder: it has no sweep.yaml\n"
 
 
 # -- TensorBoard -------------------------------------------------------------------------------------------------------

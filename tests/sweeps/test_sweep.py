@@ -1,7 +1,5 @@
-import json
 import math
 import random
-import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +9,6 @@ from distvae.config.kl import KLConfig
 from distvae.config.load import load_config
 from distvae.runs.tracking import read_metrics
 from distvae.sweeps.checks import warn_of_repeats
-from distvae.sweeps.lineage import Generation, generations, history, save_lineage
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress, save_trials
 from distvae.sweeps.ranking import Outcome, front, judged_epochs, outcome, rank, score, why_not_best
@@ -21,7 +18,7 @@ from distvae.sweeps.storage import differences, dump_sweep, load_sweep, open_swe
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
 from tests.conftest import ROOT
-from tests.sweep_folders import BASE, pbt_sweep, scores, write_run, write_sweep
+from tests.sweep_folders import BASE, scores, write_run, write_sweep
 
 LAMBDA = {"kl.target_rate": {"grid": [2, 4, 8]}}
 
@@ -147,28 +144,28 @@ REFUSED = {
     "empty grid": ({"space": {"seed": {"grid": []}}}, "space.seed.grid"),
     "backwards": ({"space": {"model.dropout": {"uniform": [0.5, 0.1]}}}, "the first should be below the second"),
     "log of nothing": ({"space": {"kl.multiplier": {"log_uniform": [0.0, 0.5]}}}, "should be above 0"),
-    "twice": ({"space": {"seed": {"grid": [1, 1]}}}, "a value stands there twice"),
+    "twice": ({"space": {"seed": {"grid": [1, 1]}}}, "lists a value twice"),
     "out of range": ({"space": {"model.dropout": {"uniform": [0.5, 1.5]}}}, "model.dropout = 1.5"),
     "whole numbers": ({"space": {"seed": {"uniform": [0.5, 1.5]}}}, "seed = 0.5"),
     "not together": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]},
                                 "kl.weight": {"choice": [0.5, 1.0]}}},
-                     "does not read it (policies constant, linear and cyclical would): give it"
-                     " `when: {kl.policy: linear}`"),
+                     "does not read it (policies constant, linear and cyclical would): give it `when: {kl.policy:"
+                     " linear}`"),
     "not read": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]}} | LAMBDA_DRAWN},
                  "space.kl.target_rate: a trial with kl.policy = linear does not read it (policy soft_free_bits would):"
                  " give it `when: {kl.policy: soft_free_bits}`"),
     "never read": ({"set": {"kl": {"policy": "linear", "target_rate": 4.0}}, "space": X},
                    "space.kl.multiplier: a trial does not read it (policy soft_free_bits would): leave it out"),
     "set and never read": ({"set": {"kl.policy": "linear", "kl.threshold": 0.2}, "space": {"seed": {"grid": [0, 1]}}},
-                           "kl.threshold = 0.2, which all trials have, is read by none of them"),
+                           "kl.threshold = 0.2: no trial reads it"),
     "seed of no draw": ({"set": {"data": {"path": "a.txt", "train_size": None, "valid_size": None, "test_size": None}},
                          "space": {"data.seed": {"grid": [0, 1]}}}, "space.data.seed: a trial does not read it"),
     "length of no pretraining": ({"set": {"pretrained": "runs/ae"}, "space": {"pretrain.max_epochs": {"grid": [1, 2]}}},
                                  "space.pretrain.max_epochs: a trial does not read it (a run without pretrained"),
-    "the sweep's own": ({"set": {"resume": "never"}}, "resume: is set by the sweep itself"),
-    "the run": ({"space": {"run": {"grid": ["a", "b"]}}}, "run: is set by the sweep itself"),
-    "no NLL": ({"set": {"evaluation.validation_samples": 0}}, "evaluation.validation_samples: is set by the sweep"),
-    "both": ({"set": {"kl.target_rate": 2}}, "kl.target_rate: stands under set and under space"),
+    "the sweep's own": ({"set": {"resume": "never"}}, "resume: the sweep sets it itself"),
+    "the run": ({"space": {"run": {"grid": ["a", "b"]}}}, "run: the sweep sets it itself"),
+    "no NLL": ({"set": {"evaluation.validation_samples": 0}}, "evaluation.validation_samples: the sweep sets it"),
+    "both": ({"set": {"kl.target_rate": 2}}, "kl.target_rate: is under both set and space"),
     "bad set": ({"set": {"kl.target_rat": 2}}, "did you mean kl.target_rate"),
     "no VAE": ({"set": {"train.max_epochs": 0}}, "train.max_epochs is 0"),
     "no VAE at a point": ({"space": {"kl.policy": {"grid": ["linear"]}, "kl.weight": {"grid": [0.5, 0.0]}}},
@@ -177,25 +174,25 @@ REFUSED = {
     "small K": ({"objective": {"importance_samples": 5}}, "objective.importance_samples = 5"),
     "part of a core": ({"trial": {"cpus": 1.5}}, "trial.cpus = 1.5: should be whole above 1"),
     "unknown metric": ({"objective": {"metric": "loss"}}, "objective.metric = 'loss'"),
-    "second is first": ({"objective": {"second": "nll"}}, "objective.second = nll: is the metric already"),
+    "second is first": ({"objective": {"second": "nll"}}, "objective.second = nll: should differ"),
     "second with a grid": ({"objective": {"second": "kl"}}, "objective.second needs search=optuna"),
     "second with asha": ({"objective": {"second": "kl"}, "search": "optuna", "space": X, "scheduler": {"name": "asha"}},
                          "objective.second needs search=optuna and scheduler.name=none"),
     "condition on nothing": ({"space": {"kl.multiplier": {"choice": [0.1], "when": {"kl.polic": "x"}}}},
-                             "kl.polic is no key of a training config"),
+                             "kl.polic is not a key of a training config"),
     "condition behind": ({"space": {"kl.multiplier": {"choice": [0.1], "when": {"seed": 1}},
-                                    "seed": {"choice": [0, 1]}}}, "seed should stand before kl.multiplier"),
+                                    "seed": {"choice": [0, 1]}}}, "seed should come before kl.multiplier"),
     "condition never": ({"space": {"seed": {"choice": [0, 1]},
                                    "kl.multiplier": {"choice": [0.1], "when": {"seed": 7}}}}, "seed is never 7"),
     "condition of the base never": ({"space": {"kl.multiplier": {"choice": [0.1], "when": {"seed": 7}}}},
                                     "seed is never 7"),
     "grid on a draw": ({"space": {"seed": {"choice": [0, 1]}, "kl.multiplier": {"grid": [0.1], "when": {"seed": 1}}}},
                        "kl.multiplier is on a grid and seed is not"),
-    "grid by optuna": ({"search": "optuna"}, "search=optuna draws its trials and has no grid"),
-    "again": ({"num_samples": 2}, "a trial would be run again as it was"),
+    "grid by optuna": ({"search": "optuna"}, "search=optuna draws its trials and takes no grid"),
+    "again": ({"num_samples": 2}, "every key is on a grid, so trials would repeat"),
     "no time for asha": ({"scheduler": {"name": "asha", "grace_epochs": 5}}, "trials have 5 epochs after annealing"),
     "pbt of a size": ({"space": {"model.latent_size": {"choice": [2, 4]}}, "scheduler": PBT, "num_samples": 4},
-                      "model.latent_size cannot change as a run goes on"),
+                      "model.latent_size cannot change during a run"),
     "pbt on a grid": ({"scheduler": PBT}, "kl.target_rate has a grid or a condition"),
     "pbt by optuna": ({"space": X, "scheduler": PBT, "search": "optuna", "num_samples": 4}, "search should be random"),
     "pbt of processes": ({"space": X, "scheduler": PBT, "num_samples": 4, "trial": {"workers": 2}},
@@ -551,68 +548,6 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, name, text):
         (load_trials if name == "trials.json" else load_progress)(tmp_path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-# -- Generations -------------------------------------------------------------------------------------------------------
-
-
-def test_a_trials_generations_and_their_history_are_found_where_the_sweep_lies_now(tmp_path):
-    pbt_sweep(tmp_path / "sweep")
-    folder = (tmp_path / "sweep").rename(tmp_path / "moved")
-    first, later = generations(folder, 1)
-    assert first == Generation(folder / "trials" / "0001")
-    assert later == Generation(folder / "trials" / "0001.1", folder / "trials" / "0000", 40, {"kl.target_rate": 4.8})
-    rows = history(folder, later.run)
-    assert [row["epoch"] for row in rows] == list(range(1, 9))
-    own, parents = read_metrics(later.run), read_metrics(folder / "trials" / "0000")
-    assert rows == parents[:4] + own
-    assert history(folder, first.run) == read_metrics(first.run)
-
-
-def test_history_goes_back_over_several_generations(tmp_path):
-    pbt_sweep(tmp_path / "sweep")
-    folder = tmp_path / "sweep"
-    write_run(folder / "trials" / "0000.1", scores(16, 5, 4, 4), epochs=9, first=7)
-    save_lineage(Generation(folder / "trials" / "0000.1", folder / "trials" / "0001.1", 60, {"kl.target_rate": 5.0}))
-    rows = history(folder, folder / "trials" / "0000.1")
-    assert [row["epoch"] for row in rows] == list(range(1, 10))
-    assert rows[:6] == history(folder, folder / "trials" / "0001.1")[:6]
-
-
-def test_a_generation_that_has_not_begun_and_what_else_lies_there_do_not_count(tmp_path):
-    pbt_sweep(tmp_path / "sweep")
-    trials = tmp_path / "sweep" / "trials"
-    for name in ("0001.2", "0001.3", "0001.old"):
-        (trials / name).mkdir()
-    assert [generation.run.name for generation in generations(tmp_path / "sweep", 1)] == ["0001", "0001.1"]
-    assert generations(tmp_path / "sweep", 7) == []
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"parent": "../0000", "step": 40, "values": {}}'])
-def test_a_damaged_lineage_is_one_line_and_no_generation_is_left_out(tmp_path, text):
-    pbt_sweep(tmp_path / "sweep")
-    path = tmp_path / "sweep" / "trials" / "0001.1" / "lineage.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match=re.escape(f"{path}: ")):
-        generations(tmp_path / "sweep", 1)
-
-
-@pytest.mark.parametrize("parent", ["0001.1", "0001.2", "0007"])
-def test_a_lineage_that_leads_back_or_nowhere_is_one_line(tmp_path, parent):
-    pbt_sweep(tmp_path / "sweep")
-    trials = tmp_path / "sweep" / "trials"
-    save_lineage(Generation(trials / "0001.1", trials / parent, 40, {}))
-    save_lineage(Generation(trials / "0001.2", trials / "0001.1", 60, {}))
-    with pytest.raises(UserError, match=r"lineage\.json: is not what a run goes on from"):
-        history(tmp_path / "sweep", trials / "0001.2")
-
-
-def test_generations_are_in_the_order_of_their_numbers(tmp_path):
-    for number in (10, 9, 1):
-        save_lineage(Generation(tmp_path / "trials" / f"0002.{number}", tmp_path / "trials" / "0001", number, {}))
-    assert [generation.step for generation in generations(tmp_path, 2)] == [1, 9, 10]
-    told = json.loads((tmp_path / "trials" / "0002.9" / "lineage.json").read_text())
-    assert told == {"parent": "0001", "step": 9, "values": {}}
 
 
 def test_chance_names_what_it_draws():

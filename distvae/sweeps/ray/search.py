@@ -164,7 +164,7 @@ class KeepInside:
 
     def __call__(self, choice: dict[str, Any]) -> dict[str, Any]:
         for key, value in choice["values"].items():
-            if self._space[key].values is None:
+            if not self._space[key].values:
                 low, high = self._space[key].extremes
                 choice["values"][key] = min(max(value, low), high)
         return choice
@@ -185,7 +185,7 @@ def scheduler(sweep: Sweep) -> TrialScheduler | None:
     if settings.name == "pbt":
         domains: dict[str, Any] = {}
         for key, dimension in space.items():
-            if dimension.values is not None:
+            if dimension.values:
                 domains[key] = list(dimension.values)
             elif dimension.integer:
                 domains[key] = tune.randint(dimension.integer[0], dimension.integer[1] + 1)
