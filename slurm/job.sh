@@ -96,7 +96,7 @@ take_copy() { # FOLDER CONFIG…
         mkdir -p "${place%/*}"
         cp "$config" "$place"
     done
-    copy_bases "$config" "$place" # of the last, the training config; the one before it may be a sweep
+    (($# == 0)) || copy_bases "$config" "$place" # of the last, the training config; the one before it may be a sweep
     # The copy has no .git beside it; this says which commit it is.
     if [[ -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
         echo "$commit" >"$new/COMMIT"

@@ -31,7 +31,7 @@ class InterruptedRun(Exception):  # noqa: N818
 class Signals:
     """The signals of this process. Until ``deferred`` there is nothing to save, and the first one ends it at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked: str | None = None  # the first signal that asked to stop
         self._deferred = False
         self._former: dict[int, object] = {}

@@ -6,8 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from distvae.runs.tracking import read_metrics
-from distvae.sweeps import ranking, sweep
-from distvae.sweeps.labels import format_value
+from distvae.sweeps import ranking
+from distvae.sweeps.labels import NAMES, format_value
 from distvae.sweeps.progress import Trial
 from distvae.sweeps.ranking import Outcome
 from distvae.sweeps.ray.state import SweepState
@@ -42,7 +42,7 @@ def best_trial(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> str:
     """Describe the best trial, and why it is not the one with the best metric."""
     best = ranking.rank(objective, outcomes)[0]
     short = outcomes[best].shortcomings(objective)
-    line = f"best: trial {best}, {sweep.NAMES[objective.metric]} {getattr(outcomes[best], objective.metric):.2f}"
+    line = f"best: trial {best}, {NAMES[objective.metric]} {getattr(outcomes[best], objective.metric):.2f}"
     line += f", though {short}" if short else ""
     why = ranking.why_not_best(objective, outcomes)
     return f"{line}; {why}" if why else line

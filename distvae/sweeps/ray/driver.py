@@ -58,7 +58,7 @@ def run_sweep(sweep: Sweep, scratch: Path) -> int:
             # Check all input before the folder is made: a corrected sweep would find it taken.
             placement = fit(sweep)
             prepare_sentences(sweep)
-            state = open_folder(fitted(sweep, placement), signals, began)
+            state = open_folder(sweep, signals, began)
             afterwards.callback(state.lease.release)
             watched.opened(state)
             return run_stages(state, placement)
@@ -72,7 +72,7 @@ def run_stages(state: SweepState, placement: Placement) -> int:
     state.progress.starts += 1
     state.progress.begun = state.progress.begun or time.time() - state.elapsed()
     try:
-        _report_placement(state, placement)
+        _place(state, placement)
         shared = pretrain(state)
         run_trials(state, shared)
         state.progress.ended_by = state.ended_by
@@ -175,7 +175,9 @@ def end(state: SweepState, outcome: Literal["finished", "interrupted", "failed"]
             print(printable(console.best_trial(state.sweep.config.objective, outcomes)))
 
 
-def _report_placement(state: SweepState, placement: Placement) -> None:
+def _place(state: SweepState, placement: Placement) -> None:
+    # Only now: the folder holds the sweep as it was asked for, so that it resumes on other nodes too.
+    state.sweep = fitted(state.sweep, placement)
     state.progress.slots, state.progress.nodes = placement.slots, placement.nodes
     line = (
         f"{state.folder}: {state.sweep.trials} trials, {placement.slots} at a time, on {len(placement.nodes)} nodes of"

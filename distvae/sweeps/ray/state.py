@@ -31,7 +31,7 @@ class SweepState:
     """A sweep and its records, which only the process that holds the lease writes.
 
     Args:
-        sweep: the sweep, fitted to the cluster.
+        sweep: the sweep as it was asked for; the driver fits it to the cluster once its folder is open.
         lease: this process's lease on the sweep's folder.
         signals: the signals that ask this process to stop.
         began: monotonic time at which this attempt began.

@@ -60,7 +60,16 @@ def test_a_sweeps_time_counts_from_its_start(tmp_path, stages):
     assert attempt.ended
 
 
-def opened(asked: sweep.Sweep):
+def test_a_sweep_that_was_fitted_to_the_cluster_resumes(tmp_path, stages):
+    """Its folder holds the sweep as it was asked for, not the GPUs that its trials got."""
+    asked = sweep_of(tmp_path / "sweep")
+    assert asked.config.trial.gpus is None
+    for _ in range(2):
+        assert run_sweep(asked, tmp_path / "scratch") == 1
+    assert sweeps.load_progress(asked.folder).starts == 2
+
+
+def opened(asked: sweeps.Sweep):
     """The state of a sweep whose folder has been opened, and whose lease has been released."""
     state = open_folder(asked, StopSignals(), time.monotonic())
     state.lease.release()
