@@ -66,10 +66,10 @@ def test_a_sweep_that_was_fitted_to_the_cluster_resumes(tmp_path, stages):
     assert asked.config.trial.gpus is None
     for _ in range(2):
         assert run_sweep(asked, tmp_path / "scratch") == 1
-    assert sweeps.load_progress(asked.folder).starts == 2
+    assert load_progress(asked.folder).starts == 2
 
 
-def opened(asked: sweeps.Sweep):
+def opened(asked: sweep.Sweep):
     """The state of a sweep whose folder has been opened, and whose lease has been released."""
     state = open_folder(asked, StopSignals(), time.monotonic())
     state.lease.release()
