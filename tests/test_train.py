@@ -301,10 +301,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tiny, tmp_path, monkeyp
 
 
 PLACES = {
-    "within the first epoch": ("__call__", 3),
-    "at the end of an epoch": ("__call__", 11),
-    "within annealing": ("__call__", 31),
-    "within the last epoch": ("__call__", 63),
+    "within the first epoch": ("step", 3),
+    "at the end of an epoch": ("step", 11),
+    "within annealing": ("step", 31),
+    "within the last epoch": ("step", 63),
     "in the first validation": ("_score_batch", 1),
     "in a validation": ("_score_batch", 4),
     "in the test": ("_score_batch", 7),
@@ -319,7 +319,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
 ):
     run = tmp_path / "run"
     name, count = PLACES[place]
-    owner = program.Trainer if name == "_step" else scoring
+    owner, name = (TrainStep, "__call__") if name == "step" else (scoring, name)
     real, calls = getattr(owner, name), []
 
     def interrupt(*arguments):
@@ -978,7 +978,7 @@ def test_the_rows_of_the_papers_table_differ_in_their_method_alone():
     assert all(other == shared[0] for other in shared)
     assert rows["kla"].pretrain.max_epochs == 0
     assert rows["ae"].train.max_epochs == 0
-    assert rows["pt_kla_fb"].kl.free_bits == "dimension"
+    assert rows["pt_kla_fb"].kl.free_bits.name == "dimension"
 
 
 def test_a_run_folder_can_move(finished, tmp_path):

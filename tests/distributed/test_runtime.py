@@ -39,7 +39,7 @@ def mallopt(monkeypatch):
     """What glibc is told of its memory, which it is not."""
     told = []
     libc = SimpleNamespace(mallopt=lambda parameter, value: told.append((parameter, value)))
-    monkeypatch.setattr("distvae.distributed.runtime.ctypes", SimpleNamespace(CDLL=lambda name: libc))
+    monkeypatch.setattr("distvae.distributed.device.ctypes", SimpleNamespace(CDLL=lambda name: libc))
     return told
 
 
@@ -201,7 +201,7 @@ def test_memory_is_kept_where_it_is_asked_for(mallopt, keep):
 
 
 def test_a_libc_without_mallopt_is_left_alone(monkeypatch):
-    monkeypatch.setattr("distvae.distributed.runtime.ctypes", SimpleNamespace(CDLL=lambda name: SimpleNamespace()))
+    monkeypatch.setattr("distvae.distributed.device.ctypes", SimpleNamespace(CDLL=lambda name: SimpleNamespace()))
     Runtime(cpu_threads=1).close()
 
 

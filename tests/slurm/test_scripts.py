@@ -502,8 +502,8 @@ def test_a_table_says_what_could_not_be_submitted(table, checkout):
     done = table(queue={"seed-0/ae": "7|COMPLETING|None"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "distvae: seed-0/ae: its job 7 is just ending; wait until it has left the queue; no job was submitted; the same"
-        " command goes on\n"
+        "distvae: seed-0/ae: its job 7 is just ending; wait until it has left the queue; no job was submitted; rerun"
+        " the same command to resume\n"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from distvae.runs import attempts as attempts
 from distvae.runs.attempts import read_attempts
 from distvae.sweeps import storage, sweep
-from distvae.sweeps.progress import load_progress, save_progress
+from distvae.sweeps.progress import SweepProgress, load_progress, save_progress
 from distvae.system.errors import UserError
 from launch.sweep import main
 from tests.sweep_folders import pbt_sweep, sweep_of, write_sweep
@@ -28,12 +28,12 @@ def test_a_sweep_answers_for_its_own_sentences_alone(tmp_path, monkeypatch):
     attempts.claim(asked.folder)
     for name, text in storage.dump_sweep(asked).items():
         (asked.folder / name).write_text(text, encoding="utf-8")
-    save_progress(asked.folder, sweep.SweepProgress(data=data_fingerprint(asked)))
+    save_progress(asked.folder, SweepProgress(data=data_fingerprint(asked)))
     check_folder(asked)
     monkeypatch.setattr("distvae.data.corpus.fingerprint", lambda data: "0123456789abcdef")
     with pytest.raises(UserError, match=r"its trials have other sentences \(\w+\) than .* now \(0123456789abcdef\)"):
         check_folder(asked)
-    save_progress(asked.folder, sweep.SweepProgress())  # of an older version
+    save_progress(asked.folder, SweepProgress())  # of an older version
     check_folder(asked)
 
 
@@ -79,7 +79,7 @@ def opened(asked: sweep.Sweep):
 def test_a_sweep_that_stop_has_ended_says_so_and_stays_ended(tmp_path, capsys, monkeypatch):
     why = "stop.hours = 1 have passed"
     asked = sweep_of(tmp_path / "sweep", stop={"hours": 1})
-    write_sweep(asked, [], sweep.SweepProgress("finished", why, 1e9, 1, 3700.0, ended_by=why))
+    write_sweep(asked, [], SweepProgress("finished", why, 1e9, 1, 3700.0, ended_by=why))
     state = opened(sweep_of(tmp_path / "sweep", stop={"hours": 2}))
     printed = capsys.readouterr().out
     assert f"has already ended: {why}" in printed
@@ -119,7 +119,7 @@ def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, ca
 @pytest.mark.parametrize("left", [[], ["sweep.yaml"], ["sweep.yaml", "base.yaml"], ["base.yaml", "sweep.json"]])
 def test_a_sweep_resumes_in_its_own_folder_however_little_it_wrote(tmp_path, left):
     asked = sweep_of(tmp_path / "sweep")
-    write_sweep(asked, [], sweep.SweepProgress("interrupted", None, 1e9, 1, 3700.0))
+    write_sweep(asked, [], SweepProgress("interrupted", None, 1e9, 1, 3700.0))
     for name in ("sweep.yaml", "base.yaml", "sweep.json", "trials.json"):
         if name not in left:
             (asked.folder / name).unlink()
@@ -129,7 +129,7 @@ def test_a_sweep_resumes_in_its_own_folder_however_little_it_wrote(tmp_path, lef
 
 def test_a_sweep_that_has_not_ended_resumes(tmp_path, capsys, monkeypatch):
     asked = sweep_of(tmp_path / "sweep")
-    write_sweep(asked, [], sweep.SweepProgress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
+    write_sweep(asked, [], SweepProgress("interrupted", "interrupted by SIGTERM", 1e9, 1, 3700.0))
     state = opened(asked)
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(TuneMonitor, "current", TuneMonitor(state), raising=False)

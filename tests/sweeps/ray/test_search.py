@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from distvae.config.load import dump_config
+from distvae.runs.tracking import read_metrics
 from distvae.sweeps import lineage, sweep
 from tests.sweep_folders import pbt_sweep, scores, sweep_of, write_run
 
@@ -54,7 +55,7 @@ def trained(asked: sweep.Sweep, number: int, values: dict, epochs: int) -> list[
     config = asked.config_of(values, run)
     write_run(run, scores(18.0 + number, values["kl.target_rate"], 3.0, 3), curves=False, epochs=epochs, pretrain=2)
     (run / "config.yaml").write_text(dump_config(config))
-    rows = sweep.read_metrics(run)
+    rows = read_metrics(run)
     found = []
     for epoch in range(1, epochs + 1):
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: 2 + epoch]))

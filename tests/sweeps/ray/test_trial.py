@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from distvae.runs.checkpoints import list_checkpoints
-from distvae.sweeps import sweep
+from distvae.runs.tracking import read_metrics
 from tests.sweep_folders import scores, sweep_of, write_run
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
@@ -24,13 +24,13 @@ def test_a_checkpoint_is_handed_over_with_whether_the_training_has_ended(tmp_pat
     run = asked.folder / "trials" / "0000"
     write_run(run, scores(18, 4, 3.5, 3), curves=False, epochs=epochs)
     if verdict is not None:
-        rows = sweep.read_metrics(run)
+        rows = read_metrics(run)
         rows[-1]["verdict"] = verdict
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "checkpoints" / "start-0001-step-000000080-epoch-0008").mkdir(parents=True)
     (asked.folder / "tune").mkdir()
-    monkeypatch.setattr(trials.checkpoint, "newest_checkpoint", lambda run: list_checkpoints(run)[-1])
-    monkeypatch.setattr(trials.checkpoint, "load_state", lambda path: SimpleNamespace(step=80))
+    monkeypatch.setattr(trials.checkpoints, "newest_checkpoint", lambda run: list_checkpoints(run)[-1])
+    monkeypatch.setattr(trials.checkpoints, "load_state", lambda path: SimpleNamespace(step=80))
     told = []
 
     def report(metrics, checkpoint):
