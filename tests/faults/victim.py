@@ -174,12 +174,15 @@ class Places:
     def _interrupt_training(self, trainer: type) -> None:
         step, run_stage, score_batch = TrainStep.__call__, trainer._run_stage, scoring._score_batch
 
+        training = []
+
         def before_step(train_step, *args):
-            self.step += 1
+            self.step = training[0].step
             self.visit("step", f"before step {self.step}")
             return step(train_step, *args)
 
         def around_stage(trainer, stage, resumed):
+            training[:] = [trainer]
             if stage.name == "train" and resumed is None:
                 self.visit("stage change", "before the second stage")
             run_stage(trainer, stage, resumed)

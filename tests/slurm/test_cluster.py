@@ -153,7 +153,7 @@ def test_slurm_would_take_the_script(cluster, checkout, options):
 
 
 def test_a_failing_rank_fails_the_job_with_its_traceback(cluster, checkout):
-    with (checkout / "distvae" / "runtime.py").open("a") as module:
+    with (checkout / "distvae" / "distributed" / "runtime.py").open("a") as module:
         module.write(BREAK)
     number = cluster.submit("sbatch", "--nodes=2", "--cpus-per-task=2", "slurm/train.sh", CONFIG, cwd=checkout)
     appears(checkout / "runs" / "tests" / "tiny" / "metrics.jsonl", seconds=120)
@@ -193,10 +193,10 @@ def test_a_requeued_job_runs_the_same_copy_and_bad_input_ends_it_with_one_line(c
 
 
 def test_bad_input_ends_a_job_as_it_starts(cluster, checkout):
-    number = cluster.submit("sbatch", "--nodes=2", "slurm/train.sh", CONFIG, "kl.rate=1", cwd=checkout)
+    number = cluster.submit("sbatch", "--nodes=2", "slurm/train.sh", CONFIG, "kl.target=1", cwd=checkout)
     job = cluster.wait(number)
     assert (job.state, job.fields["ExitCode"]) == ("FAILED", "2:0")
-    assert job.log == f"distvae: {CONFIG}: unknown key kl.rate; did you mean kl.target_rate?\n"
+    assert job.log == f"distvae: {CONFIG}: unknown key kl.target; did you mean kl.target_rate?\n"
     assert not (checkout / "runs").exists()
 
 
