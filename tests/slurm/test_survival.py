@@ -92,7 +92,7 @@ def jobs(tmp_path_factory, tiny) -> Iterator[Jobs]:
     with bring_up(tmp_path_factory, size=8, extra=SETTINGS) as cluster:
         checkouts = [check_out(tmp_path_factory.mktemp(name), tiny) for name in ("survival", "capped")]
         for checkout in checkouts:
-            with (checkout / "distvae" / "batches.py").open("a") as module:
+            with (checkout / "distvae" / "data" / "batches.py").open("a") as module:
                 module.write(SLOW)
         with (checkouts[1] / "slurm" / "env.sh").open("a") as env:
             env.write("max_requeues=0\n")

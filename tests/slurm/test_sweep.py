@@ -162,7 +162,7 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
         (stand_in / "launch" / "sweep.py").write_text(DRIVER)
         (stand_in / "slurm" / "check.py").write_text("")  # the stand-in's tasks are no settings of a sweep
         (stand_in / SWEEP).write_text(f"base: '{CONFIG}'  # a tiny one\ntasks: 6\nseconds: 1\nfactor: 1\nhold: false\n")
-        with (real / "distvae" / "batches.py").open("a") as module:
+        with (real / "distvae" / "data" / "batches.py").open("a") as module:
             module.write(SLOW)
         grids = "space:\n  kl.target_rate: {grid: [0.2, 0.3, 0.4, 0.5]}\n  kl.multiplier: {grid: [0.1, 0.2]}\n"
         (real / SWEEP).write_text(f"base: {CONFIG}\n{grids}finalists: {{count: 0}}\n")

@@ -57,7 +57,7 @@ def queue(cluster: Cluster) -> list[str]:
 
 def test_the_rows_train_once_each_behind_their_pretraining_and_before_the_report(cluster, checkout, tiny, tmp_path):
     rows = write_rows(tmp_path / "my rows", tiny, list(ROWS))
-    with (checkout / "distvae" / "batches.py").open("a") as module:
+    with (checkout / "distvae" / "data" / "batches.py").open("a") as module:
         module.write(SLOW)
     marker = contain(checkout, tmp_path)
     own = ["--rows", str(rows), "--folder=runs/ta ble", "--seeds=0", "optimizer.learning_rate=0.2"]
