@@ -69,14 +69,15 @@ class _OptunaChance:
 def _past_metrics(sweep: Sweep, trial: Trial) -> list[dict[str, Any]]:
     """Return what a trial reported before a restart. Tune saves nothing of what a scheduler knows."""
     # The pickled sweep has the folder in which it began; Tune's trials have the current one.
-    folder = _tune_folder(trial).parent.parent
+    folder = _tune_folder(trial).parent
     moved = replace(sweep, config=replace(sweep.config, run=str(folder)))
     return past_metrics(moved, trial_number(trial.trial_id, trial.config), trial.config["values"])
 
 
 def _tune_folder(trial: Trial) -> Path:
-    """Return the folder in which Tune keeps a trial's checkpoints now."""
-    return Path(cast(str, trial.path))
+    """Return the folder in which Tune keeps its trials now. A trial's own folder has no name before it starts."""
+    assert trial.storage is not None
+    return Path(trial.storage.experiment_fs_path)
 
 
 class Halving(AsyncHyperBandScheduler):
@@ -134,7 +135,7 @@ class Population(PopulationBasedTraining):
         if not isinstance(saved, Checkpoint):
             raise TypeError(f"{trial_to_clone}: has no checkpoint to continue from")
         # The sweep may have been moved: Tune's trials have the current folder, its checkpoints the one of then.
-        origin = _tune_folder(trial).parent.joinpath(*Path(saved.path).parts[-2:], "origin.json")
+        origin = _tune_folder(trial).joinpath(*Path(saved.path).parts[-2:], "origin.json")
         # Where nothing is left to train, the copy would be ranked under values that it was never trained with.
         if not (origin.exists() and read_json(origin).get("over")):
             super()._exploit(tune_controller, trial, trial_to_clone)
@@ -151,7 +152,7 @@ class Population(PopulationBasedTraining):
             for checkpoint in (other.checkpoint, saved):
                 if checkpoint is not None:
                     self._needed[Path(checkpoint.path).parts[-2:]] = now
-        for path in _tune_folder(trial).glob("checkpoint_*"):
+        for path in Path(cast(str, trial.path)).glob("checkpoint_*"):
             if now - self._needed.setdefault(path.parts[-2:], now) > _SECONDS_UNNEEDED:
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -30,6 +30,7 @@ class Told:
     def __init__(self, folder: Path, number: int, values: dict):
         self.trial_id, self.config, self.experiment_tag = f"ab12_{number:05d}", {"values": values}, str(number)
         self.path = str(folder / "tune" / f"trial_{number:04d}")
+        self.storage = SimpleNamespace(experiment_fs_path=str(folder / "tune"))
         self.checkpoint = None
         self.run_metadata = SimpleNamespace(
             checkpoint_manager=SimpleNamespace(checkpoint_config=SimpleNamespace(num_to_keep=None))
