@@ -15,14 +15,11 @@ from distvae.methods.cyclical import Cyclical
 from distvae.methods.free_bits import BatchBits, DimensionBits, NoFreeBits, SentenceBits, SentenceDimensionBits
 from distvae.methods.soft_free_bits import SoftFreeBits
 
-Policy = Annotated[Constant | Linear | Cyclical | SoftFreeBits, Field(discriminator="name")]
-FreeBits = Annotated[
-    NoFreeBits | DimensionBits | SentenceDimensionBits | SentenceBits | BatchBits, Field(discriminator="name")
-]
+_Policies = Constant | Linear | Cyclical | SoftFreeBits
+_Forms = NoFreeBits | DimensionBits | SentenceDimensionBits | SentenceBits | BatchBits
 
-POLICIES: dict[str, type[Constant | Linear | Cyclical | SoftFreeBits]] = {
-    policy.name: policy for policy in get_args(get_args(Policy)[0])
-}
-FREE_BITS: dict[str, type[NoFreeBits | DimensionBits | SentenceDimensionBits | SentenceBits | BatchBits]] = {
-    form.name: form for form in get_args(get_args(FreeBits)[0])
-}
+Policy = Annotated[_Policies, Field(discriminator="name")]
+FreeBits = Annotated[_Forms, Field(discriminator="name")]
+
+POLICIES: dict[str, type[_Policies]] = {policy.name: policy for policy in get_args(_Policies)}
+FREE_BITS: dict[str, type[_Forms]] = {form.name: form for form in get_args(_Forms)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass as state
 from dataclasses import field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
+from distvae.methods.policy import Gamma
 from distvae.system.settings import RULES, Count, NotNegative
 
 
@@ -65,7 +66,7 @@ class Linear:
 
 
 @state
-class Annealing:
+class Annealing(Gamma):
     """γ = i/n of its end in epoch i of the first n, then its end. n = 0: a constant."""
 
     end: float
@@ -76,21 +77,9 @@ class Annealing:
     def __post_init__(self) -> None:
         self.weight = self.end * annealed(self.epochs, self.anneal_epochs)
 
-    def start_step(self, epoch_share: float) -> None:
-        pass
-
-    def end_interval(self, kl: float) -> None:
-        pass
-
     def end_epoch(self, kl: float) -> None:
         self.epochs += 1
         self.weight = self.end * annealed(self.epochs, self.anneal_epochs)
 
     def may_be_best(self, valid_kl: float) -> bool:
         return self.epochs > self.anneal_epochs
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"weight": self.weight, "epochs": self.epochs}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weight, self.epochs = state["weight"], state["epochs"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass as state
 from dataclasses import field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from distvae.methods.policy import Gamma
 from distvae.system.settings import RULES, NotNegative, Positive
 
 
@@ -46,7 +47,7 @@ class Cyclical:
 
 
 @state
-class Cycles:
+class Cycles(Gamma):
     """γ of cyclical annealing. It depends on how far the stage is, and on nothing that is measured."""
 
     options: Cyclical
@@ -62,17 +63,8 @@ class Cycles:
         position = (self.epochs % options.cycle_epochs + epoch_share) / options.cycle_epochs
         self.weight = options.weight * min(position / options.ramp, 1.0)
 
-    def end_interval(self, kl: float) -> None:
-        pass
-
     def end_epoch(self, kl: float) -> None:
         self.epochs += 1
 
     def may_be_best(self, valid_kl: float) -> bool:
         return self.epochs > self.options.warm_up
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"weight": self.weight, "epochs": self.epochs}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weight, self.epochs = state["weight"], state["epochs"]

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
 
 
-class Gamma(Protocol):
-    """γ during a stage. Every rank holds one; all see the same reduced KL, so all hold the same γ."""
+class Gamma(ABC):
+    """γ during a stage. Every rank holds one; all see the same reduced KL, so all hold the same γ.
+
+    A policy overrides what it reacts to, and adds to the state what it keeps beside these two.
+    """
 
     weight: float
+    epochs: int  # that have ended
 
-    def start_step(self, epoch_share: float) -> None:
+    def start_step(self, epoch_share: float) -> None:  # noqa: B027
         """Called before a step, with the share of the epoch's batches already trained, in [0, 1)."""
 
-    def end_interval(self, kl: float) -> None:
+    def end_interval(self, kl: float) -> None:  # noqa: B027
         """Called every ``every_steps`` steps, with the mean KL over all ranks since the last call, in nats per
         sentence."""
 
+    @abstractmethod
     def end_epoch(self, kl: float) -> None:
         """Called after an epoch, with its mean training KL over all ranks, in nats per sentence."""
 
+    @abstractmethod
     def may_be_best(self, valid_kl: float) -> bool:
         """Return whether the weights of the last epoch may become the best, given their validation KL in nats per
         sentence."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"weight": self.weight, "epochs": self.epochs}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a ``state_dict``."""
+        self.weight, self.epochs = state["weight"], state["epochs"]
 
 
 class PolicyOptions(Protocol):

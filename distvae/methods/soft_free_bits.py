@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from distvae.methods.annealing import annealed
+from distvae.methods.policy import Gamma
 from distvae.system.settings import RULES, Count, NotNegative, OpenUnit, Positive, Probability
 
 
@@ -49,7 +50,7 @@ class SoftFreeBits:
 
 
 @state
-class Steered:
+class Steered(Gamma):
     """γ of soft free bits.
 
     Once annealing has ended, KL > (1 + β)λ raises γ to min(γ(1 + χ), 1), KL < (1 − β)λ lowers it to γ(1 − χ), and a KL
@@ -64,9 +65,6 @@ class Steered:
 
     def __post_init__(self) -> None:
         self.weight = annealed(self.epochs, self.options.anneal_epochs)
-
-    def start_step(self, epoch_share: float) -> None:
-        pass
 
     def end_interval(self, kl: float) -> None:
         if self.epochs >= self.options.anneal_epochs:
@@ -85,10 +83,11 @@ class Steered:
         return self.epochs > options.anneal_epochs and self.in_band and valid_kl >= low
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weight": self.weight, "epochs": self.epochs, "in_band": self.in_band}
+        return {**super().state_dict(), "in_band": self.in_band}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weight, self.epochs, self.in_band = state["weight"], state["epochs"], state["in_band"]
+        super().load_state_dict(state)
+        self.in_band = state["in_band"]
 
     def _move(self, kl: float) -> None:
         options = self.options
