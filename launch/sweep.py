@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +17,18 @@ from distvae.sweeps.labels import format_value
 from distvae.sweeps.ray.scratch import scratch
 from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.sweep import Sweep
-from distvae.system import launcher, streams
 from distvae.system.arguments import Parser
-from distvae.system.errors import UserError, printable, tell
-from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun
+from distvae.system.errors import UserError
+from distvae.system.programs import run_program
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program. Return 0 when the sweep has ended, 1 when every trial has failed, 2 on bad input, and 75 when
     the sweep was interrupted and can be resumed."""
-    streams.secure()
+    return run_program(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = Parser(
         prog="launch/sweep.py",
         description="Run a sweep by Ray Tune.",
@@ -41,21 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the trials and their resources")
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="trials at a time")
     options = parser.parse_args(arguments)
-    try:
-        code = _attempt(options)
-    except UserError as error:
-        tell(error)
-        code = 2
-    except InterruptedRun as interrupted:
-        print(printable(f"{interrupted}; rerun the same command to resume"), file=sys.stderr)
-        code = INTERRUPTED
-    except KeyboardInterrupt:
-        code = ENDED
-    launcher.leave_code(code)
-    return code
-
-
-def _attempt(options: argparse.Namespace) -> int:
     if options.resume is not None:
         if options.sweep is not None:
             raise UserError("--resume FOLDER reads the sweep from its folder: name no other sweep")
