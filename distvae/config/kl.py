@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -29,6 +29,9 @@ OPTIONS: dict[str, Any] = {
     name: default for slot in _SLOTS.values() for kind in slot.values() for name, default in options_of(kind).items()
 }
 
+# Every key of the section.
+KEYS = (*_SLOTS, *OPTIONS)
+
 
 @dataclass(frozen=True, config=RULES)
 class KLConfig:
@@ -46,8 +49,8 @@ class KLConfig:
         if not isinstance(given, dict):
             return values
         found: dict[str, Any] = {
-            "policy": given.get("policy", "soft_free_bits"),
-            "free_bits": given.get("free_bits", "none"),
+            "policy": given.get("policy", SoftFreeBits.name),
+            "free_bits": given.get("free_bits", NoFreeBits.name),
         }
         rest = {key: value for key, value in given.items() if key not in _SLOTS}
         read: set[str] = set()
@@ -77,17 +80,13 @@ class KLConfig:
     @property
     def unread(self) -> dict[str, tuple[str, ...]]:
         """Options that neither component declares, and the policies that do."""
-        return {name: _readers("policy", name) for name in OPTIONS if name not in self.flat()}
+        read = self.flat()
+        return {name: _readers("policy", name) for name in OPTIONS if name not in read}
 
     @property
     def rate(self) -> float | None:
         """λ in nats per sentence, where the policy or the free bits have one."""
         return self.free_bits.rate if self.policy.rate is None else self.policy.rate
-
-
-def kl_keys() -> Iterator[str]:
-    """Return the keys of the section."""
-    yield from (*_SLOTS, *OPTIONS)
 
 
 def _readers(slot: str, option: str) -> tuple[str, ...]:

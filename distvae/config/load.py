@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from distvae.config.kl import KLConfig, kl_keys
+from distvae.config.kl import KEYS, KLConfig
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
 from distvae.system.settings import at_home
@@ -143,7 +143,7 @@ def known_keys(kind: type, prefix: str = "") -> Iterator[str]:
     for key, hint in get_type_hints(kind).items():
         yield f"{prefix}{key}"
         if hint is KLConfig:
-            yield from (f"{prefix}{key}.{name}" for name in kl_keys())
+            yield from (f"{prefix}{key}.{name}" for name in KEYS)
         elif is_dataclass(hint):
             yield from known_keys(hint, f"{prefix}{key}.")
 

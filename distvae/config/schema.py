@@ -107,7 +107,7 @@ class OptimizerConfig:
     # `no` or `bf16`. Null: what the launcher says (`--mixed_precision`).
     mixed_precision: Literal["no", "bf16"] | None = None
     # A step whose loss or gradient is not finite moves no weight. It stops the run, or (`skip`) is left out of the
-    # epoch's sums and counted, and the run goes on.
+    # epoch's sums and counted, and the run continues.
     on_nan: Literal["stop", "skip"] = "stop"
 
     @model_validator(mode="after")
@@ -187,7 +187,7 @@ class EvaluationConfig:
     memory_mb: Positive = 512
     # Seeds the draws of z, in validation too.
     seed: Seed = 0
-    # K of an importance-weighted NLL of the VAE at each validation too. 0: none, for it takes K decodings a sentence.
+    # K of an importance-weighted NLL at each validation of the VAE. 0: none, because it takes K decodings per sentence.
     validation_samples: Count = 0
     # Sentences shown in TensorBoard after each validation.
     samples: Count = 8
@@ -222,8 +222,8 @@ class Config:
     # Threads of each process that trains on a CPU. Null: the machine's cores, shared by its processes; launchers, left
     # alone, give each process one.
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    # What to do when the run's folder holds a run: `auto` goes on from its newest checkpoint if this config continues
-    # it, `never` is an error. Or a checkpoint's folder, to go on from that one, here or in a new run.
+    # What to do if the run's folder holds a run. `auto`: resume from its newest checkpoint if this config continues it;
+    # `never`: fail. Or the folder of a checkpoint: resume from that one, here or in a new run.
     resume: Folder = "auto"
     # A run whose finished pretraining (its folder `pretrained/`) takes the place of this run's.
     pretrained: Folder | None = None

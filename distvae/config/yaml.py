@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
         names = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in names:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key.value} stands there twice", key.start_mark)
+                raise yaml.MarkedYAMLError(None, None, f"the key {key.value} is given twice", key.start_mark)
             names.add(key.value if isinstance(key, yaml.ScalarNode) else key)
         return super().construct_mapping(node, deep)
 

@@ -100,7 +100,7 @@ class Vocabulary:
         unk: what an unknown word becomes: the class of its shape, the one ``<unk>``, or (``closed``) an error.
 
     Raises:
-        ValueError: the tokens do not begin with the specials and ``unk``'s tokens, or one stands there twice.
+        ValueError: the tokens do not begin with the specials and ``unk``'s tokens, or one is repeated.
     """
 
     tokens: tuple[str, ...]
@@ -129,7 +129,7 @@ class Vocabulary:
         """Exactly these words, in this order; to encode another is an error.
 
         Raises:
-            ValueError: a word stands there twice, or is spelled like a special.
+            ValueError: a word is repeated, or is spelled like a special.
         """
         return cls(SPECIALS + UNKNOWN_TOKENS["closed"] + tuple(words), "closed")
 

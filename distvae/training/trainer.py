@@ -114,8 +114,7 @@ class Trainer:
             self._load(resumed.weights)
             epoch = restore(stage, progress, resumed, self.config, self.runtime, self.engine)
         while progress.epoch < stage.max_epochs and not progress.converged:
-            self._run_epoch(stage, progress, epoch)
-            epoch = EpochProgress(self._sums())
+            epoch = self._run_epoch(stage, progress, epoch)
         best_epoch, passed_over = None, 0
         if progress.best is not None:
             self._load(progress.best.weights)
@@ -124,8 +123,8 @@ class Trainer:
         if stage.name == "pretrain":
             self.writer.export("pretrained", self._weights(), self.step)
 
-    def _run_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> None:
-        """Train an epoch, validate, apply the plateau rule, record and save."""
+    def _run_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> EpochProgress:
+        """Train an epoch, validate, apply the plateau rule, record and save. Return the next epoch."""
         trained, kl_weight = self._train_epoch(stage, progress, epoch)
         began = time.monotonic()
         scores = self._validate(stage, progress, epoch)
@@ -142,10 +141,12 @@ class Trainer:
             self.writer.saving(), self.attempt, scores.latent(self.config, stage.name),
         )  # fmt: skip
         self.writer.record(record, self._sample_sentences)
-        self._save(stage, progress, EpochProgress(self._sums()))
+        following = EpochProgress(self._sums())
+        self._save(stage, progress, following)
         if self.caller.waits:
             self.runtime.on_main(self.writer.wait)
         self.caller.after_epoch(record)
+        return following
 
     def _judge(self, stage: Stage, progress: StageProgress, scores: Scores, kl_weight: float) -> Verdict | None:
         """Apply the plateau rule to an epoch that may be the best; return None if it may not."""
