@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as state
-from dataclasses import field
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from distvae.methods.policy import Gamma
+from distvae.methods.policy import Gamma, PolicyOptions
 from distvae.system.settings import RULES, NotNegative, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, config=RULES)
-class Cyclical:
+class Cyclical(PolicyOptions):
     """In each cycle γ rises linearly from 0, step by step, and then stays at ``weight`` (Fu et al., 2019, eq. 6–7).
 
     After the last cycle γ stays at ``weight``.
@@ -29,10 +31,7 @@ class Cyclical:
     # R: share of a cycle in which γ rises.
     ramp: Annotated[float, Field(gt=0, le=1)] = 0.5
 
-    label: ClassVar[str] = ""
     warm_up_label: ClassVar[str] = "cyclical KLA"
-    rate: ClassVar[float | None] = None
-    interval: ClassVar[int | None] = None
 
     @property
     def warm_up(self) -> int:
@@ -42,26 +41,26 @@ class Cyclical:
     def autoencoder(self) -> bool:
         return self.weight == 0
 
-    def start(self) -> Cycles:
-        return Cycles(self)
+    def start(self, weight: Tensor) -> Cycles:
+        return Cycles(weight, self)
 
 
 @state
 class Cycles(Gamma):
     """γ of cyclical annealing. It depends on how far the stage is, and on nothing that is measured."""
 
+    weight: Tensor
     options: Cyclical
     epochs: int = 0  # that have ended
-    weight: float = field(default=0.0, init=False)
 
     def start_step(self, epoch_share: float) -> None:
         options = self.options
         if self.epochs >= options.warm_up:
-            self.weight = options.weight
+            self.value = options.weight
             return
         # τ of the paper: how far the cycle is, in [0, 1).
         position = (self.epochs % options.cycle_epochs + epoch_share) / options.cycle_epochs
-        self.weight = options.weight * min(position / options.ramp, 1.0)
+        self.value = options.weight * min(position / options.ramp, 1.0)
 
     def end_epoch(self, kl: float) -> None:
         self.epochs += 1

@@ -1,9 +1,12 @@
-"""The interface of a γ policy: what the trainer asks of it, and what a config declares."""
+"""The interface of a γ policy: what training asks of it, and what a config declares."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:  # a config needs the options alone, and PyTorch takes a second to import
+    from torch import Tensor
 
 
 class Gamma(ABC):
@@ -12,15 +15,30 @@ class Gamma(ABC):
     A policy overrides what it reacts to, and adds to the state what it keeps beside these two.
     """
 
-    weight: float
+    weight: Tensor  # γ, a float64 scalar on the device, which training steps read there
     epochs: int  # that have ended
+
+    @property
+    def value(self) -> float:
+        """γ as a number. Waits for the device."""
+        return self.weight.item()
+
+    @value.setter
+    def value(self, value: float) -> None:
+        self.weight.fill_(value)
 
     def start_step(self, epoch_share: float) -> None:  # noqa: B027
         """Called before a step, with the share of the epoch's batches already trained, in [0, 1)."""
 
+    def end_step(self, kl: Tensor) -> None:  # noqa: B027
+        """Called after a step if ``needs_step_kl``, with the global batch's mean KL in nats per sentence.
+
+        Args:
+            kl: scalar on the device, which must not be waited for; NaN if the step was skipped.
+        """
+
     def end_interval(self, kl: float) -> None:  # noqa: B027
-        """Called every ``every_steps`` steps, with the mean KL over all ranks since the last call, in nats per
-        sentence."""
+        """Called every ``interval`` steps, with the mean KL over all ranks since then, in nats per sentence."""
 
     @abstractmethod
     def end_epoch(self, kl: float) -> None:
@@ -32,36 +50,48 @@ class Gamma(ABC):
         sentence."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return {"weight": self.weight, "epochs": self.epochs}
+        """Return what a checkpoint keeps: JSON values."""
+        return {"weight": self.value, "epochs": self.epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a ``state_dict``."""
-        self.weight, self.epochs = state["weight"], state["epochs"]
+        self.value, self.epochs = state["weight"], state["epochs"]
 
 
-class PolicyOptions(Protocol):
-    """Options of a policy, as a frozen dataclass. Fields are keys of the config's ``kl`` section."""
+class PolicyOptions(ABC):
+    """Options of a policy, as a frozen dataclass. Its fields are keys of the config's ``kl`` section.
 
-    name: ClassVar[str]  # value of ``kl.policy``
-    label: ClassVar[str]  # in tables, beside PT, KLA and FB; empty: none
-    warm_up_label: ClassVar[str]  # in tables, where ``warm_up`` is not 0
+    A policy overrides what differs from a constant γ.
+    """
+
+    label: ClassVar[str] = ""  # in tables, beside PT, KLA and FB; empty: none
+    warm_up_label: ClassVar[str] = "KLA"  # in tables, where ``warm_up`` is not 0
+    needs_step_kl: ClassVar[bool] = False  # whether ``end_step`` is called
 
     @property
     def warm_up(self) -> int:
         """Epochs whose weights cannot be the best, because γ has not reached its end."""
+        return 0
 
     @property
     def rate(self) -> float | None:
         """λ, the KL that the policy aims at, in nats per sentence; None: it has no target."""
+        return None
 
     @property
     def autoencoder(self) -> bool:
         """Whether γ is always 0."""
+        return False
 
     @property
     def interval(self) -> int | None:
         """Steps between two calls of ``end_interval``; None: it is not called."""
+        return None
 
-    def start(self) -> Gamma:
-        """Return the γ of a stage before its first step."""
+    @abstractmethod
+    def start(self, weight: Tensor) -> Gamma:
+        """Return the γ of a stage before its first step.
+
+        Args:
+            weight: a float64 scalar on the device, which is to hold γ.
+        """

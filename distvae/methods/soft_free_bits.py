@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass as state
-from dataclasses import field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from distvae.methods.annealing import annealed
-from distvae.methods.policy import Gamma
+from distvae.methods.policy import Gamma, PolicyOptions
 from distvae.system.settings import RULES, Count, NotNegative, OpenUnit, Positive, Probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, config=RULES)
-class SoftFreeBits:
+class SoftFreeBits(PolicyOptions):
     """Options of soft free bits, which begin after linear annealing (paper, Algorithm 1; Chen et al., 2016)."""
 
     name: Literal["soft_free_bits"] = "soft_free_bits"
@@ -30,8 +32,6 @@ class SoftFreeBits:
     every_steps: Positive | None = None
 
     label: ClassVar[str] = "SFB"
-    warm_up_label: ClassVar[str] = "KLA"
-    autoencoder: ClassVar[bool] = False
 
     @property
     def warm_up(self) -> int:
@@ -45,8 +45,8 @@ class SoftFreeBits:
     def interval(self) -> int | None:
         return self.every_steps
 
-    def start(self) -> Steered:
-        return Steered(self)
+    def start(self, weight: Tensor) -> Steered:
+        return Steered(weight, self)
 
 
 @state
@@ -58,13 +58,13 @@ class Steered(Gamma):
     (or above it at γ = 1), and never while their own validation KL is below it.
     """
 
+    weight: Tensor
     options: SoftFreeBits
     epochs: int = 0  # that have ended
     in_band: bool = False  # a KL has been within (1 ± β)λ since annealing ended
-    weight: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.weight = annealed(self.epochs, self.options.anneal_epochs)
+        self.value = annealed(self.epochs, self.options.anneal_epochs)
 
     def end_interval(self, kl: float) -> None:
         if self.epochs >= self.options.anneal_epochs:
@@ -73,7 +73,7 @@ class Steered(Gamma):
     def end_epoch(self, kl: float) -> None:
         self.epochs += 1
         if self.epochs < self.options.anneal_epochs:
-            self.weight = annealed(self.epochs, self.options.anneal_epochs)
+            self.value = annealed(self.epochs, self.options.anneal_epochs)
         elif self.options.every_steps is None:
             self._move(kl)
 
@@ -93,9 +93,9 @@ class Steered(Gamma):
         options = self.options
         if kl > (1 + options.threshold) * options.target_rate:
             # At γ = 1 nothing is left to do against a KL above the band, which is no collapse.
-            self.in_band |= self.weight == 1.0
-            self.weight = min(self.weight * (1 + options.multiplier), 1.0)
+            self.in_band |= self.value == 1.0
+            self.value = min(self.value * (1 + options.multiplier), 1.0)
         elif kl < (1 - options.threshold) * options.target_rate:
-            self.weight = self.weight * (1 - options.multiplier)
+            self.value *= 1 - options.multiplier
         elif not math.isnan(kl):
             self.in_band = True

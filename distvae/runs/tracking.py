@@ -65,7 +65,7 @@ class EpochRecord:
     stage: Literal["pretrain", "train"]
     epoch: Annotated[int, Field(ge=1)]  # within the stage, from 1
     step: Count  # optimizer steps of the run so far
-    kl_weight: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]  # γ at the end of the epoch
+    kl_weight: Annotated[float, Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE)]  # γ at the end of the epoch
     learning_rate: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]
     train: TrainEpoch
     valid: Scores

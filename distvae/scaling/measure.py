@@ -22,7 +22,9 @@ from distvae.config.schema import Config
 from distvae.data.corpus import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
+from distvae.methods.annealing import Constant
 from distvae.methods.free_bits import NoFreeBits
+from distvae.methods.objective import Objective
 from distvae.model import draws
 from distvae.model.draws import Noise
 from distvae.model.vae import initialise, model_of
@@ -153,6 +155,7 @@ class RandomSteps:
         self.model.to(runtime.device)
         self._engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
         self._train_step = TrainStep(runtime, self._engine, config, pad=0)
+        self._objective = Objective(Constant(), NoFreeBits(), runtime.device)
         self._sentences: dict[int, Sentences] = {}
 
     def draw(self, batch: int) -> Noise:
@@ -165,7 +168,7 @@ class RandomSteps:
         if each not in self._sentences:
             self._sentences[each] = self._random(len(batch))
         with contextlib.nullcontext() if send else self.runtime.accelerator.no_sync(self._engine.module):
-            self._train_step(self._sentences[each], batch, ("measure", 1, 1), 1.0, NoFreeBits())
+            self._train_step(self._sentences[each], batch, ("measure", 1, 1), self._objective)
 
     def _random(self, count: int) -> Sentences:
         ids = np.random.default_rng(0).integers(2, self._vocabulary_size, (count, self.tokens + 1))

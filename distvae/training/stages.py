@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from distvae.config.schema import Config
 from distvae.evaluation.scores import Scores
-from distvae.methods import FreeBits
-from distvae.methods.annealing import Annealing
+from distvae.methods.annealing import Constant
 from distvae.methods.free_bits import NoFreeBits
-from distvae.methods.policy import Gamma
+from distvae.methods.objective import Objective
 from distvae.runs.checkpoints import Weights
 from distvae.training.plateau import Plateau
 from distvae.training.step import Sums
@@ -23,8 +24,7 @@ class Stage:
     name: Literal["pretrain", "train"]
     number: int
     max_epochs: int
-    policy: Gamma
-    free_bits: FreeBits
+    objective: Objective
     autoencoder: bool  # γ stays 0: judged by RE alone
 
     def loss(self, scores: Scores) -> float:
@@ -32,16 +32,20 @@ class Stage:
         return scores.re.mean if self.autoencoder else scores.neg_elbo.mean
 
 
-def stages_of(config: Config) -> list[Stage]:
-    """Return the stages that a config asks for."""
+def stages_of(config: Config, device: torch.device) -> list[Stage]:
+    """Return the stages that a config asks for.
+
+    Args:
+        device: of the training steps.
+    """
     stages = []
     if config.pretrain.max_epochs and config.pretrained is None:
-        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, Annealing(0.0), NoFreeBits(), True))
+        objective = Objective(Constant(weight=0.0), NoFreeBits(), device)
+        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, objective, True))
     if config.train.max_epochs:
         kl = config.kl
-        stages.append(
-            Stage("train", 1, config.train.max_epochs, kl.policy.start(), kl.free_bits, kl.policy.autoencoder)
-        )
+        objective = Objective(kl.policy, kl.free_bits, device)
+        stages.append(Stage("train", 1, config.train.max_epochs, objective, kl.policy.autoencoder))
     return stages
 
 

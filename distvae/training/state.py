@@ -57,7 +57,7 @@ def run_state(
         step=step,
         converged=progress.converged,
         plateau=progress.plateau.state_dict(),
-        policy=stage.policy.state_dict(),
+        policy=stage.objective.state_dict(),
         best=None if best is None else {name: value for name, value in vars(best).items() if name != "weights"},
         ended=[asdict(end) for end in ended],
         data=data,
@@ -78,7 +78,7 @@ def restore(
         progress.plateau.load_state_dict(state.plateau)
         # The ratio is 1, unless the caller allows to resume with another rate.
         progress.plateau.learning_rate *= config.optimizer.learning_rate / resumed.config.optimizer.learning_rate
-        stage.policy.load_state_dict(state.policy)
+        stage.objective.load_state_dict(state.policy)
         if resumed.best_weights is not None:
             best: dict[str, Any] = {**(state.best or {})}
             progress.best = Best(resumed.best_weights, **best)

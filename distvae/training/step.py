@@ -16,11 +16,11 @@ from torch import Tensor
 from distvae.config.schema import Config
 from distvae.data.batches import Batch, collate, share
 from distvae.data.corpus import Sentences
-from distvae.distributed.engines.base import Engine
+from distvae.distributed.engines.base import Engine, gradient_of
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.runtime import Runtime
-from distvae.methods import FreeBits
 from distvae.methods.kl import kl_per_dimension
+from distvae.methods.objective import LEADING, Objective
 from distvae.model import draws
 from distvae.model.draws import Noise
 from distvae.system.errors import UserError
@@ -52,24 +52,23 @@ class TrainStep:
         split: Sentences,
         batch: np.ndarray,
         key: tuple[str, int, int],
-        kl_weight: float,
-        free_bits: FreeBits,
+        objective: Objective,
     ) -> StepResult:
-        """Forward, backward and update. Minimises the mean of RE + γ·KL̃ over the global batch.
+        """Forward, backward and update. Minimises the objective over the global batch.
 
         Args:
             split: the sentences that ``batch`` refers to.
             batch: sentence numbers of the global batch, [B].
             key: stage, epoch and step in the epoch: with the seed they set the draws.
-            kl_weight: γ.
+            objective: also learns the step's KL, if its γ reacts to it.
         """
-        size, device = len(batch), self.runtime.device
+        size = len(batch)
         batches = [
             collate(split, batch, share(size, self.runtime.rank * self._micros + micro, self._parts), self._pad)
             for micro in range(self._micros)
         ]
         batch_mean = None
-        if free_bits.needs_batch_mean and self._micros > 1:
+        if objective.needs_batch_mean and self._micros > 1:
             batch_mean = self._batch_mean(batches, size)
         own = share(size, self.runtime.rank, self.runtime.world_size)
         if own.stop == own.start:
@@ -80,19 +79,23 @@ class TrainStep:
             # A dummy beside sentences uses the first one's draws, because it counts nothing.
             start = micro.rows.start - own.start if micro.count else 0
             drawn = noise.rows(slice(start, start + len(micro.tokens)))
-            compute = self._compute(micro.count, size, free_bits, batch_mean)
+            compute = self._compute(micro.count, size, objective, batch_mean)
             inputs = {
                 "tokens": self._on_device(micro.tokens),
                 "lengths": self._on_device(micro.lengths),
-                "kl_weight": torch.full((), kl_weight, dtype=torch.float64, device=device),
             } | {name: value for name, value in vars(drawn).items() if value is not None}
             with self.runtime.accelerator.accumulate(self.engine.module):
                 if self._graphs is not None and size == self._config.optimizer.batch_size:
                     rows.append(self._graphs(key[0], compute, inputs))
                 else:
                     rows.append(compute(**inputs))
-        norm = self.engine.step()
-        return StepResult(torch.where(torch.isfinite(norm), torch.stack(rows), 0), norm)
+        norm, sums = self.engine.step(), torch.stack(rows)
+        finite = torch.isfinite(norm)
+        if objective.needs_step_kl:
+            objective.gamma.end_step(torch.where(finite, self._step_kl(sums, size), math.nan))
+        if self.engine.carrier is not None:
+            self.engine.carrier.grad = None  # which no optimizer clears
+        return StepResult(torch.where(finite, sums, 0), norm)
 
     def noise(self, rows: slice, size: int, steps: int, *key: int | str) -> Noise:
         """Draw the noise of a global batch of ``size`` sentences and T = ``steps``, and return some of its rows."""
@@ -103,8 +106,8 @@ class TrainStep:
         if self._graphs is not None:
             self._graphs.clear()
 
-    def _compute(self, count: int, size: int, free_bits: FreeBits, batch_mean: Tensor | None) -> Compute:
-        """Return a micro-batch's forward and backward: (tokens, lengths, γ, noise) → its row of sums.
+    def _compute(self, count: int, size: int, objective: Objective, batch_mean: Tensor | None) -> Compute:
+        """Return a micro-batch's forward and backward: (tokens, lengths, noise) → its row of sums.
 
         Args:
             count: number of sentences that count, the first ones.
@@ -112,22 +115,33 @@ class TrainStep:
             batch_mean: [m], if the objective needs it and this micro-batch is not the rank's whole share.
         """
 
-        def compute(tokens: Tensor, lengths: Tensor, kl_weight: Tensor, **noise: Tensor) -> Tensor:
+        def compute(tokens: Tensor, lengths: Tensor, **noise: Tensor) -> Tensor:
             re, mean, log_variance = self.engine.module(tokens, lengths, Noise(**noise))
             # Leave a dummy out by selection: 0 × its value could be NaN.
             re, kl = re[:count], kl_per_dimension(mean, log_variance)[:count]
             bound = batch_mean
-            if free_bits.needs_batch_mean and bound is None:
+            if objective.needs_batch_mean and bound is None:
                 bound = self.runtime.sum(kl.detach().sum(dim=0)) / size
-            loss = (re + kl_weight * free_bits.shares(kl, bound)).sum()
+            loss, sums = objective.loss(re, kl, bound)
             # Engines average over ranks and micro-batches, so this scale gives the mean over the global batch. A loss
             # that is not finite makes every gradient NaN, and with it the norm on all ranks.
             scale = torch.where(loss.detach().isfinite(), self._parts / size, math.nan)
-            self.runtime.accelerator.backward(loss * scale)
-            with torch.no_grad():
-                return torch.cat([torch.stack([torch.full_like(loss, count), re.sum(), loss]), kl.sum(dim=0)])
+            scaled = loss * scale
+            if self.engine.carrier is not None:
+                scaled = scaled + self.engine.carrier * (sums[LEADING:].sum() * scale)
+            self.runtime.accelerator.backward(scaled)
+            return sums
 
         return compute
+
+    def _step_kl(self, sums: Tensor, size: int) -> Tensor:
+        """Return the global batch's mean KL in nats per sentence, a scalar on the device.
+
+        One collective, unless the gradients have carried it.
+        """
+        if self.engine.carrier is None:
+            return self.runtime.sum(sums[:, LEADING:].sum()) / size
+        return gradient_of(self.engine.carrier)
 
     @torch.no_grad()
     def _batch_mean(self, batches: list[Batch], size: int) -> Tensor:
@@ -170,7 +184,7 @@ class Sums:
     """
 
     def __init__(self, latent_size: int, device: torch.device):
-        self.row = torch.zeros(3 + latent_size + 2, dtype=torch.float64, device=device)
+        self.row = torch.zeros(LEADING + latent_size + 2, dtype=torch.float64, device=device)
         self.totals, self._mark = self.row[:-2], self.row[-2:]
 
     def add(self, sums: Tensor) -> None:
@@ -180,7 +194,7 @@ class Sums:
 
     def end_interval(self, runtime: Runtime) -> float:
         """Return the mean KL over all ranks since the last call, in nats per sentence: one collective."""
-        now = torch.stack([self.totals[0], self.totals[3:].sum()])
+        now = torch.stack([self.totals[0], self.totals[LEADING:].sum()])
         sentences, kl = runtime.sum(now - self._mark).tolist()
         self._mark.copy_(now)
         return float(kl / sentences) if sentences else math.nan

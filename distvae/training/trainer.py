@@ -76,7 +76,8 @@ class Trainer:
             encoder = pretrained_encoder(config, config.pretrained, self.vocabulary.fingerprint)
             self.model.encoder.load_state_dict(encoder)
         self.model.to(runtime.device)
-        self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients)
+        carries = config.kl.policy.needs_step_kl
+        self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients, carries)
         graphs = None
         if config.speed.cuda_graphs:
             graphs = graphed_steps(runtime, list(self.model.parameters()), config.optimizer.accumulation_steps)
@@ -94,7 +95,7 @@ class Trainer:
     def run_stages(self) -> None:
         """Train every stage that has not ended, each from the best weights of the one before."""
         keep_encoder = self.config.pretrained is not None
-        for stage in stages_of(self.config):
+        for stage in stages_of(self.config, self.runtime.device):
             resumed = self.resumed if self.resumed and self.resumed.state.stage == stage.name else None
             if any(end.stage == stage.name for end in self.ended) and resumed is None:
                 continue
@@ -129,7 +130,7 @@ class Trainer:
         began = time.monotonic()
         scores = self._validate(stage, progress, epoch)
         valid_seconds = time.monotonic() - began
-        stage.policy.end_epoch(trained.kl)
+        stage.objective.gamma.end_epoch(trained.kl)
         learning_rate = progress.plateau.learning_rate
         if not scores.finite:
             self._stop("the validation score", stage, progress)
@@ -151,7 +152,7 @@ class Trainer:
     def _judge(self, stage: Stage, progress: StageProgress, scores: Scores, kl_weight: float) -> Verdict | None:
         """Apply the plateau rule to an epoch that may be the best; return None if it may not."""
         best = progress.best
-        if not stage.policy.may_be_best(scores.kl.mean):
+        if not stage.objective.gamma.may_be_best(scores.kl.mean):
             progress.best = None if best is None else best.passed()
             return None
         verdict = progress.plateau.observe(stage.loss(scores))
@@ -162,7 +163,7 @@ class Trainer:
         elif best is not None and verdict in (Verdict.DECAY, Verdict.STOP):
             self._load(best.weights)
             load_optimizer_state(self.engine, {})
-            stage.policy.weight = best.kl_weight
+            stage.objective.gamma.value = best.kl_weight
             progress.converged = verdict is Verdict.STOP
         return verdict
 
@@ -170,7 +171,7 @@ class Trainer:
 
     def _train_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> tuple[TrainEpoch, float]:
         """Train the rest of an epoch. Returns its means over all ranks, and γ at its end."""
-        settings, number = self.config.optimizer, progress.epoch + 1
+        settings, number, gamma = self.config.optimizer, progress.epoch + 1, stage.objective.gamma
         sentences = self.corpus.train
         plan = training_plan(sentences.lengths, settings.batch_size, (self.config.seed, stage.number, number))
         set_learning_rate(self.engine, progress.plateau.learning_rate)
@@ -185,10 +186,10 @@ class Trainer:
         with Progress(f"{stage.name} {number}", len(sentences), self.runtime.is_main, shown) as bar:
             for batch in plan[epoch.batches :]:
                 self.step += 1
-                stage.policy.start_step(epoch.batches / len(plan))
+                gamma.start_step(epoch.batches / len(plan))
                 epoch.batches += 1
                 key = (stage.name, number, epoch.batches)
-                sums, norm = self.train_step(sentences, batch, key, stage.policy.weight, stage.free_bits)
+                sums, norm = self.train_step(sentences, batch, key, stage.objective)
                 epoch.sums.add(sums)
                 if settings.on_nan == "stop":
                     bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
@@ -202,12 +203,12 @@ class Trainer:
                         number_of_batch = epoch.batches - 1 - (self.step - agreed.bad_step)
                         self._stop_at(agreed.bad_step, np.asarray(plan[number_of_batch]), stage, progress)
                     if interval_end:
-                        stage.policy.end_interval(epoch.sums.end_interval(self.runtime))
+                        gamma.end_interval(epoch.sums.end_interval(self.runtime))
                     epoch.seconds = time.monotonic() - began
                     # After the last batch comes validation, and then a checkpoint of both.
                     self._act(agreed, stage, progress, epoch, save=not last)
                 if bar.shown and (due or last):  # the sync has waited for the device
-                    bar.advance(seen - shown, γ=stage.policy.weight, **epoch.sums.running())
+                    bar.advance(seen - shown, γ=gamma.value, **epoch.sums.running())
                     shown = seen
         self.engine.gather()
         epoch.seconds = time.monotonic() - began
@@ -225,7 +226,7 @@ class Trainer:
             skipped=len(sentences) - count,
             seconds=epoch.seconds,
         )
-        return means, stage.policy.weight
+        return means, gamma.value
 
     def _scheduled(self) -> bool:
         """Return whether ``checkpoint.every_steps`` asks to save this step."""
@@ -273,7 +274,7 @@ class Trainer:
                 "step": step,
                 "stage": stage.name,
                 "epoch": progress.epoch + 1,
-                "kl_weight": stage.policy.weight,
+                "kl_weight": stage.objective.gamma.value,
                 "learning_rate": progress.plateau.learning_rate,
                 "sentences": batch.tolist(),
                 "lengths": lengths.tolist(),
@@ -295,7 +296,7 @@ class Trainer:
         last = next(reversed(checkpoints.list_checkpoints(self.run)), None)
         raise UserError(
             f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
-            f" {stage.policy.weight:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
+            f" {stage.objective.gamma.value:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
             f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend"
             f" it{advice}"
         )

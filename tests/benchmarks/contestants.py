@@ -87,7 +87,7 @@ class Ours:
             parameters = list(self.model.parameters())
             graphs = graphed_steps(self.runtime, parameters, config.optimizer.accumulation_steps)
         self.step = TrainStep(self.runtime, self.engine, config, pad, graphs)
-        self.stage = stages_of(config)[0]
+        self.stage = stages_of(config, self.runtime.device)[0]
         self.sums = Sums(config.model.latent_size, self.runtime.device)
         self.engine.module.train()
         self.contest, self.bf16 = contest, config.optimizer.mixed_precision == "bf16"
@@ -99,7 +99,7 @@ class Ours:
         began = time.perf_counter()
         for i in range(first, first + count):
             batch, key = plan[i % len(plan)], (stage.name, 1, i)
-            self.sums.add(self.step(self.corpus.train, batch, key, stage.policy.weight, stage.free_bits).sums)
+            self.sums.add(self.step(self.corpus.train, batch, key, stage.objective).sums)
         wait(self.runtime.device)
         return time.perf_counter() - began
 

@@ -19,6 +19,7 @@ from distvae.runs import checkpoints
 from distvae.train import main
 from tests.compare import records
 from tests.conftest import ROOT, launch
+from tests.methods.gamma import gamma_of
 
 ONE_STAGE = ["pretrain.max_epochs=0", "train.max_epochs=1", "evaluation.samples=0", "evaluation.importance_samples=1"]
 LONGER = ["evaluation.samples=0", "evaluation.importance_samples=1"]
@@ -77,7 +78,7 @@ def test_local_sgd_is_the_textbooks(runs, tiny):
     data = corpus.load(corpus.prepare(config.data, progress=False))
     model = TextVAE(config.model, len(data.vocabulary), data.vocabulary.pad, data.vocabulary.unknown)
     initialise(model, config.model, draws.generator("cpu", config.seed, "initial weights"))
-    models, gamma = [model, copy.deepcopy(model)], config.kl.policy.start().weight
+    models, gamma = [model, copy.deepcopy(model)], gamma_of(config.kl.policy).value
 
     def average():
         for pair in zip(*(m.parameters() for m in models), strict=True):

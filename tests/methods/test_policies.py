@@ -3,13 +3,15 @@ import math
 from typing import get_type_hints
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distvae.config.kl import KLConfig, options_of
 from distvae.methods import FREE_BITS, POLICIES
-from distvae.methods.annealing import Annealing
+from distvae.methods.annealing import Linear
 from distvae.methods.soft_free_bits import SoftFreeBits, Steered
+from tests.methods.gamma import gamma_of
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 RATE, THRESHOLD, MULTIPLIER = 4.0, 0.05, 0.1
@@ -18,7 +20,7 @@ KL = st.floats(0, 20) | st.sampled_from([RATE, CEILING, FLOOR])
 
 
 def soft_free_bits(anneal_epochs: int = 0, every_steps: int | None = None) -> Steered:
-    return options(THRESHOLD, MULTIPLIER, anneal_epochs, every_steps).start()
+    return gamma_of(options(THRESHOLD, MULTIPLIER, anneal_epochs, every_steps))
 
 
 def options(
@@ -37,7 +39,7 @@ def weights(policy, kls: list[float]) -> list[float]:
     """γ in each epoch, where an epoch's KL is known at its end."""
     seen = []
     for kl in kls:
-        seen.append(policy.weight)
+        seen.append(policy.value)
         policy.end_epoch(kl)
     return seen
 
@@ -64,7 +66,7 @@ def test_the_trajectory_of_algorithm_1():
         (4.0, 0.9),
     ]
     kls, expected = zip(*annealing + rule, strict=True)
-    assert weights(KLConfig().policy.start(), list(kls)) == list(expected)
+    assert weights(gamma_of(KLConfig().policy), list(kls)) == list(expected)
 
 
 @settings(max_examples=50, deadline=None)
@@ -93,14 +95,14 @@ def test_the_rule_first_acts_after_the_last_annealing_epoch(anneal_epochs):
 )
 def test_the_band_holds_its_edges(kl, factor):
     policy = soft_free_bits()
-    policy.weight = 0.5
+    policy.value = 0.5
     policy.end_epoch(kl)
-    assert policy.weight == 0.5 * factor
+    assert policy.value == 0.5 * factor
     assert policy.in_band == (factor == 1)
 
 
 def test_without_a_threshold_the_band_is_the_target():
-    policy = options(0.0, 0.1).start()
+    policy = gamma_of(options(0.0, 0.1))
     assert weights(policy, [4.0, math.nextafter(4.0, 0), 4.0, math.nextafter(4.0, 5), 4.0]) == [
         1,
         1,
@@ -113,25 +115,25 @@ def test_without_a_threshold_the_band_is_the_target():
 @settings(max_examples=100, deadline=None)
 @given(kls=st.lists(KL, max_size=40), threshold=st.floats(0, 0.9), multiplier=st.floats(0.01, 0.99))
 def test_gamma_stays_above_zero_and_at_most_one_and_moves_against_the_kl(kls, threshold, multiplier):
-    policy = options(threshold, multiplier).start()
+    policy = gamma_of(options(threshold, multiplier))
     for kl in kls:
-        before = policy.weight
+        before = policy.value
         policy.end_epoch(kl)
-        assert 0 < policy.weight <= 1
+        assert 0 < policy.value <= 1
         if kl <= RATE:
-            assert policy.weight <= before
+            assert policy.value <= before
         if kl >= RATE:
-            assert policy.weight >= before
+            assert policy.value >= before
 
 
 def test_every_steps_moves_gamma_at_intervals_once_annealing_has_ended():
-    policy = KLConfig(anneal_epochs=2, every_steps=100).policy.start()
+    policy = gamma_of(KLConfig(anneal_epochs=2, every_steps=100).policy)
     seen = []
     for epoch in range(4):
-        seen.append(policy.weight)
+        seen.append(policy.value)
         for kl in (0.0, 0.0, 4.0) if epoch < 3 else (9.0, 0.0):
             policy.end_interval(kl)
-            seen.append(policy.weight)
+            seen.append(policy.value)
         policy.end_epoch(0.0)
     low = 0.9 * 0.9
     assert seen == [
@@ -147,7 +149,7 @@ def test_every_steps_leaves_gamma_at_the_end_of_an_epoch():
     policy.end_interval(0.0)
     for kl in (0.0, 4.0, 50.0):
         policy.end_epoch(kl)
-        assert policy.weight == 0.9
+        assert policy.value == 0.9
         assert not policy.in_band
 
 
@@ -188,10 +190,10 @@ def test_a_kl_above_the_band_at_full_weight_is_no_collapse():
     """Nothing more can be done against it, so the run need not wait for the band."""
     policy = soft_free_bits()
     policy.end_epoch(9.0)
-    assert policy.weight == 1.0
+    assert policy.value == 1.0
     assert policy.may_be_best(9.0)
     policy = soft_free_bits()
-    policy.weight = 0.5
+    policy.value = 0.5
     policy.end_epoch(9.0)
     assert not policy.may_be_best(9.0)
 
@@ -199,7 +201,7 @@ def test_a_kl_above_the_band_at_full_weight_is_no_collapse():
 def test_a_kl_that_is_no_number_moves_nothing():
     policy = soft_free_bits()
     policy.end_epoch(math.nan)
-    assert (policy.weight, policy.in_band) == (1.0, False)
+    assert (policy.value, policy.in_band) == (1.0, False)
 
 
 def test_an_interval_in_the_band_counts_too():
@@ -235,12 +237,12 @@ def test_collapsed_weights_are_never_the_best(valid_kl, expected):
 
 @pytest.mark.parametrize("end", [1.0, 0.5, 0.0])
 def test_linear_rises_in_equal_steps_and_stays(end):
-    policy = KLConfig(policy="linear", weight=end).policy.start()
+    policy = gamma_of(KLConfig(policy="linear", weight=end).policy)
     assert weights(policy, [math.nan, 0.0, 4.0, 100.0] * 4) == [end * tenth for tenth in TENTHS] + [end] * 6
 
 
 def test_linear_has_no_best_before_annealing_has_ended():
-    policy = Annealing(1.0, 3)
+    policy = gamma_of(Linear(anneal_epochs=3))
     allowed = []
     for _ in range(5):
         policy.end_epoch(0.0)
@@ -250,11 +252,11 @@ def test_linear_has_no_best_before_annealing_has_ended():
 
 @pytest.mark.parametrize("end", [0.0, 0.3, 1.0, 2.0])
 def test_constant_never_moves_and_takes_any_epoch(end):
-    policy = KLConfig(policy="constant", weight=end).policy.start()
+    policy = gamma_of(KLConfig(policy="constant", weight=end).policy)
     for kl in (0.0, 4.0, 100.0):
-        assert policy.weight == end
+        assert policy.value == end
         policy.end_interval(kl)
-        assert policy.weight == end
+        assert policy.value == end
         policy.end_epoch(kl)
         assert policy.may_be_best(0.0)
 
@@ -280,15 +282,23 @@ def test_policies_are_made_from_their_settings():
     assert settings.policy == SoftFreeBits(
         target_rate=6.0, threshold=0.2, multiplier=0.3, anneal_epochs=4, every_steps=9
     )
-    assert KLConfig(policy="linear", weight=0.7, anneal_epochs=4).policy.start() == Annealing(0.7, 4)
-    assert KLConfig(policy="constant", weight=0.7).policy.start() == Annealing(0.7, 0)
+    linear = gamma_of(KLConfig(policy="linear", weight=0.7, anneal_epochs=4).policy)
+    constant = gamma_of(KLConfig(policy="constant", weight=0.7).policy)
+    assert [(each.value, each.end, each.anneal_epochs) for each in (linear, constant)] == [
+        (0.175, 0.7, 4),
+        (0.7, 0.7, 0),
+    ]
+
+
+EVENTS = ["start_step", "end_step", "end_interval", "end_epoch"]
 
 
 def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]]:
     seen = []
     for event, kl in events:
-        getattr(policy, event)(kl % 1 if event == "start_step" else kl)
-        seen.append((policy.weight, policy.may_be_best(kl)))
+        given = {"start_step": kl % 1, "end_step": torch.tensor(kl)}
+        getattr(policy, event)(given.get(event, kl))
+        seen.append((policy.value, policy.may_be_best(kl)))
     return seen
 
 
@@ -297,7 +307,9 @@ def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]
     name=st.sampled_from(sorted(POLICIES)),
     every_steps=st.sampled_from([None, 7]),
     anneal_epochs=st.integers(0, 4),
-    events=st.lists(st.tuples(st.sampled_from(["end_epoch", "end_interval", "start_step"]), KL), max_size=20),
+    events=st.lists(
+        st.tuples(st.sampled_from(["end_epoch", "end_interval", "start_step", "end_step"]), KL), max_size=20
+    ),
     cut=st.integers(0, 20),
     decayed=st.booleans(),
 )
@@ -308,12 +320,12 @@ def test_a_policy_goes_on_from_its_saved_state(name, every_steps, anneal_epochs,
         **{"every_steps": every_steps} if name == "soft_free_bits" else {},
         **{"cycles": 2, "cycle_epochs": 3} if name == "cyclical" else {},
     )
-    straight, first, resumed = (settings.policy.start() for _ in range(3))
+    straight, first, resumed = (gamma_of(settings.policy) for _ in range(3))
     before, after = events[:cut], events[cut:]
     observed(straight, before)
     observed(first, before)
     if decayed:  # the best weights are back, with their γ
-        straight.weight = first.weight = 0.25
+        straight.value = first.value = 0.25
     resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert resumed == straight
     assert observed(resumed, after) == observed(straight, after)

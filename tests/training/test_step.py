@@ -12,8 +12,10 @@ from distvae.config.schema import Config, ModelConfig, OptimizerConfig
 from distvae.data.corpus import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
+from distvae.methods.annealing import Constant
 from distvae.methods.free_bits import NoFreeBits
 from distvae.methods.kl import kl_per_dimension
+from distvae.methods.objective import Objective
 from distvae.model.vae import TextVAE
 from distvae.training.step import Sums, TrainStep
 
@@ -38,6 +40,10 @@ def made(runtime):
     return TrainStep(runtime, make_engine(runtime, model, config.optimizer), config, pad=0), model
 
 
+def objective() -> Objective:
+    return Objective(Constant(weight=0.5), NoFreeBits(), torch.device("cpu"))
+
+
 def split() -> Sentences:
     rng = np.random.default_rng(0)
     return Sentences(Dataset.from_dict({"ids": [rng.integers(2, 20, n).tolist() for n in (4, 7, 5, 6, 9)]}))
@@ -46,7 +52,7 @@ def split() -> Sentences:
 def test_a_step_minimises_the_mean_over_the_global_batch(made):
     step, model = made
     twin, sentences = copy.deepcopy(model), split()
-    sums, norm = step(sentences, BATCH, KEY, 0.5, NoFreeBits())
+    sums, norm = step(sentences, BATCH, KEY, objective())
     noise, losses, kls, res = step.noise(slice(0, 3), 3, 8, *KEY), [], [], []
     for row, number in enumerate(BATCH.tolist()):
         ids = torch.tensor(sentences[number], dtype=torch.long)[None]
@@ -68,7 +74,7 @@ def test_a_step_that_is_not_finite_adds_nothing(made):
     step, model = made
     with torch.no_grad():
         model.encoder.posterior.bias[0] = math.nan
-    sums, norm = step(split(), BATCH, KEY, 0.5, NoFreeBits())
+    sums, norm = step(split(), BATCH, KEY, objective())
     assert not norm.isfinite()
     assert not sums.any()
 

@@ -23,13 +23,18 @@ __all__ = [
 
 
 def make_engine(
-    runtime: Runtime, model: TextVAE, settings: OptimizerConfig, embedding_gradients: str = "auto"
+    runtime: Runtime,
+    model: TextVAE,
+    settings: OptimizerConfig,
+    embedding_gradients: str = "auto",
+    carries: bool = False,
 ) -> Engine:
     """Return the engine that the launcher asks for.
 
     Args:
         model: with the same weights on every rank.
         embedding_gradients: ``speed.embedding_gradients``.
+        carries: have a ``carrier``, where gradients are averaged without loss.
 
     Raises:
         UserError: ``embedding_gradients`` is "rows", but row gradients would not give the same steps.
@@ -46,4 +51,4 @@ def make_engine(
         return Zero(runtime, model, settings)
     if runtime.fsdp:
         return FullySharded(runtime, model, settings)
-    return Replicated(runtime, model, settings)
+    return Replicated(runtime, model, settings, carries)

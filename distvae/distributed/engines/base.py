@@ -20,6 +20,9 @@ class Engine(Protocol):
 
     module: nn.Module  # call it for a training forward: ``TextVAE.forward`` in the run's precision
     optimizer: torch.optim.Optimizer
+    # Never trained. Ranks average its gradient with the others, so the loss can make it carry a value to all of them.
+    # None if the engine has none.
+    carrier: nn.Parameter | None
 
     @property
     def together(self) -> bool:

@@ -26,6 +26,7 @@ class FullySharded:
     """
 
     together = True
+    carrier: nn.Parameter | None = None
 
     module: nn.Module
 

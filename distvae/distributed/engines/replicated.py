@@ -20,20 +20,27 @@ class Replicated:
     """The engine of a single process, DDP and local SGD."""
 
     module: nn.Module
+    carrier: nn.Parameter | None = None
 
-    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
+    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig, carries: bool = False):
         self._parameters, self._clip_norm = dict(model.named_parameters()), settings.clip_norm
         self._device = runtime.device
         self._average_every = runtime.communication.local_sgd_steps if runtime.world_size > 1 else None
         self._steps_apart = 0
+        reduces = runtime.world_size > 1 and self._average_every is None
+        trained: nn.Module = model
+        # Compressed to bf16, a value would lose most of its digits.
+        if carries and reduces and runtime.communication.compression != "bf16":
+            trained = _Carrying(model)
+            self.carrier = trained.carrier
         # Local SGD reduces no gradients, so it does not wrap the model in DDP.
-        self.module = runtime.accelerator.prepare_model(model, evaluation_mode=self._average_every is not None)
+        self.module = runtime.accelerator.prepare_model(trained, evaluation_mode=self._average_every is not None)
         self._power: powerSGD_hook.PowerSGDState | None = None
         if isinstance(self.module, DistributedDataParallel):
             self._power = _compress(self.module, runtime.communication)
         self.optimizer = build_optimizer(self._parameters.values(), settings)
         allocate_state(self.optimizer, self._parameters.values())
-        if runtime.world_size > 1 and self._average_every is None:
+        if reduces:
             self._settle_buckets(model)
 
     def _settle_buckets(self, model: TextVAE) -> None:
@@ -47,7 +54,12 @@ class Replicated:
         tokens, lengths = torch.zeros(1, 2, dtype=torch.long, device=device), torch.full((1,), 2, device=device)
         noise = Noise(torch.zeros(1, model.latent_size, device=device))
         re, mean, log_variance = self.module(tokens, lengths, noise)
-        (0 * (re.sum() + mean.sum() + log_variance.sum())).backward()
+        total = re.sum() + mean.sum() + log_variance.sum()
+        if self.carrier is not None:
+            total = total + self.carrier
+        (0 * total).backward()
+        if self.carrier is not None:
+            self.carrier.grad = None
         self.optimizer.zero_grad()
         if self._power is not None:
             self._power.iter = 0  # do not count this backward
@@ -121,6 +133,20 @@ class Replicated:
 
     def _moments(self, name: str) -> dict[str, Tensor]:
         return {key: value for key, value in self.optimizer.state[self._parameters[name]].items() if key in MOMENTS}
+
+
+class _Carrying(nn.Module):
+    """A model, and the engine's ``carrier``."""
+
+    def __init__(self, model: TextVAE):
+        super().__init__()
+        self.model = model
+        # On the device and of the dtype of the other weights, whose buckets it then shares.
+        self.carrier = nn.Parameter(torch.zeros_like(next(model.parameters()).flatten()[0]))
+
+    def forward(self, *inputs: Tensor | Noise) -> tuple[Tensor, Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor, Tensor] = self.model(*inputs)
+        return outputs
 
 
 def _power_memory(power: powerSGD_hook.PowerSGDState) -> dict[str, dict[int, Tensor]]:

@@ -23,6 +23,7 @@ class Zero:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
+    carrier: nn.Parameter | None = None
 
     def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
         from deepspeed import utils, zero
