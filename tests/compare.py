@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 # Keys that tell the time, or which start of a run wrote what they stand in.
@@ -43,12 +44,22 @@ def assert_same_numbers(alone: Path, run: Path, world_size: int) -> None:
         for key in ("re", "kl", "neg_elbo", "mutual_information"):
             assert other["valid"][key]["mean"] == pytest.approx(one["valid"][key]["mean"], rel=2e-5, abs=1e-5)
 
-    here, there = load_file(alone / "best" / "model.safetensors"), load_file(run / "best" / "model.safetensors")
-    for name, weights in here.items():
-        assert there[name].sub(weights).abs().max() < 2e-5, name
+    here, there = weights(alone), weights(run)
+    for name, value in here.items():
+        assert there[name].sub(value).abs().max() < 2e-5, name
 
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (alone, run))
     assert other["world_size"] == world_size
     assert other["scores"]["nll"]["mean"] == pytest.approx(one["scores"]["nll"]["mean"], rel=2e-5)
     assert other["scores"]["sentences"] == 20
     assert other["scores"]["tokens"] == one["scores"]["tokens"]
+
+
+def weights(run: Path, kind: str = "best") -> dict[str, torch.Tensor]:
+    """The weights that a run exported."""
+    return load_file(run / kind / "model.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are the same bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

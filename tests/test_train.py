@@ -1,9 +1,7 @@
 """The training program in one process: the whole recipe, going on, and what it says to bad input."""
 
-import copy
 import gzip
 import json
-import math
 import os
 import re
 import shutil
@@ -11,52 +9,23 @@ import signal
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distvae import train as program
 from distvae.config.load import load_config
-from distvae.data import corpus
-from distvae.data.batches import training_plan
 from distvae.data.captions import generate
 from distvae.data.vocabulary import join
-from distvae.distributed.engines import replicated
 from distvae.distributed.sync import RankSync
 from distvae.evaluation import scoring
-from distvae.model.draws import training_noise
 from distvae.runs.checkpoints import Saver, load_export, load_state
 from distvae.runs.results import load_results
 from distvae.system.errors import UserError
 from distvae.system.files import sha256
 from distvae.system.signals import INTERRUPTED
 from distvae.train import main
-from distvae.training import step as train_step
 from distvae.training.step import TrainStep
-from tests.compare import numbers, records
+from tests.compare import equal, numbers, records, weights
 from tests.conftest import ROOT
-from tests.methods.gamma import gamma_of
-
-
-def weights(run, kind="best"):
-    return load_file(run / kind / "model.safetensors")
-
-
-def spoil(gradient, value):
-    """Put a value into a gradient, which may hold the rows of a batch's words alone."""
-    (gradient._values() if gradient.is_sparse else gradient)[0, 0] = value
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def leaves(tree, path=""):
-    """Pairs of path and value of all that lies in a tree of lists and dictionaries."""
-    if isinstance(tree, (list, dict)):
-        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from leaves(value, f"{path}.{key}")
-    else:
-        yield path, tree
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +53,7 @@ def refused(tiny, tmp_path, capsys):
     return run
 
 
-# -- The recipe --------------------------------------------------------------------------------------------------------
+# -- A run's folder ---------------------------------------------------------------------------------------------------
 
 
 def test_a_run_folder_explains_its_run(finished, tiny):
@@ -103,175 +72,6 @@ def test_a_run_folder_explains_its_run(finished, tiny):
     results = json.loads((finished / "results.json").read_text())
     assert results["vocabulary"] == load_export(finished).vocabulary.fingerprint
     assert results["floor"]["nll"]["mean"] < results["scores"]["nll"]["mean"]
-
-
-def test_stages_follow_the_recipe(finished):
-    rows = records(finished)
-    assert [(row["stage"], row["epoch"]) for row in rows] == [
-        ("pretrain", 1), ("pretrain", 2), ("train", 1), ("train", 2), ("train", 3), ("train", 4),
-    ]  # fmt: skip
-    assert [row["kl_weight"] for row in rows[:4]] == [0.0, 0.0, 0.5, 1.0]
-    assert [row["verdict"] for row in rows[2:4]] == ["not counted"] * 2
-
-
-def test_gamma_follows_the_logged_kl(finished, tiny):
-    rows = [row for row in records(finished) if row["stage"] == "train"]
-    policy = gamma_of(load_config(tiny).kl.policy)
-    for row in rows:
-        assert row["kl_weight"] == policy.value
-        policy.end_epoch(row["train"]["kl"])
-
-
-def test_pretraining_hands_on_the_encoder_and_not_the_decoder(tiny, tmp_path, monkeypatch):
-    starts = {}
-    step = TrainStep.__call__
-
-    def spy(self, split, batch, key, *others):
-        if key[0] not in starts:
-            starts[key[0]] = copy.deepcopy(self.engine.module.state_dict())
-        return step(self, split, batch, key, *others)
-
-    monkeypatch.setattr(TrainStep, "__call__", spy)
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", "train.max_epochs=1"]) == 0
-    pretrained = weights(run, "pretrained")
-    for name, start in starts["train"].items():
-        assert torch.equal(start, pretrained[name]) == name.startswith("encoder."), name
-        bound = 1.0 if "embedding" in name else 0.3
-        assert name.startswith("encoder.") or start.abs().max() <= bound
-
-
-def test_the_best_weights_are_scored(tiny, tmp_path):
-    run = tmp_path / "run"
-    # A stage that ends by its last decay ends with an epoch that is not its best.
-    settings = [
-        "kl={policy: linear, anneal_epochs: 2}",
-        "train.max_epochs=99",
-        "optimizer.learning_rate=3",
-        "plateau.max_decays=3",
-    ]
-    assert main([str(tiny), f"run={run}", *settings]) == 0
-    rows = [row for row in records(run) if row["stage"] == "train"]
-    assert rows[-1]["verdict"] == "stop"
-    counted = [row for row in rows if row["epoch"] > 2]
-    best = min(counted, key=lambda row: row["valid"]["neg_elbo"]["mean"])
-    end = json.loads((run / "results.json").read_text())["stages"][-1]
-    assert end["best_epoch"] == best["epoch"]
-    decays = [row["verdict"] for row in counted].count("decay")
-    assert decays == 2
-    assert rows[-1]["learning_rate"] == 3 * 0.5**decays
-
-
-def test_epochs_that_were_passed_over_are_counted(tiny, tmp_path):
-    run = tmp_path / "run"
-    swings = ["kl.multiplier=0.9", "kl.threshold=0.01", "plateau.patience=99"]
-    for epochs in (12, 13):  # in two starts
-        assert main([str(tiny), f"run={run}", f"train.max_epochs={epochs}", *swings]) == 0
-    end = json.loads((run / "results.json").read_text())["stages"][-1]
-    verdicts = [row["verdict"] for row in records(run) if row["stage"] == "train"]
-    assert end["passed_over"] == verdicts[end["best_epoch"] :].count("not counted") == 2
-
-
-def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", "kl.target_rate=50"]) == 0
-    said = capsys.readouterr().out
-    assert "WARNING" in said
-    assert "could be taken as the best" in said
-    assert {row["verdict"] for row in records(run) if row["stage"] == "train"} == {"not counted"}
-    assert json.loads((run / "results.json").read_text())["stages"][-1]["best_epoch"] is None
-    # What lies in best/ are the last weights.
-    last = run / "checkpoints" / "latest"
-    assert equal(weights(run), load_file(last / "model.safetensors"))
-
-
-def test_an_autoencoder_ends_after_pretraining(tiny, tmp_path):
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", "train.max_epochs=0"]) == 0
-    assert {row["stage"] for row in records(run)} == {"pretrain"}
-    assert equal(weights(run), weights(run, "pretrained"))
-
-
-def test_runs_share_a_pretraining(finished, tiny, tmp_path):
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", f"pretrained={finished}"]) == 0
-    # The same encoder and the same draws: the same training as in the run that pretrained it.
-    assert records(run)[0]["train"]["re"] == records(finished)[2]["train"]["re"]
-    assert equal(weights(run), weights(finished))
-
-
-@pytest.mark.parametrize("form", ["none", "dimension", "sentence_dimension", "sentence", "batch"])
-def test_accumulation_changes_no_form_of_free_bits(tiny, tmp_path, form):
-    runs = []
-    for steps in (1, 3):
-        run = tmp_path / str(steps)
-        overrides = [f"optimizer.accumulation_steps={steps}", "pretrain.max_epochs=0", "train.max_epochs=2"]
-        method = [f"kl={{policy: constant, free_bits: {form}, target_rate: {4.0 if form == 'none' else 1}}}"]
-        assert main([str(tiny), f"run={run}", *overrides, *method]) == 0
-        runs.append(run)
-    one, other = map(weights, runs)
-    assert all(torch.allclose(one[name], other[name], atol=2e-6) for name in one)
-    assert records(runs[0])[-1]["train"]["objective"] == pytest.approx(records(runs[1])[-1]["train"]["objective"])
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_a_step_draws_once_whatever_its_micro_batches(tiny, tmp_path, monkeypatch, steps):
-    drawn, real = [], training_noise
-    monkeypatch.setattr("distvae.model.draws.training_noise", lambda *given: drawn.append(given) or real(*given))
-    overrides = [f"optimizer.accumulation_steps={steps}", "pretrain.max_epochs=0", "train.max_epochs=1"]
-    assert main([str(tiny), f"run={tmp_path / 'run'}", *overrides]) == 0
-    assert len(drawn) == 11
-
-
-def test_bf16_trains_close_to_float32(finished, tiny, tmp_path):
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", "optimizer.mixed_precision=bf16"]) == 0
-    pairs = list(zip(records(run), records(finished), strict=True))
-    assert all(one["train"]["re"] == pytest.approx(other["train"]["re"], rel=0.01) for one, other in pairs)
-    assert any(one["train"]["re"] != other["train"]["re"] for one, other in pairs)
-    assert all(tensor.dtype == torch.float32 for tensor in weights(run).values())
-
-
-@pytest.mark.parametrize(
-    ("launcher", "given", "expected"),
-    [
-        (None, [], ("no", "no")),
-        ("bf16", [], ("bf16", "bf16")),
-        (None, ["optimizer.mixed_precision=bf16"], ("bf16", "bf16")),
-        ("bf16", ["optimizer.mixed_precision=no"], ("no", "no")),
-        ("bf16", ["evaluation.mixed_precision=no"], ("bf16", "no")),
-        (None, ["evaluation.mixed_precision=bf16"], ("no", "bf16")),
-    ],
-)
-def test_an_evaluation_is_in_the_trainings_precision_unless_it_is_said(
-    tiny, tmp_path, monkeypatch, launcher, given, expected
-):
-    """So it stands in the run's config, and in that of what it exports."""
-    if launcher is not None:
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", "pretrain.max_epochs=1", "train.max_epochs=0", *given]) == 0
-    for written in (run / "config.yaml", run / "best" / "config.yaml"):
-        config = load_config(written)
-        assert (config.optimizer.mixed_precision, config.evaluation.mixed_precision) == expected
-
-
-PLAIN = ["speed.output_layer=plain", "speed.embedding_gradients=dense"]
-
-
-@pytest.mark.parametrize("ways", [PLAIN[:1], PLAIN[1:], PLAIN], ids=" ".join)
-def test_faster_ways_come_to_the_same_numbers(finished, tiny, tmp_path, ways):
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", *ways]) == 0
-    assert not equal(weights(run), weights(finished))  # which took the faster ones
-    found, expected = (
-        dict(leaves([numbers(folder), json.loads((folder / "results.json").read_text())])) for folder in (run, finished)
-    )
-    assert found.keys() == expected.keys()
-    for path, value in expected.items():
-        # A difference of two scores is as exact as these are.
-        close = pytest.approx(value, rel=1e-5, abs=2e-6) if isinstance(value, float) else value
-        assert found[path] == close, path
 
 
 # -- Going on ----------------------------------------------------------------------------------------------------------
@@ -340,7 +140,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
     if name == "__call__":  # at this pace no rank sync comes before 50 steps, or the end of the epoch
         assert state.step == (count + 10) // 11 * 11
     assert main([str(tiny), f"run={run}"]) == 0
-    assert f"going on from {run}/checkpoints/start-0001-step-{state.step:09d}" in capsys.readouterr().out
+    assert f"resuming from {run}/checkpoints/start-0001-step-{state.step:09d}" in capsys.readouterr().out
     assert equal(weights(run), weights(finished))
     assert numbers(run) == numbers(finished)
     before, after = (json.loads((folder / "results.json").read_text()) for folder in (finished, run))
@@ -438,7 +238,7 @@ def test_a_run_goes_back_to_a_named_checkpoint_or_branches_off_from_it(finished,
     for folder, whose in ((branch, finished), (run, run)):
         earlier = sorted((whose / "checkpoints").glob("start-*"))[0]
         assert main([str(tiny), f"run={folder}", f"resume={earlier}"]) == 0
-        assert f"going on from {earlier}: step 55" in capsys.readouterr().out
+        assert f"resuming from {earlier}: step 55" in capsys.readouterr().out
         assert equal(weights(folder), weights(finished))
     assert numbers(run) == numbers(finished)
     assert numbers(branch) == numbers(finished)[-1:]
@@ -478,11 +278,17 @@ def test_a_longer_limit_goes_on_where_a_run_ended(tiny, tmp_path):
 def test_a_run_goes_on_by_other_ways_to_the_same_numbers(finished, tiny, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run, symlinks=True)
-    again = [str(tiny), f"run={run}", *PLAIN, "speed.keep_memory=false"]
+    again = [
+        str(tiny),
+        f"run={run}",
+        "speed.output_layer=plain",
+        "speed.embedding_gradients=dense",
+        "speed.keep_memory=false",
+    ]
     assert main(again) == 0
     assert equal(weights(run), weights(finished))  # it had finished
     assert main([*again, "train.max_epochs=5"]) == 0
-    assert "going on from" in capsys.readouterr().out
+    assert "resuming from" in capsys.readouterr().out
     assert load_config(run / "config.yaml").speed.output_layer == "plain"
     assert numbers(run)[:6] == numbers(finished)
     assert records(run)[6]["train"]["re"] < records(run)[0]["train"]["re"]
@@ -653,109 +459,6 @@ def test_a_pretraining_of_another_size_or_vocabulary_is_refused(finished, refuse
     text = tmp_path / "text.txt"
     text.write_text("\n".join(join(tokens) for tokens in generate(60, 1)))
     assert "vocabulary" in refused(f"pretrained={finished}", f"data.path={text}", "data.train_size=null")
-
-
-def test_numbers_that_are_not_finite_stop_the_run_at_their_step(tiny, tmp_path, capsys, monkeypatch):
-    run = tmp_path / "run"
-    step, calls = TrainStep.__call__, []
-
-    def poison(self, *arguments):
-        calls.append(None)
-        if len(calls) == 15:  # in the second epoch of 11 steps
-            with torch.no_grad():
-                self.engine.module.decoder.output.weight[7, 3] = math.inf
-        return step(self, *arguments)
-
-    monkeypatch.setattr(TrainStep, "__call__", poison)
-    assert main([str(tiny), f"run={run}"]) == 2
-    said = capsys.readouterr().err
-    assert "the loss or gradient of step 15, on sentences" in said
-    assert "is not finite (pretrain, epoch 2)" in said
-    checkpoint = run / "checkpoints" / "start-0001-step-000000011-epoch-0001"
-    assert str(checkpoint) in said
-    batch = json.loads((run / "not_finite.json").read_text())
-    assert (batch["step"], batch["stage"], batch["epoch"], batch["kl_weight"]) == (15, "pretrain", 2, 0.0)
-    config = load_config(tiny)
-    sentences = corpus.load(corpus.prepare(config.data, progress=False)).train
-    plan = training_plan(sentences.lengths, 8, (config.seed, 0, 2))
-    assert batch["sentences"] == plan[3].tolist()
-    assert batch["lengths"] == sentences.lengths[plan[3]].tolist()
-    assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "model.safetensors").values())
-    assert "step 15" in json.loads((run / "status.json").read_text())["reason"]
-
-
-def test_a_step_that_is_not_finite_can_be_skipped(tiny, tmp_path, monkeypatch):
-    """It moves no weight, and is missing in the sums, the counts and what steers γ."""
-    run, step = tmp_path / "run", replicated.Replicated.step
-
-    def poison(self):
-        self.calls = getattr(self, "calls", 0) + 1
-        if self.calls in (4, 28):
-            spoil(next(iter(self._parameters.values())).grad, math.inf)
-            before = {name: p.detach().clone() for name, p in self._parameters.items()}
-        norm = step(self)
-        if self.calls in (4, 28):
-            assert equal(before, self._parameters)
-        return norm
-
-    monkeypatch.setattr(replicated.Replicated, "step", poison)
-    assert main([str(tiny), f"run={run}", "optimizer.on_nan=skip", "kl.every_steps=4"]) == 0
-    rows = records(run)
-    assert [row["train"]["skipped"] for row in rows] == [8, 0, 8, 0, 0, 0]
-    assert [row["train"]["sentences"] for row in rows] == [73, 81, 73, 81, 81, 81]
-    assert all(60 < row["train"]["re"] < 90 for row in rows)
-
-
-def test_a_loss_that_is_not_finite_counts_though_its_gradient_is(tiny, tmp_path, capsys, monkeypatch):
-    """While γ is 0, an infinite KL has no gradient. The step is one of those to be saved, and is not."""
-    run, step, calls = tmp_path / "run", TrainStep.__call__, []
-
-    def poison(self, *arguments):
-        calls.append(None)
-        if len(calls) == 15:
-            with torch.no_grad():
-                self.engine.module.encoder.posterior.bias[0] = 1e30
-        return step(self, *arguments)
-
-    monkeypatch.setattr(TrainStep, "__call__", poison)
-    monkeypatch.setattr(train_step, "kl_per_dimension", lambda mean, log_variance: mean.square() * 1e30)
-    assert main([str(tiny), f"run={run}", "checkpoint.every_steps=5"]) == 2
-    said = capsys.readouterr().err
-    assert "the loss or gradient of step 15, on sentences" in said
-    assert load_state((run / "checkpoints" / "latest").resolve()).step == 11
-
-
-def test_an_epoch_in_which_no_step_is_finite_stops_the_run(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train_step, "kl_per_dimension", lambda mean, log_variance: mean / 0)
-    assert main([str(tiny), f"run={tmp_path / 'run'}", "optimizer.on_nan=skip"]) == 2
-    said = capsys.readouterr().err
-    assert "every step is not finite (pretrain, epoch 1)" in said
-    assert "on_nan" not in said  # which it has set
-
-
-def test_a_score_that_is_not_finite_stops_the_run(tiny, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert main([str(tiny), f"run={run}", "optimizer.learning_rate=1e5", "optimizer.clip_norm=1e5"]) == 2
-    said = capsys.readouterr().err
-    assert "is not finite" in said
-    assert said.count("\n") == 1
-
-
-def test_a_step_that_is_not_finite_moves_no_weight(tiny, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    seen, calls, step = {}, [], replicated.Replicated.step
-
-    def poison(self):
-        calls.append(None)
-        if len(calls) == 5:
-            spoil(next(self.module.parameters()).grad, math.nan)
-        if len(calls) in (5, 6):
-            seen[len(calls)] = copy.deepcopy(self.module.state_dict())
-        return step(self)
-
-    monkeypatch.setattr(replicated.Replicated, "step", poison)
-    assert main([str(tiny), f"run={run}"]) == 2
-    assert equal(seen[5], seen[6])
 
 
 def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, capsys):

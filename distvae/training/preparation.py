@@ -99,7 +99,7 @@ def load_resumed(folder: Path, model: TextVAE, is_main: bool) -> tuple[Checkpoin
     if is_main:
         state = found.state
         at = f"epoch {state.epoch}" + (f" and {state.batches:,} batches" if state.batches else "")
-        print(printable(f"going on from {folder}: step {state.step:,}, {state.stage} {at}"))
+        print(printable(f"resuming from {folder}: step {state.step:,}, {state.stage} {at}"))
     return found, ended
 
 

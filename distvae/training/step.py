@@ -23,6 +23,7 @@ from distvae.methods.kl import kl_per_dimension
 from distvae.methods.objective import LEADING, Objective
 from distvae.model import draws
 from distvae.model.draws import Noise
+from distvae.runs.tracking import TrainEpoch
 from distvae.system.errors import UserError
 
 
@@ -198,6 +199,29 @@ class Sums:
         sentences, kl = runtime.sum(now - self._mark).tolist()
         self._mark.copy_(now)
         return float(kl / sentences) if sentences else math.nan
+
+    def means(self, runtime: Runtime, sentences: int, seconds: float) -> TrainEpoch | None:
+        """Return the epoch's means over all ranks, or None if every step was skipped: one collective.
+
+        Args:
+            sentences: number of sentences in the epoch, over all ranks.
+            seconds: how long they took.
+        """
+        total, re, objective, *kl = runtime.sum(self.totals.clone()).tolist()
+        count = round(total)
+        if count == 0:
+            return None
+        mean_kl = sum(kl) / count
+        return TrainEpoch(
+            re=re / count,
+            kl=mean_kl,
+            neg_elbo=re / count + mean_kl,
+            objective=objective / count,
+            kl_per_dimension=tuple(value / count for value in kl),
+            sentences=count,
+            skipped=sentences - count,
+            seconds=seconds,
+        )
 
     def running(self) -> dict[str, float]:
         """Return this rank's mean RE and KL so far, in nats per sentence."""

@@ -212,20 +212,9 @@ class Trainer:
                     shown = seen
         self.engine.gather()
         epoch.seconds = time.monotonic() - began
-        count, re, objective, *kl = self.runtime.sum(epoch.sums.totals.clone()).tolist()
-        if count == 0:
+        means = epoch.sums.means(self.runtime, len(sentences), epoch.seconds)
+        if means is None:
             self._stop("every step", stage, progress)
-        count, total = round(count), sum(kl) / count
-        means = TrainEpoch(
-            re=re / count,
-            kl=total,
-            neg_elbo=re / count + total,
-            objective=objective / count,
-            kl_per_dimension=tuple(value / count for value in kl),
-            sentences=count,
-            skipped=len(sentences) - count,
-            seconds=epoch.seconds,
-        )
         return means, gamma.value
 
     def _scheduled(self) -> bool:
@@ -285,7 +274,7 @@ class Trainer:
             " (not_finite.json has all),",
             stage,
             progress,
-            ", optimizer.on_nan=skip goes on without such steps",
+            ", and optimizer.on_nan=skip skips such steps",
         )
 
     def _stop(self, what: str, stage: Stage, progress: StageProgress, advice: str = "") -> NoReturn:
@@ -297,8 +286,8 @@ class Trainer:
         raise UserError(
             f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
             f" {stage.objective.gamma.value:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
-            f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may mend"
-            f" it{advice}"
+            f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may"
+            f" help{advice}"
         )
 
     # -- Evaluation ----------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_a_checkpoint_goes_on_under_any_engine(tiny, tmp_path):
         assert main(run("unbroken", method, 4)) == 0
     groups = [(*way, [run("by turns", method, number) for method in methods]) for number, way in enumerate(ways, 1)]
     told = forked(tmp_path, groups)
-    assert told.count("going on from") == 3 * len(methods)
+    assert told.count("resuming from") == 3 * len(methods)
     for method in methods:
         assert max(astuple(compare(tmp_path / "unbroken" / method, tmp_path / "by turns" / method))) < TOLERANCE
         moments = tmp_path / "by turns" / method / "checkpoints" / "latest" / "optimizer.safetensors"

@@ -76,7 +76,7 @@ def test_a_rank_that_is_stopped_is_named(tiny, tmp_path, hung):
     # It resumes, also with another timeout.
     done = train(tmp_path, 3, *arguments)
     assert [process.wait(timeout=200) for process in done] == [0, 0, 0]
-    assert "going on from" in (tmp_path / "0.log").read_text()
+    assert "resuming from" in (tmp_path / "0.log").read_text()
 
 
 def test_a_rank_that_is_busy_for_longer_keeps_the_others_waiting(tiny, tmp_path):

@@ -625,7 +625,7 @@ class Campaign:
 
         def told(one: Answer) -> str:
             lines = [
-                line for line in one.out.splitlines() if not line.startswith(("going on from", "train ", "pretrain "))
+                line for line in one.out.splitlines() if not line.startswith(("resuming from", "train ", "pretrain "))
             ]
             return (
                 re.sub(r"\d+/s", "", "\n".join(lines)) + one.pages.get("report.md", "") + one.pages.get("sweep.md", "")

@@ -85,7 +85,7 @@ def refused(campaign: Campaign) -> list[str]:
     first.wait()
     third = campaign.job(ALONE, "sgd", run)
     third.wait()
-    if third.codes != [0] or "going on from" not in third.log:
+    if third.codes != [0] or "resuming from" not in third.log:
         faults.append(f"the third ended with {third.codes}: {third.log}")
     return faults
 

@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tiny, tmp_path, disk, proce
     filler.unlink()
     done = train(*settings, "checkpoint.every_steps=3", processes=processes)
     assert [each.returncode for each in done] == [0] * processes, done
-    assert f"going on from {good}" in done[0].stdout
+    assert f"resuming from {good}" in done[0].stdout
     assert not [path for path in run.rglob(".*")]
     straight = tmp_path / "straight"
     done = train(str(tiny), f"run={straight}", "evaluation.samples=0", processes=processes)

@@ -169,7 +169,7 @@ def test_a_job_pushed_aside_saves_and_comes_back(jobs, finished):
     # No step is trained twice.
     first, second = (jobs.log("pushed", start) for start in (0, 1))
     stopped = re.search(r"interrupted at step (\d+) by SIGTERM", first)[1]
-    assert re.search(r"going on from .*: step (\d+),", second)[1] == stopped
+    assert re.search(r"resuming from .*: step (\d+),", second)[1] == stopped
 
 
 def test_a_job_pushed_aside_without_grace_comes_back(jobs, finished):
