@@ -14,9 +14,10 @@ from typing import Any, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from distvae.config.kl import KEYS, KLConfig
-from distvae.config.schema import Config
+from distvae.config.schema import Config, Precision
 from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
 from distvae.system.settings import at_home
 
@@ -110,7 +111,7 @@ def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Con
     return config
 
 
-def with_precision(config: Config, precision: str) -> Config:
+def with_precision(config: Config, precision: Precision) -> Config:
     """The config with what the launcher may have set, for a run's folder says what it used.
 
     Args:
@@ -144,7 +145,7 @@ def known_keys(kind: type, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if hint is KLConfig:
             yield from (f"{prefix}{key}.{name}" for name in KEYS)
-        elif is_dataclass(hint):
+        elif isinstance(hint, type) and is_dataclass(hint):
             yield from known_keys(hint, f"{prefix}{key}.")
 
 
@@ -197,7 +198,7 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def _explain(problem: dict[str, Any], kind: type) -> str:
+def _explain(problem: ErrorDetails, kind: type) -> str:
     loc = problem["loc"]
     if len(loc) > 3 and loc[0] == "kl":  # kl, policy, the policy's name, its option
         loc = ("kl", *loc[3:])

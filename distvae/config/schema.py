@@ -26,6 +26,8 @@ from distvae.system.settings import (
 CAPTIONS = "captions"
 SNLI = "stanfordnlp/snli"
 
+Precision = Literal["no", "bf16"]
+
 
 @dataclass(frozen=True, config=RULES)
 class DataConfig:
@@ -56,7 +58,7 @@ class DataConfig:
     cache: Location = "~/.cache/distvae"
 
     @model_validator(mode="after")
-    def _captions_are_independent_draws(self):
+    def _captions_are_independent_draws(self) -> DataConfig:
         if self.path == CAPTIONS and (self.distinct or self.max_words or self.columns):
             raise ValueError(
                 "the captions are independent draws whose log p(x) is exact: distinct, max_words and columns do not"
@@ -65,7 +67,7 @@ class DataConfig:
         return self
 
     @model_validator(mode="after")
-    def _captions_have_their_vocabulary(self):
+    def _captions_have_their_vocabulary(self) -> DataConfig:
         if self.path == CAPTIONS and (self.min_count, self.unk) != (type(self).min_count, type(self).unk):
             raise ValueError(
                 "the captions' words are known, all of them: min_count and unk do not apply to data.path=captions"
@@ -105,13 +107,13 @@ class OptimizerConfig:
     # Bound on the global norm of the gradient of the mean loss per sentence. Null: none.
     clip_norm: AboveZero | None = 5.0
     # `no` or `bf16`. Null: what the launcher says (`--mixed_precision`).
-    mixed_precision: Literal["no", "bf16"] | None = None
+    mixed_precision: Precision | None = None
     # A step whose loss or gradient is not finite moves no weight. It stops the run, or (`skip`) is left out of the
     # epoch's sums and counted, and the run continues.
     on_nan: Literal["stop", "skip"] = "stop"
 
     @model_validator(mode="after")
-    def _options_belong_to_the_optimizer(self):
+    def _options_belong_to_the_optimizer(self) -> OptimizerConfig:
         if self.weight_decay and self.name != "adamw":
             raise ValueError(f"optimizer.weight_decay belongs to adamw, not to {self.name}")
         return self
@@ -135,7 +137,7 @@ class CommunicationConfig:
     timeout_minutes: Annotated[float, Field(gt=0, le=1e6)] = 15.0
 
     @model_validator(mode="after")
-    def _options_belong_together(self):
+    def _options_belong_together(self) -> CommunicationConfig:
         if self.compression != "none" and self.local_sgd_steps is not None:
             raise ValueError(
                 f"communication.compression={self.compression} has nothing to compress under local_sgd_steps, which"
@@ -193,7 +195,7 @@ class EvaluationConfig:
     samples: Count = 8
     # Of the decoder in importance sampling, where it is nearly all of the work; all other scores are float32. Null: as
     # in the training. A CPU without bfloat16 instructions takes float32.
-    mixed_precision: Literal["no", "bf16"] | None = None
+    mixed_precision: Precision | None = None
 
 
 @dataclass(frozen=True, config=RULES)
@@ -242,7 +244,7 @@ class Config:
     speed: SpeedConfig = plain_field(default_factory=SpeedConfig)
 
     @model_validator(mode="after")
-    def _something_to_do(self):
+    def _something_to_do(self) -> Config:
         if self.pretrain.max_epochs == 0 and self.train.max_epochs == 0:
             raise ValueError("pretrain.max_epochs and train.max_epochs are both 0: there is nothing to train")
         if self.pretrained is not None and self.train.max_epochs == 0:
@@ -250,7 +252,7 @@ class Config:
         return self
 
     @model_validator(mode="after")
-    def _no_step_spoils_those_after_it(self):
+    def _no_step_spoils_those_after_it(self) -> Config:
         if self.communication.compression == "powersgd" and self.optimizer.on_nan == "skip":
             raise ValueError(
                 "optimizer.on_nan=skip does not go with communication.compression=powersgd, which carries what it left"

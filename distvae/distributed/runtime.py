@@ -29,7 +29,7 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from distvae.config.schema import CommunicationConfig, Config, OptimizerConfig
+from distvae.config.schema import CommunicationConfig, Config, OptimizerConfig, Precision
 from distvae.distributed.device import has_bf16, keep_freed_memory, set_onednn
 from distvae.distributed.heartbeat import Heartbeat, Store
 from distvae.system import launcher
@@ -66,12 +66,12 @@ class Runtime:
     ):
         launcher.check()
         self.communication = communication
-        self.mixed_precision = optimizer.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if self.mixed_precision not in ("no", "bf16"):
+        precision = optimizer.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if precision not in ("no", "bf16"):
             raise UserError(
-                f"the launcher's mixed_precision is {self.mixed_precision}: use no or bf16, there or by"
-                " optimizer.mixed_precision"
+                f"the launcher's mixed_precision is {precision}: use no or bf16, there or by optimizer.mixed_precision"
             )
+        self.mixed_precision: Precision = "bf16" if precision == "bf16" else "no"
         on_cpu = not torch.cuda.is_available()
         by_deepspeed = _flag("ACCELERATE_USE_DEEPSPEED")
         self.fsdp = _flag("ACCELERATE_USE_FSDP")

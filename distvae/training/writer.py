@@ -154,7 +154,7 @@ class RunWriter(NoWriter):
         interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
         with contextlib.suppress(OSError, SupersededError):  # report the first error
             self._lease.check()
-            state = "interrupted" if interrupted else "failed"
+            state: status.State = "interrupted" if interrupted else "failed"
             status.write_status(self._run, state, str(error) or None, self._number, tracking.last_latent(self._run))
 
     def release(self) -> None:
