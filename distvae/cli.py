@@ -11,6 +11,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # A script's folder comes first on the import path, where our `config` and `data` would hide others of such names.
+    sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
+
 import torch
 from pydantic import ValidationError
 from torch import Tensor

@@ -15,7 +15,8 @@ from typing import Any
 if __name__ == "__main__":
     # The imports take seconds and there is nothing to save yet: let Ctrl-C end the program without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
+    # A script's folder comes first on the import path, where our `config` and `data` would hide others of such names.
+    sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
 from distvae import __version__
 from distvae.config.load import flatten, known_keys, load_config, with_precision

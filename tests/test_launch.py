@@ -55,6 +55,18 @@ def test_the_readmes_rows_name_files_that_are_there():
     assert {"cpu", "multi_gpu", "multi_node"} <= named <= set(FILES)
 
 
+@pytest.mark.parametrize("program", ["train.py", "cli.py"])
+def test_packages_of_a_program_hide_no_others(tmp_path, program):
+    (tmp_path / "config.py").write_text("print('another config')")
+    (tmp_path / "sitecustomize.py").write_text("import atexit; atexit.register(lambda: __import__('config'))")
+    done = subprocess.run(
+        [sys.executable, ROOT / "distvae" / program, "--help"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )  # fmt: skip
+    assert done.stdout.startswith("usage: distvae"), done.stderr
+    assert done.stdout.endswith("\nanother config\n")
+
+
 @pytest.mark.cluster
 def test_ctrl_c_under_the_readmes_command_is_one_line(tiny, tmp_path):
     """A terminal sends SIGINT to all processes in its foreground."""
