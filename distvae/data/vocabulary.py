@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from distvae.system.errors import UserError
-from distvae.system.files import read_json, write_text
+from distvae.system.files import read_as, write_text
+
+if TYPE_CHECKING:
+    from nltk.tokenize import NLTKWordTokenizer, TreebankWordDetokenizer
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS)
@@ -55,7 +58,7 @@ UNKNOWN_TOKENS: dict[UnknownWords, tuple[str, ...]] = {
 
 
 @functools.cache
-def _treebank():
+def _treebank() -> tuple[NLTKWordTokenizer, TreebankWordDetokenizer]:
     # Imported late: it takes half a second, which training on a prepared corpus does not need.
     from nltk.tokenize import NLTKWordTokenizer, TreebankWordDetokenizer
 
@@ -67,12 +70,14 @@ def tokenize(sentence: str) -> list[str]:
     if _PLAIN.fullmatch(sentence) and not _CONTRACTED.search(sentence):
         # What the rules come to here, without their thirty passes over the text.
         return sentence.replace(",", " ,").replace(".", " .").split()
-    return _treebank()[0].tokenize(sentence)
+    tokens: list[str] = _treebank()[0].tokenize(sentence)
+    return tokens
 
 
 def join(tokens: Sequence[str]) -> str:
     """A readable sentence from tokens. ``tokenize`` loses spaces, so it is not always the sentence they came from."""
-    return _treebank()[1].detokenize(tokens)
+    sentence: str = _treebank()[1].detokenize(tokens)
+    return sentence
 
 
 def shape_class(word: str) -> str:
@@ -106,13 +111,11 @@ class Vocabulary:
     tokens: tuple[str, ...]
     unk: UnknownWords
 
-    def __post_init__(self):
-        if self.unk not in UNKNOWN_TOKENS:
-            raise ValueError(f"unk is {self.unk!r}, not one of {', '.join(UNKNOWN_TOKENS)}")
+    def __post_init__(self) -> None:
         if self.tokens[: self._first_word] != SPECIALS + UNKNOWN_TOKENS[self.unk]:
-            raise ValueError(f"it does not begin with {' '.join(SPECIALS + UNKNOWN_TOKENS[self.unk])}")
+            raise ValueError(f"the tokens do not begin with {' '.join(SPECIALS + UNKNOWN_TOKENS[self.unk])}")
         if len(set(self.tokens)) < len(self.tokens):
-            raise ValueError("a token stands in it twice")
+            raise ValueError("a token is repeated")
 
     @classmethod
     def build(cls, counts: Mapping[str, int], min_count: int, unk: Literal["classes", "single"]) -> Vocabulary:
@@ -138,21 +141,9 @@ class Vocabulary:
         """Read what ``save`` wrote.
 
         Raises:
-            UserError: the file cannot be read, or is no vocabulary.
+            UserError: the file cannot be read, or is not a vocabulary.
         """
-        try:
-            content = read_json(Path(path))
-            if not isinstance(content, dict) or content.keys() != {"unk", "tokens"}:
-                raise ValueError("it should hold `unk` and `tokens`")
-            if not isinstance(content["tokens"], list) or not all(isinstance(t, str) for t in content["tokens"]):
-                raise ValueError("its tokens should be a list of strings")
-            if not isinstance(content["unk"], str):
-                raise ValueError("its unk should be a string")
-            return cls(tuple(content["tokens"]), content["unk"])
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"{path}: is not a vocabulary: {error}") from None
+        return read_as(cls, Path(path), "a vocabulary")
 
     def save(self, path: str | Path) -> None:
         """Write JSON, a token a line."""

@@ -112,7 +112,7 @@ def test_closed_vocabulary_knows_no_unknown_word():
 
 @pytest.mark.parametrize("words", [["a", "a"], ["a", "</s>"], ["<unk>"]])
 def test_closed_vocabulary_refuses(words):
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="repeated"):
         Vocabulary.closed(words)
 
 
@@ -121,13 +121,19 @@ def test_closed_vocabulary_refuses(words):
     [
         (b"", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
-        (b"[]", "should hold `unk` and `tokens`"),
-        (b'{"unk": "single"}', "should hold `unk` and `tokens`"),
-        (json.dumps({"unk": "single", "tokens": [1]}).encode(), "list of strings"),
-        (json.dumps({"unk": ["single"], "tokens": []}).encode(), "should be a string"),
-        (json.dumps({"unk": "none", "tokens": []}).encode(), "not one of classes, single, closed"),
-        (json.dumps({"unk": "single", "tokens": ["<s>", "a"]}).encode(), "does not begin with <pad> <s> </s> <unk>"),
-        (json.dumps({"unk": "single", "tokens": [*SPECIALS, "<unk>", "a", "a"]}).encode(), "stands in it twice"),
+        (b"[]", "is not a vocabulary: Input should be an object"),
+        (b'{"unk": "single"}', "is not a vocabulary: tokens: Field required"),
+        (json.dumps({"unk": "single", "tokens": [1]}).encode(), "tokens.0: Input should be a valid string"),
+        (
+            json.dumps({"unk": ["single"], "tokens": []}).encode(),
+            "unk: Input should be 'classes', 'single' or 'closed'",
+        ),
+        (json.dumps({"unk": "none", "tokens": []}).encode(), "unk: Input should be 'classes', 'single' or 'closed'"),
+        (
+            json.dumps({"unk": "single", "tokens": ["<s>", "a"]}).encode(),
+            ": the tokens do not begin with <pad> <s> </s>",
+        ),
+        (json.dumps({"unk": "single", "tokens": [*SPECIALS, "<unk>", "a", "a"]}).encode(), ": a token is repeated"),
     ],
 )
 def test_malformed_file(tmp_path, content, message):
