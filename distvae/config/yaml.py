@@ -6,8 +6,9 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -31,18 +32,23 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}  # without PyYAML's own, which are YAML 1.1's
 
-    def compose_node(self, parent, index):
+    if TYPE_CHECKING:
+
+        def peek_event(self) -> Any: ...  # which PyYAML's stubs leave untyped
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
+        mark = event.start_mark
         if getattr(event, "tag", None) not in (None, "!"):
             # No setting needs one, and what PyYAML's own stumble over is not always a YAMLError (`!!bool x`).
-            raise yaml.MarkedYAMLError(None, None, f"tags such as {event.tag} are not read", event.start_mark)
+            raise yaml.MarkedYAMLError(None, None, f"tags such as {event.tag} are not read", mark)
         node = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
             # Aliases of aliases of lists would unfold without end.
-            raise yaml.MarkedYAMLError(None, None, "an alias can only stand for a single value", event.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "an alias can only stand for a single value", mark)
         return node
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in names:
@@ -136,9 +142,8 @@ def read_value(text: str) -> Any:
     """
     text = text.strip()
     tokens = [token for token in yaml.scan(text, _Loader) if token.end_mark.index > token.start_mark.index]
-    first = tokens[0] if tokens else None
-    whole = not text or (tokens and first.start_mark.index == 0 and tokens[-1].end_mark.index == len(text))
-    if not tokens or (len(tokens) == 1 and isinstance(first, yaml.ScalarToken) and first.plain):
+    whole = not text or (tokens and tokens[0].start_mark.index == 0 and tokens[-1].end_mark.index == len(text))
+    if not tokens or (len(tokens) == 1 and isinstance(tokens[0], yaml.ScalarToken) and tokens[0].plain):
         if len(text.splitlines()) > 1:
             raise ValueError("it has several lines")
         return _read(text) if whole else text

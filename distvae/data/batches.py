@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
@@ -26,11 +27,17 @@ class Plan(Sequence[np.ndarray]):
         batches: which pieces of ``order``, in the order in which they come.
     """
 
-    def __init__(self, order: np.ndarray, size: int, batches: Sequence[int] | np.ndarray):
+    def __init__(self, order: np.ndarray, size: int, batches: np.ndarray):
         self._order, self._size, self._batches = order, size, batches
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Plan: ...
 
     def __getitem__(self, index: int | slice) -> np.ndarray | Plan:
         if isinstance(index, slice):
@@ -61,7 +68,7 @@ def training_plan(lengths: np.ndarray, batch_size: int, key: Sequence[int]) -> P
 def evaluation_plan(lengths: np.ndarray, batch_size: int) -> Plan:
     """Batches of similar length that hold each sentence once."""
     order = np.argsort(lengths, kind="stable")
-    return Plan(order, batch_size, range(_pieces(order, batch_size)))
+    return Plan(order, batch_size, np.arange(_pieces(order, batch_size)))
 
 
 def _pieces(order: np.ndarray, size: int) -> int:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from distvae.system.errors import UserError, tell
 
@@ -21,13 +21,13 @@ class Parser(argparse.ArgumentParser):
         settings: the dotted keys that the ``overrides`` on this command line may set.
     """
 
-    def __init__(self, *arguments, settings: Iterable[str] = (), **options):
-        super().__init__(*arguments, **options)
+    def __init__(self, *, settings: Iterable[str] = (), **options: Any):
+        super().__init__(**options)
         keys = list(settings)
         self._settings = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
         self._intermixing = False
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         # A command with subcommands leaves the rest to their parsers. Some versions of Python call this method for each
         # of the two passes over intermixed arguments.
         if self._subparsers is not None or self._intermixing:

@@ -6,7 +6,6 @@ by which a reader knows that all others are whole.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
@@ -37,6 +36,8 @@ LARGEST = 2**30
 # Bytes of a temporary folder's path that leave room for the name of a socket in it: a socket's path has 107, of which
 # Python's multiprocessing takes 32.
 LONGEST_FOR_SOCKETS = 75
+
+_adapters: dict[object, TypeAdapter[Any]] = {}
 
 # What is not yet in its place, or no longer.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
@@ -271,22 +272,19 @@ def check_as(kind: type[Kind], content: Any, source: str | Path, what: str) -> K
         UserError: they are not.
     """
     check_format(content, source)
+    # Building an adapter takes milliseconds.
+    adapter: TypeAdapter[Kind] = _adapters.get(kind) or _adapters.setdefault(kind, TypeAdapter(kind))
     try:
-        return _adapter(kind).validate_json(json.dumps(content), strict=True)
+        return adapter.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise damaged(source, what, f"{where}: {first['msg']}" if where else first["msg"]) from None
+        message, where = first["msg"].removeprefix("Value error, "), ".".join(map(str, first["loc"]))
+        raise damaged(source, what, f"{where}: {message}" if where else message) from None
 
 
 def damaged(source: str | Path, what: str, why: str) -> UserError:
     """The error of a file that holds what nobody wrote there."""
     return UserError(f"{source}: is not {what}: {why}; it was damaged or changed: restore it from a copy")
-
-
-@functools.cache
-def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
 
 
 def flush(path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 # The exit code of a run that was interrupted and can go on: «temporary failure» of sysexits.h.
 INTERRUPTED = 75
@@ -34,12 +36,14 @@ class Signals:
     def __init__(self) -> None:
         self.asked: str | None = None  # the first signal that asked to stop
         self._deferred = False
-        self._former: dict[int, object] = {}
+        self._former: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
 
     def install(self) -> None:
         """Take over SIGTERM, SIGUSR1, SIGINT and SIGHUP, also those that wait, and hear of a launcher's end."""
         for number in asking():
-            self._former[number] = signal.signal(number, self._take)
+            former = signal.signal(number, self._take)
+            if former is not None:  # Python cannot put back what C code installed
+                self._former[number] = former
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _end_with_launcher()
 
@@ -57,7 +61,7 @@ class Signals:
         finally:
             self._deferred = False
 
-    def _take(self, number: int, frame) -> None:
+    def _take(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         # One that comes while the process ends by an earlier one changes nothing.
         again, ending = number == signal.SIGINT and self.asked == name, self.asked is not None

@@ -12,8 +12,12 @@ import locale
 import os
 import select
 import sys
+from typing import TYPE_CHECKING, TextIO
 
 from distvae.system.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class ClosedError(Exception):
@@ -27,7 +31,7 @@ class _Descriptor(io.FileIO):
         super().__init__(number, "w", closefd=False)
         self._strict = strict
 
-    def write(self, data) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         try:
             while (written := super().write(data)) is None:  # a pipe that does not block, and is full
                 select.select([], [self], [])
@@ -58,11 +62,16 @@ def secure(strict: bool = False) -> None:
             # is opened for reading refuses to be written, as a closed one does.
             _open_null(number, os.O_RDONLY if number == 0 or (strict and number == 1) else os.O_WRONLY)
     if sys.stdin is None and sys.__stdin__ is None:
-        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+        _replace("stdin", open(0, encoding="utf-8", closefd=False))  # noqa: SIM115
     if sys.stdout is sys.__stdout__:
-        sys.stdout = sys.__stdout__ = _writer(1, sys.stdout, strict)
+        _replace("stdout", _writer(1, sys.__stdout__, strict))
     if sys.stderr is sys.__stderr__:
-        sys.stderr = sys.__stderr__ = _writer(2, sys.stderr, strict=False)
+        _replace("stderr", _writer(2, sys.__stderr__, strict=False))
+
+
+def _replace(name: str, stream: TextIO) -> None:
+    for attribute in (name, f"__{name}__"):
+        setattr(sys, attribute, stream)
 
 
 def _open_null(number: int, mode: int) -> None:
