@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tiny, tmp_path, capsys):
     newest.write_bytes(newest.read_bytes()[:-1])
     assert main([str(tiny), f"run={run}"]) == 0
     said = capsys.readouterr()
-    assert f"WARNING {newest}: is not what was written" in said.err
+    assert f"WARNING {newest}: does not match manifest.json" in said.err
     assert "step 55, train epoch 3" in said.out
     assert equal(weights(run), weights(finished))
     assert numbers(run) == numbers(finished)

@@ -73,7 +73,7 @@ def expand(key: str, path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{key}={path}: there is no such user, whose home this could be in") from None
+        raise UserError(f"{key}={path}: no such user, so its home directory is unknown") from None
 
 
 def _look(path: Path, data: DataConfig) -> dict[str, Path]:

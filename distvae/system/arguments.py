@@ -1,4 +1,4 @@
-"""Command lines: options may come anywhere, and a setting that is not written as ``key=value`` gets a hint."""
+"""Command lines: options may come anywhere, and a setting not written as ``key=value`` gets a hint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose errors are one line.
 
     Args:
-        settings: the dotted keys that the ``overrides`` on this command line may set.
+        settings: dotted keys that ``overrides`` on this command line may set.
     """
 
     def __init__(self, *, settings: Iterable[str] = (), **options: Any):
@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
         self._intermixing = False
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        # A command with subcommands leaves the rest to their parsers. Some versions of Python call this method for each
-        # of the two passes over intermixed arguments.
+        # Subcommands have parsers of their own. Some versions of Python call this method for each of the two passes
+        # over intermixed arguments.
         if self._subparsers is not None or self._intermixing:
             return super().parse_known_args(args, namespace)
         words = sys.argv[1:] if args is None else list(args)
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
     def _refuse_settings_as_options(self, words: Sequence[str]) -> None:
-        """``--key value``, ``--key=value`` and ``-key=value``."""
+        """Refuse ``--key value``, ``--key=value`` and ``-key=value``."""
         for word, following in pairwise([*words, ""]):
             if word == "--":
                 return
@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
                 self._stop(f"{name} is not an option; write {_spelt(keys, value)}")
 
     def _refuse_misplaced(self, config: str | None, overrides: Sequence[str]) -> None:
-        """``key value``, ``key = value``, a setting before the config, and a second config."""
+        """Refuse ``key value``, ``key = value``, a setting before the config, and a second config."""
         if config is not None and "=" in config and config.partition("=")[0] in self._settings:
             self._stop(f"{config!r} is not a config; the config comes before the settings")
         for i, word in enumerate(overrides):
@@ -72,12 +72,12 @@ class Parser(argparse.ArgumentParser):
             if value:
                 continue
             if (not equals or (apart and "=" not in apart)) and (keys := self._meant(key)):
-                self._stop(f"{word!r} is not a key and its value in one word; write {_spelt(keys, apart)}")
+                self._stop(f"{word!r} is not key=value; write {_spelt(keys, apart)}")
             if not equals and config is not None and (word.endswith((".yaml", ".yml")) or Path(word).is_file()):
                 self._stop(f"{word!r} is a second config; give one config, then key=value")
 
     def _meant(self, name: str) -> list[str]:
-        """The settings that a word may stand for: with dashes, without its section, or misspelt."""
+        """Return the settings that a word may mean: with dashes, without its section, or misspelt."""
         name = name.lstrip("-").replace("-", "_")
         if not name:
             return []
@@ -92,5 +92,5 @@ class Parser(argparse.ArgumentParser):
 
 
 def _spelt(keys: Sequence[str], value: str) -> str:
-    """The words to write for a setting, for whichever of the keys was meant."""
+    """Return ``key=value`` for each key, as to be typed in a shell."""
     return " or ".join(shlex.quote(f"{key}={value}") if value else f"{key}=VALUE" for key in keys)

@@ -1,4 +1,4 @@
-"""How many CPUs there are to use."""
+"""The number of usable CPU cores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from distvae.system.launcher import number
 
 
 def usable_cores() -> int:
-    """Those that this process may run on; in a Slurm job no more than the job has on this node, whether or not Slurm
-    keeps it to them."""
+    """Return the number of cores that this process may run on.
+
+    In a Slurm job it is at most the job's share of this node, even where Slurm does not confine the job to it.
+    """
     return min(len(os.sched_getaffinity(0)), number("SLURM_CPUS_ON_NODE", sys.maxsize))

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or not there, and that lead nowhere else.
+"""Atomic writes and checked reads of files and folders.
 
-What is written is written beside its place, flushed to disk and renamed into it. A folder's last file is its manifest,
-by which a reader knows that all others are whole.
+A file or folder is written beside its final path, flushed to disk and renamed into place. A folder's manifest, which is
+written last, lists the size and SHA-256 of every other file.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ Kind = TypeVar("Kind")
 
 MANIFEST = "manifest.json"
 
-# Bytes of a file that is read as a whole: a sparse or endless one would take all memory.
+# Bytes of the largest file that is read whole: a sparse file could take all memory.
 LARGEST = 2**30
-# Bytes of a temporary folder's path that leave room for the name of a socket in it: a socket's path has 107, of which
-# Python's multiprocessing takes 32.
+# Bytes of the longest temporary folder in which sockets can be created: a socket's path has at most 107 bytes, and
+# Python's multiprocessing appends 32.
 LONGEST_FOR_SOCKETS = 75
 
 _adapters: dict[object, TypeAdapter[Any]] = {}
 
-# What is not yet in its place, or no longer.
+# Names that ``temporary`` makes.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a manifest."""
+    """Size in bytes and SHA-256 of a file."""
 
     size: int
     sha256: str
@@ -53,9 +53,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What makes a folder whole: its files as they were written, and by whom."""
+    """The files of a folder as they were written, and the attempt that wrote them."""
 
-    start: int  # number of the start of the run that wrote it
+    start: int  # number of the attempt
     step: int  # optimizer steps of the run so far
     world_size: int
     files: dict[str, Entry]
@@ -63,11 +63,11 @@ class Manifest:
 
 @contextmanager
 def whole_folder(target: Path, manifest: Manifest, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A new folder that takes the place of ``target`` when the block ends well, and vanishes when it does not.
+    """Yield a new folder, which replaces ``target`` if the block succeeds and is removed if it raises.
 
     Args:
-        manifest: without its files, which are those that the block writes.
-        check: called when all is on disk; may raise.
+        manifest: its ``files`` are replaced by those that the block writes.
+        check: called when everything is on disk, before the folder is renamed; may raise to keep ``target``.
     """
     new, old = temporary(target), temporary(target)
     new.mkdir(parents=True)
@@ -77,7 +77,7 @@ def whole_folder(target: Path, manifest: Manifest, check: Callable[[], None] = l
         entries = {path.name: Entry(path.stat().st_size, sha256(path)) for path in paths}
         (new / MANIFEST).write_text(as_json(stamped(asdict(replace(manifest, files=entries)))), encoding="utf-8")
         for path in paths:
-            path.chmod((new / MANIFEST).stat().st_mode)  # safetensors lets nobody but the owner read
+            path.chmod((new / MANIFEST).stat().st_mode)  # safetensors makes files readable by their owner only
             flush(path)
         flush(new / MANIFEST)
         flush(new)
@@ -87,30 +87,30 @@ def whole_folder(target: Path, manifest: Manifest, check: Callable[[], None] = l
         os.rename(new, target)
         flush(target.parent)
     finally:
-        if old.exists() and not target.exists():  # cut short between the two
+        if old.exists() and not target.exists():  # interrupted between the two renames
             os.rename(old, target)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def verify(folder: Path, *names: str) -> Manifest:
-    """See that a folder's files are those that were written, and that the named ones are among them.
+    """Check a folder's files against its manifest, and that the manifest lists ``names``. Return the manifest.
 
     Raises:
-        UserError: one of them is missing, damaged, or lies elsewhere.
+        UserError: a file is missing, damaged, or outside the folder.
     """
     manifest = read_manifest(folder)
     for name in names:
         if name not in manifest.files:
-            raise UserError(f"{folder / MANIFEST}: does not name {name}")
+            raise UserError(f"{folder / MANIFEST}: does not list {name}")
     for name, entry in manifest.files.items():
         path = inside(folder, name)
         with reading(path):
             size = path.stat().st_size
             whole = size == entry.size and sha256(path) == entry.sha256
         if not whole:
-            what = "its SHA-256 is another" if size == entry.size else f"it has {size:,} bytes of {entry.size:,}"
-            raise UserError(f"{path}: is not what was written: {what}")
+            what = "its SHA-256 differs" if size == entry.size else f"it has {size:,} bytes of {entry.size:,}"
+            raise UserError(f"{path}: does not match {MANIFEST}: {what}")
     return manifest
 
 
@@ -118,39 +118,39 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest.
 
     Raises:
-        UserError: it has none, or it is damaged.
+        UserError: the manifest is missing or damaged.
     """
     return read_as(Manifest, folder / MANIFEST, "the manifest of a checkpoint or an export")
 
 
 def inside(folder: Path, name: str) -> Path:
-    """What a folder holds under a name: itself, or by a link to something else in the folder.
+    """Return the path of ``name`` in a folder.
 
     Raises:
-        UserError: it leads out of the folder.
+        UserError: the name is a path, or a link to something outside the folder.
     """
     path = folder / name
     try:
         stays = name == Path(name).name and path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that no file can have
+    except (OSError, RuntimeError, ValueError):  # a link to itself, or an invalid name
         stays = False
     if not stays:
-        raise UserError(f"{path}: leads out of {folder}, and is not read")
+        raise UserError(f"{path}: leads out of {folder}; it is not read")
     return path
 
 
 def write_json(path: Path, content: Any, check: Callable[[], None] = lambda: None) -> None:
-    """Write JSON whole or not at all; see ``write_text``."""
+    """Write JSON atomically; see ``write_bytes``."""
     write_text(path, as_json(content), check)
 
 
 def as_json(content: Any) -> str:
-    """JSON for a person to read too."""
+    """Return plain values as indented JSON."""
     return printable_json(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def printable_json(text: str) -> str:
-    """The same JSON, with what a terminal should not get as it is (``printable``) written as escapes."""
+    """Return the same JSON with unprintable characters escaped; see ``printable``."""
     return "".join(c if c == "\n" or printable(c) == c else _json_escape(c) for c in text)
 
 
@@ -160,15 +160,15 @@ def _json_escape(character: str) -> str:
 
 
 def write_text(path: Path, text: str, check: Callable[[], None] = lambda: None) -> None:
-    """Write text whole or not at all; see ``write_bytes``."""
+    """Write text atomically; see ``write_bytes``."""
     write_bytes(path, text.encode("utf-8"), check)
 
 
 def write_bytes(path: Path, content: bytes, check: Callable[[], None] = lambda: None) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically: after a failure the old file, or none, is there.
 
     Args:
-        check: called when all is on disk; may raise.
+        check: called when the new file is on disk, before it is renamed; may raise to keep the old one.
     """
     new = temporary(path)
     try:
@@ -182,10 +182,10 @@ def write_bytes(path: Path, content: bytes, check: Callable[[], None] = lambda: 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """See that a path is a file, and turn what the file system says of a read into a line.
+    """Check that a path is a file, and turn an ``OSError`` of the block into a user error.
 
     Raises:
-        UserError: it cannot be read, or is a folder, a pipe or a device, which may never end.
+        UserError: the file cannot be read, or is a folder, a pipe or a device, which may never end.
     """
     try:
         mode = path.stat().st_mode
@@ -200,13 +200,13 @@ def read_bytes(path: Path) -> bytes:
     """Read a file of a run's, a sweep's or an export's folder.
 
     Raises:
-        UserError: it cannot be read, is no file, leads out of the folder by a link, or is far larger than any.
+        UserError: it cannot be read, is not a file, links to something outside its folder, or is too large.
     """
     inside(path.parent, path.name)
     with reading(path):
         size = path.stat().st_size
         if size > LARGEST:
-            raise UserError(f"{path}: has {size:,} bytes, and none that was written there has so many")
+            raise UserError(f"{path}: has {size:,} bytes, more than any file that distvae writes")
         return path.read_bytes()
 
 
@@ -216,7 +216,7 @@ def read_text(path: Path) -> str:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: cannot be read: byte {error.start} is no UTF-8; it is damaged: restore it from a copy"
+            f"{path}: cannot be read: byte {error.start} is not UTF-8; it is damaged: restore it from a copy"
         ) from None
 
 
@@ -226,21 +226,21 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str, source: str | Path) -> Any:
-    """Plain values of JSON, all of whose numbers are finite and all of whose texts are.
+    """Parse JSON whose numbers are finite and whose strings are valid Unicode.
 
     Args:
-        source: where it comes from, for errors.
+        source: names the text in errors.
 
     Raises:
-        UserError: it is something else.
+        UserError: the text is not such JSON.
     """
     try:
         content = json.loads(text, parse_constant=_finite, parse_float=_finite)
         if "\\ud" in text.lower():
-            json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a character can be written nowhere
+            json.dumps(content, ensure_ascii=False).encode("utf-8")  # no file can hold half of a surrogate pair
         return content
     except UnicodeEncodeError:
-        why = "it has a half of a character that needs two"
+        why = "a string has half of a surrogate pair"
     except RecursionError:
         why = "it is nested too deeply"
     except ValueError as error:
@@ -251,25 +251,25 @@ def parse_json(text: str, source: str | Path) -> Any:
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise ValueError(f"{number} is not a number that it can hold")
+        raise ValueError(f"{number} is not a finite number")
     return value
 
 
 def read_as(kind: type[Kind], path: Path, what: str) -> Kind:
-    """Read JSON as a data class, or another type that pydantic knows; see ``read_json`` and ``check_as``."""
+    """Read JSON as a data class, or another type that pydantic supports; see ``read_json`` and ``check_as``."""
     return check_as(kind, read_json(path), path, what)
 
 
 def check_as(kind: type[Kind], content: Any, source: str | Path, what: str) -> Kind:
-    """Plain values of JSON as what they should be, by their types: no text is taken for a number, no 1 for `true`.
+    """Validate plain values of JSON as ``kind``, strictly: a string is not a number, and 1 is not ``true``.
 
     Args:
-        source: where they come from, for errors.
-        what: they should be.
+        source: names the values in errors.
+        what: describes ``kind`` in errors.
 
     Raises:
         FormatError: a newer version wrote them.
-        UserError: they are not.
+        UserError: they are not of this type.
     """
     check_format(content, source)
     # Building an adapter takes milliseconds.
@@ -283,12 +283,12 @@ def check_as(kind: type[Kind], content: Any, source: str | Path, what: str) -> K
 
 
 def damaged(source: str | Path, what: str, why: str) -> UserError:
-    """The error of a file that holds what nobody wrote there."""
+    """Return the error for a file whose contents distvae did not write."""
     return UserError(f"{source}: is not {what}: {why}; it was damaged or changed: restore it from a copy")
 
 
 def flush(path: Path) -> None:
-    """See that what was written to a file or folder is on disk."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -297,7 +297,7 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """A file's SHA-256, in hex digits."""
+    """Return a file's SHA-256 in hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -307,37 +307,37 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the file system says of a write into a line.
+    """Turn a failed write in the block into a user error.
 
     Raises:
         UserError: something at or below ``path`` cannot be written.
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own error
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be written: {reason}; what was saved before stays as it is") from error
+        raise UserError(f"{path}: cannot be written: {reason}; earlier files are unchanged") from error
 
 
 @contextmanager
 def room_for_sockets() -> Iterator[None]:
-    """Within, temporary folders lie where the sockets of Python's multiprocessing can: in /tmp if TMPDIR is too long.
+    """Within the block, use /tmp for temporary folders if TMPDIR is too long for the sockets of multiprocessing.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: neither can be used.
     """
     try:
         given = tempfile.gettempdir()
     except OSError as error:
-        raise UserError(f"{error.strerror}; set TMPDIR to a folder that can be written") from None
+        raise UserError(f"{error.strerror}; set TMPDIR to a writable folder") from None
     length = len(os.fsencode(given))
     if length <= LONGEST_FOR_SOCKETS:
         yield
         return
     if not os.access("/tmp", os.W_OK | os.X_OK):
         raise UserError(
-            f"TMPDIR={given}: its {length} bytes leave no room for a socket's name, and /tmp cannot be written; set it"
-            f" to a folder of at most {LONGEST_FOR_SOCKETS} bytes, or data.workers=1"
+            f"TMPDIR={given}: its {length} bytes leave no room for the name of a socket, and /tmp is not writable; set"
+            f" TMPDIR to a path of at most {LONGEST_FOR_SOCKETS} bytes, or data.workers=1"
         )
     tempfile.tempdir = "/tmp"
     try:
@@ -347,12 +347,12 @@ def room_for_sockets() -> Iterator[None]:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` for what is not yet in its place, or no longer: ``sweep`` knows it."""
+    """Return an unused path beside ``path``. ``sweep`` removes what is left there."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process had begun to write in a folder."""
+    """Remove the temporary files and folders that killed processes have left in a folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if _TEMPORARY.fullmatch(path.name):
             if path.is_dir() and not path.is_symlink():

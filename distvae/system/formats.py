@@ -30,15 +30,17 @@ def check_format(content: Any, source: str | Path) -> None:
     """Check that plain values read from a file have a format that this version reads.
 
     Args:
-        source: where they come from, for errors.
+        source: names the values in errors.
 
     Raises:
         FormatError: their format is newer.
-        UserError: their format is not a number from 1 up.
+        UserError: their format is not a whole number from 1.
     """
     found = content.get(KEY, 1) if isinstance(content, dict) else 1
     if type(found) is not int or found < 1:
-        raise UserError(f"{source}: {KEY} is {found!r}, and should be a number from 1 up; restore the file from a copy")
+        raise UserError(
+            f"{source}: {KEY} is {found!r}, and should be a whole number from 1; restore the file from a copy"
+        )
     if found > FORMAT:
         raise FormatError(
             f"{source}: has format {found}, and this version of distvae reads formats up to {FORMAT}: read it with the"

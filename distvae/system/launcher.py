@@ -1,4 +1,4 @@
-"""What launchers, Slurm and MPI tell a process by environment variables, checked before a library reads them."""
+"""Environment variables set by launchers, Slurm and MPI, checked before a library reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distvae.system.errors import OwnError, UserError
 
-# The variables that are numbers, with the least value of each.
+# Numeric variables and their smallest valid values.
 NUMBERS = {
     "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 1,
     "SLURM_STEP_NUM_TASKS": 1, "SLURM_RESTART_COUNT": 0, "SLURM_CPUS_ON_NODE": 1,
@@ -26,18 +26,19 @@ RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 ADVICE = (
-    "`accelerate launch` and `torchrun` set all that the processes of a run need; to train with one process, unset it"
+    "`accelerate launch` and `torchrun` set everything that the processes of a run need; to train with one process,"
+    " unset it"
 )
 
-# How often a machine's name is looked up while the network cannot answer, and the seconds between.
+# Attempts to look up a host name while the network is unavailable, and the seconds between them.
 TRIES, PAUSE = 3, 2.0
 
 
 def number(name: str, default: int) -> int:
-    """Return the value of one of ``NUMBERS``, or ``default`` where it is not set or empty.
+    """Return the value of one of ``NUMBERS``, or ``default`` if it is unset or empty.
 
     Raises:
-        UserError: it is no number, or too small.
+        UserError: it is not a number, or too small.
     """
     text, least = os.environ.get(name, "").strip(), NUMBERS[name]
     if not text:
@@ -50,10 +51,10 @@ def number(name: str, default: int) -> int:
 
 
 def check() -> None:
-    """Check what the launcher has set. Empty variables are removed: they count as not set.
+    """Check the launcher's variables. Empty ones are removed from the environment.
 
     Raises:
-        UserError: a value is none that a launcher sets, variables contradict each other, or some are missing.
+        UserError: a value is invalid, variables contradict each other, or some are missing.
     """
     for name in [*NUMBERS, "MASTER_ADDR", *(name for name in os.environ if name.startswith("ACCELERATE_"))]:
         if not os.environ.get(name, "set").strip():
@@ -84,14 +85,14 @@ def check() -> None:
 
 
 def require(what: str, needs_all: bool = True) -> None:
-    """Check that all is set by which the processes of a run find each other.
+    """Check that the variables by which the processes of a run find each other are set.
 
     Args:
-        what: needs it, for the message.
-        needs_all: also what Accelerate can do without on CPUs.
+        what: names what needs them in the error.
+        needs_all: include the variables that Accelerate can do without on CPUs.
 
     Raises:
-        UserError: a variable is missing, or rank 0's machine has no such address.
+        UserError: a variable is missing, or MASTER_ADDR cannot be resolved.
     """
     wanted = [RANKS, ("MASTER_ADDR",)] + ([("WORLD_SIZE",), ("LOCAL_RANK",), ("MASTER_PORT",)] if needs_all else [])
     missing = [names[0] for names in wanted if _first(names) is None]
@@ -114,15 +115,15 @@ def require(what: str, needs_all: bool = True) -> None:
 
 
 def is_main() -> bool:
-    """Return whether this process has rank 0, or none."""
+    """Return whether this process has rank 0 or no rank."""
     try:
         return number("RANK", 0) == 0
-    except UserError:  # of which it is the only one to tell
+    except UserError:  # an invalid rank is an error of this process alone
         return True
 
 
 def leave_code(code: int) -> None:
-    """Write the program's exit code to the file that DISTVAE_EXIT_FILE names, if set: launchers hide the code."""
+    """Write the exit code to the file named by DISTVAE_EXIT_FILE, if set, because launchers hide the code."""
     path = os.environ.get("DISTVAE_EXIT_FILE")
     if not path:
         return

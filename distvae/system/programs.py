@@ -1,4 +1,4 @@
-"""The entry point that the programs share: errors and signals become one line and an exit code."""
+"""The programs' shared entry point, which turns errors and signals into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from distvae.system import launcher, streams
 from distvae.system.errors import UserError, printable, tell
 from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
 
-# The exit codes of a program that is given bad input or too little memory, and of one whose output nobody reads any
-# more, as shells give it.
+# Exit codes for a user error or too little memory, and for a closed standard output (as shells report it).
 REFUSED = 2
 CLOSED = 128 + signal.SIGPIPE
 
@@ -33,10 +32,10 @@ def run_program(
     Any other exception is a fault of the program and is raised.
 
     Args:
-        body: the program, from the parsing of its arguments on.
-        strict: the output is the product, so a write that fails is an error. See ``streams.secure``.
-        signals: handlers that are installed while the program runs; none: Python's own.
-        hint: what to do about too little memory.
+        body: the program, including the parsing of its arguments.
+        strict: treat a failed write to the standard output as an error; see ``streams.secure``.
+        signals: handlers to install while the program runs. None: Python's own.
+        hint: advice on too little memory, for the error.
     """
     streams.secure(strict)
     try:
@@ -45,9 +44,9 @@ def run_program(
                 signals.install()
             code = _guarded(body, hint)
         except KeyboardInterrupt:
-            # After one SIGTERM or the like there was nothing to save yet: the run can begin again.
+            # After a single SIGTERM or the like there was nothing to save yet: the run can be started again.
             code = ENDED if signals is None or signals.asked == "SIGINT" else INTERRUPTED
-        # Launchers end the processes that are left once one has ended, by a signal that must not come before this.
+        # Once a process has ended, launchers send a signal to the others, which must not arrive before this is written.
         if launcher.is_main():
             launcher.leave_code(code)
     finally:
@@ -69,7 +68,7 @@ def _guarded(body: Callable[[], int], hint: str) -> int:
     except UserError as error:
         tell(error)
         return REFUSED
-    except streams.ClosedError:  # the reader has seen enough, such as `head`
+    except streams.ClosedError:  # by a reader such as `head`
         return CLOSED
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -80,7 +79,7 @@ def _guarded(body: Callable[[], int], hint: str) -> int:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch had no memory left, on the GPU or (for which it has no class) on the CPU."""
-    # By its name, because programs that only plan do not import torch.
+    """Return whether torch ran out of memory on the GPU or the CPU (for which it has no exception class)."""
+    # Compare names, because some programs do not import torch.
     names = {kind.__name__ for kind in type(error).__mro__}
     return "OutOfMemoryError" in names or "can't allocate memory" in str(error)

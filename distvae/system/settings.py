@@ -1,4 +1,4 @@
-"""Types of settings."""
+"""Types that config fields share."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from pydantic_core import PydanticCustomError
 
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-# What 32 bits hold: torch and numpy refuse more in their own ways.
+# Limits of 32 bits, beyond which torch and numpy fail with errors of their own.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e38
 
 
 def _no_nul(path: str) -> str:
     if "\0" in path:
-        raise PydanticCustomError("path", "no path has a NUL character")
+        raise PydanticCustomError("path", "a path cannot contain a NUL character")
     return path
 
 
 def at_home(path: str) -> str:
+    """Replace a leading ``~`` or ``~user`` by the home directory."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
-        raise PydanticCustomError("path", "there is no such user, whose home this could be in") from None
+        raise PydanticCustomError("path", "no such user, so its home directory is unknown") from None
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]

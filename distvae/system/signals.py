@@ -1,4 +1,4 @@
-"""Signals that ask a program to stop."""
+"""Signals that tell a program to stop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# The exit code of a run that was interrupted and can go on: «temporary failure» of sysexits.h.
+# Exit code of a run that was interrupted and can be resumed: EX_TEMPFAIL of sysexits.h.
 INTERRUPTED = 75
 
-# The exit code of a program that SIGINT ended at once, as shells give it.
+# Exit code of a program that SIGINT ended at once, as shells report it.
 ENDED = 128 + signal.SIGINT
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
@@ -22,24 +22,27 @@ _PR_SET_PDEATHSIG = 1
 
 
 def asking() -> list[signal.Signals]:
-    """The signals that ask this process to stop: all of these, but SIGHUP under nohup."""
+    """Return the signals that tell this process to stop: ``SIGNALS``, without SIGHUP under nohup."""
     return [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
 
 
 class InterruptedRun(Exception):  # noqa: N818
-    """The run was asked to stop; all ranks know, and all is saved that can be."""
+    """The run was told to stop. All ranks know, and everything that can be saved is saved."""
 
 
 class Signals:
-    """The signals of this process. Until ``deferred`` there is nothing to save, and the first one ends it at once."""
+    """Handlers of the signals that tell this process to stop.
+
+    Outside ``deferred`` there is nothing to save, and a signal raises ``KeyboardInterrupt`` at once.
+    """
 
     def __init__(self) -> None:
-        self.asked: str | None = None  # the first signal that asked to stop
+        self.asked: str | None = None  # name of the first signal received
         self._deferred = False
         self._former: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
 
     def install(self) -> None:
-        """Take over SIGTERM, SIGUSR1, SIGINT and SIGHUP, also those that wait, and hear of a launcher's end."""
+        """Install the handlers, unblock the signals, and have SIGTERM sent when the launcher dies."""
         for number in asking():
             former = signal.signal(number, self._take)
             if former is not None:  # Python cannot put back what C code installed
@@ -48,13 +51,13 @@ class Signals:
         _end_with_launcher()
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged."""
+        """Restore the previous handlers."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, a signal is only noted; a second SIGINT ends the process at once all the same."""
+        """Within the block, only record a signal in ``asked``; a second SIGINT still raises at once."""
         self._deferred = True
         try:
             yield
@@ -63,7 +66,7 @@ class Signals:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        # One that comes while the process ends by an earlier one changes nothing.
+        # Ignore a signal that arrives while the process is ending because of an earlier one.
         again, ending = number == signal.SIGINT and self.asked == name, self.asked is not None
         self.asked = self.asked or name
         if again or not (self._deferred or ending):
@@ -71,11 +74,11 @@ class Signals:
 
 
 def _end_with_launcher() -> None:
-    """Have this process told to stop when the launcher that started it dies, so that none trains on alone."""
+    """Have SIGTERM sent to this process when its launcher dies, so that no process continues alone."""
     if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # It may have died before; then the system's first process, which is no Python, is the parent.
+    # If it has died already, the parent is the system's first process, which is not Python.
     if os.getppid() == 1 and not _first_is_python():
         raise KeyboardInterrupt("the launcher has gone")
 
@@ -83,5 +86,5 @@ def _end_with_launcher() -> None:
 def _first_is_python() -> bool:
     try:
         return Path(os.readlink("/proc/1/exe")).name.startswith("python")
-    except PermissionError:  # it is another user's
+    except PermissionError:  # it belongs to another user
         return False

@@ -1,7 +1,7 @@
-"""Standard streams that cannot end a program: closed, full, broken, or without the characters that are printed.
+"""Standard streams that cannot crash a program when they are closed, full, broken, or cannot encode a character.
 
-What a training leaves is in its folder. A line that cannot be printed is dropped, and the training continues. A command
-whose product is its output fails instead (``strict``), but with one line.
+Training writes its results to the run folder, so it drops a line that cannot be printed and continues. A command whose
+product is its output fails instead (``strict``), with one line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ClosedError(Exception):
-    """Nobody reads the standard output any more, as after ``| head -1``."""
+    """The reader of the standard output is gone, as after ``| head -1``."""
 
 
 class _Descriptor(io.FileIO):
@@ -33,12 +33,12 @@ class _Descriptor(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            while (written := super().write(data)) is None:  # a pipe that does not block, and is full
+            while (written := super().write(data)) is None:  # a full non-blocking pipe
                 select.select([], [self], [])
         except OSError as error:
             if not self._strict:
                 return memoryview(data).nbytes
-            # What is still buffered goes nowhere, or the interpreter would fail once more at its exit.
+            # Discard what is still buffered, or the interpreter would fail again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if isinstance(error, BrokenPipeError):
                 raise ClosedError from None
@@ -49,17 +49,17 @@ class _Descriptor(io.FileIO):
 def secure(strict: bool = False) -> None:
     """Make the standard streams safe to write to. A program calls this first.
 
-    A stream that another program has put in its place, such as a test's, stays as it is.
+    A stream that has been replaced, such as by a test, is left alone.
 
     Args:
-        strict: raise ``ClosedError`` or a ``UserError`` for what cannot be written to the standard output.
+        strict: raise ``ClosedError`` or ``UserError`` if the standard output cannot be written.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Otherwise the next file that is opened would get this number, and with it all that libraries print. What
-            # is opened for reading refuses to be written, as a closed one does.
+            # Otherwise the next file to be opened would get this number, and everything that libraries print. Writing
+            # to a descriptor opened for reading fails, as it does on a closed one.
             _open_null(number, os.O_RDONLY if number == 0 or (strict and number == 1) else os.O_WRONLY)
     if sys.stdin is None and sys.__stdin__ is None:
         _replace("stdin", open(0, encoding="utf-8", closefd=False))  # noqa: SIM115
@@ -83,11 +83,11 @@ def _open_null(number: int, mode: int) -> None:
 
 
 def _writer(number: int, former: io.TextIOWrapper | None, strict: bool) -> io.TextIOWrapper:
-    """A text stream as Python would make it, on a descriptor of ours."""
+    """Return a text stream like Python's own on a ``_Descriptor``."""
     encoding, by_lines = locale.getpreferredencoding(False), number == 2
     if former is not None:
         encoding, by_lines = former.encoding, former.line_buffering or former.write_through
-        # What libraries have printed on import. If it cannot be, it is dropped with the former stream.
+        # Libraries may have printed on import. If this cannot be written, it is dropped with the former stream.
         with contextlib.suppress(OSError):
             former.flush()
     return io.TextIOWrapper(

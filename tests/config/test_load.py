@@ -575,7 +575,7 @@ def test_folders_may_be_in_a_home(load, monkeypatch, key):
     assert getattr(load("", f"{key}=runs/~a"), key) == "runs/~a"
     assert refused(load, "", "run=~/runs/a", "seed=no").run == "/home/me/runs/a"
     message = str(refused(load, "", f"{key}=~nobody-of-that-name/a"))
-    assert message.endswith("there is no such user, whose home this could be in")
+    assert message.endswith("no such user, so its home directory is unknown")
 
 
 @pytest.mark.parametrize("policy", ["constant", "linear"])

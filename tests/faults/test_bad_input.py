@@ -559,7 +559,7 @@ def refused_by_training(folder: Path, **data: str) -> str:
         ("loop", "there is no such file or folder"),
         ("/dev/null", "is a pipe, a socket or a device"),
         ("/dev/zero", "is a pipe, a socket or a device"),
-        ("~nosuchuser/a.txt", "there is no such user"),
+        ("~nosuchuser/a.txt", "no such user"),
         ("x" * 5000, "cannot be read: File name too long"),
         ("a\nb.txt", r"data.path=a\nb.txt: there is no such file"),
     ],

@@ -406,7 +406,7 @@ def test_a_manifest_that_leaves_a_file_out_is_refused(tmp_path, name):
     folder = save(tmp_path, weights(), None, {}, STATE)
     (folder / name).unlink()
     forge(folder)
-    with pytest.raises(UserError, match=f"does not name {name}") as caught:
+    with pytest.raises(UserError, match=f"does not list {name}") as caught:
         verify_checkpoint(folder)
     assert_one_line_about(caught.value, folder / MANIFEST)
 
@@ -452,7 +452,7 @@ def test_a_swapped_vocabulary_is_refused(tmp_path):
     """Of the same size, so that nothing but its hash tells."""
     export(tmp_path / "best", weights(), CONFIG, VOCABULARY)
     Vocabulary.closed(["a", "dog", "naïve"]).save(tmp_path / "best" / "vocabulary.json")
-    with pytest.raises(UserError, match="is not what was written: its SHA-256 is another") as caught:
+    with pytest.raises(UserError, match="does not match manifest.json: its SHA-256 differs") as caught:
         load_export(tmp_path)
     assert_one_line_about(caught.value, tmp_path / "best" / "vocabulary.json")
 

@@ -54,7 +54,7 @@ def test_shellcheck_has_nothing_to_say():
         (["nowhere.yaml"], "nowhere.yaml: "),
         (
             [CONFIG, "kl.target_rate", "6"],
-            "'kl.target_rate' is not a key and its value in one word; write kl.target_rate=6",
+            "'kl.target_rate' is not key=value; write kl.target_rate=6",
         ),
         ([CONFIG, "=6"], "'=6' is not an override"),
         ([CONFIG, "seed=3", "kl.target_rat=6"], f"{CONFIG}: unknown key kl.target_rat; did you mean kl.target_rate?"),

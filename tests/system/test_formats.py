@@ -26,7 +26,7 @@ def test_a_newer_format_is_refused_with_what_to_do():
 
 @pytest.mark.parametrize("found", [0, -1, True, 1.0, "1", None, [1]])
 def test_a_format_is_a_number(found):
-    with pytest.raises(UserError, match="should be a number from 1 up"):
+    with pytest.raises(UserError, match="should be a whole number from 1"):
         check_format({"format": found}, "file")
 
 
