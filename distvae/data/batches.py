@@ -1,7 +1,7 @@
-"""Global batches: the sentences of one optimizer step, planned from the seed and epoch alone, and each rank's slice.
+"""Global batches, each the sentences of one optimizer step, and each rank's slice of them.
 
-A plan does not know how many ranks there are. Every sentence stands in exactly one batch of an epoch, and at most one
-batch is partial.
+A plan depends on the seed and epoch, not on the number of ranks. Each epoch has every sentence
+in one batch, and at most one partial batch.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Batches whose sentences are sorted by length together: enough that a batch has hardly any padding.
+# Number of batches whose sentences are sorted by length together: enough for hardly any padding.
 WINDOW = 64
 
 
 class Plan(Sequence[np.ndarray]):
-    """Batches, as sentence numbers: views of one order of all sentences, made when they are asked for.
+    """Batches of sentence numbers, created on access as views of one order of all sentences.
 
     Args:
         order: sentence numbers, [N].
-        size: sentences of a batch; the last of ``order`` may be fewer.
-        batches: which pieces of ``order``, in the order in which they come.
+        size: sentences per batch; the last piece of ``order`` may have fewer.
+        batches: numbers of the pieces of ``order``, one per batch.
     """
 
     def __init__(self, order: np.ndarray, size: int, batches: np.ndarray):
@@ -47,16 +47,16 @@ class Plan(Sequence[np.ndarray]):
 
 
 def training_plan(lengths: np.ndarray, batch_size: int, key: Sequence[int]) -> Plan:
-    """An epoch's global batches.
+    """Return the global batches of an epoch.
 
     Sentences are shuffled, cut into windows, sorted by length within each, and cut into batches, which are shuffled.
 
     Args:
-        lengths: of all sentences, [N].
-        key: non-negative integers (seed, stage, epoch) that set the order.
+        lengths: tokens of each sentence, [N].
+        key: non-negative integers (seed, stage, epoch) that determine the order.
     """
     rng = np.random.Generator(np.random.PCG64(list(key)))
-    # The largest thing that an epoch holds: shuffled and sorted in place, of 4 bytes a sentence if these suffice.
+    # The largest array of an epoch: shuffled and sorted in place, with 4 bytes per sentence if these suffice.
     order = np.arange(len(lengths), dtype=np.int32 if len(lengths) < 2**31 else np.int64)
     rng.shuffle(order)
     for start in range(0, len(order), WINDOW * batch_size):
@@ -66,7 +66,7 @@ def training_plan(lengths: np.ndarray, batch_size: int, key: Sequence[int]) -> P
 
 
 def evaluation_plan(lengths: np.ndarray, batch_size: int) -> Plan:
-    """Batches of similar length that hold each sentence once."""
+    """Return batches of sentences of similar length that contain each sentence once."""
     order = np.argsort(lengths, kind="stable")
     return Plan(order, batch_size, np.arange(_pieces(order, batch_size)))
 
@@ -76,22 +76,22 @@ def _pieces(order: np.ndarray, size: int) -> int:
 
 
 def share(size: int, part: int, parts: int) -> slice:
-    """The rows of a batch of ``size`` that fall to one of ``parts``: contiguous, sizes differing by at most one."""
+    """Return the rows of part number ``part``. Parts are contiguous, and their sizes differ by at most one."""
     return slice(size * part // parts, size * (part + 1) // parts)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's slice of a global batch. A slice with no sentence holds one dummy, and ``count`` is 0."""
+    """A rank's slice of a global batch. An empty slice has one dummy sentence, and ``count`` is 0."""
 
     tokens: Tensor  # [b, L], ids of <s> … </s>, padded on the right
     lengths: Tensor  # [b]
-    rows: slice  # of the global batch
-    count: int  # sentences that count: the first ones
+    rows: slice  # in the global batch
+    count: int  # sentences that are not dummies
 
 
 def collate(sentences: Sequence[Sequence[int] | np.ndarray], global_batch: np.ndarray, rows: slice, pad: int) -> Batch:
-    """The given rows of a global batch as tensors. No rows: the batch's first sentence, as a dummy."""
+    """Return the given rows of a global batch as tensors. If there are none, its first sentence is the dummy."""
     count = rows.stop - rows.start
     if count == 0:
         rows = slice(0, 1)

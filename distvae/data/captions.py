@@ -1,4 +1,4 @@
-"""The built-in corpus: scene captions of a probabilistic grammar, so that log p(x) of any sentence is exact.
+"""The built-in corpus: scene captions from a probabilistic grammar that gives the exact log p(x) of any sentence.
 
 One draw sets what the picture shows: the scene, the people and their number, the tense, what they do, and the mood.
 Each choice reappears in several, distant words. In "A man was mending the nets at the pier while his crew sang .",
@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from distvae.data.grammar import Alternatives, Body, Grammar, Symbol
 
-# Names the grammar in the fingerprint of a corpus. Change it whenever a sentence or a probability changes; a test fails
-# until it is. (The SHA-256 of the first file that held it.)
+# Identifies the grammar in the fingerprint of a corpus. Change it whenever a sentence or a probability changes; a test
+# fails until it is changed. (It is the SHA-256 of the grammar's first source file.)
 GRAMMAR = "5aa6fbf753539a9cfe8c8d4061bffed0544260ddad463a18fc487ebfe544ccd2"
 
-# The lexicon. "/" separates alternatives; within one, spaces separate tokens or the forms of a word.
+# The lexicon. "/" separates alternatives; spaces within one separate tokens or the forms of a word.
 
 # Determiners of the noun, by number.
 DETERMINERS = {"one": "a / one / the", "many": "two / three / four / some / several"}
@@ -82,7 +82,7 @@ MOODS = {
 
 
 class Scene(NamedTuple):
-    """What a picture of a place may show."""
+    """What a picture of a place can show."""
 
     activities: str
     places: str
@@ -274,7 +274,7 @@ def grammar() -> Grammar:
             bodies += [(*(parts[name] for name in shape), ".") for shape in shapes]
         return bodies
 
-    # Choose first what a sentence says first: its first words then rule out most of the grammar, which makes
+    # Expand first what comes first in a sentence: its first words then rule out most of the grammar, which makes
     # log_probability fast.
     people: list[tuple[str, str, str | None]] = list(product(PEOPLE, DETERMINERS, (None, *MOODS)))
     for kind, number, tone in people:
@@ -297,8 +297,8 @@ def grammar() -> Grammar:
 def generate(count: int, seed: int | Sequence[int]) -> list[list[str]]:
     """Draw captions independently, as tokens. A larger count begins with the draws of a smaller one.
 
-    Draws are the same on every platform, as Python guarantees for string seeds. Each seed, or tuple such as
-    (seed, split), gives other sentences; n and (n,) are the same seed.
+    Draws are the same on every platform, as Python guarantees for string seeds. Different seeds, or tuples such as
+    (seed, split), give different sentences; n and (n,) are the same seed.
     """
     numbers = seed if isinstance(seed, Sequence) else (seed,)
     rng = random.Random(" ".join(str(int(number)) for number in numbers))
@@ -316,5 +316,5 @@ def words() -> list[str]:
 
 
 def entropy() -> float:
-    """Return the entropy of a caption in nats; it is exact because each has one derivation."""
+    """Return the entropy of a caption in nats, which is exact because each caption has one derivation."""
     return grammar().entropy()

@@ -1,10 +1,10 @@
 """Corpora: folders of memory-mapped Arrow with the token ids of each split, built once and verified when opened.
 
 ``prepare`` builds the folder ``<data.cache>/<fingerprint>/`` and ``load`` opens it. The fingerprint is the hash of
-everything that determines the content, so a changed file, setting or ``FORMAT`` yields another folder.
+everything that determines the content, so a changed file, setting or ``FORMAT`` gives another folder.
 
 Sentences are rows of text, or of named columns (concatenated). They are stripped of white space; left out if they are
-empty (nothing visible), too long, or (``distinct``) repeated within their split; down-sampled by seed, in order;
+empty (nothing visible), too long, or (``distinct``) repeated within their split; down-sampled by seed in their order;
 tokenised; and encoded with the vocabulary of train.
 """
 
@@ -37,7 +37,7 @@ from distvae.data.sources import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
 
-# Raise this with every code change that changes what is built.
+# Increment with every code change that alters the result.
 FORMAT = 2
 
 # Age at which an unfinished folder in the cache counts as abandoned.
@@ -130,8 +130,8 @@ def prepare(data: DataConfig, progress: bool) -> Path:
             words, notes = preparation.tokens_of(data, files, Path(work.name))
             if sources.states(files) != states or _origin(data, files) != origin:
                 raise UserError(
-                    f"data.path={data.path}: has changed while it was read; run the same command again when nothing"
-                    " writes there"
+                    f"data.path={data.path}: has changed while it was being read; rerun the same command when nothing"
+                    " writes to it"
                 )
             built = Path(work.name, folder.name)
             _build(built, words, preparation.vocabulary_of(data, words["train"]), notes, origin)
@@ -158,7 +158,7 @@ def load(folder: str | Path) -> Corpus:
     """
     folder = Path(folder)
     if not folder.exists():
-        raise UserError(f"{folder}: is not there; data.cache has to name the same folder on every machine of a run")
+        raise UserError(f"{folder}: does not exist; data.cache must be the same folder on every machine of a run")
     try:
         manifest = _verify(folder)
         # Map the files whatever the environment asks for, so that ranks share their pages.
@@ -166,7 +166,7 @@ def load(folder: str | Path) -> Corpus:
             Sentences(Dataset.load_from_disk(str(folder / split), keep_in_memory=False)) for split in SPLITS
         )
     except (_DamagedError, OSError) as error:
-        raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training builds it again") from None
+        raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training will rebuild it") from None
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     return Corpus(train, valid, test, vocabulary, folder.name, manifest["unknown"], tuple(manifest["notes"]))
 
@@ -245,7 +245,7 @@ def _publish(built: Path, folder: Path) -> None:
 
 
 class _DamagedError(ValueError):
-    """A folder is not what was written; the message names the file."""
+    """A file of a corpus is missing or changed; the message names it."""
 
 
 def _verify(folder: Path) -> dict[str, Any]:
@@ -261,14 +261,14 @@ def _verify(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         well = False
     if not well:
-        raise _DamagedError(f"{MANIFEST} is missing or not what was written")
+        raise _DamagedError(f"{MANIFEST} is missing or has changed")
     for name, digest in manifest["files"].items():
         try:
             well = _digest(folder / name) == digest
         except OSError:
             well = False
         if not well:
-            raise _DamagedError(f"{name} is missing or not what was written")
+            raise _DamagedError(f"{name} is missing or has changed")
     return manifest
 
 
@@ -277,7 +277,7 @@ def _sha256(content: dict[str, Any]) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Return a non-cryptographic digest; it must be fast, as every process of every run reads the whole corpus."""
+    """Return a non-cryptographic digest, because every process of every run hashes the whole corpus."""
     digest, block = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
@@ -287,7 +287,7 @@ def _digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _quiet_datasets(progress: bool) -> Iterator[None]:
-    """Silence errors that datasets logs and we report ourselves, and its progress bars unless asked for."""
+    """Silence the errors that datasets logs, because we report them, and its progress bars unless requested."""
     verbosity = datasets.logging.get_verbosity()
     hide = not progress and not datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)

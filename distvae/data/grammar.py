@@ -51,7 +51,7 @@ class Grammar:
                 raise ValueError(f"the probabilities of {symbol!r} are not positive or do not sum to one")
         for symbol in self._parts_first:
             if symbol not in self.rules and not isinstance(symbol, str):
-                raise ValueError(f"{symbol!r} is no word, and has no rules")
+                raise ValueError(f"{symbol!r} is not a word and has no rules")
 
     def sample(self, rng: Random) -> list[str]:
         """Draw one sentence."""

@@ -22,15 +22,15 @@ from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
 from distvae.system.files import room_for_sockets
 
-# Share of a single file that becomes valid, and again test, up to a number of sentences, unless sizes are configured.
+# Share of a single file, and maximum number of sentences, for each of valid and test unless sizes are configured.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 6_000
 
 CAPTION_COUNTS = {"train": 40_000, "valid": 4_000, "test": 4_000}
 
-# Starting another process costs as much time as tokenising about this many sentences.
+# Starting a process takes as long as tokenising about this many sentences.
 SENTENCES_PER_WORKER = 10_000
 
-# White space, and characters that take no space on a page: controls, formats, joiners, selectors, fillers.
+# White space and invisible characters: controls, formats, joiners, selectors, fillers.
 _INVISIBLE = re.compile(
     r"[\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
     r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
@@ -65,7 +65,7 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
     for name, source in texts.items():
         rows[name], left_out = _filter(source.rows, data)
         if not len(rows[name]):
-            raise UserError(f"{source.where}: holds no sentence" + (f": {left_out} left out" if left_out else ""))
+            raise UserError(f"{source.where}: contains no sentences" + (f": {left_out} left out" if left_out else ""))
         notes += [f"{name}: {note}" for note in (source.note, left_out and f"{left_out} left out") if note]
     if WHOLE_FILE in texts:
         rows = _split_rows(rows[WHOLE_FILE], data, texts[WHOLE_FILE])
@@ -74,7 +74,7 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
     for i, split in enumerate(SPLITS):
         size = _size(data, split)
         if size is not None and size > len(rows[split]):
-            notes.append(f"{split}: {_count(len(rows[split]), 'sentence')}, fewer than the {size:,} asked for")
+            notes.append(f"{split}: {_count(len(rows[split]), 'sentence')}, fewer than the {size:,} requested")
         elif size is not None:
             rows[split] = np.sort(np.random.default_rng((data.seed, i)).choice(rows[split], size, replace=False))
         words[split] = _tokenise(texts[split].rows.select(rows[split]), split, data.workers, work)
@@ -165,7 +165,7 @@ def _split_rows(rows: np.ndarray, data: DataConfig, source: Texts) -> dict[str, 
     test = held_out if data.test_size is None else data.test_size
     if min(valid, test, len(rows) - valid - test) < 1:
         raise UserError(
-            f"{source.where}: {_count(len(rows), 'sentence')} cannot be cut into train, {valid:,} for valid and"
+            f"{source.where}: {_count(len(rows), 'sentence')} cannot be split into train, {valid:,} for valid and"
             f" {test:,} for test; set data.valid_size and data.test_size, or pass a folder with a file for each"
         )
     cut = np.split(np.random.default_rng(data.seed).permutation(rows), [valid, valid + test])

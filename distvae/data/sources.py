@@ -1,4 +1,4 @@
-"""Find and read the texts of each split: local files or a dataset of the hub."""
+"""Find and read the texts of each split, from local files or the hub."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ SPLIT_OF_NAME = {
     "dev": "valid",
     "test": "test",
 }
-# Key of a single file that is not split yet.
+# Key of a single file that is yet to be split.
 WHOLE_FILE = "file"
 
-# Pinned, so that everyone has the same sentences and a prepared corpus is found without the network.
+# Pinned so that everyone has the same sentences and a prepared corpus is found without a network.
 SNLI_REVISION = "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b"
 SNLI_COLUMNS = ("premise", "hypothesis")
 HUB_TIMEOUT_SECONDS = 10
 
-KINDS = f"{', '.join(READERS)}; .gz too, but for .parquet"
+KINDS = f"{', '.join(READERS)}; all but .parquet also as .gz"
 
 
 def find_files(data: DataConfig) -> dict[str, Path]:
@@ -48,19 +48,19 @@ def find_files(data: DataConfig) -> dict[str, Path]:
         return {}
     try:
         return _look(expand("data.path", data.path), data)
-    except OSError as error:  # the name is too long, or a folder is locked
+    except OSError as error:  # the name is too long, or a folder is not readable
         raise UserError(f"data.path={data.path}: cannot be read: {error.strerror}") from None
 
 
 def origin(data: DataConfig, files: dict[str, Path]) -> dict[str, Any]:
-    """Return what determines the rows, as JSON: each file's suffix and SHA-256, or the revision on the hub."""
+    """Return what determines the rows, as plain values: each file's suffix and SHA-256, or the hub's revision."""
     if data.path == SNLI:
         return {"hub": SNLI, "revision": SNLI_REVISION}
     return {name: [suffix(path), is_gzip(path), _sha256(path)] for name, path in files.items()}
 
 
 def states(files: dict[str, Path]) -> dict[str, tuple[int, ...]]:
-    """Return the metadata that any write to a file changes, even a write that is undone."""
+    """Return metadata of each file that any write changes, even one that is undone."""
     try:
         stats = {name: path.stat() for name, path in files.items()}
     except OSError as error:
@@ -81,12 +81,12 @@ def _look(path: Path, data: DataConfig) -> dict[str, Path]:
         return {split: _find_split(path, split, data.columns) for split in SPLITS}
     if not path.exists():
         raise UserError(
-            f"data.path={data.path}: there is no such file or folder; built in are {CAPTIONS} and, from the hub, {SNLI}"
+            f"data.path={data.path}: no such file or folder, nor a built-in corpus ({CAPTIONS}, or {SNLI} from the hub)"
         )
     if not path.is_file():
         raise UserError(f"{path}: is a pipe, a socket or a device, not a file")
     if not _is_readable(path):
-        raise UserError(f"{path}: is of no kind that can be read ({KINDS})")
+        raise UserError(f"{path}: has an unsupported file type ({KINDS})")
     return {WHOLE_FILE: path}
 
 
@@ -96,13 +96,13 @@ def _find_split(folder: Path, split: str, columns: tuple[str, ...] | None) -> Pa
         # As in SNLI's own folder, which has everything twice. Plain text has no columns to name.
         candidates = [path for path in candidates if suffix(path) != ".txt"]
     if not candidates:
-        raise UserError(f"{folder}: holds no file for {split}, such as {split}.txt ({KINDS})")
+        raise UserError(f"{folder}: has no file for {split}, such as {split}.txt ({KINDS})")
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
-        raise UserError(f"{folder}: holds several files for {split}: {names}; leave one there")
+        raise UserError(f"{folder}: has several files for {split}: {names}; keep one")
     others = _splits_named(candidates[0]) - {split}
     if others:
-        raise UserError(f"{candidates[0]}: is it {split} or {' or '.join(sorted(others))}? Name one split in its name")
+        raise UserError(f"{candidates[0]}: is it {split} or {' or '.join(sorted(others))}? Its name must say one split")
     return candidates[0]
 
 
@@ -131,7 +131,7 @@ def load(data: DataConfig, files: dict[str, Path], work: Path) -> dict[str, Text
         work: folder of the Arrow files.
 
     Raises:
-        UserError: a file is not what its suffix promises, or a column is missing or does not hold text.
+        UserError: a file does not match its suffix, or a column is missing or does not hold text.
     """
     if data.path == SNLI:
         columns = data.columns or SNLI_COLUMNS
@@ -153,7 +153,7 @@ def _load_hub() -> datasets.DatasetDict:
         return datasets.load_dataset(SNLI, revision=SNLI_REVISION)
     except Exception as error:
         raise UserError(
-            f"{SNLI}: cannot be had from the hub ({reason(error)}); without a network, bring SNLI 1.0"
-            " (https://nlp.stanford.edu/projects/snli) and pass its folder:"
+            f"{SNLI}: cannot be loaded from the hub ({reason(error)}); without a network, copy SNLI 1.0"
+            " (https://nlp.stanford.edu/projects/snli) here and pass its folder:"
             " data.path=FOLDER data.columns=[sentence1,sentence2]"
         ) from error

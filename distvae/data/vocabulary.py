@@ -1,4 +1,4 @@
-"""Tokens and ids: Treebank tokenisation, the vocabulary of a corpus, its unknown words, its fingerprint."""
+"""Tokens and ids: Treebank tokenisation, and vocabularies with classes of unknown words."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS)
 UNKNOWN = "<unk>"
 
-# Above this share of unknown words there is a warning: they are predicted as a class, which makes a perplexity low.
+# Share of unknown words above which to warn: they are predicted as a class, which lowers the perplexity.
 MANY_UNKNOWN = 0.05
 
-# The first that matches is a word's class, so the order tells `21-year-old` (letters) from `10-12` (a dash).
+# Classes by shape. The first match wins, so the order tells `21-year-old` (letters) from `10-12` (a dash).
 SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (f"<unk-{name}>", re.compile(pattern))
     for name, pattern in (
@@ -43,8 +43,8 @@ SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER = "<unk-allCaps>", "<unk-initCap>", "<unk-lower>", "<unk-other>"
 CLASSES = (*(name for name, _ in SHAPES), ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER)
 
-# A sentence of words, commas and a last period alone, as 98% of SNLI's are; and the words that the Treebank rules take
-# apart without an apostrophe.
+# Sentences of only words, commas and a final period, as 98% of SNLI's are; and the words that the Treebank rules split
+# without an apostrophe.
 _PLAIN = re.compile(r"[A-Za-z0-9]+(?:(?:,? +|-)[A-Za-z0-9]+)*\.?")
 _CONTRACTED = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b", re.IGNORECASE)
 
@@ -52,39 +52,39 @@ UnknownWords = Literal["classes", "single", "closed"]
 UNKNOWN_TOKENS: dict[UnknownWords, tuple[str, ...]] = {
     "classes": CLASSES,
     "single": (UNKNOWN,),
-    # Stands for a dropped word only; no word of a closed vocabulary is unknown.
+    # Replaces dropped words only: a closed vocabulary has no unknown words.
     "closed": (UNKNOWN,),
 }
 
 
 @functools.cache
 def _treebank() -> tuple[NLTKWordTokenizer, TreebankWordDetokenizer]:
-    # Imported late: it takes half a second, which training on a prepared corpus does not need.
+    # The import takes half a second, which training on a prepared corpus can save.
     from nltk.tokenize import NLTKWordTokenizer, TreebankWordDetokenizer
 
     return NLTKWordTokenizer(), TreebankWordDetokenizer()
 
 
 def tokenize(sentence: str) -> list[str]:
-    """Words and punctuation by the Treebank rules (``isn't`` → ``is n't``, quotes → `````` and ``''``)."""
+    """Split into words and punctuation by the Treebank rules (``isn't`` → ``is n't``, quotes → `````` and ``''``)."""
     if _PLAIN.fullmatch(sentence) and not _CONTRACTED.search(sentence):
-        # What the rules come to here, without their thirty passes over the text.
+        # The result of the rules, without their thirty passes over the text.
         return sentence.replace(",", " ,").replace(".", " .").split()
     tokens: list[str] = _treebank()[0].tokenize(sentence)
     return tokens
 
 
 def join(tokens: Sequence[str]) -> str:
-    """A readable sentence from tokens. ``tokenize`` loses spaces, so it is not always the sentence they came from."""
+    """Return a readable sentence. It may differ from the original, because ``tokenize`` loses spaces."""
     sentence: str = _treebank()[1].detokenize(tokens)
     return sentence
 
 
 def shape_class(word: str) -> str:
-    """The class of an unknown word, one of ``CLASSES``.
+    """Return the class of an unknown word, one of ``CLASSES``: the first of these that matches.
 
-    In this order: two digits, four digits, another number; a digit beside letters, a dash, a slash, a comma or a
-    point; a time; all capitals, an initial capital, lowercase; other. The first that fits is the class.
+    Two digits, four digits, another number; a digit beside letters, a dash, a slash, a comma or a point; a time; all
+    capitals, an initial capital, lowercase; other.
     """
     for name, pattern in SHAPES:
         if pattern.fullmatch(word):
@@ -98,14 +98,14 @@ def shape_class(word: str) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens in the order of their ids: the specials, the tokens of unknown words, the words.
+    """Tokens in the order of their ids: special tokens, tokens for unknown words, words.
 
     Attributes:
         tokens: V distinct tokens.
-        unk: what an unknown word becomes: the class of its shape, the one ``<unk>``, or (``closed``) an error.
+        unk: how to encode an unknown word: by its shape's class, by ``<unk>``, or (``closed``) with an error.
 
     Raises:
-        ValueError: the tokens do not begin with the specials and ``unk``'s tokens, or one is repeated.
+        ValueError: the tokens do not begin with the special tokens and those of ``unk``, or one is repeated.
     """
 
     tokens: tuple[str, ...]
@@ -119,9 +119,9 @@ class Vocabulary:
 
     @classmethod
     def build(cls, counts: Mapping[str, int], min_count: int, unk: Literal["classes", "single"]) -> Vocabulary:
-        """The words seen at least ``min_count`` times, the most frequent first, equal ones alphabetically.
+        """Build from the words seen at least ``min_count`` times, by descending count and then alphabetically.
 
-        A word that is spelled like a special or like an unknown-word token is left out: it is unknown.
+        A word that is spelled like a special or unknown-word token is left out, so it is unknown.
         """
         reserved = SPECIALS + UNKNOWN_TOKENS[unk]
         words = [word for word, count in counts.items() if count >= min_count and word not in reserved]
@@ -129,16 +129,16 @@ class Vocabulary:
 
     @classmethod
     def closed(cls, words: Iterable[str]) -> Vocabulary:
-        """Exactly these words, in this order; to encode another is an error.
+        """Build from exactly these words, in this order. Encoding any other word is an error.
 
         Raises:
-            ValueError: a word is repeated, or is spelled like a special.
+            ValueError: a word is repeated, or is spelled like a special token.
         """
         return cls(SPECIALS + UNKNOWN_TOKENS["closed"] + tuple(words), "closed")
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """Read what ``save`` wrote.
+        """Read a file that ``save`` wrote.
 
         Raises:
             UserError: the file cannot be read, or is not a vocabulary.
@@ -146,7 +146,7 @@ class Vocabulary:
         return read_as(cls, Path(path), "a vocabulary")
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, a token a line."""
+        """Write JSON with one token per line."""
         content = {"unk": self.unk, "tokens": self.tokens}
         write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=0) + "\n")
 
@@ -167,21 +167,21 @@ class Vocabulary:
 
     @property
     def unknown(self) -> int:
-        """The id that takes a dropped word's place: ``<unk>``, or the class of words of no other class."""
+        """The id that replaces a dropped word: ``<unk>``, or the class of words that no other class matches."""
         return self._first_word - 1
 
     @property
     def unknown_ids(self) -> range:
-        """The ids that stand for words outside the vocabulary. In a closed vocabulary no sentence has them."""
+        """The ids for words outside the vocabulary. No sentence of a closed vocabulary has them."""
         return range(len(SPECIALS), self._first_word)
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits; equal exactly for vocabularies that give every word the same id."""
+        """16 hex digits; vocabularies have the same ones exactly if they give every word the same id."""
         return hashlib.sha256(json.dumps([self.unk, self.tokens]).encode()).hexdigest()[:16]
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """Ids of ``<s> words </s>``.
+        """Return the ids of ``<s> words </s>``.
 
         Raises:
             UserError: the vocabulary is closed and a word is not in it.
@@ -189,7 +189,7 @@ class Vocabulary:
         return [self.bos, *map(self._id, words), self.eos]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The tokens before the first ``</s>``, without ``<s>`` and ``<pad>``."""
+        """Return the tokens before the first ``</s>``, without ``<s>`` and ``<pad>``."""
         tokens = []
         for i in ids:
             if i == self.eos:
@@ -199,7 +199,7 @@ class Vocabulary:
         return tokens
 
     def text(self, ids: Iterable[int]) -> str:
-        """``decode`` as a readable sentence."""
+        """Return the decoded ids as a readable sentence."""
         return join(self.decode(ids))
 
     @property
@@ -208,7 +208,7 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        # Of words alone: a word of the text that is spelled like a special must not become it.
+        # Words only: a word of the text that is spelled like a special token must not become one.
         return {word: i for i, word in enumerate(self.tokens[self._first_word :], self._first_word)}
 
     def _id(self, word: str) -> int:
@@ -216,5 +216,5 @@ class Vocabulary:
         if known is not None:
             return known
         if self.unk == "closed":
-            raise UserError(f"{word!r} is not among the {len(self._ids)} words of this vocabulary")
+            raise UserError(f"{word!r} is not one of the {len(self._ids)} words of the vocabulary")
         return self.unknown if self.unk == "single" else len(SPECIALS) + CLASSES.index(shape_class(word))

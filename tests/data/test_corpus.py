@@ -190,7 +190,7 @@ def test_damaged_folders_are_built_again(tmp_path):
     )
     for damage in damages:
         damage()
-        with pytest.raises(UserError, match="is damaged .*; delete it, and the next training builds it again"):
+        with pytest.raises(UserError, match="is damaged .*; delete it, and the next training will rebuild it"):
             corpus.load(built)
         assert sentences(prepare(tmp_path, path=folder), "valid") == ["a dog", "a cat"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.fingerprint]
@@ -231,7 +231,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch, change, whe
 
     monkeypatch.setattr(sources, "load", load)
     message = error_of(tmp_path, path=str(folder))
-    assert "cannot be read: No such file" in message if change == "is deleted" else "while it was read" in message
+    assert "cannot be read: No such file" in message if change == "is deleted" else "while it was being read" in message
 
 
 def test_another_process_is_faster(tmp_path, monkeypatch):
@@ -294,40 +294,40 @@ CUT_GZIP = gzip.compress(b"a dog\n" * 999, mtime=0)[:-9]
 @pytest.mark.parametrize(
     ("name", "content", "settings", "message"),
     [
-        ("a.txt", b"", {}, "a.txt: holds no sentence"),
-        ("a.txt", b"\n \n", {}, "a.txt: holds no sentence"),
+        ("a.txt", b"", {}, "a.txt: contains no sentences"),
+        ("a.txt", b"\n \n", {}, "a.txt: contains no sentences"),
         (
             "a.txt",
             b"a b c\n\n",
             {"max_words": 2},
-            "no sentence: 1 empty line, 1 sentence of more than 2 words left out",
+            "no sentences: 1 empty line, 1 sentence of more than 2 words left out",
         ),
-        ("a.txt", b"a dog\na cat\n", {}, "a.txt: 2 sentences cannot be cut into train, 0 for valid and 0 for test"),
-        ("a.txt", b"a\n" * 9, {"valid_size": 5, "test_size": 4}, "9 sentences cannot be cut into train, 5 for valid"),
-        ("a.txt", b"a dog\n", {"columns": ("story",)}, "a.txt: has no column story, but text; say by data.columns="),
+        ("a.txt", b"a dog\na cat\n", {}, "a.txt: 2 sentences cannot be split into train, 0 for valid and 0 for test"),
+        ("a.txt", b"a\n" * 9, {"valid_size": 5, "test_size": 4}, "9 sentences cannot be split into train, 5 for valid"),
+        ("a.txt", b"a dog\n", {"columns": ("story",)}, "a.txt: has no column story, only text; set data.columns="),
         ("a.txt", b"a dog\na \xff cat\n", {}, "a.txt, line 2: is not UTF-8"),
-        ("a.txt", "a dog\n".encode("utf-16"), {}, "a.txt, line 1: is not UTF-8"),
+        ("a.txt", "a dog\n".encode("utf-16"), {}, "a.txt, line 1: is UTF-16, not UTF-8"),
         ("a.txt.gz", b"a dog\n", {}, "a.txt.gz: cannot be unzipped: Not a gzipped file"),
         ("a.txt.gz", CUT_GZIP, {}, "a.txt.gz: cannot be unzipped: Compressed file ended"),
-        ("a.jsonl", b"", {}, "a.jsonl: holds no sentence"),
+        ("a.jsonl", b"", {}, "a.jsonl: contains no sentences"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', {}, "a.jsonl, line 2: is not a JSON object"),
         ("a.jsonl", b'"a"\n', {}, "a.jsonl, line 1: is not a JSON object"),
         ("a.jsonl", b'{"text": "a \xff"}\n', {}, "a.jsonl, line 1: is not UTF-8"),
-        ("a.jsonl", b'{"b": 1, "c": 2}\n', {}, "a.jsonl: has no column text, but b, c; say by data.columns="),
+        ("a.jsonl", b'{"b": 1, "c": 2}\n', {}, "a.jsonl: has no column text, only b, c; set data.columns="),
         ("a.jsonl", b'{"text": 1}\n', {}, "a.jsonl: column text holds numbers (line 1), not text"),
         ("a.jsonl", b'{"text": ["a"]}\n', {}, "a.jsonl, line 1: column text holds a list, not text"),
         (
             "a.jsonl",
             b'{"text": "\\ud800"}\n',
             {},
-            "a.jsonl: column text holds half of a surrogate pair, which is no character: '\\ud800'",
+            "a.jsonl: column text contains half of a surrogate pair, which is no character: '\\ud800'",
         ),
         ("a.json", b"{", {}, "a.json: cannot be read as json"),
-        ("a.csv", b"text,b\n", {}, "a.csv: holds no sentence"),
+        ("a.csv", b"text,b\n", {}, "a.csv: contains no sentences"),
         ("a.csv", b"text\nHello, world\n", {}, "a.csv, line 2: has 2 fields where the header has 1; quote"),
         ("a.csv", b'text\n"Hello\n', {}, "a.csv, line 2: is not CSV: unexpected end of data"),
-        ("a.csv", b"\n", {}, "a.csv: holds no sentence"),
-        ("a.csv", b"one,two\n1,2\n", {}, "a.csv: has no column text, but one, two"),
+        ("a.csv", b"\n", {}, "a.csv: contains no sentences"),
+        ("a.csv", b"one,two\n1,2\n", {}, "a.csv: has no column text, only one, two"),
         ("a.parquet", b"PAR1", {}, "a.parquet: is not Parquet: ArrowInvalid"),
     ],
 )
@@ -338,4 +338,4 @@ def test_bad_file(tmp_path, name, content, settings, message):
 
 def test_empty_parquet(tmp_path):
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
-    assert "a.parquet: holds no sentence" in error_of(tmp_path, path=str(tmp_path / "a.parquet"))
+    assert "a.parquet: contains no sentences" in error_of(tmp_path, path=str(tmp_path / "a.parquet"))

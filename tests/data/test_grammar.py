@@ -79,7 +79,7 @@ def test_ambiguous_sentences_sum_over_their_derivations():
         ({"S": [(1.5, ("a",)), (-0.5, ("b",))]}, "not positive"),
         ({"S": []}, "sum to one"),
         ({"S": [(0.5, ("a",)), (0.5, ("A",))], "A": [(1.0, ("b", "S"))]}, "cycle"),
-        ({"S": [(1.0, (("noun", "many"),))]}, "no word"),
+        ({"S": [(1.0, (("noun", "many"),))]}, "not a word"),
         ({"A": [(1.0, ("a",))]}, "start"),
     ],
 )

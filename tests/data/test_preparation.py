@@ -52,7 +52,7 @@ def test_one_file_is_split(tmp_path):
     assert other["valid"].tolist() != cut["valid"].tolist()
     sized = prepare(tmp_path, path=str(path), distinct=True, valid_size=30, test_size=20, train_size=60)
     assert [len(sized.train), len(sized.valid), len(sized.test)] == [50, 30, 20]
-    assert sized.notes[1] == "train: 50 sentences, fewer than the 60 asked for"
+    assert sized.notes[1] == "train: 50 sentences, fewer than the 60 requested"
 
 
 def test_down_sample(tmp_path):
@@ -116,7 +116,7 @@ def test_text_without_words_is_a_warning(tmp_path):
 def test_empty_split(tmp_path):
     folder = write_folder(tmp_path / "text", test="one two three\n")
     message = error_of(tmp_path, path=folder, max_words=2)
-    assert message.endswith("test.txt: holds no sentence: 1 sentence of more than 2 words left out")
+    assert message.endswith("test.txt: contains no sentences: 1 sentence of more than 2 words left out")
 
 
 def test_a_temporary_folder_with_a_long_name_keeps_nobody_from_tokenising(tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def test_snli_folder(tmp_path):
     for split in ("train", "valid", "test"):
         assert sentences(prepared, split) == [*expected, "She is asleep ."]
     left_out = "1 empty line, 2 sentences of more than 12 words, 1 repeated sentence left out"
-    shortage = "train: 4 sentences, fewer than the 100 asked for"
+    shortage = "train: 4 sentences, fewer than the 100 requested"
     assert prepared.notes[:-1] == (f"train: {left_out}", f"valid: {left_out}", f"test: {left_out}", shortage)
 
 
@@ -126,14 +126,14 @@ def test_no_network(tmp_path, monkeypatch):
 def test_hub_column(tmp_path, monkeypatch):
     hub(monkeypatch, hub_snli)
     message = error_of(tmp_path, path="stanfordnlp/snli", columns=("text",))
-    assert "snli, train: has no column text, but premise, hypothesis, label" in message
+    assert "snli, train: has no column text, only premise, hypothesis, label" in message
     assert "column label holds int64, not text" in error_of(tmp_path, path="stanfordnlp/snli", columns=("label",))
 
 
 @pytest.mark.parametrize("path", ["no/such", "someone/dataset", "~/no/such/folder"])
 def test_missing_path(tmp_path, path):
     message = error_of(tmp_path, path=path)
-    assert message.startswith(f"data.path={path}: there is no such file or folder")
+    assert message.startswith(f"data.path={path}: no such file or folder")
     assert "captions" in message
     assert "stanfordnlp/snli" in message
 
@@ -141,11 +141,11 @@ def test_missing_path(tmp_path, path):
 def test_missing_and_ambiguous_splits(tmp_path):
     folder = Path(write_folder(tmp_path / "text"))
     (folder / "valid.txt").rename(folder / "rest.txt")
-    assert "text: holds no file for valid, such as valid.txt" in error_of(tmp_path, path=str(folder))
+    assert "text: has no file for valid, such as valid.txt" in error_of(tmp_path, path=str(folder))
     (folder / "rest.txt").rename(folder / "validation.txt")
     (folder / "my-dev-set.txt.gz").write_bytes(gzip.compress(b"a dog\n"))
     message = error_of(tmp_path, path=str(folder))
-    assert "holds several files for valid: my-dev-set.txt.gz, validation.txt; leave one there" in message
+    assert "has several files for valid: my-dev-set.txt.gz, validation.txt; keep one" in message
     (folder / "my-dev-set.txt.gz").unlink()
     (folder / "test.txt").rename(folder / "test_of_train.txt")
     (folder / "train.txt").unlink()
@@ -155,4 +155,4 @@ def test_missing_and_ambiguous_splits(tmp_path):
 def test_unknown_kind_of_file(tmp_path):
     for name in ("sentences.doc", "sentences.parquet.gz", "sentences"):
         (tmp_path / name).write_text("a dog\n", encoding="utf-8")
-        assert f"{name}: is of no kind that can be read (.txt, .jsonl" in error_of(tmp_path, path=str(tmp_path / name))
+        assert f"{name}: has an unsupported file type (.txt, .jsonl" in error_of(tmp_path, path=str(tmp_path / name))

@@ -106,7 +106,7 @@ def test_closed_vocabulary_knows_no_unknown_word():
     assert vocabulary.decode(vocabulary.encode(["dogs", "two"])) == ["dogs", "two"]
     assert vocabulary.tokens[vocabulary.unknown] == "<unk>"
     for word in ("cats", "<unk>", "</s>"):
-        with pytest.raises(UserError, match=f"'{word}' is not among the 2 words"):
+        with pytest.raises(UserError, match=f"'{word}' is not one of the 2 words"):
             vocabulary.encode(["two", word])
 
 

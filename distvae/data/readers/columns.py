@@ -1,7 +1,7 @@
 """Columns of text, written to Arrow files while they are read.
 
-Memory stays bounded because rows are flushed in batches. A value is text, or missing (an empty sentence). Numbers and
-booleans among texts are kept as they are written. Lists, objects, and columns without any text are errors.
+Rows are flushed in batches, so memory use is bounded. A value is text, or missing (an empty sentence). Numbers and
+booleans among texts are kept as written. Lists, objects, and columns without any text are errors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Texts:
 
 
 class Number(str):
-    """A JSON number as it is written."""
+    """A JSON number as written in the file."""
 
 
 class Column:
@@ -47,7 +47,7 @@ class Column:
 
     def __init__(self, name: str, where: str, path: Path):
         self.name, self.where, self._path = name, where, path
-        self.number: str | None = None  # the place of the first number or boolean
+        self.number: str | None = None  # where the first number or boolean is
         self.has_text = False
         self._batch: list[str | None] = []
         self._characters = 0
@@ -94,7 +94,7 @@ class Column:
         try:
             array.validate(full=True)
         except pa.ArrowInvalid:  # the Parquet format requires UTF-8, but writers need not check it
-            raise UserError(f"{self.where}: column {self.name} holds a sentence that is not UTF-8") from None
+            raise UserError(f"{self.where}: column {self.name} contains a sentence that is not UTF-8") from None
         self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
 
     def finish(self) -> Dataset:
@@ -120,7 +120,7 @@ class Column:
         except UnicodeEncodeError as error:
             broken = ascii(error.object[max(error.start - 30, 0) : error.end + 30])
             raise UserError(
-                f"{self.where}: column {self.name} holds half of a surrogate pair, which is no character: {broken}"
+                f"{self.where}: column {self.name} contains half of a surrogate pair, which is no character: {broken}"
             ) from None
         self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
         self._batch, self._characters = [], 0
@@ -132,7 +132,7 @@ def read_columns(name: str, where: str, names: Sequence[str], work: Path, fill: 
     Args:
         name: prefix of the Arrow files.
         where: the source, for messages.
-        names: of the columns; a repeated name is read once.
+        names: column names; a repeated one is read once and concatenated again.
         work: folder of the Arrow files.
         fill: adds all rows to the columns and returns the note of ``Texts``.
     """
@@ -165,14 +165,14 @@ def no_column(where: str, column: str, names: Iterable[str]) -> UserError:
     """Return the error for a source that has only the columns ``names``."""
     names = list(names)
     if not names:
-        return UserError(f"{where}: holds no sentence")
-    listed = ", ".join(names[:20]) + (f" … ({len(names):,} in all)" if len(names) > 20 else "")
-    return UserError(f"{where}: has no column {column}, but {listed}; say by data.columns=[…] which hold sentences")
+        return UserError(f"{where}: contains no sentences")
+    listed = ", ".join(names[:20]) + (f" … ({len(names):,} in total)" if len(names) > 20 else "")
+    return UserError(f"{where}: has no column {column}, only {listed}; set data.columns=[…] to those with sentences")
 
 
 def not_text(where: str, column: str, kind: str) -> UserError:
     """Return the error for a column that holds ``kind``."""
-    return UserError(f"{where}: column {column} holds {kind}, not text; say by data.columns=[…] which hold text")
+    return UserError(f"{where}: column {column} holds {kind}, not text; set data.columns=[…] to those with text")
 
 
 def reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Files of separated values: CSV, TSV, and other separators, which are detected from the header."""
+"""CSV, TSV, and files with other separators, which are detected from the header."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are written: by RFC 4180, or (if not ``quoted``) with quotes that are part of the text."""
+    """How rows are written: as in RFC 4180, or (if not ``quoted``) with quotes that are part of the text."""
 
     separator: str
     spaced: bool  # a space follows each separator
@@ -46,7 +46,7 @@ def read_csv(path: Path, columns: list[Column]) -> str:
                 continue
             raise UserError(
                 f"{path}, line {line}: has {len(row)} fields where the header has {len(header)}; quote sentences that"
-                f" hold {separators}"
+                f" contain {separators}"
                 if len(row) > len(header)
                 else f"{path}, line {line}: has {len(row)} of {len(header)} fields; write empty ones too"
             )
@@ -54,7 +54,7 @@ def read_csv(path: Path, columns: list[Column]) -> str:
         for column, place in places:
             column.add(row[place])
     if empty:
-        raise UserError(f"{path}: holds no sentence")
+        raise UserError(f"{path}: contains no sentences")
     notes = [f"columns separated by {separators}"] if layout.separator != usual else []
     notes += [] if layout.quoted else ["quotes read as part of the text"]
     return ", ".join(notes)
@@ -81,7 +81,7 @@ def _header(path: Path, columns: list[str], usual: str) -> tuple[Layout, list[st
     if not headers:
         raise failures[0]
     if not any(headers.values()):
-        raise UserError(f"{path}: holds no sentence")
+        raise UserError(f"{path}: contains no sentences")
     for layout, header in headers.items():
         if set(columns) <= set(header):
             return layout, header

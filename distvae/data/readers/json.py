@@ -17,9 +17,9 @@ from distvae.system.errors import UserError
 
 Row = dict[str, Any]
 
-# Characters of JSON read at a time.
+# Characters to read at a time.
 PIECE = 1 << 20
-# Column names remembered for an error message.
+# Column names to remember for an error message.
 NAMES = 1000
 
 
@@ -98,7 +98,7 @@ def read_json(path: Path, columns: list[Column]) -> str:
             objects = isinstance(value, dict) or not in_list
         if isinstance(value, dict) != objects or table is not None:
             raise UserError(
-                f"{path}: cannot be read as json: should hold an object a line, or a list of objects or of texts"
+                f"{path}: cannot be read as json: should hold one object per line, or a list of objects or strings"
             )
         if not objects:
             value = {TEXT_COLUMN: value}
@@ -154,7 +154,7 @@ def _values(path: Path) -> Iterator[tuple[bool, Any]]:
             if expected == "comma" and text[at] == ",":
                 expected, at = "value", at + 1
                 continue
-            failure = "more follows where it should end"
+            failure = "unexpected text after the end"
             if expected in ("first", "value"):
                 try:
                     value, end = _DECODER.raw_decode(text, at)
@@ -175,7 +175,7 @@ def _values(path: Path) -> Iterator[tuple[bool, Any]]:
                 raise UserError(f"{path}: cannot be read as json: row {number + 1}: {failure}")
         elif not more:
             break
-        # Double the text, so that the number of attempts at a long value grows with the logarithm of its length.
+        # Double the text, so that a long value takes a number of attempts logarithmic in its length.
         rest, want = [text[at:]], max(len(text) - at, 1)
         while want > 0 and more:
             rest.append(next(source, ""))

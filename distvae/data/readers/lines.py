@@ -11,7 +11,7 @@ from pathlib import Path
 from distvae.data.readers.columns import TEXT_COLUMN, Column, find_column
 from distvae.system.errors import UserError
 
-# Also starts a line in the middle of a file that was concatenated from several.
+# May also start a line within a file that was concatenated from several.
 BOM = "\ufeff"
 GZIP, UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 
@@ -41,7 +41,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[str]]) -> Iterator[str]:
-    """Yield what ``take`` reads from a UTF-8 file, unzipped if needed, with line ends unchanged.
+    """Yield what ``take`` reads from a UTF-8 file, decompressed if its name ends in ``.gz``, with line ends unchanged.
 
     Raises:
         UserError: the file cannot be read or unzipped, or is not UTF-8 text.
@@ -70,13 +70,13 @@ def _not_utf8(path: Path) -> UserError:
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             if number == 1 and line.startswith(GZIP):
-                return UserError(f"{path}: is gzip, not text; let its name end in .gz")
+                return UserError(f"{path}: is gzip, not text; rename it to end in .gz")
             if number == 1 and line.startswith(UTF16):
-                return UserError(f"{path}, line 1: is not UTF-8, but UTF-16; convert it (iconv -f UTF-16 -t UTF-8)")
+                return UserError(f"{path}, line 1: is UTF-16, not UTF-8; convert it (iconv -f UTF-16 -t UTF-8)")
             if b"\0" in line:
-                return UserError(f"{path}, line {number}: holds a NUL byte; is it text, and in UTF-8?")
+                return UserError(f"{path}, line {number}: contains a NUL byte; is it UTF-8 text?")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
                 break
-    return UserError(f"{path}, line {number}: is not UTF-8; convert it (such as by iconv -f WINDOWS-1252 -t UTF-8)")
+    return UserError(f"{path}, line {number}: is not UTF-8; convert it (for example, iconv -f WINDOWS-1252 -t UTF-8)")

@@ -25,7 +25,7 @@ def read_parquet(path: Path, columns: list[Column]) -> str:
         raise UserError(f"{path}: is not Parquet: {reason(error)}") from None
     with file:
         if rows == 0:
-            raise UserError(f"{path}: holds no sentence")
+            raise UserError(f"{path}: contains no sentences")
         check_schema(schema, str(path), columns)
         for batch in _batches(file, path, [column.name for column in columns]):
             for column in columns:

@@ -1,7 +1,7 @@
-"""Read the wanted columns of a file or a dataset of the hub.
+"""Read the wanted columns of a file or a hub dataset.
 
-Only these columns are read, and no type is inferred, so it does not matter what other columns hold or whether their
-type changes from row to row.
+Other columns are not read and no type is inferred, so other columns may hold anything, and types may change from row to
+row.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def read_file(path: Path, name: str, columns: Sequence[str], work: Path) -> Text
         work: folder of the Arrow files.
 
     Raises:
-        UserError: the file is not what its suffix promises, or a column is missing or does not hold text.
+        UserError: the file does not match its suffix, or a column is missing or does not hold text.
     """
     return read_columns(name, str(path), columns, work, partial(READERS[suffix(path)], path))
 
 
 def read_dataset(rows: Dataset, where: str, name: str, columns: Sequence[str], work: Path) -> Texts:
-    """Read columns of a dataset of the hub; see ``read_file``."""
+    """Read columns of a hub dataset; see ``read_file``."""
 
     def fill(wanted: list[Column]) -> str:
         check_schema(rows.data.schema, where, wanted)

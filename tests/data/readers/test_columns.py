@@ -40,13 +40,13 @@ def test_a_repeated_column_is_read_once(tmp_path):
 
 def test_a_column_is_found_by_its_name():
     assert find_column(["a", "b"], "b", "a.csv") == 1
-    with pytest.raises(UserError, match=r"a\.csv: has no column c, but a, b"):
+    with pytest.raises(UserError, match=r"a\.csv: has no column c, only a, b"):
         find_column(["a", "b"], "c", "a.csv")
 
 
 def test_a_missing_column_lists_a_few_names():
-    assert "c19 … (30 in all)" in str(no_column("a.csv", "x", [f"c{i}" for i in range(30)]))
-    assert str(no_column("a.csv", "x", [])) == "a.csv: holds no sentence"
+    assert "c19 … (30 in total)" in str(no_column("a.csv", "x", [f"c{i}" for i in range(30)]))
+    assert str(no_column("a.csv", "x", [])) == "a.csv: contains no sentences"
 
 
 def test_the_reason_is_the_first_line_of_the_root_cause():

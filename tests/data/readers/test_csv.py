@@ -52,11 +52,11 @@ def test_quotes_of_tabs_may_be_text(tmp_path):
         (
             "a.csv",
             "text;n\na;1\nb; c;2\n",
-            "line 3: has 3 fields where the header has 2; quote sentences that hold semi",
+            "line 3: has 3 fields where the header has 2; quote sentences that contain semi",
         ),
         ("a.csv", "text,n\na,1\nb\n", "line 3: has 1 of 2 fields; write empty ones too"),
         ("a.csv", 'text,n\na,1\n"b\nc,2\nd,3\n', "line 3: is not CSV: unexpected end of data"),
-        ("a.tsv", "text\tn\n", "holds no sentence"),
+        ("a.tsv", "text\tn\n", "contains no sentences"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, content, message):

@@ -45,7 +45,7 @@ def test_many_columns_take_no_time(tmp_path):
     path = written(tmp_path / "a.csv", separated([names, *([row, *["1"] * 20_000] for row in ROWS)]))
     assert read(path) == ROWS
     message = refused(path, "no such")
-    assert message.endswith("c18 … (20,001 in all); say by data.columns=[…] which hold sentences")
+    assert message.endswith("c18 … (20,001 in total); set data.columns=[…] to those with sentences")
 
 
 # JSON.
@@ -141,10 +141,10 @@ def test_numbers_among_texts_are_as_they_are_written(tmp_path):
         ("a.json", '[{"text": "a"}, {"text": "b"}', "row 3: the list is not closed"),
         ("a.json", '[{"text": "a"} {"text": "b"}]', "row 2: a comma is missing"),
         ("a.json", '[{"text": "a"},]', "row 2: Expecting value"),
-        ("a.json", '[{"text": "a"}] []', "row 2: more follows"),
-        ("a.json", '["a", {"text": "b"}]', "should hold an object a line, or a list of objects or of texts"),
+        ("a.json", '[{"text": "a"}] []', "row 2: unexpected text"),
+        ("a.json", '["a", {"text": "b"}]', "should hold one object per line, or a list of objects or strings"),
         ("a.json", '{"text": {"en": "a", "de": "b"}}', "row 1: column text holds an object, not text"),
-        ("a.json", '{"text": ["a"]}\n{"text": ["b"]}', "should hold an object a line"),
+        ("a.json", '{"text": ["a"]}\n{"text": ["b"]}', "should hold one object per line"),
         ("a.json", '{"text": ["a", ["b"]]}', "row 2: column text holds a list, not text"),
     ],
 )

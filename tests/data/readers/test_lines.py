@@ -14,8 +14,8 @@ def test_files_that_were_appended_to_others(tmp_path, name, line):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "text,n\na\0,1\n", "line 2: holds a NUL byte"),
-        ("a.csv", "text,n\na,1\n".encode("utf-16"), "line 1: is not UTF-8, but UTF-16"),
+        ("a.csv", "text,n\na\0,1\n", "line 2: contains a NUL byte"),
+        ("a.csv", "text,n\na,1\n".encode("utf-16"), "line 1: is UTF-16, not UTF-8"),
         ("a.txt", b"a\n\xe9\n", "line 2: is not UTF-8"),
         ("a.jsonl.gz", b'{"text": "\xe9"}\n', "line 1: is not UTF-8"),
     ],
