@@ -45,7 +45,7 @@ class Signals:
         """Install the handlers, unblock the signals, and have SIGTERM sent when the launcher dies."""
         for number in asking():
             former = signal.signal(number, self._take)
-            if former is not None:  # Python cannot put back what C code installed
+            if former is not None:  # installed by C code before Python started
                 self._former[number] = former
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _end_with_launcher()
