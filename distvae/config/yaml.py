@@ -1,4 +1,4 @@
-"""Config files and override values as plain Python values: YAML 1.2's core schema, nothing dropped or guessed."""
+"""Read config files and override values as plain Python values, by YAML 1.2's core schema."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import yaml
 from distvae.system.errors import UserError
 from distvae.system.formats import KEY, check_format, stamped
 
-# Bytes of a config file, at most.
+# Bytes of the largest config file.
 _LARGEST = 2**24
 
 
 class ConfigError(UserError):
-    """A config that cannot be used; ``run`` is the folder it names, if it gets that far."""
+    """An invalid config. ``run`` is the run folder that it names, if that much could be read."""
 
     def __init__(self, message: str, run: str | None = None):
         super().__init__(message)
@@ -28,9 +28,9 @@ class ConfigError(UserError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core scalars: `no` is a word, `2024-02-03` and `12:30` are texts, `1e-3` is a number."""
+    """YAML 1.2's core scalars: `no`, `2024-02-03` and `12:30` are strings, `1e-3` is a number."""
 
-    yaml_implicit_resolvers = {}  # without PyYAML's own, which are YAML 1.1's
+    yaml_implicit_resolvers = {}  # PyYAML's own are YAML 1.1's
 
     if TYPE_CHECKING:
 
@@ -40,11 +40,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         mark = event.start_mark
         if getattr(event, "tag", None) not in (None, "!"):
-            # No setting needs one, and what PyYAML's own stumble over is not always a YAMLError (`!!bool x`).
-            raise yaml.MarkedYAMLError(None, None, f"tags such as {event.tag} are not read", mark)
+            # No setting needs a tag, and PyYAML raises other errors than YAMLError for some (`!!bool x`).
+            raise yaml.MarkedYAMLError(None, None, f"tags such as {event.tag} are not supported", mark)
         node = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
-            # Aliases of aliases of lists would unfold without end.
+            # Nested aliases of lists could expand to any size.
             raise yaml.MarkedYAMLError(None, None, "an alias can only stand for a single value", mark)
         return node
 
@@ -68,22 +68,22 @@ for _tag, _pattern, _firsts in [
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what ``_Loader`` would not read as text."""
+    """Quotes the strings that ``_Loader`` would read as something else."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
-    """Return a YAML file's keys and values as plain ones, without its format number.
+    """Return a YAML file's keys and values, without its format number.
 
     Raises:
         FormatError: a newer version wrote the file.
-        ConfigError: the file cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or has no keys and values.
     """
     path = Path(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            # A pipe goes to one process of a run, and may never end.
+            # Only one process of a run could read a pipe, and it may never end.
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
         if path.stat().st_size > _LARGEST:
             raise OSError(errno.EFBIG, f"it has {path.stat().st_size:,} bytes, more than any config")
@@ -104,12 +104,12 @@ def read_tree(path: str | Path) -> dict[str, Any]:
 
 
 def dump_tree(tree: dict[str, Any]) -> str:
-    """Return plain keys and values as YAML with a format number, which ``read_tree`` reads back."""
+    """Return keys and values as YAML with a format number, which ``read_tree`` reads back."""
     return yaml.dump(stamped(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _meant(path: Path) -> str:
-    """A hint at the configs that a path to none may mean, which lacks its ending or its folder."""
+    """Return a hint at the configs that a wrong path may mean, without its suffix or folder."""
     name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
     found = [other for other in (path.with_name(name), Path("configs", path.parent, name)) if os.path.isfile(other)]
     found = found[:1] or sorted(other for other in Path("configs").rglob("*.y*ml") if other.name == name)
@@ -117,7 +117,7 @@ def _meant(path: Path) -> str:
 
 
 def _read(text: str) -> Any:
-    """YAML → plain values.
+    """Parse YAML into plain values.
 
     Raises:
         yaml.YAMLError, ValueError: it is not YAML.
@@ -130,15 +130,15 @@ def _read(text: str) -> Any:
         raise ValueError("it has an escape beyond \\U0010FFFF") from None
 
 
-# What YAML would drop from a value without a word.
+# Tokens that YAML would drop silently.
 _DROPPED = (yaml.AnchorToken, yaml.DirectiveToken, yaml.DocumentStartToken, yaml.DocumentEndToken)
 
 
 def read_value(text: str) -> Any:
-    """Read an override's value. A `#` in it is text, where YAML would drop it, and what follows it, as a comment.
+    """Read an override's value as YAML without comments: a `#` is text.
 
     Raises:
-        yaml.YAMLError, ValueError: it is not a YAML value, or a part of it would be dropped.
+        yaml.YAMLError, ValueError: it is not a YAML value, or part of it would be dropped.
     """
     text = text.strip()
     tokens = [token for token in yaml.scan(text, _Loader) if token.end_mark.index > token.start_mark.index]
@@ -148,5 +148,5 @@ def read_value(text: str) -> Any:
             raise ValueError("it has several lines")
         return _read(text) if whole else text
     if not whole or any(isinstance(token, _DROPPED) for token in tokens):
-        raise ValueError("a part of it is not read")
+        raise ValueError("part of it would be dropped")
     return _read(text)

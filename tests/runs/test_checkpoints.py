@@ -519,7 +519,7 @@ def test_no_yaml_tag_is_run(tmp_path):
     made = tmp_path / "made by the tag"
     (tmp_path / "best" / "config.yaml").write_text(f"run: !!python/object/apply:os.mkdir ['{made}']", encoding="utf-8")
     forge(tmp_path / "best")
-    with pytest.raises(UserError, match="tags such as .*apply:os.mkdir are not read") as caught:
+    with pytest.raises(UserError, match="tags such as .*apply:os.mkdir are not supported") as caught:
         load_export(tmp_path)
     assert_one_line_about(caught.value, tmp_path / "best" / "config.yaml")
     assert not made.exists()
