@@ -28,12 +28,12 @@ from distvae.model.vae import TextVAE
 from distvae.reports import comparison
 from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
-from distvae.runs.tracking import Progress
 from distvae.scaling import costs, machine, measure, tables
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
 from distvae.system.programs import run_program
+from distvae.system.progress_bar import Progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,9 +9,10 @@ import yaml
 
 from distvae.evaluation.scores import Estimate, Scores
 from distvae.runs import attempts
+from distvae.runs.records import EpochRecord, Saving, TrainEpoch
 from distvae.runs.results import Results, results_to_dict
 from distvae.runs.status import write_status
-from distvae.runs.tracking import EpochRecord, Saving, Tracker, TrainEpoch
+from distvae.runs.trackers import Trackers
 from distvae.sweeps.lineage import Generation, save_lineage
 from distvae.sweeps.progress import SweepProgress, Trial, save_progress, save_trials
 from distvae.sweeps.space import Seeded
@@ -97,10 +98,10 @@ def write_run(run: Path, last: Scores, curves: bool = True, **content) -> None:
     """A finished run's records: see ``records``. ``curves``: TensorBoard's too, which take their time."""
     run.mkdir(parents=True)
     if curves:
-        tracker = Tracker(run)
+        trackers = Trackers(run)
         for one in records(last, **content):
-            tracker.epoch(one)
-        tracker.close()
+            trackers.epoch(one)
+        trackers.close()
     else:
         lines = [json.dumps(asdict(one)) + "\n" for one in records(last, **content)]
         (run / "metrics.jsonl").write_text("".join(lines))

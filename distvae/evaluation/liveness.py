@@ -22,6 +22,9 @@ DEAD = 0.3
 # The share of the KL, and of λ, that has to be information.
 INFORMATIVE = 0.5
 
+# Warn after this many consecutive epochs without a live latent. The first epochs of a stage may well have none.
+_LASTING = 3
+
 
 @dataclass(frozen=True)
 class Latent:
@@ -113,3 +116,26 @@ def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
     if state != "weak":
         found += [slower, weaker]
     return found
+
+
+class LatentWatch:
+    """Follows the state of the latent from epoch to epoch.
+
+    Attributes:
+        state: of the last epoch; None: there is none, or it could not be judged.
+        lifeless: number of consecutive epochs, up to the last of the stage, without a live latent.
+    """
+
+    def __init__(self) -> None:
+        self.state: LatentState | None = None
+        self.lifeless = 0
+
+    def follow(self, epoch: int, state: LatentState | None) -> None:
+        """Take in the next epoch, counted from 1 within its stage."""
+        self.state = state
+        self.lifeless = 0 if state in (None, "alive") else 1 if epoch == 1 else self.lifeless + 1
+
+    @property
+    def warns(self) -> bool:
+        """Whether the last epoch makes it lasting. This warns once, and again if the latent dies again."""
+        return self.lifeless == _LASTING

@@ -15,9 +15,9 @@ from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config
 from distvae.evaluation.scores import Estimate, SentenceScores, mean_estimate, perplexity
 from distvae.runs.environment import Environment, read_environment
+from distvae.runs.records import read_metrics
 from distvae.runs.results import Results, load_results, load_sentence_scores
 from distvae.runs.resume import NO_MATTER
-from distvae.runs.tracking import read_metrics
 from distvae.system.errors import UserError
 from distvae.system.files import damaged, inside
 

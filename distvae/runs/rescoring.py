@@ -11,8 +11,8 @@ from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import evaluate, floor
 from distvae.runs.checkpoints import Export
 from distvae.runs.results import Results
-from distvae.runs.tracking import Progress
 from distvae.system.errors import UserError
+from distvae.system.progress_bar import Progress
 
 
 def rescore(

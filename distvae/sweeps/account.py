@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from distvae.evaluation.scores import Estimate
+from distvae.runs.records import read_metrics
 from distvae.runs.results import Results, results_from_dict
-from distvae.runs.tracking import read_metrics
 from distvae.sweeps.lineage import Generation, generations, history
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials
 from distvae.sweeps.ranking import Outcome, front, kept, outcome, rank

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.sweeps.space import Value
 from distvae.system.files import damaged, read_as, write_json
 from distvae.system.settings import Count

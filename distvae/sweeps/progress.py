@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from distvae.runs.tracking import Seconds
+from distvae.runs.records import Seconds
 from distvae.sweeps.space import Value
 from distvae.system.files import damaged, read_as, write_json
 from distvae.system.settings import Count

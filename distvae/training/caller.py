@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distvae.runs.tracking import EpochRecord
+from distvae.runs.records import EpochRecord
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from distvae.methods.kl import kl_per_dimension
 from distvae.methods.objective import LEADING, Objective
 from distvae.model import draws
 from distvae.model.draws import Noise
-from distvae.runs.tracking import TrainEpoch
+from distvae.runs.records import TrainEpoch
 from distvae.system.errors import UserError
 
 

@@ -25,9 +25,10 @@ from distvae.model import draws
 from distvae.model.vae import initialise, model_of
 from distvae.runs import checkpoints
 from distvae.runs.checkpoints import Checkpoint, Weights
+from distvae.runs.records import EpochRecord, TrainEpoch
 from distvae.runs.results import Results, StageEnd
-from distvae.runs.tracking import EpochRecord, Progress, TrainEpoch
 from distvae.system.errors import PeerError, UserError
+from distvae.system.progress_bar import Progress
 from distvae.system.signals import InterruptedRun, Signals
 from distvae.training.caller import Caller
 from distvae.training.plateau import Plateau, Verdict

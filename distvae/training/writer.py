@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 from distvae.config.schema import Config
 from distvae.data.vocabulary import Vocabulary
 from distvae.evaluation.scores import SentenceScores
-from distvae.runs import checkpoints, status, tracking
+from distvae.runs import checkpoints, status
 from distvae.runs.attempts import Attempt, Lease, SupersededError
 from distvae.runs.checkpoints import Checkpoint, Saver, Weights
+from distvae.runs.records import EpochRecord, Saving, last_latent
 from distvae.runs.results import Results, save_results, save_sentence_scores
-from distvae.runs.tracking import EpochRecord, Saving, Tracker
+from distvae.runs.trackers import Trackers
 from distvae.system.errors import PeerError, UserError
 from distvae.system.files import write_json, writing
 from distvae.system.signals import InterruptedRun
@@ -101,7 +102,7 @@ class RunWriter(NoWriter):
             self._saver.wait()
         with writing(self._run):
             self._lease.begin(recorded)
-            self._tracker = Tracker(self._run, recorded)
+            self._trackers = Trackers(self._run, recorded)
             if resumed is not None and resumed.state.stage == "train" and resumed.best_weights:
                 self._export("best", resumed.best_weights, resumed.state.step)
 
@@ -120,11 +121,11 @@ class RunWriter(NoWriter):
 
     def record(self, record: EpochRecord, sample: Callable[[], dict[str, list[str]]]) -> None:
         def action() -> None:
-            if self._tracker.epoch(record):
+            if self._trackers.epoch(record):
                 status.write_status(self._run, "running", start=self._number, latent=record.latent)
             for title, sentences in sample().items():
-                self._tracker.sentences(title, sentences, record.step)
-            self._tracker.flush()
+                self._trackers.texts(title, sentences, record.step)
+            self._trackers.flush()
 
         self._write(action)
 
@@ -137,7 +138,7 @@ class RunWriter(NoWriter):
     def _conclude(self, results: Results, each: SentenceScores) -> None:
         self._saver.wait()
         self._saver.close()
-        self._tracker.close()
+        self._trackers.close()
         save_sentence_scores(self._run, each, self._lease.check)
         save_results(self._run, results, self._lease.check)
         status.write_status(self._run, "finished", start=self._number, latent=results.latent)
@@ -155,7 +156,7 @@ class RunWriter(NoWriter):
         with contextlib.suppress(OSError, SupersededError):  # report the first error
             self._lease.check()
             state: status.State = "interrupted" if interrupted else "failed"
-            status.write_status(self._run, state, str(error) or None, self._number, tracking.last_latent(self._run))
+            status.write_status(self._run, state, str(error) or None, self._number, last_latent(self._run))
 
     def release(self) -> None:
         self._lease.release()

@@ -4,7 +4,7 @@ import pytest
 
 from distvae.config.kl import KLConfig
 from distvae.config.schema import Config, OptimizerConfig, StageConfig
-from distvae.evaluation.liveness import judge, latent_state, missing_information
+from distvae.evaluation.liveness import LatentWatch, judge, latent_state, missing_information
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,15 @@ def test_a_latent_lacks_information_exactly_where_it_is_not_alive():
                 for sentences in (1, 2, 20, 4000):
                     lacks = missing_information(kl, information, sentences, rate) > 0
                     assert lacks == (latent_state(kl, information, sentences, rate) not in ("alive", None))
+
+
+def test_a_watch_warns_at_the_third_lifeless_epoch_of_a_stage_in_a_row():
+    watch = LatentWatch()
+    states = ["dead", "weak", "dead", "dead", "alive", "dead", "hollow", None, "dead", "dead", "dead"]
+    warned = []
+    for epoch, state in enumerate(states, 1):
+        watch.follow(epoch, state)
+        warned.append(watch.warns)
+    assert [epoch for epoch, warns in enumerate(warned, 1) if warns] == [3, 11]
+    watch.follow(1, "dead")  # a new stage
+    assert (watch.state, watch.lifeless) == ("dead", 1)

@@ -26,7 +26,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
 from distvae.runs import checkpoints
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.system.errors import UserError
 from distvae.system.files import MANIFEST, read_json, sha256, verify
 from distvae.system.signals import INTERRUPTED

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from distvae.runs import checkpoints
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.system.files import MANIFEST, sha256
 from tests.distributed.test_engines import Difference, compare
 from tests.faults.campaign import ALONE, GONE, Campaign, Chain, Job, Kill, Way, tensorboard

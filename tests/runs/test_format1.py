@@ -14,8 +14,8 @@ import yaml
 from distvae import cli
 from distvae.config.load import load_config
 from distvae.runs import checkpoints
+from distvae.runs.records import read_metrics
 from distvae.runs.results import load_results, results_from_dict
-from distvae.runs.tracking import read_metrics
 from distvae.system.files import Manifest, read_as
 from distvae.system.formats import FORMAT, FormatError
 from distvae.train import main

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.sweeps.lineage import Generation, generations, history, save_lineage
 from distvae.system.errors import UserError
 from tests.sweep_folders import pbt_sweep, scores, write_run

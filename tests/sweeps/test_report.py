@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import event_file_writer
 
 from distvae import cli
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.sweeps.account import gather
 from distvae.sweeps.columns import columns
 from distvae.sweeps.labels import format_duration, format_value

@@ -7,7 +7,7 @@ import yaml
 
 from distvae.config.kl import KLConfig
 from distvae.config.load import load_config
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.sweeps.checks import warn_of_repeats
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress, save_trials

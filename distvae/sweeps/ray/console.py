@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.sweeps import ranking
 from distvae.sweeps.labels import NAMES, format_value
 from distvae.sweeps.progress import Trial

@@ -23,7 +23,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from distvae.config.schema import Config
 from distvae.runs import checkpoints as checkpoints
 from distvae.runs.attempts import SupersededError
-from distvae.runs.tracking import EpochRecord
+from distvae.runs.records import EpochRecord
 from distvae.sweeps import lineage, ranking
 from distvae.sweeps.ray.stop_file import StopFileWatcher
 from distvae.sweeps.ray.trial_metrics import current_metrics, failed_metrics

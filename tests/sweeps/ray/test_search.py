@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from distvae.config.load import dump_config
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from distvae.sweeps import lineage, sweep
 from tests.sweep_folders import pbt_sweep, scores, sweep_of, write_run
 

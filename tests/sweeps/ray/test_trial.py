@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from distvae.runs.checkpoints import list_checkpoints
-from distvae.runs.tracking import read_metrics
+from distvae.runs.records import read_metrics
 from tests.sweep_folders import scores, sweep_of, write_run
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")

@@ -9,8 +9,8 @@ import pytest
 
 from distvae.config.load import dump_config
 from distvae.runs.checkpoints import list_checkpoints
+from distvae.runs.records import read_metrics
 from distvae.runs.status import write_status
-from distvae.runs.tracking import read_metrics
 from distvae.sweeps import lineage
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
 from distvae.train import train

@@ -1,0 +1,144 @@
+"""The records of a run's epochs: metrics.jsonl."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from distvae.evaluation.liveness import Latent
+from distvae.evaluation.scores import LARGEST_SCORE, Scores, sums_agree
+from distvae.runs import attempts
+from distvae.system.errors import UserError
+from distvae.system.files import check_as, damaged, parse_json, read_text
+from distvae.system.settings import Count
+
+# Duration of one piece of work; no clock measures longer ones.
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+
+
+@dataclass(frozen=True)
+class TrainEpoch:
+    """Training scores of an epoch over all ranks, in nats per sentence, with dropout on and changing weights."""
+
+    re: float
+    kl: float
+    neg_elbo: float
+    objective: float  # RE + γ·KL̃
+    kl_per_dimension: tuple[float, ...]
+    sentences: Annotated[int, Field(ge=1)]
+    skipped: Count  # further sentences, in steps that were left out because they were not finite
+    seconds: Annotated[float, Field(gt=0, le=1e10)]
+
+    @property
+    def sentences_per_second(self) -> float:
+        return self.sentences / self.seconds
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Cost of the checkpoints since the last record."""
+
+    count: Count
+    stall_seconds: Seconds  # while training waited
+    write_seconds: Seconds  # in the background thread
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """A line of metrics.jsonl."""
+
+    stage: Literal["pretrain", "train"]
+    epoch: Annotated[int, Field(ge=1)]  # within the stage, from 1
+    step: Count  # optimizer steps of the run so far
+    kl_weight: Annotated[float, Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE)]  # γ at the end of the epoch
+    learning_rate: Annotated[float, Field(ge=0, le=LARGEST_SCORE)]
+    train: TrainEpoch
+    valid: Scores
+    valid_seconds: Seconds
+    # Verdict of the plateau rule; "not counted" where the epoch does not count.
+    verdict: Literal["improved", "wait", "decay", "stop", "not counted"]
+    saving: Saving
+    start: int  # number of the attempt that trained the end of the epoch
+    latent: Latent | None = None  # on the validation sentences; None: too few to judge
+
+    def scalars(self) -> dict[str, float]:
+        """Return what a tracker draws as curves: the value of each by its name."""
+        train, valid = self.train, self.valid
+        found: dict[str, float] = {}
+        for name in ("re", "kl", "neg_elbo"):
+            found[f"{name}/train"] = getattr(train, name)
+            found[f"{name}/valid"] = getattr(valid, name).mean
+        if valid.nll is not None:
+            found["nll/valid"] = valid.nll.mean
+        found |= {
+            "objective/train": train.objective,
+            "control/kl_weight": self.kl_weight,
+            "control/learning_rate": self.learning_rate,
+            "latent/active_units": valid.active_units,
+            "latent/mutual_information": valid.mutual_information.mean,
+            "throughput/sentences_per_second": train.sentences_per_second,
+            "throughput/checkpoint_stall_seconds": self.saving.stall_seconds,
+            **{f"latent_kl/{d:02d}": kl for d, kl in enumerate(valid.kl_per_dimension)},
+        }
+        if self.latent is not None:
+            found["latent/alive"] = float(self.latent.state == "alive")
+        return found
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the valid records in order, as plain values.
+
+    An attempt that was thought dead may have kept writing: its records after the step at which a later one took over
+    are left out, and so is a truncated last line.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not a record.
+    """
+    path = run / "metrics.jsonl"
+    if not os.path.lexists(path):
+        return []
+    lines = read_text(path).split("\n")[:-1]
+    rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+    begun = attempts.read_attempts(run)
+    counting = [row for row in rows if row["start"] >= attempts.responsible(begun, row["step"])]
+    for before, row in itertools.pairwise(counting):
+        follows = before["epoch"] + 1 if row["stage"] == before["stage"] else 1
+        if row["step"] <= before["step"] or row["epoch"] != follows:
+            one, other = (f"{r['stage']} epoch {r['epoch']} at step {r['step']}" for r in (before, row))
+            raise damaged(path, "a run's records", f"{other} comes after {one}")
+    return counting
+
+
+def _row(line: str, source: str) -> dict[str, Any]:
+    """Return a line as plain values, after checking that it is an ``EpochRecord`` whose numbers agree."""
+    row = parse_json(line, source)
+    if isinstance(row, dict):
+        row.setdefault("valid_seconds", 0.0)  # the first version did not record it
+    record = check_as(EpochRecord, row, source, _RECORD)
+    train = record.train
+    why = record.valid.contradiction
+    if not sums_agree(train.neg_elbo, train.re + train.kl):
+        why = why or f"neg_elbo of train is {train.neg_elbo}, and re + kl is {train.re + train.kl}"
+    if not sums_agree(train.kl, sum(train.kl_per_dimension)):
+        why = why or f"kl of train is {train.kl}, and its dimensions add up to {sum(train.kl_per_dimension)}"
+    if why is not None:
+        raise damaged(source, _RECORD, why)
+    return dict(row)
+
+
+_RECORD = "a record of an epoch"
+
+
+def last_latent(run: Path) -> Latent | None:
+    """Return the latent of a run's last record; None if there is none."""
+    with contextlib.suppress(UserError):
+        rows = read_metrics(run)
+        if rows and rows[-1].get("latent") is not None:
+            return Latent(**rows[-1]["latent"])
+    return None

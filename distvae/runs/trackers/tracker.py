@@ -1,0 +1,37 @@
+"""What every tracker can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distvae.runs.records import EpochRecord
+
+
+class Tracker:
+    """Shows a run's epochs in one place. Only the main process has trackers.
+
+    A subclass overrides what it shows.
+
+    Args:
+        run: the run folder.
+        step: the step that the run resumes from. What an earlier attempt has recorded up to this step is kept; what it
+            recorded later is dropped, because training repeats it.
+    """
+
+    def __init__(self, run: Path, step: int):
+        """Open the tracker, and drop what is to be repeated."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Record an epoch."""
+
+    def warn(self, text: str, step: int) -> None:
+        """Show a warning about the run."""
+
+    def texts(self, title: str, texts: list[str], step: int) -> None:
+        """Show texts, such as samples, under a title."""
+
+    def flush(self) -> None:
+        """Flush everything to disk. A checkpoint that is written after this resumes behind the records."""
+
+    def close(self) -> None:
+        """Flush, and release files."""

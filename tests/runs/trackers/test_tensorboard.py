@@ -1,0 +1,51 @@
+from dataclasses import replace
+
+from distvae.evaluation.scores import Estimate
+from distvae.runs.trackers.tensorboard import TensorBoard
+from tests.runs.epochs import TRAIN, VALID, record, scalars, texts
+
+
+def test_tensorboard_holds_the_curves(tmp_path):
+    tracker = TensorBoard(tmp_path, 0)
+    tracker.epoch(record(10))
+    tracker.epoch(record(20, kl_weight=0.5, train=replace(TRAIN, re=30.5), valid=replace(VALID, kl=Estimate(2.0, 1.0))))
+    tracker.close()
+    assert scalars(tmp_path) == {
+        "re/train": [(10, 33.5), (20, 30.5)],
+        "re/valid": [(10, 31.25), (20, 31.25)],
+        "kl/train": [(10, 3.75), (20, 3.75)],
+        "kl/valid": [(10, 4.125), (20, 2.0)],
+        "neg_elbo/train": [(10, 37.25), (20, 37.25)],
+        "neg_elbo/valid": [(10, 35.375), (20, 35.375)],
+        "objective/train": [(10, 34.5), (20, 34.5)],
+        "control/kl_weight": [(10, 0.3125), (20, 0.5)],
+        "control/learning_rate": [(10, 0.0625), (20, 0.0625)],
+        "latent/active_units": [(10, 2.0), (20, 2.0)],
+        "latent/mutual_information": [(10, 3.875), (20, 3.875)],
+        "throughput/sentences_per_second": [(10, 2500.0), (20, 2500.0)],
+        "throughput/checkpoint_stall_seconds": [(10, 0.25), (20, 0.25)],
+        "latent_kl/00": [(10, 4.0), (20, 4.0)],
+        "latent_kl/01": [(10, 0.125), (20, 0.125)],
+    }
+
+
+def test_tensorboard_holds_sentences_as_text(tmp_path):
+    tracker = TensorBoard(tmp_path, 0)
+    tracker.texts("prior samples", ["A man is here.", "", "<unk> and <s>"], 10)
+    tracker.close()
+    assert texts(tmp_path, "prior samples") == [(10, "- A man is here.\n- \n- &#60;unk&#62; and &#60;s&#62;")]
+
+
+def test_a_warning_is_shown_as_text(tmp_path):
+    tracker = TensorBoard(tmp_path, 0)
+    tracker.warn("<b>dead</b>", 10)
+    tracker.close()
+    assert texts(tmp_path, "warnings") == [(10, "&#60;b&#62;dead&#60;/b&#62;")]
+
+
+def test_flushed_curves_are_in_the_file_before_it_is_closed(tmp_path):
+    tracker = TensorBoard(tmp_path, 0)
+    tracker.epoch(record(10))
+    tracker.flush()
+    assert scalars(tmp_path)["re/valid"] == [(10, 31.25)]
+    tracker.close()
