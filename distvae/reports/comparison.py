@@ -11,36 +11,36 @@ from rich.table import Table
 from rich.text import Text
 
 from distvae.data.vocabulary import MANY_UNKNOWN
+from distvae.evaluation.metrics import METRICS
 from distvae.evaluation.scores import Scores
 from distvae.runs.results import Results
 from distvae.system.errors import printable
 
+# Rows that follow that of a metric.
+_BELOW: dict[str, list[tuple[str, Callable[[Results], object]]]] = {
+    "nll": [("floor under NLL, −log p*(x)", lambda r: r.floor and r.floor.nll)],
+    "ppl": [("unknown words", lambda r: None if r.unknown is None else f"{r.unknown:.2%}")],
+    "elbo_ppl": [("floor under PPL", lambda r: r.floor and r.floor.ppl)],
+}
+
 
 def table(results: dict[str, Results]) -> Table:
-    """Scores as rows, runs as columns."""
+    """Return the table: a row for each metric, a column for each run."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     splits = "/".join(dict.fromkeys(r.split for r in results.values()))
     shown.add_column(cell(f"{splits} sentences, in nats"))
     for name in results:
         shown.add_column(cell(name), justify="right")
 
-    def row(title: str, value: Callable[[Results], object]) -> None:
-        cells = [value(r) for r in results.values()]
-        if any(cell is not None for cell in cells):
-            shown.add_row(title, *("–" if cell is None else str(cell) for cell in cells))
+    def row(title: str, values: list[object]) -> None:
+        if any(value is not None for value in values):
+            shown.add_row(title, *("–" if value is None else str(value) for value in values))
 
-    row("RE", lambda r: r.scores.re)
-    row("KL", lambda r: r.scores.kl)
-    row("−ELBO", lambda r: r.scores.neg_elbo)
-    row("NLL", lambda r: r.scores.nll)
-    row("floor under NLL, −log p*(x)", lambda r: r.floor and r.floor.nll)
-    row("PPL", lambda r: r.scores.ppl)
-    row("unknown words", lambda r: None if r.unknown is None else f"{r.unknown:.2%}")
-    row("ELBO PPL", lambda r: r.scores.elbo_ppl)
-    row("floor under PPL", lambda r: r.floor and r.floor.ppl)
-    row("AU, active units", lambda r: f"{r.scores.active_units} of {len(r.scores.kl_per_dimension)}")
-    row("MI, mutual information", lambda r: r.scores.mutual_information)
-    row("latent", lambda r: r.latent and r.latent.state)
+    for metric in METRICS.values():
+        row(metric.heading, [metric.text(r.scores) for r in results.values()])
+        for title, value in _BELOW.get(metric.key, []):
+            row(title, [value(r) for r in results.values()])
+    row("latent", [r.latent and r.latent.state for r in results.values()])
     return shown
 
 

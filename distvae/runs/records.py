@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from distvae.evaluation.liveness import Latent
+from distvae.evaluation.metrics import METRICS
 from distvae.evaluation.scores import LARGEST_SCORE, Scores, sums_agree
 from distvae.runs import attempts
 from distvae.system.errors import UserError
@@ -68,24 +69,23 @@ class EpochRecord:
     latent: Latent | None = None  # on the validation sentences; None: too few to judge
 
     def scalars(self) -> dict[str, float]:
-        """Return what a tracker draws as curves: the value of each by its name."""
-        train, valid = self.train, self.valid
-        found: dict[str, float] = {}
-        for name in ("re", "kl", "neg_elbo"):
-            found[f"{name}/train"] = getattr(train, name)
-            found[f"{name}/valid"] = getattr(valid, name).mean
-        if valid.nll is not None:
-            found["nll/valid"] = valid.nll.mean
-        found |= {
+        """Return the points of this epoch on all curves, by the names of the curves."""
+        train = self.train
+        found = {
+            "re/train": train.re,
+            "kl/train": train.kl,
+            "neg_elbo/train": train.neg_elbo,
             "objective/train": train.objective,
             "control/kl_weight": self.kl_weight,
             "control/learning_rate": self.learning_rate,
-            "latent/active_units": valid.active_units,
-            "latent/mutual_information": valid.mutual_information.mean,
             "throughput/sentences_per_second": train.sentences_per_second,
             "throughput/checkpoint_stall_seconds": self.saving.stall_seconds,
-            **{f"latent_kl/{d:02d}": kl for d, kl in enumerate(valid.kl_per_dimension)},
+            **{f"latent_kl/{d:02d}": kl for d, kl in enumerate(self.valid.kl_per_dimension)},
         }
+        for metric in METRICS.values():
+            value = metric.value(self.valid)
+            if metric.curve is not None and value is not None:
+                found[metric.curve] = value
         if self.latent is not None:
             found["latent/alive"] = float(self.latent.state == "alive")
         return found

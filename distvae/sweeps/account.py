@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distvae.evaluation.scores import Estimate
 from distvae.runs.records import read_metrics
 from distvae.runs.results import Results, results_from_dict
 from distvae.sweeps.lineage import Generation, generations, history
@@ -56,10 +55,8 @@ class ScoredTrial(TrialRecord):
     """A trial whose VAE has recorded an epoch."""
 
     outcome: Outcome
-    nll: Estimate  # of the validation sentences, in nats per sentence
     off: float  # nats by which the KL is outside its tolerance
     shortcomings: str  # the constraints that it misses; empty if none
-    units: int  # dimensions of z
 
     @property
     def within(self) -> bool:
@@ -154,10 +151,8 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> TrialRecord:
         own=own,
         finalist=finalist,
         outcome=found,
-        nll=Estimate(**row["valid"]["nll"]),
         off=found.kl_off(objective),
         shortcomings=found.shortcomings(objective),
-        units=len(row["valid"]["kl_per_dimension"]),
     )
 
 

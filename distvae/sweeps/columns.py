@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from distvae.evaluation.metrics import Metric
 from distvae.evaluation.scores import Estimate
 from distvae.sweeps.account import Account, ScoredTrial, TrialRecord
-from distvae.sweeps.labels import NAMES, format_duration, format_value, label
+from distvae.sweeps.labels import format_duration, format_value, label
+from distvae.sweeps.specification import ObjectiveConfig, SweepConfig
 
 
 @dataclass(frozen=True)
@@ -38,46 +40,24 @@ def columns(account: Account) -> list[Column]:
             _text(lambda e: f"{e.outcome.epoch} of {e.epochs}"),
             lambda e: e.epochs,
         ),
-        Column(
-            f"NLL, K = {objective.importance_samples}",
-            "of validation sentences, in nats per sentence, ± standard error",
-            _text(lambda e: str(e.nll)),
-            _key(lambda e: e.outcome.nll),
-        ),
     ]
-    for name in ("ppl", "re"):
-        if name in (objective.metric, objective.second):
-            found.append(_of_outcome(NAMES[name], "of validation sentences", name))
-    found.append(_of_outcome("KL", "of validation sentences, in nats per sentence", "kl"))
-    if "kl.target_rate" not in space or space["kl.target_rate"].when:
-        found.append(
-            _of_outcome("λ", "kl.target_rate: the target of the KL, if the method has one", "target_rate", "g")
-        )
-    if objective.kl_tolerance is not None:
-        found.append(
-            Column(
-                "KL is right",
-                f"within {objective.kl_tolerance:.0%} of λ; if not, by how many nats it is outside",
-                _text(lambda e: None if e.outcome.target_rate is None else "yes" if e.within else f"{e.off:.2f} off"),
-                _key(lambda e: None if e.outcome.target_rate is None else e.off),
-            )
-        )
+    for metric in objective.shown:
+        found.append(_of_metric(metric, objective))
+        if metric.key == "kl":
+            found += _of_target(config)
     found += [
-        _of_outcome("−ELBO", "RE + KL of validation sentences: prefers collapse", "neg_elbo"),
-        Column(
-            "AU",
-            "active units, of the dimensions of z",
-            _text(lambda e: f"{e.outcome.active_units} of {e.units}"),
-            _key(lambda e: e.outcome.active_units),
-        ),
-        _of_outcome("MI", "mutual information of sentence and z, nats", "mutual_information"),
         Column(
             "latent",
             "alive: MI is at least half the KL and half of λ; hollow or weak: less; dead: almost none",
             _text(lambda e: e.outcome.latent),
             _key(lambda e: e.outcome.latent),
         ),
-        _of_outcome("γ", "weight of the KL term in the epoch that was kept", "kl_weight", ".3g"),
+        Column(
+            "γ",
+            "weight of the KL term in the epoch that was kept",
+            _text(lambda e: f"{e.outcome.kl_weight:.3g}"),
+            _key(lambda e: e.outcome.kl_weight),
+        ),
     ]
     if any(entry.finalist for entry in account.entries):
         for split, name in (("valid", "validation"), ("test", "test")):
@@ -94,7 +74,7 @@ def columns(account: Account) -> list[Column]:
         found.append(
             Column(
                 "front",
-                f"no other trial beats it in both {NAMES[objective.metric]} and {NAMES[objective.second]}",
+                f"no other trial beats it in both {' and '.join(objective.titles)}",
                 lambda e: "yes" if e.number in account.front else None,
                 lambda e: int(e.number not in account.front),
             )
@@ -125,12 +105,36 @@ def _of_value(key: str) -> Column:
     return Column(label(key), "", lambda e: format_value(e.trial.values[key]) if key in e.trial.values else None, at)
 
 
-def _of_outcome(title: str, meaning: str, name: str, form: str = ".2f") -> Column:
-    def text(entry: ScoredTrial) -> str | None:
-        value = getattr(entry.outcome, name)
-        return None if value is None else format(value, form)
+def _of_metric(metric: Metric, objective: ObjectiveConfig) -> Column:
+    meaning, key = f"of validation sentences: {metric.meaning}", _key(lambda e: metric.value(e.outcome.scores))
+    if metric.key != "nll":
+        return Column(metric.title, meaning, _text(lambda e: metric.short(e.outcome.scores)), key)
+    title = f"{metric.title}, K = {objective.importance_samples}"
+    return Column(title, f"{meaning}, ± standard error", _text(lambda e: metric.text(e.outcome.scores)), key)
 
-    return Column(title, meaning, _text(text), _key(lambda e: getattr(e.outcome, name)))
+
+def _of_target(config: SweepConfig) -> list[Column]:
+    """Return the columns on where the KL should be."""
+    found, tolerance = [], config.objective.kl_tolerance
+    if "kl.target_rate" not in config.space or config.space["kl.target_rate"].when:
+        found.append(
+            Column(
+                "λ",
+                "kl.target_rate: the target of the KL, if the method has one",
+                _text(lambda e: _or_none(e.outcome.target_rate, "{:g}".format)),
+                _key(lambda e: e.outcome.target_rate),
+            )
+        )
+    if tolerance is not None:
+        found.append(
+            Column(
+                "KL is right",
+                f"within {tolerance:.0%} of λ; if not, by how many nats it is outside",
+                _text(lambda e: None if e.outcome.target_rate is None else "yes" if e.within else f"{e.off:.2f} off"),
+                _key(lambda e: None if e.outcome.target_rate is None else e.off),
+            )
+        )
+    return found
 
 
 def _of_finalist(split: str, name: str, samples: int) -> Column:

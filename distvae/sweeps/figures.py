@@ -5,9 +5,10 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from distvae.evaluation.metrics import METRICS
 from distvae.sweeps.account import Account, ScoredTrial
 from distvae.sweeps.axes import MISSING, axis_of, coordinate, place_of, plain, room, whole_ticks
-from distvae.sweeps.labels import LETTERS, NAMES, format_value, label
+from distvae.sweeps.labels import LETTERS, format_value, label
 
 # Colours that the colour-blind can tell apart, on white and on black.
 RIGHT, WRONG, OTHER, BEST = "#2a7fb8", "#d9772b", "#8f8f8f", "#1a9e6b"
@@ -34,15 +35,17 @@ def _layout(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
-def _hover(entry: ScoredTrial) -> str:
+def _hover(entry: ScoredTrial, account: Account) -> str:
     found = entry.outcome
+    metrics = ", ".join(
+        f"{metric.title} {metric.short(found.scores)}" for metric in account.sweep.config.objective.shown
+    )
     values = "<br>".join(
         f"{plain(label(key))} = {plain(format_value(value))}" for key, value in entry.trial.values.items()
     )
     return (
-        f"trial {entry.number}, {entry.trial.state}<br>{values}<br>NLL {found.nll:.2f}, −ELBO {found.neg_elbo:.2f}<br>"
-        f"KL {found.kl:.2f}{'' if found.target_rate is None else f' (λ {found.target_rate:g})'}, γ"
-        f" {found.kl_weight:.3g}<br>MI {found.mutual_information:.2f}, AU {found.active_units} of {entry.units}<br>"
+        f"trial {entry.number}, {entry.trial.state}<br>{values}<br>{metrics}<br>"
+        f"{'' if found.target_rate is None else f'λ {found.target_rate:g}, '}γ {found.kl_weight:.3g}<br>"
         f"latent {found.latent}"
     )
 
@@ -85,13 +88,13 @@ def by_hyperparameter(account: Account, drawn: list[ScoredTrial], keys: list[str
             for row, metric in enumerate(("nll", "kl"), 1):
                 figure.add_scatter(
                     x=[place_of(account.sweep.config.space[key], entry.trial.values[key]) for entry in entries],
-                    y=[getattr(entry.outcome, metric) for entry in entries],
+                    y=[entry.outcome.metrics[metric] for entry in entries],
                     mode="markers",
                     marker={**marker, "size": 9, "opacity": 0.85},
                     name=name,
                     legendgroup=name,
                     showlegend=name not in legend and bool(entries),
-                    text=[_hover(entry) for entry in entries],
+                    text=[_hover(entry, account) for entry in entries],
                     hovertemplate="%{text}<extra></extra>",
                     row=row,
                     col=column,
@@ -103,7 +106,7 @@ def by_hyperparameter(account: Account, drawn: list[ScoredTrial], keys: list[str
     figure.update_yaxes(title_text="KL", row=2, col=1)
     _layout(figure, 520)
     for row, metric in enumerate(("nll", "kl"), 1):
-        bounds = [getattr(entry.outcome, metric) for entry in drawn]
+        bounds = [entry.outcome.metrics[metric] for entry in drawn]
         rates = [entry.outcome.target_rate for entry in drawn if entry.outcome.target_rate is not None]
         bounds += rates if metric == "kl" else []
         figure.update_yaxes(range=room(bounds), row=row)
@@ -120,11 +123,13 @@ def parallel_coordinates(account: Account, drawn: list[ScoredTrial]) -> go.Figur
         )
         for key, dimension in account.sweep.config.space.items()
     ]
-    for name in ("nll", "kl", "mutual_information", "active_units"):
-        values = [getattr(entry.outcome, name) for entry in drawn]
-        dimensions.append({"label": NAMES[name], "values": values, "range": room(values), "tickformat": ".4~g"})
-        if name == "active_units":
-            dimensions[-1]["tickvals"] = whole_ticks(values)
+    for metric in account.sweep.config.objective.shown:
+        if metric.key == "neg_elbo":  # it has a figure of its own
+            continue
+        values = [entry.outcome.metrics[metric.key] for entry in drawn]
+        dimensions.append({"label": metric.title, "values": values, "range": room(values), "tickformat": ".4~g"})
+        if metric.most is not None:
+            dimensions[-1]["tickvals"] = whole_ticks([int(value) for value in values])
     colours = [entry.outcome.nll for entry in drawn]
     figure = go.Figure(
         go.Parcoords(
@@ -178,7 +183,7 @@ def by_epoch(account: Account, entries: list[ScoredTrial]) -> go.Figure:
                 name=name,
                 legendgroup=name,
                 showlegend=name not in legend,
-                text=[f"{_hover(entry)}<br>epoch {row['epoch']}" for row in rows],
+                text=[f"{_hover(entry, account)}<br>epoch {row['epoch']}" for row in rows],
                 hovertemplate="%{text}: %{y:.3f}<extra></extra>",
                 row=place,
                 col=1,
@@ -229,8 +234,8 @@ def trade_off(account: Account, drawn: list[ScoredTrial]) -> go.Figure:
             )  # fmt: skip
         for _, marker, entries in _groups(account, drawn):
             figure.add_scatter(
-                x=[getattr(entry.outcome, across) for entry in entries],
-                y=[getattr(entry.outcome, up) for entry in entries],
+                x=[entry.outcome.metrics[across] for entry in entries],
+                y=[entry.outcome.metrics[up] for entry in entries],
                 mode="markers",
                 marker={
                     "symbol": marker["symbol"],
@@ -239,15 +244,15 @@ def trade_off(account: Account, drawn: list[ScoredTrial]) -> go.Figure:
                     "coloraxis": "coloraxis",
                 },
                 showlegend=False,
-                text=[_hover(entry) for entry in entries],
+                text=[_hover(entry, account) for entry in entries],
                 hovertemplate="%{text}<extra></extra>",
                 row=1,
                 col=column,
             )
         marked = [e for e in drawn if e.number in account.front] or [e for e in drawn if e is account.best]
         figure.add_scatter(
-            x=[getattr(entry.outcome, across) for entry in marked],
-            y=[getattr(entry.outcome, up) for entry in marked],
+            x=[entry.outcome.metrics[across] for entry in marked],
+            y=[entry.outcome.metrics[up] for entry in marked],
             mode="markers",
             marker={"symbol": "circle-open", "size": 18, "line": {"width": 2.5}, "color": BEST},
             name="front" if account.front else "best",
@@ -257,9 +262,9 @@ def trade_off(account: Account, drawn: list[ScoredTrial]) -> go.Figure:
             row=1,
             col=column,
         )
-        figure.update_xaxes(title_text=NAMES[across], row=1, col=column)
-        figure.update_yaxes(title_text=NAMES[up], row=1, col=column)
-    figure.update_xaxes(tickvals=whole_ticks([entry.outcome.active_units for entry in drawn]), col=3)
+        figure.update_xaxes(title_text=METRICS[across].title, row=1, col=column)
+        figure.update_yaxes(title_text=METRICS[up].title, row=1, col=column)
+    figure.update_xaxes(tickvals=whole_ticks([entry.outcome.scores.active_units for entry in drawn]), col=3)
     for name, marker, entries in _groups(account, drawn):
         if entries:  # the legend cannot show a continuous colour
             grey = marker | {"color": OTHER, "size": 10}

@@ -1,19 +1,8 @@
-"""Short names of metrics, config keys, values and times, as tables, plots and messages show them."""
+"""Short names of config keys, values and times, as tables, plots and messages show them."""
 
 from __future__ import annotations
 
 from distvae.sweeps.space import Value
-
-# Names of metrics.
-NAMES = {
-    "nll": "NLL",
-    "ppl": "PPL",
-    "neg_elbo": "−ELBO",
-    "re": "RE",
-    "kl": "KL",
-    "mutual_information": "MI",
-    "active_units": "AU",
-}
 
 # The paper's letters for config keys.
 LETTERS = {"kl.target_rate": "λ", "kl.threshold": "β", "kl.multiplier": "χ"}

@@ -11,8 +11,9 @@ from typing import Any
 
 from distvae.config.schema import Config
 from distvae.evaluation.liveness import LatentState, latent_state, missing_information
-from distvae.sweeps.labels import NAMES
-from distvae.sweeps.specification import METRICS, Direction, ObjectiveConfig
+from distvae.evaluation.metrics import METRICS, Direction
+from distvae.evaluation.scores import Scores
+from distvae.sweeps.specification import ObjectiveConfig
 
 # Score of a trial that misses a constraint by 0 nats: worse than any metric.
 _BEHIND = 1e6
@@ -20,27 +21,43 @@ _BEHIND = 1e6
 
 @dataclass(frozen=True)
 class Outcome:
-    """Validation scores of a trial, for the weights that it would keep if it ended now.
-
-    ``nll``, ``neg_elbo``, ``re``, ``kl`` and ``mutual_information`` are in nats per sentence.
-    """
+    """Validation scores of a trial, for the weights that it would keep if it ended now."""
 
     epoch: int  # of the VAE, whose weights are kept
     kl_weight: float
     target_rate: float | None  # λ in nats per sentence; None: the method has no λ
-    sentences: int
-    nll: float
-    ppl: float
-    neg_elbo: float
-    re: float
-    kl: float
-    mutual_information: float
-    active_units: int
+    scores: Scores
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The values of the metrics that were computed, by key."""
+        values = {key: metric.value(self.scores) for key, metric in METRICS.items()}
+        return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def nll(self) -> float:
+        """In nats per sentence."""
+        return self.metrics["nll"]
+
+    @property
+    def neg_elbo(self) -> float:
+        """In nats per sentence."""
+        return self.scores.neg_elbo.mean
+
+    @property
+    def kl(self) -> float:
+        """In nats per sentence."""
+        return self.scores.kl.mean
+
+    @property
+    def mutual_information(self) -> float:
+        """In nats."""
+        return self.scores.mutual_information.mean
 
     @property
     def latent(self) -> LatentState | None:
         """State of the latent. None if a single sentence was scored."""
-        return latent_state(self.kl, self.mutual_information, self.sentences, self.target_rate)
+        return latent_state(self.kl, self.mutual_information, self.scores.sentences, self.target_rate)
 
     def kl_off(self, objective: ObjectiveConfig) -> float:
         """Return by how many nats the KL is outside its tolerance around λ; 0 without a λ or a tolerance."""
@@ -50,7 +67,8 @@ class Outcome:
 
     def violation(self, objective: ObjectiveConfig) -> float:
         """Return by how many nats the constraints are missed: KL outside its tolerance, plus missing information."""
-        missing = missing_information(self.kl, self.mutual_information, self.sentences, self.target_rate)
+        sentences = self.scores.sentences
+        missing = missing_information(self.kl, self.mutual_information, sentences, self.target_rate)
         return self.kl_off(objective) + (missing if objective.require_alive else 0.0)
 
     def shortcomings(self, objective: ObjectiveConfig) -> str:
@@ -68,15 +86,7 @@ def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
     row = kept(rows)
     if row is None:
         return None
-    valid = row["valid"]
-    return Outcome(
-        epoch=row["epoch"],
-        kl_weight=row["kl_weight"],
-        target_rate=config.kl.rate,
-        sentences=valid["sentences"],
-        active_units=valid["active_units"],
-        **{name: valid[name]["mean"] for name in METRICS if name != "active_units"},
-    )
+    return Outcome(row["epoch"], row["kl_weight"], config.kl.rate, Scores.from_dict(row["valid"]))
 
 
 def kept(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -110,7 +120,7 @@ def score(objective: ObjectiveConfig, found: Outcome, second: bool = False) -> f
     metric, mode = objective.goals[1 if second else 0]
     violation = found.violation(objective)
     if violation == 0:
-        return float(getattr(found, metric))
+        return found.metrics[metric]
     return _BEHIND + violation if mode == "min" else -_BEHIND - violation
 
 
@@ -129,7 +139,7 @@ def front(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> list[int]
     violations = {number: found.violation(objective) for number, found in outcomes.items()}
     least = min(violations.values(), default=0.0)
     points = {
-        number: [_sign(mode) * getattr(found, metric) for metric, mode in objective.goals]
+        number: [_sign(mode) * found.metrics[metric] for metric, mode in objective.goals]
         for number, found in outcomes.items()
         if violations[number] == least
     }
@@ -146,12 +156,13 @@ def why_not_best(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> st
     """Explain why the trial with the best metric does not rank first, or return None if it does."""
     metric, sign = objective.metric, _sign(objective.mode)
     order = rank(objective, outcomes)
-    leading = min(order, key=lambda number: sign * getattr(outcomes[number], metric), default=None)
-    if leading is None or getattr(outcomes[order[0]], metric) == getattr(outcomes[leading], metric):
+    leading = min(order, key=lambda number: sign * outcomes[number].metrics[metric], default=None)
+    if leading is None or outcomes[order[0]].metrics[metric] == outcomes[leading].metrics[metric]:
         return None
     better = "lower" if sign == 1 else "higher"
+    value = METRICS[metric].short(outcomes[leading].scores)
     return (
-        f"trial {leading} has a {better} {NAMES[metric]} ({getattr(outcomes[leading], metric):.2f}), but"
+        f"trial {leading} has a {better} {METRICS[metric].title} ({value}), but"
         f" {outcomes[leading].shortcomings(objective)}: it ranks behind"
     )
 

@@ -21,6 +21,7 @@ from distvae.sweeps.columns import columns
 from distvae.sweeps.labels import format_duration, format_value
 from distvae.sweeps.lineage import Generation
 from distvae.sweeps.progress import Trial
+from distvae.sweeps.ranking import Outcome
 from distvae.sweeps.space import Value
 from distvae.sweeps.summary import by_elbo, endings, lineage, reading, summary
 from distvae.sweeps.sweep import Sweep
@@ -28,9 +29,6 @@ from distvae.sweeps.timing import by_the_clock, by_the_trials, utilisation
 from distvae.system.errors import UserError
 from distvae.system.files import write_text, writing
 from distvae.system.markdown import escaped, markdown_table
-
-# The metrics that TensorBoard's table of trials shows. `violation`: nats by which the constraints are missed.
-_SHOWN = ("nll", "kl", "neg_elbo", "mutual_information", "active_units", "violation")
 
 # Suffix of the file with a trial's line of that table.
 _SUFFIX = ".hparams"
@@ -132,7 +130,7 @@ def as_dict(account: Account) -> dict[str, Any]:
                 "rank": account.ranks.get(entry.number),
                 **asdict(entry.trial),
                 "epochs": entry.epochs,
-                "outcome": asdict(entry.outcome) if isinstance(entry, ScoredTrial) else None,
+                "outcome": _plain(entry.outcome) if isinstance(entry, ScoredTrial) else None,
                 "within_tolerance": entry.within if isinstance(entry, ScoredTrial) else None,
                 "latent": entry.outcome.latent if isinstance(entry, ScoredTrial) else None,
                 "shortcomings": entry.shortcomings if isinstance(entry, ScoredTrial) else None,
@@ -143,6 +141,16 @@ def as_dict(account: Account) -> dict[str, Any]:
             for entry in account.entries
         ],
         "utilisation": utilisation(account),
+    }
+
+
+def _plain(found: Outcome) -> dict[str, Any]:
+    return {
+        "epoch": found.epoch,
+        "kl_weight": found.kl_weight,
+        "target_rate": found.target_rate,
+        "sentences": found.scores.sentences,
+        **found.metrics,
     }
 
 
@@ -159,15 +167,18 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
     """
     entry = read_trial(folder, sweep, trial)
     run = entry.generations[-1].run if entry.generations else folder / "trials" / f"{trial.number:04d}"
+    objective = sweep.config.objective
+    shown = [metric.key for metric in objective.shown]
     found: dict[str, float] = {}
     if isinstance(entry, ScoredTrial):
-        found = {f"final/{name}": getattr(entry.outcome, name) for name in _SHOWN if name != "violation"}
-        found["final/violation"] = entry.outcome.violation(sweep.config.objective)
+        found = {f"final/{key}": entry.outcome.metrics[key] for key in shown}
+        # Nats by which the constraints are missed.
+        found["final/violation"] = entry.outcome.violation(objective)
     # Every line lists all keys and metrics, because TensorBoard takes its columns from the line that it reads first.
     texts = {key for key, dimension in sweep.config.space.items() if not dimension.numeric}
     whole = {key: "" if key in texts else 0.0 for key in sweep.config.space}
     values = {key: format_value(value) if key in texts else value for key, value in trial.values.items()}
-    experiment, _, _ = _summaries(whole, dict.fromkeys((f"final/{name}" for name in _SHOWN), 0.0))
+    experiment, _, _ = _summaries(whole, dict.fromkeys((f"final/{key}" for key in (*shown, "violation")), 0.0))
     _, start, end = _summaries(values, found)
     if trial.state == "failed":
         _mark_failed(end)

@@ -5,32 +5,39 @@ from __future__ import annotations
 from dataclasses import field as plain_field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass as checked
+from pydantic_core import PydanticCustomError
 
+from distvae.evaluation.metrics import METRICS, Direction, Metric
 from distvae.sweeps.space import Dimension
 from distvae.system.settings import RULES, AboveZero, Count, Folder, OpenUnit, Positive, Seed
 
-Metric = Literal["nll", "ppl", "neg_elbo", "re", "kl", "mutual_information", "active_units"]
-Direction = Literal["min", "max"]
 
-# The metrics that can rank trials, and which direction is better.
-METRICS: dict[Metric, Direction] = {
-    "nll": "min",
-    "ppl": "min",
-    "neg_elbo": "min",
-    "re": "min",
-    "kl": "max",
-    "mutual_information": "max",
-    "active_units": "max",
-}
+def _ranks_trials(key: str) -> str:
+    if key not in METRICS or METRICS[key].better is None:
+        *names, last = (repr(metric.key) for metric in METRICS.values() if metric.better is not None)
+        raise PydanticCustomError("metric", f"input should be {', '.join(names)} or {last}")
+    return key
+
+
+# Key of a metric that can rank trials.
+MetricKey = Annotated[str, AfterValidator(_ranks_trials)]
+
+
+def _direction(key: str) -> Direction:
+    """Return which direction is better."""
+    better = METRICS[key].better
+    if better is None:
+        raise ValueError(f"{key} cannot rank trials")
+    return better
 
 
 @checked(frozen=True, config=RULES)
 class ObjectiveConfig:
     """How trials are ranked."""
 
-    metric: Metric = "nll"
+    metric: MetricKey = "nll"
     # Null: the metric's own direction (lower for an NLL, higher for a mutual information).
     direction: Direction | None = None
     # A trial that misses a constraint ranks behind every trial that meets them all, by how many nats it misses. First
@@ -41,7 +48,7 @@ class ObjectiveConfig:
     # (docs/measures.md). A KL near λ does not make a latent alive.
     require_alive: bool = True
     # Optimize a second metric as well. There is then no best trial, but a Pareto front.
-    second: Metric | None = None
+    second: MetricKey | None = None
     # K of the NLL during training. A small K favours collapse too.
     importance_samples: Annotated[int, Field(ge=50, le=100_000)] = 50
 
@@ -54,12 +61,23 @@ class ObjectiveConfig:
     @property
     def mode(self) -> Direction:
         """The direction of ``metric``."""
-        return self.direction or METRICS[self.metric]
+        return self.direction or _direction(self.metric)
 
     @property
-    def goals(self) -> list[tuple[Metric, Direction]]:
-        """The metrics to optimize, one or two, with their directions."""
-        return [(self.metric, self.mode), *([] if self.second is None else [(self.second, METRICS[self.second])])]
+    def goals(self) -> list[tuple[str, Direction]]:
+        """The keys of the metrics to optimize, one or two, with their directions."""
+        return [(self.metric, self.mode), *([] if self.second is None else [(self.second, _direction(self.second))])]
+
+    @property
+    def titles(self) -> list[str]:
+        """The titles of the metrics to optimize."""
+        return [METRICS[key].title for key, _ in self.goals]
+
+    @property
+    def shown(self) -> list[Metric]:
+        """The metrics to show of every trial, the NLL first."""
+        shown = [m for m in METRICS.values() if m.in_sweeps or m.key in (self.metric, self.second)]
+        return sorted(shown, key=lambda metric: metric.key != "nll")
 
     @property
     def second_mode(self) -> Direction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distvae.evaluation.liveness import LatentState
 from distvae.sweeps.account import Account, ScoredTrial
-from distvae.sweeps.labels import NAMES, count, format_duration, format_trials, format_values
+from distvae.sweeps.labels import count, format_duration, format_trials, format_values
 from distvae.sweeps.ranking import Outcome, why_not_best
 
 
@@ -33,15 +33,15 @@ def summary(account: Account) -> str:
         return " ".join(parts)
     judged, objective = account.judged, sweep.config.objective
     if objective.second is not None:
-        both = f"{NAMES[objective.metric]} and {NAMES[objective.second]}"
+        both = " and ".join(objective.titles)
         parts.append(
             f"No trial is the best by both {both}: no other beats {format_trials(account.front)} in both."
-            f" By {NAMES[objective.metric]} alone, {_described(account.best)}."
+            f" By {objective.titles[0]} alone, {_described(account.best, account)}."
         )
     elif account.best.fine:
-        parts.append(f"The best is {_described(account.best)}.")
+        parts.append(f"The best is {_described(account.best, account)}.")
     else:
-        parts.append(f"No trial meets the constraints; the nearest is {_described(account.best)}.")
+        parts.append(f"No trial meets the constraints; the nearest is {_described(account.best, account)}.")
     with_rate = [entry for entry in judged if entry.outcome.target_rate is not None]
     if objective.kl_tolerance is not None and with_rate:
         within = sum(entry.within for entry in with_rate)
@@ -68,13 +68,13 @@ def behind(account: Account) -> str | None:
     return None if text is None else f"{text[0].upper()}{text[1:]}."
 
 
-def _described(entry: ScoredTrial) -> str:
+def _described(entry: ScoredTrial, account: Account) -> str:
     found = entry.outcome
-    text = (
-        f"trial {entry.number} ({format_values(entry.trial.values)}): NLL {entry.nll}, −ELBO {found.neg_elbo:.2f}, KL"
-        f" {found.kl:.2f}{_rate(found)}, MI {found.mutual_information:.2f}, {found.active_units} of"
-        f" {entry.units} units active, latent {found.latent}"
-    )
+    text = f"trial {entry.number} ({format_values(entry.trial.values)}): "
+    for metric in account.sweep.config.objective.shown:
+        score = metric.text(found.scores) if metric.key == "nll" else metric.short(found.scores)
+        text += f"{metric.title} {score}{_rate(found) if metric.key == 'kl' else ''}, "
+    text += f"latent {found.latent}"
     if "test" in entry.finalist:
         scores = entry.finalist["test"].scores
         text += f"; test NLL {scores.nll} with K = {scores.importance_samples}"
@@ -120,7 +120,7 @@ def reading(account: Account) -> list[str]:
     objective, finalists = account.sweep.config.objective, account.sweep.config.finalists
     better = {"min": "the lower the better", "max": "the higher the better"}[objective.mode]
     lines = [
-        f"Trials are ranked by {NAMES[objective.metric]} of the validation sentences, {better}, with the weights of the"
+        f"Trials are ranked by {objective.titles[0]} of the validation sentences, {better}, with the weights of the"
         " epoch that was kept. Scores are in nats per sentence; ± is a standard error over sentences.",
         "NLL is −log p(x), estimated with K importance samples. −ELBO = RE + KL lies above it by how far q(z given x)"
         " is from the model's own posterior. A dead latent has no such gap and an informative one does, so −ELBO"

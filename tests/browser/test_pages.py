@@ -197,13 +197,13 @@ def test_tensorboard_shows_a_line_for_each_trial(browser, tensorboard, tmp_path)
         write_hparams(folder, asked, trial)
     names, rows = table_of_trials(browser, tensorboard(folder / "trials"), 6, tmp_path / "hparams.png")
     keys = ["kl.multiplier", "kl.target_rate"]
-    metrics = [f"final/{name}" for name in ("nll", "kl", "neg_elbo", "mutual_information", "active_units")]
+    metrics = [f"final/{name}" for name in ("nll", "kl", "neg_elbo", "active_units", "mutual_information")]
     assert names == ["Trial ID", "Show Metrics", *keys, *metrics]
     found = {row[0]: [float(text) for text in row[1:]] for row in rows}
     assert len(rows) == 6
     assert found.pop("0002/tensorboard") == [0.5, 2.0]
     assert found == {
-        f"{number:04d}/tensorboard": pytest.approx([chi, rate, nll, kl, nll + mi / 4, mi, units])
+        f"{number:04d}/tensorboard": pytest.approx([chi, rate, nll, kl, nll + mi / 4, units, mi])
         for number, (rate, chi, nll, kl, mi, units) in SCORES.items()
     }
 

@@ -149,7 +149,7 @@ def test_the_summary_tells_the_sweep_in_a_paragraph(small):
     text = summary(gather(small))
     for part in ("6 trials of 2 hyperparameters", "4 finished, 1 stopped, 1 failed", "3 min 20 s on 2 nodes",
                  "2 side by side", "in 2 starts", "The best is trial 5 (λ = 4, χ = 0.3): NLL 17.90 ± 0.15",
-                 "−ELBO 18.82", "KL 4.10 for λ = 4", "MI 3.70", "4 of 4 units", "test NLL 18.02 ± 0.16 with K = 500",
+                 "−ELBO 18.82", "KL 4.10 for λ = 4", "MI 3.70", "AU 4 of 4", "test NLL 18.02 ± 0.16 with K = 500",
                  "Of the 5 judged trials 3 (60%) have their KL within 10% of λ"):  # fmt: skip
         assert part in text, part
     assert text in (small / "sweep.md").read_text(encoding="utf-8")
@@ -296,7 +296,7 @@ def test_every_picture_has_its_trials(small):
     nll = [y for trace in against["data"] if trace["yaxis"] == "y" for y in trace["y"]]
     assert sorted(nll) == sorted(found[2] for found in SCORES.values())
     assert against["layout"]["xaxis2"]["type"] == "log"
-    assert [d["label"] for d in parallel["data"][0]["dimensions"]] == ["λ", "χ", "NLL", "KL", "MI", "AU"]
+    assert [d["label"] for d in parallel["data"][0]["dimensions"]] == ["λ", "χ", "NLL", "KL", "AU", "MI"]
     assert parallel["data"][0]["dimensions"][2]["values"] == [SCORES[number][2] for number in ORDER]
     assert len(curves["data"]) == 2 * len(SCORES)
     assert all(trace["x"] == list(range(1, 9)) for trace in curves["data"])
@@ -439,7 +439,7 @@ def test_what_training_records_is_what_is_read(cache, tmp_path):
     assert entry.epochs == 4
     assert entry.outcome == outcome(asked.config_of(trial.values, run), rows)
     assert entry.outcome.nll == kept(rows)["valid"]["nll"]["mean"]
-    assert entry.units == len(results.scores.kl_per_dimension)
+    assert len(entry.outcome.scores.kl_per_dimension) == len(results.scores.kl_per_dimension)
     spent = {part.what: part.seconds for part in by_the_trials(account)}
     for what in ("pretraining steps", "training steps", "validation, including the NLL"):
         assert 0 < spent[what] < 30

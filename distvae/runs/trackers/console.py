@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from distvae.evaluation.metrics import METRICS
 from distvae.runs.records import EpochRecord
 from distvae.runs.trackers.tracker import Tracker
 
@@ -26,19 +27,20 @@ class Console(Tracker):
 
 def epoch_line(record: EpochRecord) -> str:
     """Return an epoch as one line of text."""
-    train, valid = record.train, record.valid
+    train = record.train
     mark = {"improved": "best", "not counted": "", "wait": ""}.get(record.verdict, record.verdict)
     if train.skipped:
         mark = f"{train.skipped} sentences skipped, not finite  {mark}"
     if record.latent is not None and record.latent.state != "alive":
         mark = f"{record.latent.state}  {mark}"
+    valid = " ".join(
+        f"{metric.title} {metric.number(value):>{metric.width}}"
+        for metric in METRICS.values()
+        if metric.curve is not None and (value := metric.value(record.valid)) is not None
+    )
     return (
         f"{record.stage:<8} {record.epoch:>3}  γ {record.kl_weight:<5.3f} lr {record.learning_rate:<7.3g}"
-        f" train RE {train.re:6.2f} KL {train.kl:5.2f}  valid RE {valid.re.mean:6.2f}"
-        f" KL {valid.kl.mean:5.2f} −ELBO {valid.neg_elbo.mean:6.2f}"
-        f"{'' if valid.nll is None else f' NLL {valid.nll.mean:6.2f}'}"
-        f" MI {round(valid.mutual_information.mean, 2) + 0.0:4.2f} AU {valid.active_units:>2}"
-        f"  {train.sentences_per_second:6.0f}/s  {mark}"
+        f" train RE {train.re:6.2f} KL {train.kl:5.2f}  valid {valid}  {train.sentences_per_second:6.0f}/s  {mark}"
     ).rstrip()
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+from distvae.evaluation.metrics import METRICS
 from distvae.runs.records import read_metrics
 from distvae.sweeps import ranking
-from distvae.sweeps.labels import NAMES, format_value
+from distvae.sweeps.labels import format_value
 from distvae.sweeps.progress import Trial
 from distvae.sweeps.ranking import Outcome
 from distvae.sweeps.ray.state import SweepState
@@ -23,8 +24,10 @@ def trial_line(state: SweepState, trial: Trial) -> str:
     if trial.reason is not None:
         line += f" ({trial.reason})"
     if found is not None:
-        line += f", NLL {found.nll:.2f} KL {found.kl:.2f} MI {found.mutual_information:.2f} AU {found.active_units}"
-        line += f" latent {found.latent}"
+        shown = state.sweep.config.objective.shown
+        line += (
+            f", {' '.join(f'{metric.title} {metric.short(found.scores)}' for metric in shown)} latent {found.latent}"
+        )
     line += f", {values}, after {timedelta(seconds=round(trial.seconds))}; {counts(state)}"
     if outcomes:
         line += f"; {best_trial(state.sweep.config.objective, outcomes)}"
@@ -42,7 +45,8 @@ def best_trial(objective: ObjectiveConfig, outcomes: dict[int, Outcome]) -> str:
     """Describe the best trial, and why it is not the one with the best metric."""
     best = ranking.rank(objective, outcomes)[0]
     short = outcomes[best].shortcomings(objective)
-    line = f"best: trial {best}, {NAMES[objective.metric]} {getattr(outcomes[best], objective.metric):.2f}"
+    metric = METRICS[objective.metric]
+    line = f"best: trial {best}, {metric.title} {metric.short(outcomes[best].scores)}"
     line += f", though {short}" if short else ""
     why = ranking.why_not_best(objective, outcomes)
     return f"{line}; {why}" if why else line

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distvae.config.schema import Config
-from distvae.sweeps import lineage, ranking, specification
+from distvae.sweeps import lineage, ranking
 from distvae.sweeps.ray.trial_runs import has_values
 from distvae.sweeps.space import Value
 from distvae.sweeps.sweep import Sweep
@@ -51,7 +51,7 @@ def metrics_of(sweep: Sweep, config: Config, rows: list[dict[str, Any]]) -> dict
         "second": None if objective.second is None else ranking.score(objective, found, second=True),
         "judged_epochs": ranking.judged_epochs(config, rows),
         "epoch": rows[-1]["epoch"],
-        **{name: getattr(found, name) for name in specification.METRICS},
+        **found.metrics,
     }
 
 

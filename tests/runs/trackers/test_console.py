@@ -10,7 +10,7 @@ from tests.runs.epochs import TRAIN, record
 def test_an_epoch_is_one_line_that_holds_its_numbers():
     line = epoch_line(record())
     assert "\n" not in line
-    numbers = ["train", "4", "0.312", "0.0625", "33.50", "3.75", "31.25", "4.12", "35.38", "3.88", "2", "2500/s"]
+    numbers = ["train", "4", "0.312", "0.0625", "33.50", "3.75", "31.25", "4.12", "35.38", "2", "3.88", "2500/s"]
     left = line
     for number in numbers:  # in this order
         assert number in left, number
