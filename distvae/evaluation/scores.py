@@ -54,8 +54,7 @@ class Scores:
     @property
     def finite(self) -> bool:
         """Whether every mean is finite."""
-        means = (self.re, self.kl, self.neg_elbo, self.elbo_ppl, self.mutual_information, self.nll, self.ppl)
-        return all(estimate is None or math.isfinite(estimate.mean) for estimate in means)
+        return all(math.isfinite(value.mean) for value in vars(self).values() if isinstance(value, Estimate))
 
     @property
     def bound_holds(self) -> bool:
@@ -93,6 +92,38 @@ class Scores:
             if nats is not None and not sums_agree(math.log(estimates[name].mean), nats * self.sentences / self.tokens):
                 return f"{name} is {estimates[name].mean}, which does not go with the nats a sentence"
         return None
+
+    @classmethod
+    def of(
+        cls,
+        each: SentenceScores,
+        *,
+        active_units: int,
+        kl_per_dimension: tuple[float, ...],
+        seed: int,
+        importance_samples: int,
+        effective_samples: float | None,
+        nll_excess: Estimate | None,
+    ) -> Scores:
+        """Return the scores of a split. Most follow from those of its sentences; the others are given."""
+        neg_elbo = each.re + each.kl
+        return cls(
+            sentences=len(each.tokens),
+            tokens=int(each.tokens.sum()),
+            re=mean_estimate(each.re),
+            kl=mean_estimate(each.kl),
+            neg_elbo=mean_estimate(neg_elbo),
+            elbo_ppl=perplexity(neg_elbo, each.tokens),
+            active_units=active_units,
+            mutual_information=mean_estimate(each.mutual_information),
+            kl_per_dimension=kl_per_dimension,
+            seed=seed,
+            importance_samples=importance_samples,
+            nll=None if each.nll is None else mean_estimate(each.nll),
+            ppl=None if each.nll is None else perplexity(each.nll, each.tokens),
+            effective_samples=effective_samples,
+            nll_excess=nll_excess,
+        )
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Scores:

@@ -44,18 +44,6 @@ _DRAWS = 2**13
 _COPIES = 6
 
 
-def evaluate(
-    model: TextVAE,
-    sentences: Sentences,
-    settings: EvaluationConfig,
-    runtime: Runtime,
-    importance_samples: int = 0,
-    on_progress: Callable[[int], None] = lambda done: None,
-) -> Scores:
-    """Return the scores of a split; see ``score``."""
-    return score(model, sentences, settings, runtime, importance_samples, on_progress)[0]
-
-
 def score(
     model: TextVAE,
     sentences: Sentences,
@@ -84,13 +72,24 @@ def score(
             information = mutual_information(table.posterior, table.z, runtime, lambda: on_progress(0))
     finally:
         model.train(training)
-    return _summary(table, information, settings.seed, importance_samples), SentenceScores(
+    kl = kl_per_dimension(*table.posterior).numpy()
+    each = SentenceScores(
         tokens=table.tokens,
         re=table.re,
-        kl=kl_per_dimension(*table.posterior).sum(dim=1).numpy(),
+        kl=kl.sum(axis=1),
         mutual_information=information,
         nll=table.nll if importance_samples else None,
     )
+    scores = Scores.of(
+        each,
+        active_units=active_units(table.posterior.mean.numpy()),
+        kl_per_dimension=tuple(kl.mean(axis=0).tolist()),
+        seed=settings.seed,
+        importance_samples=importance_samples,
+        effective_samples=float(table.effective.mean()) if importance_samples else None,
+        nll_excess=mean_estimate(table.nll - table.rounded_re - each.kl) if importance_samples else None,
+    )
+    return scores, each
 
 
 def floor(
@@ -254,27 +253,3 @@ def _score_batch(
         nll, effective = importance_weighted_nll(weights)
     columns = [torch.ones_like(re), lengths - 1, re, rounded_re, nll, effective]
     return torch.cat([torch.stack([c.double() for c in columns], 1), *(x.double() for x in (*posterior, z))], 1).cpu()
-
-
-def _summary(table: _Table, information: np.ndarray, seed: int, importance_samples: int) -> Scores:
-    kl_dimensions = kl_per_dimension(*table.posterior).numpy()
-    kl = kl_dimensions.sum(axis=1)
-    neg_elbo = table.re + kl
-    weighted = importance_samples > 0
-    return Scores(
-        sentences=len(table.re),
-        tokens=int(table.tokens.sum()),
-        re=mean_estimate(table.re),
-        kl=mean_estimate(kl),
-        neg_elbo=mean_estimate(neg_elbo),
-        elbo_ppl=perplexity(neg_elbo, table.tokens),
-        active_units=active_units(table.posterior.mean.numpy()),
-        mutual_information=mean_estimate(information),
-        kl_per_dimension=tuple(kl_dimensions.mean(axis=0).tolist()),
-        seed=seed,
-        importance_samples=importance_samples,
-        nll=mean_estimate(table.nll) if weighted else None,
-        ppl=perplexity(table.nll, table.tokens) if weighted else None,
-        effective_samples=float(table.effective.mean()) if weighted else None,
-        nll_excess=mean_estimate(table.nll - table.rounded_re - kl) if weighted else None,
-    )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from distvae.config.schema import CAPTIONS, DataConfig, EvaluationConfig
 from distvae.data import corpus
 from distvae.distributed.runtime import Runtime
-from distvae.evaluation.scoring import evaluate, floor
+from distvae.evaluation.scoring import floor, score
 from distvae.runs.checkpoints import Export
 from distvae.runs.results import Results
 from distvae.system.errors import UserError
@@ -39,7 +39,7 @@ def rescore(
     sentences = getattr(prepared, split)
     with Progress("evaluate", len(sentences), runtime.is_main) as progress:
         samples = 0 if found.config.autoencoder else settings.importance_samples
-        scores = evaluate(found.model(runtime.device), sentences, settings, runtime, samples, progress.advance)
+        scores, _ = score(found.model(runtime.device), sentences, settings, runtime, samples, progress.advance)
     lowest = None
     if data.path == CAPTIONS:
         with Progress("floor", len(sentences), runtime.is_main) as progress:

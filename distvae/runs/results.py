@@ -15,7 +15,8 @@ from pyarrow import parquet
 
 from distvae.data.vocabulary import Vocabulary
 from distvae.evaluation.liveness import Latent
-from distvae.evaluation.scores import Estimate, Floor, Scores, SentenceScores, mean_estimate, perplexity
+from distvae.evaluation.metrics import METRICS
+from distvae.evaluation.scores import Estimate, Floor, Scores, SentenceScores
 from distvae.runs.attempts import last_begun
 from distvae.system.errors import UserError
 from distvae.system.files import check_as, damaged, inside, read_bytes, read_json, write_bytes, write_json
@@ -142,24 +143,24 @@ def _are_the_means_of(found: Scores, each: SentenceScores) -> bool:
     columns = [values for values in vars(each).values() if values is not None]
     if any(len(values) != found.sentences or not np.isfinite(values).all() for values in columns):
         return False
-    neg_elbo = each.re + each.kl
-    expected = {
-        "re": mean_estimate(each.re),
-        "kl": mean_estimate(each.kl),
-        "neg_elbo": mean_estimate(neg_elbo),
-        "elbo_ppl": perplexity(neg_elbo, each.tokens),
-        "mutual_information": mean_estimate(each.mutual_information),
-        "nll": None if each.nll is None else mean_estimate(each.nll),
-        "ppl": None if each.nll is None else perplexity(each.nll, each.tokens),
-    }
-    return each.tokens.sum() == found.tokens and all(
-        _same(getattr(found, name), estimate) for name, estimate in expected.items()
+    expected = Scores.of(
+        each,
+        active_units=found.active_units,
+        kl_per_dimension=found.kl_per_dimension,
+        seed=found.seed,
+        importance_samples=found.importance_samples,
+        effective_samples=found.effective_samples,
+        nll_excess=found.nll_excess,
+    )
+    return found.tokens == expected.tokens and all(
+        _same(metric.of(found), metric.of(expected)) for metric in METRICS.values()
     )
 
 
-def _same(one: Estimate | None, other: Estimate | None) -> bool:
-    if one is None or other is None:
-        return one is other
+def _same(one: Estimate | float | None, other: Estimate | float | None) -> bool:
+    """Whether two scores are equal up to rounding."""
+    if not isinstance(one, Estimate) or not isinstance(other, Estimate):
+        return one == other
     pairs = ((one.mean, other.mean), (one.standard_error, other.standard_error))
     return all(a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9) for a, b in pairs)
 

@@ -24,7 +24,7 @@ from distvae.data import corpus
 from distvae.data.batches import Plan, collate, training_plan
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
-from distvae.evaluation.scoring import evaluate
+from distvae.evaluation.scoring import score
 from distvae.model import draws
 from distvae.model.vae import initialise, model_of
 from distvae.scaling.measure import wait
@@ -124,7 +124,7 @@ class Ours:
         settings = self.config.evaluation
         settings = replace(settings, batch_size=_TOGETHER, mixed_precision="bf16" if self.bf16 else "no")
         began = time.perf_counter()
-        scores = evaluate(self.model, self.scored, settings, self.runtime, self.contest.samples)
+        scores, _ = score(self.model, self.scored, settings, self.runtime, self.contest.samples)
         return time.perf_counter() - began, scores.nll.mean
 
     @contextlib.contextmanager

@@ -34,7 +34,7 @@ from distvae.data import corpus
 from distvae.data.batches import collate, training_plan
 from distvae.data.corpus import Sentences
 from distvae.distributed.runtime import Runtime
-from distvae.evaluation.scoring import evaluate, mutual_information
+from distvae.evaluation.scoring import mutual_information, score
 from distvae.model.posterior import Posterior
 from distvae.scaling.costs import count_work
 from distvae.scaling.measure import RandomSteps, wait
@@ -231,7 +231,7 @@ def model_costs(base: Sizes, growth: dict[str, Sequence[int]], splits: Sequence[
             trainers[trained] = RandomSteps(runtime, config, sizes.vocabulary, sizes.tokens)
             actions["step", trained] = lambda trainer=trainers[trained]: trainer.step(BATCH, send=True)
         model, sentences = trainers[trained].model, random_sentences(sizes)
-        actions["score", sizes] = lambda model=model, sentences=sentences, sizes=sizes, config=config: evaluate(
+        actions["score", sizes] = lambda model=model, sentences=sentences, sizes=sizes, config=config: score(
             model, sentences, config.evaluation, runtime, sizes.samples
         )
     for size in splits:

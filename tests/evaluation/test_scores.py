@@ -1,10 +1,11 @@
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from distvae.evaluation.scores import Estimate, Scores, active_units, mean_estimate, perplexity
+from distvae.evaluation.scores import Estimate, Scores, SentenceScores, active_units, mean_estimate, perplexity
 
 # Two sentences of three tokens.
 SCORES = Scores(
@@ -95,3 +96,28 @@ def test_scores_that_contradict_each_other_are_named(change, message):
 def test_scores_are_finite_when_every_mean_is():
     assert SCORES.finite
     assert not replace(SCORES, ppl=Estimate(math.inf, None)).finite
+    assert not replace(SCORES, nll_excess=Estimate(math.nan, None)).finite
+
+
+def test_scores_of_a_split_follow_from_those_of_its_sentences():
+    each = SentenceScores(
+        tokens=np.array([2.0, 4.0]), re=np.array([8.0, 10.0]), kl=np.array([2.0, 4.0]),
+        mutual_information=np.array([0.0, 1.0]),
+    )  # fmt: skip
+    others = {"active_units": 1, "kl_per_dimension": (1.0, 2.0), "seed": 3}
+    found = Scores.of(each, **others, importance_samples=0, effective_samples=None, nll_excess=None)
+    assert (found.sentences, found.tokens, found.seed) == (2, 6, 3)
+    assert (found.re, found.kl, found.neg_elbo) == (Estimate(9.0, 1.0), Estimate(3.0, 1.0), Estimate(12.0, 2.0))
+    assert found.elbo_ppl.mean == pytest.approx(math.exp(24 / 6))
+    assert found.mutual_information == Estimate(0.5, 0.5)
+    assert (found.nll, found.ppl, found.contradiction) == (None, None, None)
+    weighted = replace(each, nll=np.array([7.0, 11.0]))
+    found = Scores.of(weighted, **others, importance_samples=5, effective_samples=2.5, nll_excess=Estimate(-3.0, 0.0))
+    assert found.nll == Estimate(9.0, 2.0)
+    assert found.ppl.mean == pytest.approx(math.exp(18 / 6))
+    assert (found.effective_samples, found.contradiction) == (2.5, None)
+
+
+def test_scores_come_back_from_plain_values():
+    scores = replace(SCORES, nll=Estimate(11.5, None), importance_samples=3)
+    assert Scores.from_dict(json.loads(json.dumps(asdict(scores)))) == scores

@@ -21,11 +21,11 @@ from distvae.distributed.device import has_bf16
 from distvae.evaluation import scoring
 from distvae.evaluation.scores import Estimate, Scores, mean_estimate
 from distvae.evaluation.scoring import (
-    evaluate,
     floor,
     importance_log_weights,
     importance_weighted_nll,
     mutual_information,
+    score,
 )
 from distvae.model.draws import generator
 from distvae.model.posterior import Posterior
@@ -73,6 +73,10 @@ def on_ranks(world_size: int, work: Callable[[Rank], object]) -> list:
     for thread in threads:
         thread.join()
     return outcomes
+
+
+def evaluate(*arguments, **options) -> Scores:
+    return score(*arguments, **options)[0]
 
 
 def sentences_of(words: Sequence[Sequence[int]]) -> Sentences:
