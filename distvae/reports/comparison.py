@@ -58,33 +58,33 @@ def remarks(results: dict[str, Results]) -> list[str]:
     for name, r in results.items():
         if r.unknown is not None and r.unknown > MANY_UNKNOWN:
             lines.append(
-                f"WARNING {name}: {r.unknown:.2%} of the words are unknown, and are predicted as a class: the PPL is"
-                " not that of the text; a lower data.min_count, more text or another tokenisation leaves fewer"
+                f"WARNING {name}: {r.unknown:.2%} of the words are unknown and are predicted as one class, so the PPL"
+                " is not that of the text; a lower data.min_count, more text or another tokenisation leaves fewer"
             )
         if r.latent is not None and r.latent.state != "alive":
             lines.append(f"WARNING {name}: the latent is {r.latent.state}: {r.latent.advice}")
         for end in r.stages:
             if end.best_epoch is None:
                 lines.append(
-                    f"WARNING {name}: no epoch of {end.stage} could be taken as the best (annealing had not ended, or"
-                    f" the KL never came into its band): its last weights, of epoch {end.epochs}, were scored; a higher"
-                    f" {end.stage}.max_epochs, fewer kl.anneal_epochs or kl.every_steps=40 give the KL time to reach it"
+                    f"WARNING {name}: no epoch of {end.stage} qualified as the best (annealing had not ended, or the KL"
+                    f" never reached its band), so the last weights, of epoch {end.epochs}, were scored; try a higher"
+                    f" {end.stage}.max_epochs, fewer kl.anneal_epochs or kl.every_steps=40"
                 )
             elif not end.settled:
                 lines.append(
                     f"WARNING {name}: {end.stage} keeps the weights of epoch {end.best_epoch} of {end.epochs}, because"
-                    f" in {end.passed_over} later ones the validation's KL was under the band; if γ swings, a smaller"
-                    " kl.multiplier or a larger kl.threshold lets it settle"
+                    f" in {end.passed_over} later ones the validation KL was below its band; if γ swings, try a smaller"
+                    " kl.multiplier or a larger kl.threshold"
                 )
             elif not end.converged:
                 lines.append(f"{name}: {end.stage} ended at its limit of {end.epochs} epochs, not converged")
         if not r.scores.bound_holds:
             lines.append(
-                f"WARNING {name}: NLL stands above −ELBO by {r.scores.nll_excess}, which no right estimate does:"
-                " more importance samples are needed, or something is wrong"
+                f"WARNING {name}: NLL exceeds −ELBO by {r.scores.nll_excess}, which a correct estimate does not:"
+                " use more importance samples; if that does not help, the model or the scores are wrong"
             )
     if any(r.vocabulary != first.vocabulary or r.data != first.data for r in results.values()):
-        lines.append("WARNING these runs have different data or vocabularies: their numbers are not comparable")
+        lines.append("WARNING these runs have different data or vocabularies: their scores are not comparable")
     return lines
 
 
@@ -104,13 +104,13 @@ def show(results: dict[str, Results]) -> None:
 
 
 def cell(text: object) -> Text:
-    """Text of a table for a terminal, where nothing in it is markup or a terminal code."""
+    """Return text for a table on a terminal, which takes nothing in it for markup or a terminal code."""
     return Text(printable(text))
 
 
 def show_parts(parts: Iterable[Table | str]) -> None:
-    """Print tables, whose texts are each a ``cell``, and lines."""
-    # Without a terminal there is no width to wrap at.
+    """Print tables, all of whose texts are ``cell``s, and lines."""
+    # A file has no width to wrap at.
     width = None if sys.stdout.isatty() else 1000
     console = Console(file=sys.stdout, highlight=False, width=width)
     for part in parts:

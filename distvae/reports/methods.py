@@ -1,4 +1,4 @@
-"""Runs of several methods, each perhaps with several seeds: what they score, and with what error."""
+"""Group runs into methods, and score each method over its seeds, with errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from distvae.runs.resume import NO_MATTER
 from distvae.system.errors import UserError
 from distvae.system.files import damaged, inside
 
-# Beside what never matters, runs of one method differ in these.
+# The keys in which runs of one method may differ.
 _BETWEEN_SEEDS = NO_MATTER | {"seed", "pretrained"}
 
-# A difference is told from none at this many standard errors.
+# A difference counts from this many standard errors.
 CERTAIN = 2.0
 
-# Scores of single sentences, whose means have errors.
+# Scores of single sentences.
 PerSentence = Literal["re", "kl", "neg_elbo", "nll", "mutual_information"]
 
 # The settings of a method: dotted keys and their values as text.
@@ -40,22 +40,22 @@ class Run:
 
     folder: Path
     config: Config
-    epochs: list[dict[str, Any]]  # its records, in their order
+    epochs: list[dict[str, Any]]  # its records, in order
     environment: Environment
 
     @property
     def hours(self) -> float:
-        """Of training and validation, without the test."""
+        """Hours of training and validation, without the test."""
         return float(sum(row["train"]["seconds"] + row["valid_seconds"] for row in self.epochs)) / 3600
 
     @property
     def vae(self) -> list[dict[str, Any]]:
-        """Records of the VAE's epochs."""
+        """The records of the VAE's epochs."""
         return [row for row in self.epochs if row["stage"] == "train"]
 
     @property
     def annealed(self) -> list[dict[str, Any]]:
-        """Those after annealing."""
+        """The records of the VAE's epochs after annealing."""
         return [row for row in self.vae if row["epoch"] > self.config.kl.policy.warm_up]
 
 
@@ -67,21 +67,21 @@ class FinishedRun(Run):
     sentences: SentenceScores
 
     def of_sentences(self, score: PerSentence) -> np.ndarray | None:
-        """Return a score of each test sentence: [N], in nats. None where the model has none."""
+        """Return a score of each test sentence, in nats: [N]. None if the run does not have it."""
         own = self.sentences
         scores: dict[str, np.ndarray | None] = {**vars(own), "neg_elbo": own.re + own.kl}
         return scores[score]
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a run's folder, also of one that still trains.
+    """Read a run folder. The run may still be training.
 
     Raises:
-        UserError: it is none, or is damaged.
+        UserError: it is not a run folder, or it is damaged.
     """
     folder = Path(folder)
     if not os.path.lexists(folder / "config.yaml"):
-        raise UserError(f"{folder}: is no run's folder: it has no config.yaml")
+        raise UserError(f"{folder}: is not a run folder: it has no config.yaml")
     results = load_results(folder) if os.path.lexists(folder / "results.json") else None
     epochs = read_metrics(folder)
     if results is not None:
@@ -94,18 +94,18 @@ def read_run(folder: str | Path) -> Run:
 
 
 def _check_stages(folder: Path, results: Results, epochs: list[dict[str, Any]]) -> None:
-    """See that a run's results tell of the epochs that it has recorded.
+    """Check that the results of a run are those of the epochs that it has recorded.
 
     Raises:
-        UserError: they do not.
+        UserError: they are not.
     """
-    recorded = {row["stage"]: row["epoch"] for row in epochs}  # a run that began by another's checkpoint lacks some
-    told = {end.stage: end.epochs for end in results.stages}
-    if not told or any(told.get(stage) != last for stage, last in recorded.items()):
+    recorded = {row["stage"]: row["epoch"] for row in epochs}  # lacks stages if the run continues another
+    ended = {end.stage: end.epochs for end in results.stages}
+    if not ended or any(ended.get(stage) != last for stage, last in recorded.items()):
         raise damaged(
             folder / "results.json",
-            f"the results of what {folder / 'metrics.jsonl'} records",
-            f"it tells of epochs {told}, and recorded are {recorded}",
+            f"the results of the epochs in {folder / 'metrics.jsonl'}",
+            f"its stages have {ended} epochs, and the records have {recorded}",
         )
 
 
@@ -125,10 +125,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Method:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
-    kind: str  # in the paper's words
-    name: str  # the kind, and what tells it from others of its kind
+    kind: str  # as the paper names it
+    name: str  # the kind, and the settings that distinguish it from other methods of the kind
     runs: tuple[Run, ...]
 
     @cached_property
@@ -136,12 +136,12 @@ class Method:
         return tuple(run for run in self.runs if isinstance(run, FinishedRun))
 
     def of_sentences(self, name: PerSentence) -> list[np.ndarray]:
-        """A score of each test sentence, of each finished run: [N] each, in nats. Empty where they have none."""
+        """Return a score of each test sentence, in nats, for each finished run that has it: [N] each."""
         values = [run.of_sentences(name) for run in self.finished]
         return [value for value in values if value is not None]
 
     def score(self, name: PerSentence) -> Score | None:
-        """In nats a sentence. None where no run has it."""
+        """Return a score in nats per sentence. None if no run has it."""
         values = self.of_sentences(name)
         if not values:
             return None
@@ -149,7 +149,7 @@ class Method:
         return Score(found.mean, found.standard_error, _spread([value.mean() for value in values]))
 
     def perplexity(self, name: Literal["nll", "neg_elbo"]) -> Score | None:
-        """Of the mean over seeds: their geometric mean."""
+        """Return the geometric mean over seeds of the perplexity. None if no run has it."""
         values = self.of_sentences(name)
         if not values:
             return None
@@ -158,7 +158,7 @@ class Method:
         return Score(found.mean, found.standard_error, _spread([perplexity(v, tokens).mean for v in values]))
 
     def over_seeds(self, values: Sequence[float]) -> Score:
-        """Of numbers that each run has one of."""
+        """Return the score of which each run has one value."""
         return Score(float(np.mean(values)), None, _spread(values))
 
 
@@ -167,10 +167,10 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def gather(folders: Sequence[str | Path]) -> list[Method]:
-    """The methods of runs, in the order of their first.
+    """Return the methods of runs, in the order of their first runs.
 
     Raises:
-        UserError: a folder is no run's, or the runs are not of the same sentences and words.
+        UserError: a folder is not a run folder, or the runs have different test sentences or vocabularies.
     """
     runs = [read_run(folder) for folder in dict.fromkeys(map(Path, folders))]
     groups: dict[Settings, list[Run]] = {}
@@ -181,12 +181,12 @@ def gather(folders: Sequence[str | Path]) -> list[Method]:
         found, first = run.results, scored[0].results
         if (found.data, found.vocabulary, found.split) != (first.data, first.vocabulary, first.split):
             raise UserError(
-                f"{run.folder} was scored on other sentences, or words, than {scored[0].folder}: no comparison"
+                f"{run.folder} was scored on other sentences or words than {scored[0].folder}: they cannot be compared"
             )
     for group in groups.values():
         seeds = [run.config.seed for run in group]
         if len(set(seeds)) < len(seeds):
-            raise UserError(f"{group[0].folder} and {group[1].folder}: are the same run twice, seed and all")
+            raise UserError(f"{group[0].folder} and {group[1].folder}: are the same run twice, with the same seed")
     kinds = [method_of(group[0].config) for group in groups.values()]
     return [
         Method(kind, kind if kinds.count(kind) == 1 else _named(kind, group[0], groups), tuple(group))
@@ -195,7 +195,7 @@ def gather(folders: Sequence[str | Path]) -> list[Method]:
 
 
 def method_of(config: Config) -> str:
-    """What the paper would call it."""
+    """Return the name of a config's method, as the paper would form it."""
     if config.autoencoder:
         return "AE"
     parts = ["PT"] if config.pretrained is not None or config.pretrain.max_epochs else []
@@ -207,14 +207,14 @@ def method_of(config: Config) -> str:
 
 def _settings(run: Run) -> Settings:
     own = {key: value for key, value in flatten(run.config) if key not in _BETWEEN_SEEDS}
-    # A pretraining that was taken over is one, however long this run's own would have been.
+    # The limit of the run's own pretraining does not matter if it takes over another's.
     if run.config.pretrained is not None:
         own["pretrain.max_epochs"] = "taken over"
     return tuple(sorted((key, str(value)) for key, value in own.items()))
 
 
 def _named(kind: str, run: Run, groups: dict[Settings, list[Run]]) -> str:
-    """The kind, and in which keys its groups differ."""
+    """Return the kind, and the values of the keys in which the methods of the kind differ."""
     alike = [dict(key) for key, group in groups.items() if method_of(group[0].config) == kind]
     own = dict(_settings(run))
     differing = [key for key in own if len({other[key] for other in alike}) > 1]
@@ -222,8 +222,13 @@ def _named(kind: str, run: Run, groups: dict[Settings, list[Run]]) -> str:
 
 
 def difference(one: Method, other: Method, score: PerSentence, signs: tuple[int, int] = (1, 1)) -> Estimate:
-    """``one`` − ``other`` of the same sentences, in nats, each times its sign. Its error is that over sentences and,
-    where a method has several seeds, over these."""
+    """Return the mean of ``one`` − ``other`` over the same sentences, in nats.
+
+    The error is that over sentences, plus that over seeds where a method has several.
+
+    Args:
+        signs: factors of both.
+    """
     ours, theirs = (
         [sign * value for value in method.of_sentences(score)] for sign, method in zip(signs, (one, other), strict=True)
     )
@@ -235,12 +240,12 @@ def difference(one: Method, other: Method, score: PerSentence, signs: tuple[int,
 
 
 def steadiness(run: Run) -> float:
-    """Standard deviation of the validation KL over the epochs after annealing, in nats; NaN of fewer than two."""
+    """Return the standard deviation of the validation KL over the epochs after annealing, in nats; NaN if below two."""
     values = [row["valid"]["kl"]["mean"] for row in run.annealed]
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def distance(run: Run) -> float:
-    """Root mean square distance of that KL from λ, in nats; NaN of none."""
+    """Return the root mean square distance of that KL from λ, in nats; NaN without epochs."""
     values = [row["valid"]["kl"]["mean"] - run.config.kl.rate for row in run.annealed]
     return float(np.sqrt(np.mean(np.square(values)))) if values else float("nan")

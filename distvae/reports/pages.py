@@ -1,4 +1,4 @@
-"""Pages that need no other file."""
+"""Fill the templates of HTML pages. A page is one file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def render(template: str, **values: Any) -> str:
     """Fill a template of this folder.
 
     Raises:
-        UserError: what fills it is not installed.
+        UserError: jinja2 is not installed.
     """
     try:
-        import jinja2  # late, for no run that trains has a use for it
+        import jinja2  # here, because training does not need it
     except ImportError:
         raise UserError("a report needs jinja2: pip install jinja2") from None
     environment = jinja2.Environment(
@@ -23,7 +23,7 @@ def render(template: str, **values: Any) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Markup is of the page itself; all else may be of a file.
+        # Plain text may come from a file. Markup is our own.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     return environment.get_template(template).render(values)

@@ -1,4 +1,4 @@
-"""The paper's Table 1 as it was printed and as it should have been, and what the paper claims, set against runs."""
+"""The paper's Table 1, as printed and as corrected, and the paper's claims, checked on runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distvae.evaluation.liveness import DEAD, INFORMATIVE, latent_state
+from distvae.evaluation.metrics import METRICS
 from distvae.evaluation.scores import Estimate
 from distvae.reports.methods import CERTAIN, FinishedRun, Method, difference, distance, steadiness
 
@@ -16,7 +17,7 @@ from distvae.reports.methods import CERTAIN, FinishedRun, Method, difference, di
 
 @dataclass(frozen=True)
 class Printed:
-    """A row of Table 1, in nats a sentence; None: left blank."""
+    """A row of Table 1, in nats per sentence; None: left blank."""
 
     nll: float | None
     ppl: float | None
@@ -34,13 +35,13 @@ TABLE_1 = {
     "PT + KLA + SFB": Printed(36.75, 47.25, 32.44, 4.29, 36.73, 46.99),
 }
 
-# The paper's batches.
+# Batch size of the paper's program.
 _BATCH = 4
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """What a printed row comes to without its program's errors: bounds, or a value."""
+    """A row without the errors of the paper's program: bounds of NLL and PPL, and RE."""
 
     nll: tuple[float, float] | None
     ppl: tuple[float, float] | None
@@ -48,10 +49,11 @@ class Corrected:
 
 
 def corrected(row: Printed) -> Corrected:
-    """A printed row without what the paper's program got wrong.
+    """Return a printed row without the errors of the paper's program.
 
-    Its importance weights joined draws of z with other sentences' prefixes, the B of a batch in turn, which makes the
-    NLL too high by up to ln B; and no NLL stands above −ELBO. The RE of the autoencoder, which has none, is of a batch.
+    Its importance weights combined draws of z with prefixes of the other sentences in the batch of B, which makes the
+    NLL too high by up to ln B. In addition, an NLL cannot exceed −ELBO. The RE of the autoencoder, which has no NLL, is
+    that of a batch.
     """
     if row.nll is None or row.ppl is None or row.neg_elbo is None:
         return Corrected(None, None, row.re / _BATCH)
@@ -60,17 +62,17 @@ def corrected(row: Printed) -> Corrected:
     return Corrected(nll, (math.exp(nll[0] / tokens), math.exp(nll[1] / tokens)), row.re)
 
 
-# -- Its claims --------------------------------------------------------------------------------------------------------
+# -- The claims --------------------------------------------------------------------------------------------------------
 
 Verdict = Literal["held", "not held", "too close to tell", "no runs"]
 
-# A living latent has so many active units.
+# A latent needs this many active units to count as alive.
 ALIVE_UNITS = 3
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, and whether these runs bear it out."""
+    """A claim of the paper, and whether runs confirm it."""
 
     text: str
     verdict: Verdict
@@ -78,7 +80,7 @@ class Claim:
 
 
 def claims(methods: Sequence[Method]) -> list[Claim]:
-    """Every claim of the paper's results (sections 7 and 8), judged by the first method of each kind."""
+    """Judge every claim of the paper's results (sections 7 and 8) by the first method of each kind."""
     found: dict[str, Method] = {}
     for method in methods:
         if method.finished:
@@ -107,7 +109,7 @@ def claims(methods: Sequence[Method]) -> list[Claim]:
 
 
 def _of_all(answers: Sequence[bool]) -> Verdict:
-    """Of every seed: they may not agree."""
+    """Return the verdict over all seeds."""
     return "held" if all(answers) else "too close to tell" if any(answers) else "not held"
 
 
@@ -119,12 +121,12 @@ def _life(method: Method) -> str:
 
 def _collapses(method: Method) -> tuple[Verdict, str]:
     dead = [run.results.scores.mutual_information.mean < DEAD for run in method.finished]
-    return _of_all(dead), f"{_life(method)}; collapsed is an MI under {DEAD:g}"
+    return _of_all(dead), f"{_life(method)}; collapsed: MI below {DEAD:g}"
 
 
 def _lives(method: Method) -> tuple[Verdict, str]:
-    said = f"{_life(method)}; alive is an MI over {INFORMATIVE:g} of the KL, in {ALIVE_UNITS} units or more"
-    return _of_all([_alive(run) for run in method.finished]), said
+    figures = f"{_life(method)}; alive: MI of at least {INFORMATIVE:g} of the KL, in {ALIVE_UNITS} units or more"
+    return _of_all([_alive(run) for run in method.finished]), figures
 
 
 def _alive(run: FinishedRun) -> bool:
@@ -134,9 +136,9 @@ def _alive(run: FinishedRun) -> bool:
 
 
 def _if_alive(verdict: Verdict, figures: str, *methods: Method) -> tuple[Verdict, str]:
-    """A verdict on KLs: not held where a run's latent is not alive, because a KL without information is no merit."""
+    """Return a verdict on KLs: not held if a latent is not alive, because a KL without information proves nothing."""
     lifeless = "".join(
-        f"; {method.name} is not alive in every run ({_life(method)}), so that its KL proves nothing"
+        f"; {method.name} is not alive in every run ({_life(method)}), so its KL proves nothing"
         for method in methods
         if not all(map(_alive, method.finished))
     )
@@ -153,21 +155,21 @@ def _off(method: Method) -> float:
 
 def _nearer(one: Method, other: Method) -> tuple[Verdict, str]:
     ours, theirs = _off(one), _off(other)
-    # A distance moves with the KL above λ and against it below.
+    # The distance grows with the KL above λ, and shrinks with it below.
     signs = 1 if ours >= 0 else -1, 1 if theirs >= 0 else -1
     found = Estimate(abs(ours) - abs(theirs), difference(one, other, "kl", signs).standard_error)
-    said = f"|KL − λ| is {abs(ours):.2f} under {one.name}, {abs(theirs):.2f} under {other.name}: {found}"
-    return _if_alive(_judge(found), said, one, other)
+    figures = f"|KL − λ| is {abs(ours):.2f} under {one.name}, {abs(theirs):.2f} under {other.name}: {found}"
+    return _if_alive(_judge(found), figures, one, other)
 
 
 def _lower(one: Method, other: Method, score: Literal["re", "neg_elbo", "nll"]) -> tuple[Verdict, str]:
     found = difference(one, other, score)
-    name = {"re": "RE", "neg_elbo": "−ELBO", "nll": "NLL"}[score]
-    return _judge(found), f"{name} of {one.name} minus that of {other.name}, sentence by sentence: {found}"
+    title = METRICS[score].title
+    return _judge(found), f"{title} of {one.name} minus that of {other.name}, sentence by sentence: {found}"
 
 
 def _judge(found: Estimate) -> Verdict:
-    """Whether a difference is below 0."""
+    """Return whether a difference is below 0."""
     if abs(found.mean) <= CERTAIN * (found.standard_error or 0.0):
         return "too close to tell"
     return "held" if found.mean < 0 else "not held"
@@ -176,14 +178,14 @@ def _judge(found: Estimate) -> Verdict:
 def _steadier(one: Method, other: Method) -> tuple[Verdict, str]:
     spreads = [[steadiness(run) for run in method.finished] for method in (one, other)]
     distances = [[distance(run) for run in method.finished] for method in (one, other)]
-    said = "; ".join(
+    each = "; ".join(
         f"{method.name}: standard deviation {_range(spread)}, root mean square distance from λ {_range(off)}"
         for method, spread, off in zip((one, other), spreads, distances, strict=True)
     )
-    said = f"validation KL over the epochs after annealing: {said}"
+    figures = f"validation KL over the epochs after annealing: {each}"
     if any(map(math.isnan, [*spreads[0], *spreads[1]])):
-        return "too close to tell", f"{said}; – is of runs that have fewer than two such epochs"
-    return _if_alive(_of_all([a < b for a in spreads[0] for b in spreads[1]]), said, one, other)
+        return "too close to tell", f"{figures}; –: fewer than two such epochs"
+    return _if_alive(_of_all([a < b for a in spreads[0] for b in spreads[1]]), figures, one, other)
 
 
 def _range(values: Sequence[float]) -> str:

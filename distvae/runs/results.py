@@ -133,7 +133,7 @@ def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
         raise UserError(f"{path}: cannot be read: {error}; it is damaged: restore it from a copy") from None
     if not _are_the_means_of(results.scores, scores):
         raise UserError(
-            f"{path}: is not what {Path(run) / 'results.json'} gives the means of; one of them was damaged or changed:"
+            f"{path}: its means are not the scores in {Path(run) / 'results.json'}; one of them was damaged or changed:"
             " restore it from a copy"
         )
     return scores
@@ -178,7 +178,7 @@ def load_results(run: str | Path) -> Results:
     results = results_from_dict(read_json(path), path)
     last = last_begun(Path(run))
     if results.start is not None and results.start < last:
-        raise UserError(f"{path}: was written by start {results.start}; start {last} has gone on with the run")
+        raise UserError(f"{path}: was written by start {results.start}, and start {last} has resumed the run since")
     if (path.parent / "sentences.parquet").exists():
         load_sentence_scores(run, results)
     if (path.parent / "vocabulary.json").exists():

@@ -65,7 +65,7 @@ def html(account: Account) -> str:
         account=account,
         sections=sections(account),
         endings=endings(account),
-        tables=[("By the clock", by_the_clock(account)), ("Of the places for trials", by_the_trials(account))],
+        tables=[("By the clock", by_the_clock(account)), ("Of the slots", by_the_trials(account))],
         utilisation=utilisation(account),
         lineage=lineage(account),
         reading=reading(account),
@@ -92,16 +92,16 @@ def markdown(account: Account) -> str:
     if endings(account):
         parts += ["## What failed or was stopped", "\n".join(f"- {escaped(line)}" for line in endings(account))]
     parts.append("## Where the time went")
-    for title_, table in (("by the clock", by_the_clock(account)), ("of the places", by_the_trials(account))):
+    for title_, table in (("by the clock", by_the_clock(account)), ("of the slots", by_the_trials(account))):
         if table:
             rows = [[part.what, format_duration(part.seconds), f"{part.share:.0%}"] for part in table]
             parts.append(markdown_table([title_, "time", "share"], rows))
     if utilisation(account) is not None:
-        parts.append(f"Trials held {utilisation(account):.0%} of the places' time while trials ran.")
+        parts.append(f"Trials held {utilisation(account):.0%} of the time of all slots while trials ran.")
     if lineage(account):
         rows = [[run, parent, f"{step:,}", values] for run, parent, step, values in lineage(account)]
-        parts += ["## Lineage", markdown_table(["run", "went on from", "at step", "with"], rows)]
-    parts += ["## How to read it", "\n".join(f"- {line}" for line in reading(account))]
+        parts += ["## Lineage", markdown_table(["run", "continues", "at step", "with"], rows)]
+    parts += ["## How to read this report", "\n".join(f"- {line}" for line in reading(account))]
     return "\n\n".join(parts) + "\n"
 
 

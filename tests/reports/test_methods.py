@@ -76,7 +76,7 @@ def test_the_same_run_in_two_folders_is_refused(tmp_path):
 def test_runs_of_other_sentences_are_refused(tmp_path):
     write_run(tmp_path / "a", "kla")
     write_run(tmp_path / "b", "pt_kla", corpus="0000000000000000")
-    with pytest.raises(UserError, match=f"{tmp_path}/b was scored on other sentences, or words, than {tmp_path}/a"):
+    with pytest.raises(UserError, match=f"{tmp_path}/b was scored on other sentences or words than {tmp_path}/a"):
         gather([tmp_path / "a", tmp_path / "b"])
 
 
@@ -187,7 +187,7 @@ def test_a_run_that_still_trains_is_read(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no run's folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         read_run(tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_scores_of_other_results_are_refused(tmp_path):
     for name, row in (("a", "kla"), ("b", "pt_kla")):
         write_run(tmp_path / name, row)
     (tmp_path / "a" / "sentences.parquet").write_bytes((tmp_path / "b" / "sentences.parquet").read_bytes())
-    with pytest.raises(UserError, match=r"sentences.parquet: is not what .*results.json gives the means of"):
+    with pytest.raises(UserError, match=r"sentences.parquet: its means are not the scores in .*results.json"):
         read_run(tmp_path / "a")
 
 

@@ -152,7 +152,7 @@ def test_what_too_few_epochs_show_is_not_judged(tmp_path):
     found = {claim.text: claim for claim in claims(gather(runs))}[CLAIMS[-2]]
     assert found.verdict == "too close to tell"
     assert "nan" not in found.figures
-    assert found.figures.endswith("– is of runs that have fewer than two such epochs")
+    assert found.figures.endswith("–: fewer than two such epochs")
 
 
 def test_the_first_of_two_methods_of_a_kind_is_judged(tmp_path, monkeypatch):

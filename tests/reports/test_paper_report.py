@@ -10,7 +10,7 @@ import pytest
 
 from distvae import cli
 from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
-from distvae.reports.paper_report import FIGURE, SENTENCES, tell, write
+from distvae.reports.paper_report import FIGURE, SENTENCES, make_report, write
 from distvae.runs.checkpoints import load_export
 from distvae.system.errors import UserError
 from tests.paper_folders import write_run, write_table
@@ -95,21 +95,25 @@ def test_our_figures_are_those_of_the_results_with_their_errors(one_seed):
 
 
 def test_several_seeds_show_their_spread(tmp_path):
-    report = tell(write_table(tmp_path, seeds=2, rows=("kla",)))
+    report = make_report(write_table(tmp_path, seeds=2, rows=("kla",)))
     assert "standard deviation over seeds" in report.parts[0].text
     assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d \(\d+\.\d\d\)", report.parts[0].lines[0].cells[1])
     assert report.parts[0].lines[0].cells[7] == "0 of 4 (0.0)"
-    assert "Of one seed" not in report.parts[1].text
+    assert "With one seed" not in report.parts[1].text
 
 
-def test_of_one_seed_it_is_said_what_no_error_tells(one_seed):
+def test_one_seed_is_said_to_leave_out_an_error(one_seed):
     runs, _ = one_seed
-    assert tell(runs).parts[1].text.endswith("Of one seed, how far off another would lie is in no error here.")
+    assert (
+        make_report(runs)
+        .parts[1]
+        .text.endswith("With one seed, the errors do not include how much another seed would differ.")
+    )
 
 
 def test_the_summary_says_what_was_scored(one_seed):
     runs, _ = one_seed
-    summary = tell(runs).summary
+    summary = make_report(runs).summary
     assert summary.startswith("5 runs. 200 test sentences, 2,000 tokens; vocabulary ")
     assert summary.endswith("sentences fedcba9876543210; NLL from K = 500 importance samples.")
 
@@ -120,7 +124,8 @@ def test_a_bound_that_does_not_hold_is_said_loudly(tmp_path, monkeypatch):
     monkeypatch.setitem(PAPER, "kla", (36.0, 0.02, 36.9, 0.0, 0))
     write_run(tmp_path / "kla", "kla")
     assert any(
-        note.startswith(f"WARNING {tmp_path}/kla: NLL stands above") for note in tell([tmp_path / "kla"]).parts[0].notes
+        note.startswith(f"WARNING {tmp_path}/kla: NLL exceeds −ELBO")
+        for note in make_report([tmp_path / "kla"]).parts[0].notes
     )
 
 
@@ -169,22 +174,22 @@ def test_table_2_decodes_lines_between_the_same_draws_for_all(one_seed):
 
 def test_captions_are_reconstructed_from_fresh_ones_and_others_from_built_in_or_given_ones(one_seed, tmp_path):
     runs, _ = one_seed
-    rebuilt = next(part for part in tell(runs).parts if part.title == "Reconstructions")
+    rebuilt = next(part for part in make_report(runs).parts if part.title == "Reconstructions")
     assert len(rebuilt.lines) == 5
     assert not {line.cells[0] for line in rebuilt.lines} & set(SENTENCES)
     write_run(tmp_path / "kla", "kla", data={"path": "elsewhere"})
     for given, expected in ((), SENTENCES), (("A man sleeps .",), ("A man sleeps .",)):
-        rebuilt = next(part for part in tell([tmp_path / "kla"], given).parts if part.title == "Reconstructions")
+        rebuilt = next(part for part in make_report([tmp_path / "kla"], given).parts if part.title == "Reconstructions")
         assert tuple(line.cells[0] for line in rebuilt.lines) == expected
 
 
 def test_the_runs_say_how_they_ended_and_where(one_seed, tmp_path):
     runs, _ = one_seed
-    rows = [line.cells for line in tell(runs).parts[-1].lines]
+    rows = [line.cells for line in make_report(runs).parts[-1].lines]
     assert [row[0] for row in rows] == [str(run) for run in runs]
     assert rows[0][3:6] == ["16 epochs, converged", "–", "epoch 14"]
     assert rows[1][3:6] == ["–", "16 epochs, converged", "epoch 14"]
-    assert rows[2][3:6] == ["of ae", "16 epochs, converged", "epoch 14"]
+    assert rows[2][3:6] == ["from ae", "16 epochs, converged", "epoch 14"]
     assert rows[0][6:] == ["0.01", "1 process, a CPU; torch 2.13.0, Python 3.11.7", "0123456789ab"]
 
 
@@ -246,7 +251,7 @@ def test_the_command_prints_json(one_seed, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{folder}/nothing"], "nothing: is no run's folder"),
+        (["{folder}/nothing"], "nothing: is not a run folder"),
         (["{run}", "--out", "{run}/config.yaml"], "config.yaml: cannot be written"),
         (["{run}", "--sentence", ""], "--sentence: is empty"),
     ],

@@ -1,75 +1,15 @@
 import json
 import math
-import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from distvae.evaluation.scores import Estimate, Floor, Scores
-from distvae.reports.comparison import remarks, show, table
-from distvae.runs.results import Results, StageEnd, load_results, save_results
+from distvae.evaluation.scores import Estimate, Scores, SentenceScores
+from distvae.runs.attempts import Lease, claim
+from distvae.runs.results import StageEnd, load_results, load_sentence_scores, save_results, save_sentence_scores
 from distvae.system.errors import UserError
-
-
-def perplexity(nats: float, error: float) -> Estimate:
-    """Of 6,000 sentences with 61,234 tokens."""
-    return Estimate(math.exp(nats * 6000 / 61_234), error)
-
-
-COLLAPSED = Results(
-    split="test",
-    scores=Scores(
-        sentences=6000,
-        tokens=61_234,
-        re=Estimate(33.111, 0.112),
-        kl=Estimate(0.013, 0.014),
-        neg_elbo=Estimate(33.124, 0.115),
-        elbo_ppl=perplexity(33.124, 0.316),
-        active_units=0,
-        mutual_information=Estimate(0.017, 0.018),
-        kl_per_dimension=(0.013, 0.0),
-        seed=3,
-        importance_samples=500,
-        nll=Estimate(33.119, 0.121),
-        ppl=perplexity(33.119, 0.323),
-        effective_samples=498.7,
-        nll_excess=Estimate(-0.005, 0.001),
-    ),
-    floor=Floor(Estimate(20.125, 0.126), Estimate(7.127, 0.128)),
-    stages=(StageEnd("train", 31, True, 24),),
-    vocabulary="0123456789abcdef",
-    vocabulary_size=411,
-    data="fedcba9876543210",
-    world_size=2,
-)
-CURED = replace(
-    COLLAPSED,
-    scores=replace(
-        COLLAPSED.scores,
-        re=Estimate(27.331, 0.132),
-        kl=Estimate(4.133, 0.034),
-        neg_elbo=Estimate(31.464, 0.135),
-        elbo_ppl=perplexity(31.464, 0.337),
-        active_units=2,
-        mutual_information=Estimate(4.038, 0.039),
-        kl_per_dimension=(2.1, 2.033),
-        nll=Estimate(30.441, 0.142),
-        ppl=perplexity(30.441, 0.344),
-    ),
-    stages=(StageEnd("pretrain", 12, True, 9), StageEnd("train", 40, True, 33)),
-)
-WITHOUT_NLL = replace(
-    COLLAPSED.scores, importance_samples=0, nll=None, ppl=None, effective_samples=None, nll_excess=None
-)
-BOTH = {"kla": COLLAPSED, "pt_kla_sfb": CURED}
-
-
-def printed(results: dict[str, Results], capsys: pytest.CaptureFixture) -> list[str]:
-    show(results)
-    return capsys.readouterr().out.splitlines()
-
-
-# -- results.json ------------------------------------------------------------------------------------------------------
+from tests.runs.scored import COLLAPSED, CURED, WITHOUT_NLL
 
 
 @pytest.mark.parametrize(
@@ -145,154 +85,72 @@ def test_what_is_no_results_is_one_line_that_names_the_file(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-# -- The table ---------------------------------------------------------------------------------------------------------
-
-ROWS = {
-    "RE": ("33.11 ± 0.11", "27.33 ± 0.13"),
-    "KL": ("0.01 ± 0.01", "4.13 ± 0.03"),
-    "−ELBO": ("33.12 ± 0.12", "31.46 ± 0.14"),
-    "NLL": ("33.12 ± 0.12", "30.44 ± 0.14"),
-    "floor under NLL, −log p*(x)": ("20.12 ± 0.13", "20.12 ± 0.13"),
-    "PPL": ("25.67 ± 0.32", "19.74 ± 0.34"),
-    "ELBO PPL": ("25.68 ± 0.32", "21.82 ± 0.34"),
-    "floor under PPL": ("7.13 ± 0.13", "7.13 ± 0.13"),
-    "AU, active units": ("0 of 2", "2 of 2"),
-    "MI, mutual information": ("0.02 ± 0.02", "4.04 ± 0.04"),
-}
-
-
-def cells(results: dict[str, Results]) -> dict[str, tuple[str, ...]]:
-    columns = [list(column.cells) for column in table(results).columns]
-    return {row[0]: row[1:] for row in zip(*columns, strict=True)}
-
-
-def test_the_table_sets_every_score_of_every_run_side_by_side():
-    assert cells(BOTH) == ROWS
-    assert [str(column.header) for column in table(BOTH).columns][1:] == ["kla", "pt_kla_sfb"]
-
-
-def test_the_table_leaves_out_what_no_run_has_and_marks_what_one_lacks():
-    no_floor = replace(CURED, floor=None)
-    assert cells({"a": no_floor, "b": no_floor}).keys() == {row for row in ROWS if "floor" not in row}
-    assert cells({"a": COLLAPSED, "b": no_floor})["floor under PPL"] == ("7.13 ± 0.13", "–")
-
-
-def test_the_table_names_its_split():
-    assert table(BOTH).columns[0].header.plain.startswith("test ")
-    other = replace(CURED, split="valid")
-    assert table({"a": COLLAPSED, "b": other, "c": CURED}).columns[0].header.plain.startswith("test/valid ")
-
-
-def test_show_prints_the_table_whole(capsys):
-    lines = printed(BOTH, capsys)
-    for name, values in ROWS.items():
-        assert sum(line.split() == [*name.split(), *" ".join(values).split()] for line in lines) == 1, name
-    header = next(line for line in lines if "pt_kla_sfb" in line)
-    assert header.split()[-2:] == ["kla", "pt_kla_sfb"]
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_show_prints_the_papers_five_rows_whole_on_80_columns(terminal, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    names = ["ae", "kla", "pt_kla", "pt_kla_fb", "pt_kla_sfb"]
-    out = "\n".join(printed(dict.fromkeys(names, CURED), capsys))
-    assert "…" not in out
-    if not terminal:  # on one, a cell may be wrapped
-        for name in names:
-            assert name in out
-        for row, (_, value) in ROWS.items():
-            assert any(line.startswith(row) and line.count(value) == 5 for line in out.splitlines()), row
-
-
-def test_show_takes_names_as_they_are(capsys):
-    names = ["sweep[lr=0.5]", "b[/b]", "[red]c"]
-    results = dict.fromkeys(names, replace(CURED, stages=(StageEnd("train", 40, False, 33),)))
-    lines = printed(results, capsys)
-    for name in names:
-        assert any(line.startswith("test sentences") and name in line for line in lines), name
-    assert set(remarks(results)) <= set(lines)
-
-
-# -- Remarks -----------------------------------------------------------------------------------------------------------
-
-
-def warnings(results: dict[str, Results]) -> list[str]:
-    return [line for line in remarks(results) if line.startswith("WARNING")]
-
-
-def test_remarks_say_how_the_numbers_came_about(capsys):
-    lines = remarks(BOTH)
-    assert len(lines) == 1  # the same for both runs
-    for part in ("6,000 sentences", "61,234 tokens", "K = 500", "499 of them effective", "seed 3", "ln 6,000",
-                 "0123456789abcdef", "411"):  # fmt: skip
-        assert part in lines[0], part
-    assert lines[0] in printed(BOTH, capsys)
-
-
-def test_remarks_that_differ_name_their_runs():
-    other = replace(CURED, scores=replace(CURED.scores, importance_samples=50, effective_samples=12.3))
-    first, second = remarks({"kla": COLLAPSED, "other": other})
-    assert first.startswith("kla: ")
-    assert "K = 500" in first
-    assert second.startswith("other: ")
-    assert "K = 50 " in second
-    assert "12 of them effective" in second
-
-
-def test_remarks_without_importance_samples_do_not_speak_of_an_nll():
-    scores = replace(CURED.scores, importance_samples=0, nll=None, ppl=None, effective_samples=None, nll_excess=None)
-    lines = remarks({"a": replace(CURED, scores=scores)})
-    assert "6,000 sentences" in lines[0]
-    assert not any("NLL" in line for line in lines)
-
-
-def test_all_well_gives_no_warning(capsys):
-    assert warnings(BOTH) == []
-    assert not any("WARNING" in line for line in printed(BOTH, capsys))
-
-
-def test_a_broken_bound_is_a_warning(capsys):
-    broken = replace(CURED, scores=replace(CURED.scores, nll_excess=Estimate(0.35, 0.1)))
-    (line,) = warnings({"kla": COLLAPSED, "mine": broken})
-    assert line.startswith("WARNING mine: NLL stands above −ELBO by 0.35 ± 0.10")
-    assert line in printed({"kla": COLLAPSED, "mine": broken}, capsys)
-
-
-def test_a_stage_that_did_not_converge_is_told(capsys):
-    stages = (StageEnd("pretrain", 12, True, 9), StageEnd("train", 40, False, 33))
-    results = {"kla": COLLAPSED, "mine": replace(CURED, stages=stages)}
-    assert "mine: train ended at its limit of 40 epochs, not converged" in printed(results, capsys)
-    assert not any("pretrain" in line for line in remarks(results))
-
-
-def test_a_run_without_a_best_is_a_warning(capsys):
-    results = {"mine": replace(CURED, stages=(StageEnd("train", 40, False, None),))}
-    (line,) = warnings(results)
-    assert line.startswith("WARNING mine: no epoch of train could be taken as the best")
-    assert "of epoch 40, were scored" in line
-    assert line in printed(results, capsys)
-    assert not any("not converged" in other for other in remarks(results))
+def test_stages_whose_later_epochs_were_mostly_passed_over_are_not_settled():
+    assert StageEnd("train", 12, False, 5, 3).settled  # of seven later epochs
+    assert not StageEnd("train", 12, False, 5, 4).settled
+    assert StageEnd("train", 7, False, 5, 2).settled  # two may be chance
 
 
 @pytest.mark.parametrize(
-    ("epochs", "best", "passed_over", "warns"),
-    [(12, 5, 7, True), (12, 5, 4, True), (13, 5, 4, False), (8, 5, 3, True), (7, 5, 2, False)],
+    ("change", "message"),
+    [
+        ({"best_epoch": 32}, "the epochs of train contradict each other"),
+        ({"passed_over": 32}, "the epochs of train contradict each other"),
+    ],
 )
-def test_early_weights_of_a_swinging_weight_are_a_warning(epochs, best, passed_over, warns):
-    stages = (StageEnd("train", epochs, False, best, passed_over),)
-    lines = warnings({"mine": replace(CURED, stages=stages)})
-    assert len(lines) == warns
-    for line in lines:
-        assert line.startswith(
-            f"WARNING mine: train keeps the weights of epoch {best} of {epochs}, because in {passed_over}"
-        )
-        assert "kl.multiplier" in line
+def test_results_that_contradict_themselves_are_refused(tmp_path, change, message):
+    save_results(tmp_path, replace(COLLAPSED, stages=(replace(COLLAPSED.stages[0], **change),)))
+    with pytest.raises(UserError, match=message):
+        load_results(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"vocabulary": "f" * 16}, {"data": "f" * 16}])
-def test_other_words_or_sentences_are_a_warning(change, capsys):
-    results = {"kla": COLLAPSED, "mine": CURED, "other": replace(CURED, **change)}
-    (line,) = warnings(results)
-    assert "different data or vocabularies" in line
-    assert line in printed(results, capsys)
+def test_results_of_an_attempt_that_another_has_resumed_are_refused(tmp_path):
+    save_results(tmp_path, replace(COLLAPSED, start=1))
+    for _ in range(2):
+        assert load_results(tmp_path).start == 1
+        lease = Lease(tmp_path, claim(tmp_path))
+        lease.begin(0)
+        lease.release()
+    with pytest.raises(UserError, match="was written by start 1, and start 2 has resumed the run since"):
+        load_results(tmp_path)
+
+
+# -- sentences.parquet -------------------------------------------------------------------------------------------------
+
+EACH = SentenceScores(
+    tokens=np.array([3.0, 5.0]), re=np.array([9.0, 10.0]), kl=np.array([1.0, 2.0]),
+    mutual_information=np.array([0.5, 0.25]), nll=np.array([9.5, 11.0]),
+)  # fmt: skip
+
+
+def results_of(each: SentenceScores):
+    weighted = each.nll is not None
+    scores = Scores.of(
+        each, active_units=1, kl_per_dimension=(1.5, 0.0), seed=0, importance_samples=5 if weighted else 0,
+        effective_samples=2.0 if weighted else None, nll_excess=None,
+    )  # fmt: skip
+    return replace(COLLAPSED, scores=scores)
+
+
+@pytest.mark.parametrize("each", [EACH, replace(EACH, nll=None)], ids=["NLL", "no NLL"])
+def test_scores_of_sentences_come_back(tmp_path, each):
+    save_sentence_scores(tmp_path, each)
+    found = load_sentence_scores(tmp_path, results_of(each))
+    assert vars(found).keys() == vars(each).keys()
+    for name, values in vars(each).items():
+        assert np.array_equal(getattr(found, name), values) if values is not None else getattr(found, name) is None
+
+
+@pytest.mark.parametrize("name", ["tokens", "re", "kl", "mutual_information", "nll"])
+def test_scores_of_sentences_whose_means_are_others_are_refused(tmp_path, name):
+    changed = getattr(EACH, name) + np.array([0.0, 1.0])
+    save_sentence_scores(tmp_path, replace(EACH, **{name: changed}))
+    with pytest.raises(UserError, match=r"sentences.parquet: its means are not the scores in .*results.json"):
+        load_sentence_scores(tmp_path, results_of(EACH))
+
+
+@pytest.mark.parametrize("each", [replace(EACH, nll=None), replace(EACH, re=np.array([np.nan, 10.0]))])
+def test_scores_of_sentences_that_are_missing_are_refused(tmp_path, each):
+    save_sentence_scores(tmp_path, each)
+    with pytest.raises(UserError, match="its means are not the scores"):
+        load_sentence_scores(tmp_path, results_of(EACH))

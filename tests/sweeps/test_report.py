@@ -239,7 +239,7 @@ def test_where_the_time_went(small):
         "startup, test sentences and everything else": 25.0, "free slots": 45.0,
     }  # fmt: skip
     assert utilisation(account) == 155 / 200
-    assert "Trials held 78% of the places' time" in (small / "sweep.md").read_text(encoding="utf-8")
+    assert "Trials held 78% of the time of all slots" in (small / "sweep.md").read_text(encoding="utf-8")
 
 
 def test_the_places_of_every_start_count_and_not_only_those_of_the_last(small, tmp_path):
@@ -412,7 +412,7 @@ def test_the_lineage_of_population_based_training(tmp_path):
     asked = pbt_sweep(tmp_path / "pbt")
     account = write_report(asked.folder)
     text = (asked.folder / "sweep.md").read_text(encoding="utf-8")
-    assert cells(text, "run") == [{"run": "0001.1", "went on from": "0000", "at step": "40", "with": "λ = 4.8"}]
+    assert cells(text, "run") == [{"run": "0001.1", "continues": "0000", "at step": "40", "with": "λ = 4.8"}]
     assert [row["trial"] for row in cells(text)] == ["1.1", "0"]
     assert [row["epoch"] for row in account.best.rows] == list(range(1, 9))
     curve = next(trace for trace in page(asked.folder).figures[-2]["data"] if trace["name"] == "best, trial 1")

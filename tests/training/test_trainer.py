@@ -102,7 +102,7 @@ def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
     assert main([str(tiny), f"run={run}", "kl.target_rate=50"]) == 0
     said = capsys.readouterr().out
     assert "WARNING" in said
-    assert "could be taken as the best" in said
+    assert "qualified as the best" in said
     assert {row["verdict"] for row in records(run) if row["stage"] == "train"} == {"not counted"}
     assert json.loads((run / "results.json").read_text())["stages"][-1]["best_epoch"] is None
     # What lies in best/ are the last weights.
