@@ -66,7 +66,7 @@ class NoWriter:
 
     def raise_failure(self) -> NoReturn:
         """Raise the reason why this attempt can no longer write."""
-        raise PeerError("the main process tells why")
+        raise PeerError("the main process reports the reason")
 
     def fail(self, error: BaseException) -> None:
         """Write to ``status.json`` why the run has ended early."""
@@ -149,7 +149,7 @@ class RunWriter(NoWriter):
     def raise_failure(self) -> NoReturn:
         self._lease.check()
         self._saver.wait()
-        raise self._failure or PeerError("another process tells why")
+        raise self._failure or PeerError("another process reports the reason")
 
     def fail(self, error: BaseException) -> None:
         interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
