@@ -15,9 +15,6 @@ from tensorboard.summary.writer import event_file_writer
 from distvae import cli
 from distvae.runs.records import read_metrics
 from distvae.sweeps.account import gather
-from distvae.sweeps.columns import columns
-from distvae.sweeps.labels import format_duration, format_value
-from distvae.sweeps.plots import sections
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
 from distvae.sweeps.ranking import front, kept, outcome
 from distvae.sweeps.report import write_hparams, write_report
@@ -120,15 +117,6 @@ def test_trials_are_in_their_order_with_their_numbers(small):
 def test_the_page_has_the_same_table(small):
     rows = cells((small / "sweep.md").read_text(encoding="utf-8"))
     assert page(small).rows == [list(row.values()) for row in rows]
-
-
-def test_a_lambda_that_is_not_swept_has_a_column_of_its_own(tmp_path):
-    asked = sweep_of(tmp_path / "run", space={"seed": {"grid": [0, 1]}}, num_samples=1)
-    write_run(asked.folder / "trials" / "0000", scores(20, 4.1, 3, 2))
-    write_sweep(asked, [Trial(0, {"seed": 0}, "finished")])
-    account = gather(asked.folder)
-    (text,) = (column.text(account.entries[0]) for column in columns(account) if column.title == "λ")
-    assert text == "4"
 
 
 def test_a_metric_that_is_not_always_shown_is_when_it_judges(tmp_path):
@@ -267,23 +255,6 @@ def test_a_sweep_none_of_whose_trials_has_its_kl_right_says_so(tmp_path):
     assert "Of the 1 judged trial 0 (0%) have" in text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"), (9.4, "9.4 s"), (12.3, "12 s"), (59.7, "1 min 0 s"), (61, "1 min 1 s"), (3599.7, "1 h 0 min"),
-        (90_000, "25 h 0 min"),
-    ],
-)  # fmt: skip
-def test_a_time_in_its_two_greatest_units(seconds, text):
-    assert format_duration(seconds) == text
-
-
-def test_values_in_a_few_characters():
-    assert [format_value(v) for v in (0.123456, 1e-5, 4, 4.0, True, None, "x")] == [
-        "0.1235", "1e-05", "4", "4", "true", "null", "x",
-    ]  # fmt: skip
-
-
 # -- The page ----------------------------------------------------------------------------------------------------------
 
 
@@ -314,47 +285,6 @@ def test_the_front_of_two_objectives_is_marked(tmp_path):
     assert [int(row["trial"]) for row in rows if row["front"] == "yes"] == account.front
     (marked,) = (t for t in page(asked.folder).figures[-1]["data"] if t.get("name") == "front" and t["xaxis"] == "x")
     assert marked["x"] == [entry.outcome.nll for entry in account.entries if entry.number in account.front]
-
-
-def test_a_key_that_a_trial_does_not_have_is_no_number_in_a_picture(tmp_path):
-    asked = large_sweep(tmp_path / "large")
-    write_report(asked.folder)
-    parallel = next(f for f in page(asked.folder).figures if f["data"][0]["type"] == "parcoords")
-    axis = parallel["data"][0]["dimensions"][2]
-    assert (axis["label"], axis["ticktext"][0]) == ("χ", "–")
-    assert axis["values"].count(axis["tickvals"][0]) > 5
-
-
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [
-        ("optimizer.clip_norm", [0.1]),
-        ("optimizer.clip_norm", [1, 1000, 10]),
-        ("optimizer.clip_norm", [None, 5.0]),
-        ("optimizer.weight_decay", [0.0, 1e-6, 0.5]),
-        ("data.distinct", [True, False]),
-        ("data.path", ["a.txt", "<b>&amp;</b>"]),
-        ("data.seed", list(range(12))),
-    ],
-)
-def test_every_kind_of_values_can_be_drawn(tmp_path, key, values):
-    asked = sweep_of(
-        tmp_path / "run",
-        space={key: {"grid": values}},
-        set={"optimizer.name": "adamw"} | ({} if key == "data.path" else {"data.path": "b.txt"}),
-        num_samples=1,
-    )
-    trials = [Trial(number, values, "finished") for number, values in enumerate(asked.points())]
-    for trial in trials:
-        write_run(asked.folder / "trials" / f"{trial.number:04d}", scores(20, 4, 3, 2), epochs=1)
-    write_sweep(asked, trials)
-    against, *_ = (json.loads(figure) for section in sections(gather(asked.folder)) for figure in section.figures)
-    places = [x for trace in against["data"] if trace["yaxis"] == "y" for x in trace["x"]]
-    assert places == (
-        values
-        if isinstance(values[0], (int, float)) and key != "data.distinct"
-        else [format_value(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
-    )
 
 
 # -- All kinds of folders ----------------------------------------------------------------------------------------------
