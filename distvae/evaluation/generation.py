@@ -183,7 +183,7 @@ def _beam(model: TextVAE, z: Tensor, vocabulary: Vocabulary, decoding: Decoding)
 
 
 def _allowed(scores: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Rule out padding and `<s>`, which no sentence contains."""
+    """Rule out padding and ``<s>``, which no sentence contains."""
     scores = scores.clone()
     scores[:, [vocabulary.pad, vocabulary.bos]] = -torch.inf
     return scores

@@ -28,10 +28,10 @@ _LASTING = 3
 
 @dataclass(frozen=True)
 class Latent:
-    """The state of a latent, and advice."""
+    """The state of a latent, and what to do about it."""
 
     state: LatentState
-    advice: str | None = None  # None: it is alive
+    advice: str | None = None  # None: the latent is alive
 
 
 def latent_state(
@@ -67,7 +67,7 @@ def missing_information(
 
 
 def _needed(kl: float, sentences: int, target_rate: float | None) -> dict[LatentState, float]:
-    """The mutual information below which a latent is in a state, the worst state first."""
+    """Return the mutual information below which a latent is in each state, the worst state first."""
     most = math.log(sentences)
     asked = most if target_rate is None else min(most, target_rate)
     return {
@@ -82,8 +82,8 @@ def judge(kl: float, mutual_information: float, sentences: int, config: Config, 
 
     Args:
         kl, mutual_information, sentences: as for ``latent_state``.
-        config: of the run.
-        stage: that trained the weights: ``pretrain`` or ``train``.
+        config: the config of the run.
+        stage: the stage that trained the weights, ``pretrain`` or ``train``.
     """
     rate = config.kl.rate if stage == "train" else None
     state = latent_state(kl, mutual_information, sentences, rate)
@@ -106,13 +106,13 @@ def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
         return [slower, weaker]
     found = []
     if config.kl.rate is None:
-        found.append("kl.policy=soft_free_bits, which holds the KL at kl.target_rate")
+        found.append("kl.policy=soft_free_bits, which keeps the KL at kl.target_rate")
     if config.pretrained is None and config.pretrain.max_epochs == 0:
         found.append("pretraining of the encoder (pretrain.max_epochs)")
     if config.kl.rate is not None:
         found.append(f"more epochs than train.max_epochs={config.train.max_epochs}")
         if isinstance(config.kl.policy, SoftFreeBits) and config.kl.policy.every_steps is None:
-            found.append("kl.every_steps=40, by which γ moves within epochs")
+            found.append("kl.every_steps=40, which adapts γ within epochs")
     if state != "weak":
         found += [slower, weaker]
     return found
@@ -137,5 +137,5 @@ class LatentWatch:
 
     @property
     def warns(self) -> bool:
-        """Whether the last epoch makes it lasting. This warns once, and again if the latent dies again."""
+        """Whether to warn now: once when a lifeless latent has lasted, and again after it was alive."""
         return self.lifeless == _LASTING

@@ -68,7 +68,7 @@ class Scores:
 
     @property
     def contradiction(self) -> str | None:
-        """A contradiction between these numbers, as in a damaged file; None if all agree."""
+        """Describe a contradiction between these numbers, as in a damaged file; None if they agree."""
         estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
         rates = {"elbo_ppl": self.neg_elbo.mean, "ppl": None if self.nll is None else self.nll.mean}
         if not 0 < self.sentences <= self.tokens:
@@ -85,12 +85,12 @@ class Scores:
         if not 0 <= self.active_units <= len(self.kl_per_dimension):
             return f"{self.active_units} of {len(self.kl_per_dimension)} units are active"
         if len({self.importance_samples == 0, self.nll is None, self.ppl is None, self.effective_samples is None}) > 1:
-            return f"importance_samples is {self.importance_samples}, which does not go with nll or ppl"
+            return f"importance_samples is {self.importance_samples}, which contradicts nll or ppl"
         if not 0 <= (self.effective_samples or 0.0) <= self.importance_samples * (1 + 1e-6):
             return f"{self.effective_samples} of {self.importance_samples} importance samples are effective"
         for name, nats in rates.items():
             if nats is not None and not sums_agree(math.log(estimates[name].mean), nats * self.sentences / self.tokens):
-                return f"{name} is {estimates[name].mean}, which does not go with the nats a sentence"
+                return f"{name} is {estimates[name].mean}, which contradicts the nats per sentence"
         return None
 
     @classmethod

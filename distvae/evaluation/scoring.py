@@ -36,8 +36,8 @@ if TYPE_CHECKING:  # importing `datasets` takes a second, which samples and repo
 # Values of float64 in a chunk of draws of z times mixture components, some 100 MiB with temporaries.
 _MIXTURE_VALUES = 2**22
 
-# Importance samples in a batch of a rank, at most: seconds of work, because signals are handled between batches. More
-# are not faster.
+# Maximum number of importance samples in a batch of a rank. They take seconds, because signals are handled between
+# batches, and more are not faster.
 _DRAWS = 2**13
 
 # Copies of the importance samples that exist at a time.
@@ -206,7 +206,7 @@ def _score(
     rows = torch.zeros(len(sentences), 6 + 3 * model.latent_size, dtype=torch.float64)
     batch_size = settings.batch_size
     if importance_samples:
-        # Take as many sentences at once as their samples, with all copies, fit into the limit.
+        # Take as many sentences at once as fit into the limit with all copies of their samples.
         fitting = settings.memory_mb * 2**20 // (_COPIES * 8 * model.latent_size)
         batch_size = min(batch_size, max(1, min(_DRAWS, fitting) // importance_samples))
     for numbers in evaluation_plan(sentences.lengths, batch_size * runtime.world_size):

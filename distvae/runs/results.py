@@ -79,7 +79,7 @@ def results_from_dict(content: Any, path: Path) -> Results:
     why = results.scores.contradiction
     bound_holds = results.scores.bound_holds
     if why is None and content["scores"].get("bound_holds", bound_holds) is not bound_holds:
-        why = "bound_holds does not go with nll_excess"
+        why = "bound_holds contradicts nll_excess"
     for end in results.stages:
         if not (1 <= (end.best_epoch or 1) <= end.epochs and 0 <= end.passed_over <= end.epochs):
             why = f"the epochs of {end.stage} contradict each other"

@@ -28,15 +28,13 @@ def columns(account: Account) -> list[Column]:
     config, ranks = account.sweep.config, account.ranks
     space, objective = config.space, config.objective
     found = [
-        Column(
-            "rank", "the best is first", lambda e: _or_none(ranks.get(e.number), str), lambda e: ranks.get(e.number)
-        ),
-        Column("trial", "its number, which names its folder below trials/", _name, lambda e: e.number),
+        Column("rank", "1 is the best", lambda e: _or_none(ranks.get(e.number), str), lambda e: ranks.get(e.number)),
+        Column("trial", "number, and name of its folder in trials/", _name, lambda e: e.number),
         *(_of_value(key) for key in space),
         Column("state", "how it ended", lambda e: e.trial.state, lambda e: e.trial.state),
         Column(
             "epochs",
-            "of the VAE: the one whose weights were kept, and their number",
+            "of the VAE: the one whose weights were kept, of all",
             _text(lambda e: f"{e.outcome.epoch} of {e.epochs}"),
             lambda e: e.epochs,
         ),
@@ -65,7 +63,7 @@ def columns(account: Account) -> list[Column]:
     found.append(
         Column(
             "time",
-            "for which it held a slot",
+            "for which the trial held a slot",
             lambda e: format_duration(e.trial.seconds) if e.trial.seconds else None,
             lambda e: e.trial.seconds,
         )

@@ -1,4 +1,4 @@
-"""The figures of a sweep report: Plotly figures. The page sets the colours that follow its theme."""
+"""The figures of a sweep report, by Plotly. The page sets the colours that follow its theme."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def _groups(account: Account, drawn: list[ScoredTrial]) -> list[tuple[str, dict[
 
 
 def by_hyperparameter(account: Account, drawn: list[ScoredTrial], keys: list[str]) -> go.Figure:
+    """Draw NLL and KL over each of these config keys."""
     figure = make_subplots(
         rows=2, cols=len(keys), shared_xaxes=True, shared_yaxes=True, vertical_spacing=0.07, horizontal_spacing=0.03
     )
@@ -117,6 +118,7 @@ def by_hyperparameter(account: Account, drawn: list[ScoredTrial], keys: list[str
 
 
 def parallel_coordinates(account: Account, drawn: list[ScoredTrial]) -> go.Figure:
+    """Draw a line per trial through all config keys and metrics."""
     dimensions = [
         coordinate(
             LETTERS.get(key, key.rpartition(".")[2]), dimension, [e.trial.values.get(key, MISSING) for e in drawn]
@@ -158,6 +160,7 @@ def parallel_coordinates(account: Account, drawn: list[ScoredTrial]) -> go.Figur
 
 
 def by_epoch(account: Account, entries: list[ScoredTrial]) -> go.Figure:
+    """Draw validation KL and γ over the epochs of each trial."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.58, 0.42])
     legend = set()
     for entry in sorted(entries, key=lambda entry: entry is account.best):  # the best on top
@@ -223,6 +226,7 @@ def _annealing(account: Account, entry: ScoredTrial) -> int:
 
 
 def trade_off(account: Account, drawn: list[ScoredTrial]) -> go.Figure:
+    """Draw −ELBO over NLL, and NLL over what it trades off against."""
     panels = (("nll", "neg_elbo"), ("mutual_information", "nll"), ("active_units", "nll"))
     figure = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.08)
     for column, (across, up) in enumerate(panels, 1):

@@ -84,8 +84,8 @@ def test_estimate_is_shown_with_its_error():
         ({"re": Estimate(9.5, 0.1)}, "neg_elbo is 12.0, and re + kl is 12.5"),
         ({"kl_per_dimension": (1.0, 1.0)}, "kl is 3.0, and its dimensions add up to 2.0"),
         ({"active_units": 3}, "3 of 2 units are active"),
-        ({"elbo_ppl": Estimate(50.0, 1.0)}, "elbo_ppl is 50.0, which does not go with the nats a sentence"),
-        ({"nll": Estimate(11.0, 0.1)}, "importance_samples is 0, which does not go with nll or ppl"),
+        ({"elbo_ppl": Estimate(50.0, 1.0)}, "elbo_ppl is 50.0, which contradicts the nats per sentence"),
+        ({"nll": Estimate(11.0, 0.1)}, "importance_samples is 0, which contradicts nll or ppl"),
         ({"kl": Estimate(3.0, -0.1)}, "the standard error of kl is -0.1"),
     ],
 )

@@ -119,5 +119,5 @@ def test_results_lack_what_their_version_did_not_write():
     found = results_from_dict(content, path)
     assert (found.start, found.latent, found.scores.nll_excess) == (None, None, None)
     content["scores"]["bound_holds"] = False
-    with pytest.raises(ValueError, match="bound_holds does not go with nll_excess"):
+    with pytest.raises(ValueError, match="bound_holds contradicts nll_excess"):
         results_from_dict(content, path)
