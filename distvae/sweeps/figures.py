@@ -37,9 +37,8 @@ def _layout(figure: go.Figure, height: int) -> go.Figure:
 
 def _hover(entry: ScoredTrial, account: Account) -> str:
     found = entry.outcome
-    metrics = ", ".join(
-        f"{metric.title} {metric.short(found.scores)}" for metric in account.sweep.config.objective.shown
-    )
+    shown = [metric for metric in account.sweep.config.objective.shown if metric.key in found.metrics]
+    metrics = ", ".join(f"{metric.title} {metric.short(found.scores)}" for metric in shown)
     values = "<br>".join(
         f"{plain(label(key))} = {plain(format_value(value))}" for key, value in entry.trial.values.items()
     )
@@ -127,6 +126,8 @@ def parallel_coordinates(account: Account, drawn: list[ScoredTrial]) -> go.Figur
     ]
     for metric in account.sweep.config.objective.shown:
         if metric.key == "neg_elbo":  # it has a figure of its own
+            continue
+        if any(metric.key not in entry.outcome.metrics for entry in drawn):  # an older version did not compute it
             continue
         values = [entry.outcome.metrics[metric.key] for entry in drawn]
         dimensions.append({"label": metric.title, "values": values, "range": room(values), "tickformat": ".4~g"})

@@ -171,7 +171,7 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
     shown = [metric.key for metric in objective.shown]
     found: dict[str, float] = {}
     if isinstance(entry, ScoredTrial):
-        found = {f"final/{key}": entry.outcome.metrics[key] for key in shown}
+        found = {f"final/{key}": entry.outcome.metrics[key] for key in shown if key in entry.outcome.metrics}
         # Nats by which the constraints are missed.
         found["final/violation"] = entry.outcome.violation(objective)
     # Every line lists all keys and metrics, because TensorBoard takes its columns from the line that it reads first.

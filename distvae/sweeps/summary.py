@@ -72,6 +72,8 @@ def _described(entry: ScoredTrial, account: Account) -> str:
     found = entry.outcome
     text = f"trial {entry.number} ({format_values(entry.trial.values)}): "
     for metric in account.sweep.config.objective.shown:
+        if metric.key not in found.metrics:
+            continue
         score = metric.text(found.scores) if metric.key == "nll" else metric.short(found.scores)
         text += f"{metric.title} {score}{_rate(found) if metric.key == 'kl' else ''}, "
     text += f"latent {found.latent}"

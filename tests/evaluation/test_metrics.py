@@ -1,5 +1,6 @@
 """The registry of metrics, and that one more entry appears wherever metrics are shown."""
 
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -11,7 +12,7 @@ from distvae.reports.comparison import table
 from distvae.runs.trackers.console import epoch_line
 from distvae.sweeps.account import gather
 from distvae.sweeps.columns import columns
-from distvae.sweeps.figures import parallel_coordinates
+from distvae.sweeps.figures import parallel_coordinates, trade_off
 from distvae.sweeps.ranking import Outcome, rank
 from distvae.sweeps.report import as_dict, write_hparams
 from distvae.sweeps.specification import ObjectiveConfig
@@ -87,6 +88,24 @@ def test_a_sweep_shows_it_of_every_trial(tokens, tmp_path):
     assert [list(axis.values) for axis in axes if axis.label == "TOK"] == [[200] * 5]
     write_hparams(asked.folder, asked, best.trial)
     assert [value for _, value in scalars(asked.folder / "trials" / "0005")["final/tokens"]] == [200]
+
+
+def test_what_an_older_version_did_not_compute_is_left_out(monkeypatch, tmp_path):
+    """Here of a trial; the others have it."""
+    monkeypatch.setitem(METRICS, "nll_excess", Metric("nll_excess", "GAP", "NLL − (−ELBO), in nats", None))
+    asked = small_sweep(tmp_path / "sweep")
+    assert "GAP" in summary(gather(asked.folder))
+    path = asked.folder / "trials" / "0005" / "metrics.jsonl"
+    path.write_text(re.sub(r'"nll_excess": {[^}]*}', '"nll_excess": null', path.read_text()), encoding="utf-8")
+    account = gather(asked.folder)
+    (column,) = (column for column in columns(account) if column.title == "GAP")
+    assert [column.text(entry) is None for entry in account.scored] == [True, False, False, False, False]
+    assert "GAP" not in summary(account)
+    axes = parallel_coordinates(account, account.scored).data[0].dimensions
+    assert "GAP" not in [axis.label for axis in axes]
+    trade_off(account, account.scored)
+    write_hparams(asked.folder, asked, account.best.trial)
+    assert "final/nll_excess" not in scalars(asked.folder / "trials" / "0005")
 
 
 @pytest.mark.parametrize(("better", "order"), [("max", [1, 0]), ("min", [0, 1])])

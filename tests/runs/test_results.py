@@ -149,6 +149,12 @@ def test_scores_of_sentences_whose_means_are_others_are_refused(tmp_path, name):
         load_sentence_scores(tmp_path, results_of(EACH))
 
 
+def test_a_metric_that_an_older_version_did_not_compute_is_not_checked(tmp_path):
+    save_sentence_scores(tmp_path, EACH)
+    results = results_of(EACH)
+    load_sentence_scores(tmp_path, replace(results, scores=replace(results.scores, ppl=None)))
+
+
 @pytest.mark.parametrize("each", [replace(EACH, nll=None), replace(EACH, re=np.array([np.nan, 10.0]))])
 def test_scores_of_sentences_that_are_missing_are_refused(tmp_path, each):
     save_sentence_scores(tmp_path, each)

@@ -24,7 +24,7 @@ def trial_line(state: SweepState, trial: Trial) -> str:
     if trial.reason is not None:
         line += f" ({trial.reason})"
     if found is not None:
-        shown = state.sweep.config.objective.shown
+        shown = [metric for metric in state.sweep.config.objective.shown if metric.key in found.metrics]
         line += (
             f", {' '.join(f'{metric.title} {metric.short(found.scores)}' for metric in shown)} latent {found.latent}"
         )
