@@ -125,14 +125,6 @@ class Scores:
             nll_excess=nll_excess,
         )
 
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Scores:
-        """Return the scores whose plain values (``dataclasses.asdict``) these are."""
-        values: dict[str, Any] = {
-            key: Estimate(**value) if isinstance(value, dict) else value for key, value in content.items()
-        }
-        return cls(**values | {"kl_per_dimension": tuple(content["kl_per_dimension"])})
-
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self) | {"bound_holds": self.bound_holds}

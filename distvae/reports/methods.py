@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config
 from distvae.evaluation.scores import Estimate, SentenceScores, mean_estimate, perplexity
 from distvae.runs.environment import Environment, read_environment
-from distvae.runs.records import read_metrics
+from distvae.runs.records import EpochRecord, read_metrics
 from distvae.runs.results import Results, load_results, load_sentence_scores
 from distvae.runs.resume import NO_MATTER
 from distvae.system.errors import UserError
@@ -40,23 +40,23 @@ class Run:
 
     folder: Path
     config: Config
-    epochs: list[dict[str, Any]]  # its records, in order
+    epochs: list[EpochRecord]  # its records, in order
     environment: Environment
 
     @property
     def hours(self) -> float:
         """Hours of training and validation, without the test."""
-        return float(sum(row["train"]["seconds"] + row["valid_seconds"] for row in self.epochs)) / 3600
+        return float(sum(row.train.seconds + row.valid_seconds for row in self.epochs)) / 3600
 
     @property
-    def vae(self) -> list[dict[str, Any]]:
+    def vae(self) -> list[EpochRecord]:
         """The records of the VAE's epochs."""
-        return [row for row in self.epochs if row["stage"] == "train"]
+        return [row for row in self.epochs if row.stage == "train"]
 
     @property
-    def annealed(self) -> list[dict[str, Any]]:
+    def annealed(self) -> list[EpochRecord]:
         """The records of the VAE's epochs after annealing."""
-        return [row for row in self.vae if row["epoch"] > self.config.kl.policy.warm_up]
+        return [row for row in self.vae if row.epoch > self.config.kl.policy.warm_up]
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ def read_run(folder: str | Path) -> Run:
     return FinishedRun(folder, config, epochs, environment, results, load_sentence_scores(folder, results))
 
 
-def _check_stages(folder: Path, results: Results, epochs: list[dict[str, Any]]) -> None:
+def _check_stages(folder: Path, results: Results, epochs: list[EpochRecord]) -> None:
     """Check that the results of a run are those of the epochs that it has recorded.
 
     Raises:
         UserError: they are not.
     """
-    recorded = {row["stage"]: row["epoch"] for row in epochs}  # lacks stages if the run continues another
+    recorded = {row.stage: row.epoch for row in epochs}  # lacks stages if the run continues another
     ended = {end.stage: end.epochs for end in results.stages}
     if not ended or any(ended.get(stage) != last for stage, last in recorded.items()):
         raise damaged(
@@ -241,11 +241,12 @@ def difference(one: Method, other: Method, score: PerSentence, signs: tuple[int,
 
 def steadiness(run: Run) -> float:
     """Return the standard deviation of the validation KL over the epochs after annealing, in nats; NaN if below two."""
-    values = [row["valid"]["kl"]["mean"] for row in run.annealed]
+    values = [row.valid.kl.mean for row in run.annealed]
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def distance(run: Run) -> float:
-    """Return the root mean square distance of that KL from λ, in nats; NaN without epochs."""
-    values = [row["valid"]["kl"]["mean"] - run.config.kl.rate for row in run.annealed]
+    """Return the root mean square distance of that KL from λ, in nats; NaN without epochs or λ."""
+    rate = run.config.kl.rate
+    values = [] if rate is None else [row.valid.kl.mean - rate for row in run.annealed]
     return float(np.sqrt(np.mean(np.square(values)))) if values else float("nan")

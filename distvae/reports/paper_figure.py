@@ -64,11 +64,11 @@ def draw(methods: list[Method]) -> bytes:
 
 
 def _draw(axes: Sequence[Axes], run: Run, colour: str, label: str | None) -> None:
-    epochs = [row["epoch"] for row in run.vae]
+    epochs = [row.epoch for row in run.vae]
     columns = (
-        [row["valid"]["kl"]["mean"] for row in run.vae],
-        [row["valid"]["mutual_information"]["mean"] for row in run.vae],
-        [row["kl_weight"] for row in run.vae],
+        [row.valid.kl.mean for row in run.vae],
+        [row.valid.mutual_information.mean for row in run.vae],
+        [row.kl_weight for row in run.vae],
     )
     best = run.results.stages[-1].best_epoch if isinstance(run, FinishedRun) else None
     for panel, values in zip(axes, columns, strict=True):

@@ -313,7 +313,7 @@ def _stage(run: Run, name: str) -> str:
         return f"from {Path(run.config.pretrained).name}"
     if getattr(run.config, name).max_epochs == 0:
         return "–"
-    rows = [row for row in run.epochs if row["stage"] == name]
+    rows = [row for row in run.epochs if row.stage == name]
     ended = [end for end in run.results.stages if end.stage == name] if isinstance(run, FinishedRun) else []
     if not ended:
         return f"{len(rows)} epochs so far" if rows else "not started"

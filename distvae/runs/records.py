@@ -7,7 +7,7 @@ import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -91,8 +91,8 @@ class EpochRecord:
         return found
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the valid records in order, as plain values.
+def read_metrics(run: Path) -> list[EpochRecord]:
+    """Return the valid records in order.
 
     An attempt that was thought dead may have kept writing: its records after the step at which a later one took over
     are left out, and so is a truncated last line.
@@ -104,23 +104,23 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not os.path.lexists(path):
         return []
     lines = read_text(path).split("\n")[:-1]
-    rows = [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
+    records = [_parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
     begun = attempts.read_attempts(run)
-    counting = [row for row in rows if row["start"] >= attempts.responsible(begun, row["step"])]
-    for before, row in itertools.pairwise(counting):
-        follows = before["epoch"] + 1 if row["stage"] == before["stage"] else 1
-        if row["step"] <= before["step"] or row["epoch"] != follows:
-            one, other = (f"{r['stage']} epoch {r['epoch']} at step {r['step']}" for r in (before, row))
+    counting = [record for record in records if record.start >= attempts.responsible(begun, record.step)]
+    for before, record in itertools.pairwise(counting):
+        follows = before.epoch + 1 if record.stage == before.stage else 1
+        if record.step <= before.step or record.epoch != follows:
+            one, other = (f"{each.stage} epoch {each.epoch} at step {each.step}" for each in (before, record))
             raise damaged(path, "a run's records", f"{other} comes after {one}")
     return counting
 
 
-def _row(line: str, source: str) -> dict[str, Any]:
-    """Return a line as plain values, after checking that it is an ``EpochRecord`` whose numbers agree."""
-    row = parse_json(line, source)
-    if isinstance(row, dict):
-        row.setdefault("valid_seconds", 0.0)  # the first version did not record it
-    record = check_as(EpochRecord, row, source, _RECORD)
+def _parse(line: str, source: str) -> EpochRecord:
+    """Return the record in a line, after checking that its numbers agree."""
+    content = parse_json(line, source)
+    if isinstance(content, dict):
+        content.setdefault("valid_seconds", 0.0)  # the first version did not record it
+    record = check_as(EpochRecord, content, source, _RECORD)
     train = record.train
     why = record.valid.contradiction
     if not sums_agree(train.neg_elbo, train.re + train.kl):
@@ -129,7 +129,7 @@ def _row(line: str, source: str) -> dict[str, Any]:
         why = why or f"kl of train is {train.kl}, and its dimensions add up to {sum(train.kl_per_dimension)}"
     if why is not None:
         raise damaged(source, _RECORD, why)
-    return dict(row)
+    return record
 
 
 _RECORD = "a record of an epoch"
@@ -138,7 +138,6 @@ _RECORD = "a record of an epoch"
 def last_latent(run: Path) -> Latent | None:
     """Return the latent of a run's last record; None if there is none."""
     with contextlib.suppress(UserError):
-        rows = read_metrics(run)
-        if rows and rows[-1].get("latent") is not None:
-            return Latent(**rows[-1]["latent"])
+        records = read_metrics(run)
+        return records[-1].latent if records else None
     return None

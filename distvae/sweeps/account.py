@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from distvae.runs.records import read_metrics
+from distvae.runs.records import EpochRecord, read_metrics
 from distvae.runs.results import Results, results_from_dict
 from distvae.sweeps.lineage import Generation, generations, history
 from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials
@@ -26,8 +25,8 @@ class TrialRecord:
 
     trial: Trial
     generations: list[Generation]
-    rows: list[dict[str, Any]]  # of its last run, and of the runs that it continues
-    own: list[dict[str, Any]]  # of all its own runs
+    rows: list[EpochRecord]  # of its last run, and of the runs that it continues
+    own: list[EpochRecord]  # of all its own runs
     finalist: dict[str, Results]  # by split, scored again with more importance samples; empty if not a finalist
 
     @property
@@ -47,7 +46,7 @@ class TrialRecord:
     @property
     def epochs(self) -> int:
         """Number of epochs of the VAE, including those of the runs that it continues."""
-        return max((row["epoch"] for row in self.rows if row["stage"] == "train"), default=0)
+        return max((row.epoch for row in self.rows if row.stage == "train"), default=0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Account:
     entries: list[TrialRecord]  # best first, then those that cannot be ranked, by number
     ranks: dict[int, int]  # from 1, by trial number
     front: list[int]  # numbers of the trials on the Pareto front of two objectives
-    pretrainings: dict[str, list[dict[str, Any]]]  # records of shared pretrainings, by fingerprint
+    pretrainings: dict[str, list[EpochRecord]]  # records of shared pretrainings, by fingerprint
 
     @property
     def scored(self) -> list[ScoredTrial]:
@@ -156,9 +155,9 @@ def read_trial(folder: Path, sweep: Sweep, trial: Trial) -> TrialRecord:
     )
 
 
-def _has_nll(rows: list[dict[str, Any]]) -> bool:
+def _has_nll(rows: list[EpochRecord]) -> bool:
     row = kept(rows)
-    return row is not None and row["valid"]["nll"] is not None
+    return row is not None and row.valid.nll is not None
 
 
 def _finalist(path: Path) -> dict[str, Results]:

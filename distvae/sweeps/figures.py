@@ -173,12 +173,10 @@ def by_epoch(account: Account, entries: list[ScoredTrial]) -> go.Figure:
             name, colour, width = MEETS, RIGHT, 1.4
         else:
             name, colour, width = MISSES, WRONG, 1.4
-        rows = [row for row in entry.rows if row["stage"] == "train"]
-        for place, values in enumerate(
-            ([row["valid"]["kl"]["mean"] for row in rows], [row["kl_weight"] for row in rows]), 1
-        ):
+        rows = [row for row in entry.rows if row.stage == "train"]
+        for place, values in enumerate(([row.valid.kl.mean for row in rows], [row.kl_weight for row in rows]), 1):
             figure.add_scatter(
-                x=[row["epoch"] for row in rows],
+                x=[row.epoch for row in rows],
                 y=values,
                 mode="lines" if len(rows) > 1 else "markers",
                 line={"color": colour, "width": width},
@@ -187,7 +185,7 @@ def by_epoch(account: Account, entries: list[ScoredTrial]) -> go.Figure:
                 name=name,
                 legendgroup=name,
                 showlegend=name not in legend,
-                text=[f"{_hover(entry, account)}<br>epoch {row['epoch']}" for row in rows],
+                text=[f"{_hover(entry, account)}<br>epoch {row.epoch}" for row in rows],
                 hovertemplate="%{text}: %{y:.3f}<extra></extra>",
                 row=place,
                 col=1,
@@ -200,7 +198,7 @@ def by_epoch(account: Account, entries: list[ScoredTrial]) -> go.Figure:
             annotation={"text": f"λ = {rate:g}", "font": {"color": OTHER}}, annotation_position="right",
         )  # fmt: skip
     annealing = {_annealing(account, entry) for entry in entries}
-    longest = max(row["epoch"] for entry in entries for row in entry.rows if row["stage"] == "train")
+    longest = max(row.epoch for entry in entries for row in entry.rows if row.stage == "train")
     if len(annealing) == 1 and 0 < (end := annealing.pop()) < longest:
         for place in (1, 2):
             figure.add_vline(end, line={"dash": "dot", "color": OTHER, "width": 1}, row=place, col=1)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from distvae.runs.records import read_metrics
+from distvae.runs.records import EpochRecord, read_metrics
 from distvae.sweeps.space import Value
 from distvae.system.files import damaged, read_as, write_json
 from distvae.system.settings import Count
@@ -93,9 +92,9 @@ def first_trial(folder: Path, run: Path) -> int:
     return int(ancestry(folder, run)[-1].run.name)
 
 
-def history(folder: Path, run: Path) -> list[dict[str, Any]]:
+def history(folder: Path, run: Path) -> list[EpochRecord]:
     """Return the records of a run, after those of the runs that it continues up to where it continues them."""
-    rows: list[dict[str, Any]] = []
+    rows: list[EpochRecord] = []
     for generation in reversed(ancestry(folder, run)):
-        rows = [row for row in rows if row["step"] <= generation.step] + read_metrics(generation.run)
+        rows = [row for row in rows if row.step <= generation.step] + read_metrics(generation.run)
     return rows

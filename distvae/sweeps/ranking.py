@@ -7,12 +7,12 @@ latent is not alive, or whose KL is not near its λ, ranks behind all others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from distvae.config.schema import Config
 from distvae.evaluation.liveness import LatentState, latent_state, missing_information
 from distvae.evaluation.metrics import METRICS, Direction
 from distvae.evaluation.scores import Scores
+from distvae.runs.records import EpochRecord
 from distvae.sweeps.specification import ObjectiveConfig
 
 # Score of a trial that misses a constraint by 0 nats: worse than any metric.
@@ -81,30 +81,30 @@ class Outcome:
         return " and ".join(found)
 
 
-def outcome(config: Config, rows: list[dict[str, Any]]) -> Outcome | None:
+def outcome(config: Config, rows: list[EpochRecord]) -> Outcome | None:
     """Return the outcome of a run from its records (``read_metrics``), or None before the first epoch of the VAE."""
     row = kept(rows)
     if row is None:
         return None
-    return Outcome(row["epoch"], row["kl_weight"], config.kl.rate, Scores.from_dict(row["valid"]))
+    return Outcome(row.epoch, row.kl_weight, config.kl.rate, row.valid)
 
 
-def kept(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def kept(rows: list[EpochRecord]) -> EpochRecord | None:
     """Return the record of the epoch whose weights a run would keep if it ended now, or None before the VAE's first."""
-    rows = [row for row in rows if row["stage"] == "train"]
-    improved = [row for row in rows if row["verdict"] == "improved"]
+    rows = [row for row in rows if row.stage == "train"]
+    improved = [row for row in rows if row.verdict == "improved"]
     return next(reversed(improved or rows), None)
 
 
-def is_over(config: Config, rows: list[dict[str, Any]]) -> bool:
+def is_over(config: Config, rows: list[EpochRecord]) -> bool:
     """Return whether the training of the VAE has ended, so that its last checkpoint leaves nothing to train."""
-    last = next((row for row in reversed(rows) if row["stage"] == "train"), None)
-    return last is not None and (last["epoch"] >= config.train.max_epochs or last["verdict"] == "stop")
+    last = next((row for row in reversed(rows) if row.stage == "train"), None)
+    return last is not None and (last.epoch >= config.train.max_epochs or last.verdict == "stop")
 
 
-def judged_epochs(config: Config, rows: list[dict[str, Any]]) -> int:
+def judged_epochs(config: Config, rows: list[EpochRecord]) -> int:
     """Return the number of epochs since annealing ended."""
-    epochs: list[int] = [row["epoch"] for row in rows if row["stage"] == "train"]
+    epochs: list[int] = [row.epoch for row in rows if row.stage == "train"]
     return max([epoch - config.kl.policy.warm_up for epoch in epochs] + [0])
 
 

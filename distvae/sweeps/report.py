@@ -190,7 +190,7 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
             for part in (experiment, start, end):
                 writer.file_writer.add_summary(part)
             for name, value in found.items():
-                writer.add_scalar(name, value, entry.rows[-1]["step"])
+                writer.add_scalar(name, value, entry.rows[-1].step)
 
 
 def _summaries(values: Mapping[str, Value], metrics: Mapping[str, float]) -> tuple[Summary, Summary, Summary]:

@@ -34,13 +34,13 @@ def by_the_trials(account: Account) -> list[Spent]:
     held = sum(entry.trial.seconds for entry in account.entries)
 
     def training(stage: str) -> float:
-        return float(sum(row["train"]["seconds"] for row in rows if row["stage"] == stage))
+        return float(sum(row.train.seconds for row in rows if row.stage == stage))
 
     parts: dict[str, float] = {
         "pretraining steps": training("pretrain"),
         "training steps": training("train"),
-        "validation, including the NLL": sum(row.get("valid_seconds", 0.0) for row in rows),
-        "training blocked by a checkpoint": sum(row["saving"]["stall_seconds"] for row in rows),
+        "validation, including the NLL": sum(row.valid_seconds for row in rows),
+        "training blocked by a checkpoint": sum(row.saving.stall_seconds for row in rows),
     }
     parts["startup, test sentences and everything else"] = max(0.0, held - sum(parts.values()))
     parts["free slots"] = max(0.0, account.progress.place_seconds - held)

@@ -1,6 +1,5 @@
-import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,8 +115,3 @@ def test_scores_of_a_split_follow_from_those_of_its_sentences():
     assert found.nll == Estimate(9.0, 2.0)
     assert found.ppl.mean == pytest.approx(math.exp(18 / 6))
     assert (found.effective_samples, found.contradiction) == (2.5, None)
-
-
-def test_scores_come_back_from_plain_values():
-    scores = replace(SCORES, nll=Estimate(11.5, None), importance_samples=3)
-    assert Scores.from_dict(json.loads(json.dumps(asdict(scores)))) == scores

@@ -347,7 +347,8 @@ def remains(run: Path) -> dict[str, object]:
     found["results"] = timeless(read_json(run / "results.json"))
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    assert read_metrics(run) == rows, "lines that do not count"
+    counting = [json.loads(json.dumps(asdict(record))) for record in read_metrics(run)]
+    assert counting == rows, "lines that do not count"
     for row in rows:
         found[f"line {row['stage']} {row['epoch']}"] = timeless(row)
     found["lines"] = [(row["stage"], row["epoch"], row["step"]) for row in rows]
@@ -465,8 +466,8 @@ class Campaign:
             assert not left, f"{run} does not end"
             assert set(job.codes) == {0}, job.log
             rows = read_metrics(run)
-            stage_change = max(row["step"] for row in rows if row["stage"] == "pretrain")
-            steps = rows[-1]["step"]
+            stage_change = max(row.step for row in rows if row.stage == "pretrain")
+            steps = rows[-1].step
             self._references[way, variant] = Reference(remains(run), steps, stage_change / steps)
             self._tell(f"reference {way} {variant}: {steps} steps in {time.monotonic() - began:.1f} s")
         return self._references[way, variant]

@@ -282,7 +282,7 @@ def test_scores_without_a_column_are_refused(tmp_path):
 
 def test_a_real_run_is_read(finished):
     run = read_run(finished)
-    assert [row["stage"] for row in run.epochs] == ["pretrain"] * 2 + ["train"] * 4
+    assert [row.stage for row in run.epochs] == ["pretrain"] * 2 + ["train"] * 4
     scores = run.results.scores
     for name in ("re", "kl", "neg_elbo", "nll", "mutual_information"):
         assert run.of_sentences(name).mean() == pytest.approx(getattr(scores, name).mean)

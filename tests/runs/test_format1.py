@@ -47,7 +47,7 @@ def test_it_loads():
     assert export.config == load_config(FIXTURE / "config.yaml", whole=True)
     export.model()
     assert load_results(FIXTURE).scores.sentences == 8
-    assert [row["epoch"] for row in read_metrics(FIXTURE)] == [1, 1, 2]
+    assert [row.epoch for row in read_metrics(FIXTURE)] == [1, 1, 2]
 
 
 def test_it_compares_and_evaluates(run, capsys):
@@ -59,7 +59,7 @@ def test_it_compares_and_evaluates(run, capsys):
 
 def test_it_resumes_and_is_written_with_format_numbers(run):
     assert main([str(run / "config.yaml"), f"run={run}", "train.max_epochs=3"]) == 0
-    starts = [(row["stage"], row["start"]) for row in read_metrics(run)]
+    starts = [(row.stage, row.start) for row in read_metrics(run)]
     assert starts == [("pretrain", 1), ("train", 1), ("train", 1), ("train", 2)]
     folder = checkpoints.newest_checkpoint(run)
     for path in (run / "results.json", run / "best" / "manifest.json", folder / "manifest.json", folder / "state.json"):

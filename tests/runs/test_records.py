@@ -22,7 +22,7 @@ def write(run, *records):
 def test_records_come_back(tmp_path):
     assert read_metrics(tmp_path) == []
     write(tmp_path, record(10), record(20))
-    assert read_metrics(tmp_path) == rows(tmp_path)
+    assert read_metrics(tmp_path) == [record(10), record(20)]
 
 
 @pytest.mark.parametrize(

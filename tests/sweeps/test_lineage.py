@@ -16,7 +16,7 @@ def test_a_trials_generations_and_their_history_are_found_where_the_sweep_lies_n
     assert first == Generation(folder / "trials" / "0001")
     assert later == Generation(folder / "trials" / "0001.1", folder / "trials" / "0000", 40, {"kl.target_rate": 4.8})
     rows = history(folder, later.run)
-    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert [row.epoch for row in rows] == list(range(1, 9))
     own, parents = read_metrics(later.run), read_metrics(folder / "trials" / "0000")
     assert rows == parents[:4] + own
     assert history(folder, first.run) == read_metrics(first.run)
@@ -28,7 +28,7 @@ def test_history_goes_back_over_several_generations(tmp_path):
     write_run(folder / "trials" / "0000.1", scores(16, 5, 4, 4), epochs=9, first=7)
     save_lineage(Generation(folder / "trials" / "0000.1", folder / "trials" / "0001.1", 60, {"kl.target_rate": 5.0}))
     rows = history(folder, folder / "trials" / "0000.1")
-    assert [row["epoch"] for row in rows] == list(range(1, 10))
+    assert [row.epoch for row in rows] == list(range(1, 10))
     assert rows[:6] == history(folder, folder / "trials" / "0001.1")[:6]
 
 

@@ -344,7 +344,7 @@ def test_the_lineage_of_population_based_training(tmp_path):
     text = (asked.folder / "sweep.md").read_text(encoding="utf-8")
     assert cells(text, "run") == [{"run": "0001.1", "continues": "0000", "at step": "40", "with": "λ = 4.8"}]
     assert [row["trial"] for row in cells(text)] == ["1.1", "0"]
-    assert [row["epoch"] for row in account.best.rows] == list(range(1, 9))
+    assert [row.epoch for row in account.best.rows] == list(range(1, 9))
     curve = next(trace for trace in page(asked.folder).figures[-2]["data"] if trace["name"] == "best, trial 1")
     assert curve["x"] == list(range(1, 9))
     # Of the time each epoch counts once: four of 0001, four of 0001.1, eight of 0000.
@@ -368,7 +368,7 @@ def test_what_training_records_is_what_is_read(cache, tmp_path):
     rows = read_metrics(run)
     assert entry.epochs == 4
     assert entry.outcome == outcome(asked.config_of(trial.values, run), rows)
-    assert entry.outcome.nll == kept(rows)["valid"]["nll"]["mean"]
+    assert entry.outcome.nll == kept(rows).valid.nll.mean
     assert len(entry.outcome.scores.kl_per_dimension) == len(results.scores.kl_per_dimension)
     spent = {part.what: part.seconds for part in by_the_trials(account)}
     for what in ("pretraining steps", "training steps", "validation, including the NLL"):

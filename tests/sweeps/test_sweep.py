@@ -18,7 +18,7 @@ from distvae.sweeps.storage import differences, dump_sweep, load_sweep, open_swe
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
 from tests.conftest import ROOT
-from tests.sweep_folders import BASE, scores, write_run, write_sweep
+from tests.sweep_folders import BASE, records, scores, write_run, write_sweep
 
 LAMBDA = {"kl.target_rate": {"grid": [2, 4, 8]}}
 
@@ -414,7 +414,8 @@ def test_an_outcome_is_of_the_epoch_that_was_kept(ask, tmp_path):
 
 def test_epochs_are_judged_from_the_end_of_annealing(ask, tmp_path):
     config = ask().config_of({}, tmp_path)
-    rows = [{"stage": "pretrain", "epoch": 9}, *({"stage": "train", "epoch": epoch} for epoch in range(1, 6))]
+    last = scores(20.0, 4.0, 3.0, 2)
+    rows = records(last, epochs=5, pretrain=9)[8:]
     assert [judged_epochs(config, rows[: n + 1]) for n in range(6)] == [0, 0, 0, 0, 1, 2]
     assert judged_epochs(config, []) == 0
     constant = replace(config, kl=KLConfig(policy="constant"))

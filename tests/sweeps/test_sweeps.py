@@ -359,20 +359,20 @@ def test_population_based_training_goes_on_from_better_trials(tmp_path, tiny):
         every = generations(folder, trial["number"])
         for generation in every:
             rows = history(folder, generation.run)
-            steps = [row["step"] for row in rows]
+            steps = [row.step for row in rows]
             assert steps == sorted(set(steps))  # none twice, none missing
             if generation.parent is None:
                 continue
             assert records(generation.run)  # it has trained with its own values
             later += 1
-            assert rows[len(rows) - len(records(generation.run))]["step"] - generation.step == 11  # an epoch's
+            assert rows[len(rows) - len(records(generation.run))].step - generation.step == 11  # an epoch's
             here, there = (dict(flatten(load_config(g / "config.yaml"))) for g in (generation.run, generation.parent))
             assert {key for key in here if here[key] != there[key]} <= {*space, "run", "resume", "pretrained"}
             assert {key: here[key] for key in space} == generation.values
             assert {row["stage"] for row in records(generation.run)} == {"train"}  # it pretrains nothing
             for key in ("kl.target_rate",):
                 assert 0.2 <= here[key] <= 0.6
-        assert history(folder, every[-1].run)[-1]["epoch"] == 10
+        assert history(folder, every[-1].run)[-1].epoch == 10
         assert trial["values"] == (every[-1].values or trial["values"])
     assert later > 0
 

@@ -25,8 +25,8 @@ class Trackers:
     def __init__(self, run: Path, step: int = 0):
         self._trackers = [tracker(run, step) for tracker in TRACKERS]
         self._watch = LatentWatch()
-        for row in read_metrics(run):
-            self._watch.follow(row["epoch"], (row.get("latent") or {}).get("state"))
+        for record in read_metrics(run):
+            self._follow(record)
 
     def epoch(self, record: EpochRecord) -> bool:
         """Record an epoch. Warn if its latent has not been alive for some epochs.
@@ -37,13 +37,16 @@ class Trackers:
         for tracker in self._trackers:
             tracker.epoch(record)
         former, latent = self._watch.state, record.latent
-        self._watch.follow(record.epoch, None if latent is None else latent.state)
+        self._follow(record)
         if latent is not None and self._watch.warns:
             epochs = f"for {self._watch.lifeless} epochs of {record.stage}"
             text = f"{epochs} the latent has been {latent.state}: {latent.advice}"
             for tracker in self._trackers:
                 tracker.warn(text, record.step)
         return self._watch.state != former
+
+    def _follow(self, record: EpochRecord) -> None:
+        self._watch.follow(record.epoch, None if record.latent is None else record.latent.state)
 
     def texts(self, title: str, texts: list[str], step: int) -> None:
         """Show texts under a title."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from distvae.runs.records import EpochRecord, read_metrics
 from distvae.runs.trackers.tracker import Tracker
@@ -17,13 +16,13 @@ class JsonLines(Tracker):
 
     def __init__(self, run: Path, step: int):
         self._path = run / "metrics.jsonl"
-        write_text(self._path, "".join(_line(row) for row in read_metrics(run) if row["step"] <= step))
+        write_text(self._path, "".join(_line(record) for record in read_metrics(run) if record.step <= step))
 
     def epoch(self, record: EpochRecord) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(asdict(record)))
+            file.write(_line(record))
         flush(self._path)
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
+def _line(record: EpochRecord) -> str:
+    return json.dumps(asdict(record), allow_nan=False) + "\n"

@@ -57,8 +57,8 @@ def print_epochs(name: str, run: Path, seen: int) -> int:
     rows = read_metrics(run)
     for row in rows[seen:]:
         print(
-            f"pretraining {name}, epoch {row['epoch']}: validation RE {row['valid']['re']['mean']:.2f},"
-            f" {row['train']['sentences'] / row['train']['seconds']:.0f} sentences/s",
+            f"pretraining {name}, epoch {row.epoch}: validation RE {row.valid.re.mean:.2f},"
+            f" {row.train.sentences_per_second:.0f} sentences/s",
             flush=True,
         )
     return len(rows)

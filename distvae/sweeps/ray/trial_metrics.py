@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distvae.config.schema import Config
+from distvae.runs.records import EpochRecord
 from distvae.sweeps import lineage, ranking
 from distvae.sweeps.ray.trial_runs import has_values
 from distvae.sweeps.space import Value
@@ -29,12 +30,12 @@ def past_metrics(sweep: Sweep, number: int, values: dict[str, Value]) -> list[di
         if not runs:
             return []
         rows, config = lineage.history(sweep.folder, runs[-1].run), sweep.config_of(values, runs[-1].run)
-        return [metrics_of(sweep, config, rows[:n]) for n, row in enumerate(rows, 1) if row["stage"] == "train"]
+        return [metrics_of(sweep, config, rows[:n]) for n, row in enumerate(rows, 1) if row.stage == "train"]
     except (UserError, ValueError, KeyError, TypeError):  # damaged records: the trial fails when it runs
         return []
 
 
-def metrics_of(sweep: Sweep, config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def metrics_of(sweep: Sweep, config: Config, rows: list[EpochRecord]) -> dict[str, Any]:
     """Return what Tune needs to compare trials.
 
     Args:
@@ -50,7 +51,7 @@ def metrics_of(sweep: Sweep, config: Config, rows: list[dict[str, Any]]) -> dict
         "objective": ranking.score(objective, found),
         "second": None if objective.second is None else ranking.score(objective, found, second=True),
         "judged_epochs": ranking.judged_epochs(config, rows),
-        "epoch": rows[-1]["epoch"],
+        "epoch": rows[-1].epoch,
         **found.metrics,
     }
 

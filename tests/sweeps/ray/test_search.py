@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,7 +59,7 @@ def trained(asked: sweep.Sweep, number: int, values: dict, epochs: int) -> list[
     rows = read_metrics(run)
     found = []
     for epoch in range(1, epochs + 1):
-        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: 2 + epoch]))
+        (run / "metrics.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows[: 2 + epoch]))
         found.append(current_metrics(asked, config, run))
     return found
 

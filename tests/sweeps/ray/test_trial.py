@@ -1,6 +1,7 @@
 """A trial's reports."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +26,8 @@ def test_a_checkpoint_is_handed_over_with_whether_the_training_has_ended(tmp_pat
     write_run(run, scores(18, 4, 3.5, 3), curves=False, epochs=epochs)
     if verdict is not None:
         rows = read_metrics(run)
-        rows[-1]["verdict"] = verdict
-        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows[-1] = replace(rows[-1], verdict=verdict)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
     (run / "checkpoints" / "start-0001-step-000000080-epoch-0008").mkdir(parents=True)
     (asked.folder / "tune").mkdir()
     monkeypatch.setattr(trials.checkpoints, "newest_checkpoint", lambda run: list_checkpoints(run)[-1])

@@ -78,7 +78,7 @@ def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, cha
         assert config.pretrained == pretraining.run
         resumed = config if there is None else replace(config, resume=str(there))
         train(resumed, caller=Caller(may_change=frozenset({"pretrained", key, "train.max_epochs"})))
-        assert [(row["stage"], row["epoch"]) for row in read_metrics(run)] == [("train", 3)]
+        assert [(row.stage, row.epoch) for row in read_metrics(run)] == [("train", 3)]
 
 
 def test_a_trial_goes_on_with_the_run_that_tune_knows_and_later_ones_go(population):
