@@ -21,14 +21,20 @@ class Metric:
 
     key: str  # field of ``Scores``, and key in files
     title: str
-    meaning: str  # with its unit
+    meaning: str
     better: Direction | None  # None: neither, so that no sweep can optimize it
+    unit: str | None = None
     name: str | None = None  # what the title is short for, where there is room
     decimals: int = 2
     width: int = 6  # of the number in the line of an epoch
     curve: str | None = None  # name of its curve over epochs; None: it is not shown by epoch
     in_sweeps: bool = True  # shown of every trial of a sweep; False: only where the sweep optimizes it
     most: Callable[[Scores], int] | None = None  # for counts, what it is a part of
+
+    @property
+    def explanation(self) -> str:
+        """The meaning, with the unit."""
+        return self.meaning if self.unit is None else f"{self.meaning}, in {self.unit}"
 
     @property
     def heading(self) -> str:
@@ -65,13 +71,15 @@ class Metric:
         return f"{self.number(found.mean)} ± {error}"
 
 
+_NATS = "nats per sentence"
+
 _DECLARED = (
-    Metric("re", "RE", "reconstruction error, in nats per sentence", "min", curve="re/valid", in_sweeps=False),
-    Metric("kl", "KL", "KL of posterior and prior, in nats per sentence", "max", width=5, curve="kl/valid"),
-    Metric("neg_elbo", "−ELBO", "RE + KL, in nats per sentence: prefers collapse", "min", curve="neg_elbo/valid"),
-    Metric("nll", "NLL", "−log p(x) by importance sampling, in nats per sentence", "min", curve="nll/valid"),
-    Metric("ppl", "PPL", "perplexity by the NLL, per token", "min", in_sweeps=False),
-    Metric("elbo_ppl", "ELBO PPL", "perplexity by −ELBO, per token", "min", in_sweeps=False),
+    Metric("re", "RE", "reconstruction error", "min", _NATS, curve="re/valid", in_sweeps=False),
+    Metric("kl", "KL", "KL of posterior and prior", "max", _NATS, width=5, curve="kl/valid"),
+    Metric("neg_elbo", "−ELBO", "RE + KL, which prefers collapse", "min", _NATS, curve="neg_elbo/valid"),
+    Metric("nll", "NLL", "−log p(x) by importance sampling", "min", _NATS, curve="nll/valid"),
+    Metric("ppl", "PPL", "perplexity per token, by the NLL", "min", in_sweeps=False),
+    Metric("elbo_ppl", "ELBO PPL", "perplexity per token, by −ELBO", "min", in_sweeps=False),
     Metric(
         "active_units",
         "AU",
@@ -86,8 +94,9 @@ _DECLARED = (
     Metric(
         "mutual_information",
         "MI",
-        "mutual information of sentence and z, in nats",
+        "mutual information of sentence and z",
         "max",
+        "nats",
         name="mutual information",
         width=4,
         curve="latent/mutual_information",

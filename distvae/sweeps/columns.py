@@ -104,7 +104,7 @@ def _of_value(key: str) -> Column:
 
 
 def _of_metric(metric: Metric, objective: ObjectiveConfig) -> Column:
-    meaning, key = f"of validation sentences: {metric.meaning}", _key(lambda e: metric.value(e.outcome.scores))
+    meaning, key = f"of validation sentences: {metric.explanation}", _key(lambda e: metric.value(e.outcome.scores))
     if metric.key != "nll":
         return Column(metric.title, meaning, _text(lambda e: metric.short(e.outcome.scores)), key)
     title = f"{metric.title}, K = {objective.importance_samples}"

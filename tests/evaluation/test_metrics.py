@@ -55,6 +55,7 @@ def test_a_score_is_shown_with_its_error_or_as_a_part():
     assert kl.text(replace(VALID, kl=Estimate(-0.001, None))) == "0.00 ± ?"
     assert replace(kl, decimals=3).text(VALID) == "4.125 ± 0.062"
     assert (kl.heading, units.heading) == ("KL", "AU, active units")
+    assert kl.explanation == "KL of posterior and prior, in nats per sentence"
 
 
 # -- A further metric --------------------------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ import shutil
 import sys
 from html import unescape
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 
 from distvae import cli
 from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
-from distvae.reports.paper_report import FIGURE, SENTENCES, make_report, write
+from distvae.reports.paper_report import SENTENCES, make_report, write
 from distvae.runs.checkpoints import load_export
 from distvae.system.errors import UserError
 from tests.paper_folders import write_run, write_table
@@ -137,18 +136,6 @@ def test_every_claim_has_a_verdict(one_seed):
     table = tables((pages / "report.md").read_text())[1]
     assert len(table) == 12
     assert {row[1] for row in table[1:]} == {"held"}
-
-
-def test_the_figure_has_a_line_for_each_run_of_a_vae_and_what_they_are_set_against(one_seed):
-    _, pages = one_seed
-    drawn = ElementTree.parse(pages / FIGURE).getroot()
-    texts = [text for node in drawn.iter() if node.tag.endswith("}text") for text in [node.text]]
-    assert set(ROWS[1:]) <= set(texts)
-    assert "AE" not in texts
-    assert {"validation KL, nats", "validation MI, nats", "γ", "epoch"} <= set(texts)
-    strokes = [node.get("style") or "" for node in drawn.iter() if node.tag.endswith("}path")]
-    for colour in ("#7a7a7a", "#c2437f", "#d9772b", "#2a7fb8"):
-        assert sum(f"stroke: {colour}" in style and "fill: none" in style for style in strokes) >= 3
 
 
 def test_the_same_runs_give_the_same_pages(one_seed, tmp_path):
