@@ -16,6 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 from distvae.reports import comparison
 from distvae.reports.pages import render
 from distvae.runs.results import results_to_dict
+from distvae.sweeps import INSTALL
 from distvae.sweeps.account import Account, ScoredTrial, gather, read_trial
 from distvae.sweeps.columns import columns
 from distvae.sweeps.labels import format_duration, format_value
@@ -56,7 +57,7 @@ def html(account: Account) -> str:
 
         from distvae.sweeps.plots import sections
     except ImportError as error:
-        raise UserError(f"a sweep's report needs {error.name}: pip install -e '.[sweep]' in the checkout") from None
+        raise UserError(f"a sweep report needs {error.name}: {INSTALL}") from None
     return render(
         "sweep_report.html",
         title=title(account),

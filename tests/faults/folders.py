@@ -350,7 +350,7 @@ class Command:
 
 
 def _sweep_program(arguments: list[str]) -> int:
-    from launch import sweep
+    from distvae.sweeps import __main__ as sweep
 
     return sweep.main(arguments)
 
@@ -479,9 +479,8 @@ class Campaign:
         self.work = folder / "work"
         self.usual: dict[str, Answer] = {}
         # Late, and here: what is imported before a fork is imported once.
-        import launch.sweep
         import launch.table1  # noqa: F401
-        from distvae.sweeps import plots  # noqa: F401
+        from distvae.sweeps import __main__, plots  # noqa: F401
 
     def carry_out(self, seed: int, number: int) -> Outcome:
         """Damage a folder, and ask a command about it."""

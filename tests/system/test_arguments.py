@@ -72,7 +72,7 @@ def test_a_missing_config_is_all_that_is_required(refused):
 
 @pytest.mark.parametrize("key", ["--kl.target_rate=6", "--target_rate=6"])
 def test_each_program_knows_its_settings(refused, key):
-    from launch import sweep
+    from distvae.sweeps import __main__ as sweep
 
     assert refused(sweep.main, "configs/sweep/demo.yaml", key).endswith("write set.kl.target_rate=6")
     assert refused(sweep.main, "configs/sweep/demo.yaml", "--num-samples", "3").endswith("write num_samples=3")

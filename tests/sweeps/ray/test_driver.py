@@ -8,9 +8,9 @@ import pytest
 from distvae.runs import attempts as attempts
 from distvae.runs.attempts import read_attempts
 from distvae.sweeps import storage, sweep
+from distvae.sweeps.__main__ import main
 from distvae.sweeps.progress import SweepProgress, load_progress, save_progress
 from distvae.system.errors import UserError
-from launch.sweep import main
 from tests.sweep_folders import pbt_sweep, sweep_of, write_sweep
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")

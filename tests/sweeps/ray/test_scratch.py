@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.sweep import main
+from distvae.sweeps.__main__ import main
 from tests.sweep_folders import sweep_of
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
