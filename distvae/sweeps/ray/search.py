@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ray import tune
-from ray.train import Checkpoint
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -18,7 +18,6 @@ from distvae.sweeps.ray.trial import trial_number
 from distvae.sweeps.ray.trial_metrics import past_metrics
 from distvae.sweeps.space import Value
 from distvae.sweeps.sweep import Sweep
-from distvae.system.files import read_json
 
 if TYPE_CHECKING:
     import optuna
@@ -93,28 +92,17 @@ class Halving(AsyncHyperBandScheduler):
             self.on_trial_result(tune_controller, trial, metrics)  # its decision has been carried out
 
 
-class _SavedResult(Protocol):
-    checkpoint: Checkpoint | None
-
-
-class _PendingResult(Protocol):
-    """What a scheduler has instead of a checkpoint until that is saved."""
-
-    def resolve(self, block: bool) -> _SavedResult | None: ...
-
-
 class Population(PopulationBasedTraining):
     """Has the worse trials continue from the better ones.
 
-    Rests on private names of Ray's, because its scheduler has no public hook for them: ``_trial_state`` and
-    ``_save_trial_state`` restore what it knew before a restart and name the checkpoints in use; ``_exploit`` is where
-    it copies a trial.
+    ``_trial_state`` and ``_save_trial_state`` are private names of Ray's, which has no public way to restore what a
+    scheduler knew of a trial before a restart.
     """
 
     def __init__(self, sweep: Sweep, **settings: Any):
         super().__init__(**settings)
         self._sweep = sweep
-        self._needed: dict[tuple[str, ...], float] = {}  # when each checkpoint in Tune's folder was last in use
+        self._needed: dict[tuple[str, ...], float] = {}  # when each checkpoint in Tune's folder was last needed
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
@@ -127,32 +115,23 @@ class Population(PopulationBasedTraining):
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
-        self._remove_unneeded(trial)
+        get_trials: Callable[[], list[Trial]] = tune_controller.get_trials  # Ray declares no types for it
+        self._remove_unneeded(trial, get_trials())
         return decision
 
-    def _exploit(self, tune_controller: TuneController, trial: Trial, trial_to_clone: Trial) -> None:
-        saved = self._trial_state[trial_to_clone].last_checkpoint
-        if not isinstance(saved, Checkpoint):
-            raise TypeError(f"{trial_to_clone}: has no checkpoint to continue from")
-        # The sweep may have been moved: Tune's trials have the current folder, its checkpoints the one of then.
-        origin = _tune_folder(trial).joinpath(*Path(saved.path).parts[-2:], "origin.json")
-        # Where nothing is left to train, the copy would be ranked under values that it was never trained with.
-        if not (origin.exists() and read_json(origin).get("over")):
-            super()._exploit(tune_controller, trial, trial_to_clone)
+    def _remove_unneeded(self, trial: Trial, trials: list[Trial]) -> None:
+        """Remove the checkpoints of a trial that no trial needs any more.
 
-    def _remove_unneeded(self, trial: Trial) -> None:
-        """Remove the checkpoints of a trial that no trial continues from any more. Tune itself would keep a number of
-        the newest, however long another trial waits for its place with an older one."""
+        A trial needs the one that it continues from next, which may be an old one of another trial. Others may continue
+        from the one that a trial had when it was last compared. Tune itself can only keep a number of the newest.
+        """
+        saved = sorted(Path(cast(str, trial.path)).glob("checkpoint_*"))
+        interval = self._sweep.config.scheduler.interval_epochs
+        next_ones = [Path(other.checkpoint.path) for other in trials if other.checkpoint is not None]
         now = time.monotonic()
-        for other, state in self._trial_state.items():
-            saved = state.last_checkpoint
-            if saved is not None and not isinstance(saved, Checkpoint):
-                result = cast(_PendingResult, saved).resolve(block=False)
-                saved = None if result is None else result.checkpoint
-            for checkpoint in (other.checkpoint, saved):
-                if checkpoint is not None:
-                    self._needed[Path(checkpoint.path).parts[-2:]] = now
-        for path in Path(cast(str, trial.path)).glob("checkpoint_*"):
+        for path in [*next_ones, *saved[-interval - 1 :]]:
+            self._needed[path.parts[-2:]] = now
+        for path in saved:
             if now - self._needed.setdefault(path.parts[-2:], now) > _SECONDS_UNNEEDED:
                 shutil.rmtree(path, ignore_errors=True)
 

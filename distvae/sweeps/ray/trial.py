@@ -139,14 +139,17 @@ def _report_with_checkpoint(sweep: Sweep, config: Config, run: Path, number: int
     newest = checkpoints.newest_checkpoint(run)
     if newest is None:
         raise UserError(f"{run}: has no checkpoint after an epoch")
+    metrics = current_metrics(sweep, config, run)
+    if ranking.is_over(config, lineage.history(sweep.folder, run)):
+        # A trial that continued from here would train nothing, and be ranked under values that it never trained with.
+        tune.report(metrics)
+        return
     folder = Path(tempfile.mkdtemp(dir=sweep.folder / "tune"))
     try:
         shutil.copytree(newest, folder / "checkpoint", copy_function=os.link)
-        step = checkpoints.load_state(newest).step
-        over = ranking.is_over(config, lineage.history(sweep.folder, run))
-        origin = {"trial": number, "run": run.name, "step": step, "over": over}
+        origin = {"trial": number, "run": run.name, "step": checkpoints.load_state(newest).step}
         (folder / "origin.json").write_text(as_json(origin), encoding="utf-8")
-        tune.report(current_metrics(sweep, config, run), checkpoint=tune.Checkpoint.from_directory(str(folder)))
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(folder)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from tests.sweep_folders import pbt_sweep, scores, sweep_of, write_run
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 from ray.train import Checkpoint
-from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from distvae.sweeps.ray.search import scheduler
 from distvae.sweeps.ray.trial_metrics import current_metrics, metrics_of
@@ -75,14 +75,26 @@ def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path):
         for one, results in zip(every, told, strict=False):
             if epoch < len(results):
                 before.on_trial_result(ALONE, one, results[epoch])
-    rungs = before._brackets[0]._rungs
-    assert [(milestone, len(recorded)) for milestone, recorded in rungs] == [(8, 0), (4, 2), (2, 4), (1, 5)]
     asked.folder.rename(tmp_path / "moved")
-    after = restored(asked)
+    after, new = restored(asked), restored(asked)
     for _ in range(2):  # as Tune does with a trial that it starts again
         for number, values in enumerate(points):
             after.on_trial_add(ALONE, Told(tmp_path / "moved", number, values))
-    assert after._brackets[0]._rungs == rungs
+
+    def decisions(asha) -> list[str]:
+        """What it decides on new trials, of which some are better than those before and some are worse."""
+        found = []
+        for number, objective in enumerate((30.0, 17.0, 19.5, 21.5, 18.5), 6):
+            one = Told(tmp_path / "moved", number, {"kl.target_rate": 3.0})
+            asha.on_trial_add(ALONE, one)
+            for epochs in (1, 2, 4, 8):
+                found.append(asha.on_trial_result(ALONE, one, {"judged_epochs": epochs, "objective": objective}))
+        return found
+
+    expected = decisions(before)
+    assert decisions(after) == expected
+    assert decisions(new) != expected
+    assert {TrialScheduler.CONTINUE, TrialScheduler.STOP} == set(expected)
 
 
 def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tmp_path):
@@ -102,49 +114,30 @@ def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tm
         assert here["last_perturbation_time"] == 4  # of 5 epochs after annealing, compared each second one
 
 
-@pytest.mark.parametrize(("over", "exploits"), [(False, 1), (True, 0), (None, 1)])
-def test_no_trial_goes_on_from_one_whose_training_has_ended(tmp_path, monkeypatch, over, exploits):
-    """It would rank a copy of the other's weights, under values that they were never trained with."""
-    asked = pbt_sweep(tmp_path / "sweep")
-    population = restored(asked)
-    donor, loser = (Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1))
-    for trial in (donor, loser):
-        population.on_trial_add(ALONE, trial)
-    there = asked.folder / "tune" / "trial_0000" / "checkpoint_000003"
-    there.mkdir(parents=True)
-    origin = {"trial": 0, "run": "0000", "step": 40} | ({} if over is None else {"over": over})
-    (there / "origin.json").write_text(json.dumps(origin))
-    before = Checkpoint("/before/the/move/tune/trial_0000/checkpoint_000003")
-    population._trial_state[donor].last_checkpoint = before
-    found = []
-    monkeypatch.setattr(PopulationBasedTraining, "_exploit", lambda *given: found.append(given[2:]))
-    population._exploit(ALONE, loser, donor)
-    assert found == [(loser, donor)] * exploits
-
-
-def test_a_checkpoint_stays_until_no_trial_may_go_on_from_it(tmp_path, clock):
+def test_a_checkpoint_stays_until_no_trial_may_continue_from_it(tmp_path, clock):
     asked = pbt_sweep(tmp_path / "sweep")
     asked = replace(asked, config=replace(asked.config, run=str(tmp_path / "new")))
     population = restored(asked)
-    donor, loser = (Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1))
-    for trial in (donor, loser):
-        population.on_trial_add(ALONE, trial)
+    donor, loser = trials = [Told(asked.folder, number, {"kl.target_rate": 4.0}) for number in (0, 1)]
+    controller = SimpleNamespace(search_alg=None, get_trials=lambda: trials)
+    for trial in trials:
+        population.on_trial_add(controller, trial)
 
     def reports(epoch: int) -> set[int]:
-        """Have the donor tell of an epoch, half a minute after the one before; returns what is there then."""
+        """Have the donor report an epoch, half a minute after the one before. Return the checkpoints that it has."""
         clock.now += 30.0
         path = Path(donor.path) / f"checkpoint_{epoch:06d}"
         path.mkdir(parents=True)
         donor.checkpoint = Checkpoint(str(path))
-        population.on_trial_result(ALONE, donor, {"judged_epochs": 0, "objective": 20.0})
+        population.on_trial_result(controller, donor, {"judged_epochs": 0, "objective": 20.0})
         return {int(one.name[-6:]) for one in path.parent.iterdir()}
 
     reports(1)
     reports(2)
-    # The loser waits for its place with the second; of a third it is not yet known whether one will want it.
+    # The loser waits for its place with the second. The newest three are those since the last comparison.
     loser.checkpoint = Checkpoint(f"/before/the/move/tune/trial_0000/checkpoint_{2:06d}")
-    reports(3)
-    population._trial_state[donor].last_checkpoint = donor.checkpoint
-    assert [reports(epoch) for epoch in (4, 5, 6, 7)] == [{2, 3, 4}, {2, 3, 4, 5}, {2, 3, 4, 5, 6}, {2, 3, 5, 6, 7}]
-    loser.checkpoint = population._trial_state[donor].last_checkpoint = None
-    assert [reports(epoch) for epoch in (8, 9, 10)] == [{2, 3, 6, 7, 8}, {2, 3, 7, 8, 9}, {8, 9, 10}]
+    assert [reports(epoch) for epoch in (3, 4, 5, 6)] == [{1, 2, 3}, {1, 2, 3, 4}, {1, 2, 3, 4, 5}, {2, 3, 4, 5, 6}]
+    assert reports(7) == {2, 3, 4, 5, 6, 7}
+    assert reports(8) == {2, 4, 5, 6, 7, 8}
+    loser.checkpoint = None
+    assert [reports(epoch) for epoch in (9, 10, 11)] == [{2, 5, 6, 7, 8, 9}, {2, 6, 7, 8, 9, 10}, {7, 8, 9, 10, 11}]

@@ -20,7 +20,7 @@ PBT = {"name": "pbt", "grace_epochs": 2}
 
 
 @pytest.mark.parametrize(("epochs", "verdict", "over"), [(8, None, True), (5, None, False), (5, "stop", True)])
-def test_a_checkpoint_is_handed_over_with_whether_the_training_has_ended(tmp_path, monkeypatch, epochs, verdict, over):
+def test_a_checkpoint_is_reported_unless_the_training_has_ended(tmp_path, monkeypatch, epochs, verdict, over):
     asked = sweep_of(tmp_path / "sweep", space={"kl.target_rate": {"uniform": [2, 6]}}, scheduler=PBT)
     run = asked.folder / "trials" / "0000"
     write_run(run, scores(18, 4, 3.5, 3), curves=False, epochs=epochs)
@@ -34,12 +34,13 @@ def test_a_checkpoint_is_handed_over_with_whether_the_training_has_ended(tmp_pat
     monkeypatch.setattr(trials.checkpoints, "load_state", lambda path: SimpleNamespace(step=80))
     told = []
 
-    def report(metrics, checkpoint):
-        told.append(json.loads((Path(checkpoint.path) / "origin.json").read_text()))
+    def report(metrics, checkpoint=None):
+        told.append(checkpoint and json.loads((Path(checkpoint.path) / "origin.json").read_text()))
 
     monkeypatch.setattr(trials.tune, "report", report)
     trials._report_with_checkpoint(asked, asked.config_of({"kl.target_rate": 4.0}, run), run, 0)
-    assert told == [{"trial": 0, "run": "0000", "step": 80, "over": over}]
+    assert told == [None if over else {"trial": 0, "run": "0000", "step": 80}]
+    assert list((asked.folder / "tune").iterdir()) == []
 
 
 def test_a_trials_number_is_optunas_or_tunes():

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 import signal
 
+from ray import tune
 from ray.tune import CheckpointConfig
 from ray.tune.search.optuna import OptunaSearch
 
@@ -33,10 +35,18 @@ def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(state_of):
     assert TuneMonitor(state_of()).state_of(one) == ("failed", "Ray's actor could not be reset")
 
 
+@pytest.fixture
+def settings(monkeypatch) -> dict:
+    """What a new Tuner is given."""
+    found: dict = {}
+    monkeypatch.setattr("distvae.sweeps.ray.tuning.tune.Tuner", lambda trainable, **given: found.update(given))
+    return found
+
+
 @pytest.mark.parametrize(("workers", "reused"), [(1, True), (2, False)])
-def test_only_trials_of_one_process_pass_it_on(state_of, workers, reused):
-    tuner = make_tuner(state_of(trial={"workers": workers}), lambda choice: None)
-    assert tuner._local_tuner._tune_config.reuse_actors is reused
+def test_only_trials_of_one_process_pass_it_on(state_of, settings, workers, reused):
+    make_tuner(state_of(trial={"workers": workers}), lambda choice: None)
+    assert settings["tune_config"].reuse_actors is reused
 
 
 def test_time_is_saved_each_minute_though_no_trial_changes(state_of, clock):
@@ -66,58 +76,67 @@ def restarted(request, state_of):
     return state, files
 
 
-def goes_on(state: SweepState) -> bool:
-    return make_tuner(state, lambda choice: None)._local_tuner._is_restored
+@pytest.fixture
+def resumes(monkeypatch) -> Callable[[SweepState], bool]:
+    """Whether Tune is restored from what it saved."""
+    restore, calls = tune.Tuner.restore, []
+    monkeypatch.setattr(tune.Tuner, "restore", lambda *given, **more: calls.append(given) or restore(*given, **more))
+
+    def make(state: SweepState) -> bool:
+        make_tuner(state, lambda choice: None)
+        return bool(calls)
+
+    return make
 
 
-def test_tune_goes_on_from_what_it_saved_last(restarted):
+def test_tune_resumes_from_what_it_saved_last(restarted, resumes):
     state, files = restarted
-    assert goes_on(state)
+    assert resumes(state)
     assert all(file.exists() for start in files for file in start)
 
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-def test_a_state_that_was_torn_is_passed_over_for_the_one_before(restarted, which, part):
+def test_a_state_that_was_torn_is_passed_over_for_the_one_before(restarted, resumes, which, part):
     state, (first, second) = restarted
     content = second[which].read_bytes()
     second[which].write_bytes(content[: int(part * len(content))])
-    assert goes_on(state)
+    assert resumes(state)
     assert all(file.exists() for file in first)
     assert not any(file.exists() for file in second)
     assert state.trials
 
 
-def test_a_state_of_which_a_file_is_missing_is_passed_over(restarted):
+def test_a_state_of_which_a_file_is_missing_is_passed_over(restarted, resumes):
     state, (_, second) = restarted
     second[-1].unlink()
-    assert goes_on(state)
+    assert resumes(state)
     assert not any(file.exists() for file in second)
 
 
-def test_where_no_state_is_whole_the_sweep_begins_anew(restarted):
+def test_where_no_state_is_whole_the_sweep_begins_again(restarted, resumes):
     state, files = restarted
     for start in files:
         start[0].write_text('{"trial_data": [')
-    assert not goes_on(state)
+    assert not resumes(state)
     assert not list((state.folder / "tune").glob("experiment_state-*.json"))
     # Those of a grid are the same again; Optuna's need not be.
     assert list(state.trials) == ([0] if state.sweep.config.search == "random" else [])
 
 
-def test_where_tunes_own_settings_are_torn_the_sweep_begins_anew(restarted):
+def test_where_tunes_own_settings_are_torn_the_sweep_begins_again(restarted, resumes):
     state, _ = restarted
     settings = state.folder / "tune" / "tuner.pkl"
     settings.write_bytes(settings.read_bytes()[:-1])
-    assert not goes_on(state)
+    assert not resumes(state)
 
 
-def test_tune_itself_removes_no_checkpoint_of_a_population(state_of):
+def test_tune_itself_removes_no_checkpoint_of_a_population(state_of, settings):
     state = state_of(
         space={"kl.target_rate": {"uniform": [2, 6]}}, scheduler={"name": "pbt", "grace_epochs": 2, "quantile": 0.5}
     )
-    tuner = make_tuner(state, lambda choice: None)._local_tuner
-    assert (tuner._run_config.checkpoint_config or CheckpointConfig()).num_to_keep is None
+    make_tuner(state, lambda choice: None)
+    assert (settings["run_config"].checkpoint_config or CheckpointConfig()).num_to_keep is None
 
 
 def test_a_restart_has_room_for_as_many_trials_as_its_config_says(state_of):
