@@ -1,5 +1,5 @@
-"""Validate what a job is to run, before it is queued or starts: ``check.py train CONFIG [key=value …]``, or ``check.py
-sweep SWEEP [key=value …]``. Needs no GPU. Exits with 2 and one line on bad input."""
+"""Check a job's input before it is queued or starts: ``check.py train CONFIG [key=value …]`` or ``check.py sweep SWEEP
+[key=value …]``. Needs no GPU. Exits with 2 and one line on bad input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _train(words: list[str]) -> DataConfig:
 
 def _sweep(words: list[str]) -> DataConfig:
     from distvae.sweeps.specification import SweepConfig
-    from distvae.sweeps.storage import load_sweep  # late: it imports torch
+    from distvae.sweeps.storage import load_sweep  # imports torch
 
     settings = [*known_keys(SweepConfig), *(f"set.{key}" for key in known_keys(Config))]
     sweep = load_sweep(*_parse(words, "SWEEP", settings))
@@ -49,7 +49,7 @@ def _parse(words: list[str], metavar: str, settings: Iterable[str]) -> tuple[str
 
 
 def _find(path: str) -> None:
-    """Refuse a missing path below this folder, which all nodes see. Any other may exist on the nodes alone."""
+    """Refuse a missing relative path, which all nodes share. An absolute one may exist only on the nodes."""
     place = os.path.expanduser(path)
     if path in (CAPTIONS, SNLI) or os.path.exists(place):
         return

@@ -1,38 +1,37 @@
 # shellcheck shell=bash disable=SC2034
-# What a site sets: the only file here to edit. As it stands it suits a site with nothing special.
+# Site settings: the only file here to edit. The defaults suit a site without special needs.
 #
-# submit.sh reads it on the login node for the account and the partition, and table1.sh for the Python; every node of a
-# job reads it before the program starts there, in the folder that the job was submitted from, and the job itself before
-# it is requeued. A command that fails here fails the job.
+# On the login node, submit.sh reads the account and the partition from it, and table1.sh the Python. Each node of a job
+# reads it before the program starts, in the folder of submission, and the job reads it before it is requeued. A command
+# that fails here fails the job.
 
-# The account that pays, and the partition that the jobs go to. Empty: the site's default. Options given to submit.sh
-# win (--account=NAME, --partition=NAME); a bare `sbatch slurm/train.sh` knows nothing of these two.
+# The account to charge, and the partition of the jobs. Empty: the site's default. Options of submit.sh take precedence
+# (--account=NAME, --partition=NAME). A bare `sbatch slurm/train.sh` ignores both settings.
 account=
 partition=
 
-# Modules, where Python, CUDA or MPI come as such.
+# Environment modules that provide Python, CUDA or MPI.
 # module load python/3.12 cuda/12.8
 
-# The Python that has distvae's packages: the checkout's .venv if there is one, else the one on PATH.
+# The Python with distvae's packages: the checkout's .venv if it exists, otherwise the one on PATH.
 if [[ -f .venv/bin/activate ]]; then
     # shellcheck source=/dev/null
     source .venv/bin/activate
 fi
 
-# How often a job may be requeued, whether by itself after an interruption or by Slurm, before it ends for good: a bound on
-# what a job costs that only ever starts, say one whose time limit is too short to get anywhere.
+# Most times that a job is requeued, by itself after an interruption or by Slurm. This limits the cost of a job that makes
+# no progress, for example because its time limit is too short.
 max_requeues=100
 
-# The GPUs of a node, where Slurm does not manage them: a job that Slurm gave none sees none otherwise. With
-# --processes-per-node N in submit.sh's command.
+# The GPUs of a node, where Slurm does not manage GPUs: without this, a job that Slurm gave no GPUs sees none. Also pass
+# --processes-per-node N to submit.sh.
 # export CUDA_VISIBLE_DEVICES=0,1,2,3
 
-# The network interface by which the nodes' processes find each other, where the one that the host's name stands for is
-# wrong or slow: `ip -brief address` on a node lists them. Gloo is what CPUs use, NCCL what GPUs use.
+# The network interface between nodes, if that of the host name is wrong or slow. `ip -brief address` lists a node's
+# interfaces. CPUs communicate by Gloo, GPUs by NCCL.
 # export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0
 
-# A command put before the program on each node, such as a container whose image holds the packages (the code and the
-# config come from the job's own copy all the same). It must pass the environment on and see this folder, the data and
-# data.cache.
+# A command that runs the program on each node, such as a container whose image has the packages. (The code and the config
+# still come from the job's copy.) It must pass on the environment and have access to this folder, the data and data.cache.
 container=()
 # container=(apptainer exec --nv --bind "$PWD" /shared/images/torch.sif)

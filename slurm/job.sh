@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What the batch scripts here share. Their working directory is the checkout.
+# Functions that the scripts share. The working directory is the checkout.
 
-fail() { # MESSAGE: bad input
+fail() { # MESSAGE: end because of bad input
     echo "distvae: $*" >&2
     exit 2
 }
 
-names() { # FILE…: their names without folder and ending
+names() { # FILE…: print their names without folder and suffix
     local file all=()
     for file; do
         file=${file##*/}
@@ -15,7 +15,7 @@ names() { # FILE…: their names without folder and ending
     echo "${all[*]}"
 }
 
-title() { # PATH [key=value …]: what to call a job: after its run's folder if given, else after its config
+title() { # PATH [key=value …]: print a job's title: the name of its run=FOLDER, otherwise that of its config
     local word name=$1
     name=${name%.y*ml}
     for word in "${@:2}"; do
@@ -28,15 +28,15 @@ title() { # PATH [key=value …]: what to call a job: after its run's folder if 
 
 # -- Checks ------------------------------------------------------------------------------------------------------------
 
-site_python() ( # ARGUMENT…: Python with this folder's code, in the environment that env.sh sets up
+site_python() ( # ARGUMENT…: run Python with this folder's code, in the environment that env.sh sets up
     set +u
     # shellcheck source=slurm/env.sh
     . slurm/env.sh >/dev/null || exit
-    # A job's launcher sets its own precision.
+    # The job's launcher sets its own precision.
     env -u ACCELERATE_MIXED_PRECISION PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "${container[@]}" python3 "$@"
 )
 
-check() { # JOB CONFIG [key=value …]: refuse what the job would refuse once it runs; table1.sh does so once for all
+check() { # JOB CONFIG [key=value …]: refuse input that the job would refuse; table1.sh checks once for all its jobs
     local said lines status=0
     [[ -z ${DISTVAE_CHECKED:-} ]] || return 0
     said=$(site_python slurm/check.py "$@" 2>&1) || status=$?
@@ -51,7 +51,7 @@ check() { # JOB CONFIG [key=value …]: refuse what the job would refuse once it
     [[ -z $lines ]] || echo "$lines" >&2
 }
 
-all_overrides() { # EXAMPLE [WORD…]
+all_overrides() { # EXAMPLE [WORD…]: refuse words that are not key=value
     local word
     for word in "${@:2}"; do
         [[ $word == [!=-]*=* ]] || fail "'$word' is not an override; write key=value, such as $1; $order"
@@ -62,10 +62,10 @@ order="options of sbatch come before the job, others before its config"
 
 # -- The copy ----------------------------------------------------------------------------------------------------------
 
-# A job runs from a copy of the code and of its configs, FOLDER/code: what is edited in the checkout does not reach a job
+# A job runs from a copy of the code and of its configs, FOLDER/code, so that edits of the checkout do not affect a job
 # that waits, runs or is requeued.
 
-settle() { # ACTION FOLDER TITLE CONFIG…: make sure that the copy exists; --copy ends here, with the job's title
+settle() { # ACTION FOLDER TITLE CONFIG…: ensure that the copy exists; --copy prints the job's title and ends
     local action=$1 folder=$2 title=$3
     shift 3
     set -- "$folder" "$@"
@@ -77,10 +77,10 @@ settle() { # ACTION FOLDER TITLE CONFIG…: make sure that the copy exists; --co
     if ((${SLURM_RESTART_COUNT:-0} == 0)) && [[ -e $1 ]]; then
         fail "$1 is there already, of an earlier job with this number; move it away"
     fi
-    take_copy "$@" # which a requeued job has already
+    take_copy "$@" # does nothing in a requeued job
 }
 
-take_copy() { # FOLDER CONFIG…
+take_copy() { # FOLDER CONFIG…: copy the code and configs, unless the copy exists
     local code=$1/code new=$1/code.new config place commit
     [[ ! -e $code ]] || return 0
     shift
@@ -96,17 +96,17 @@ take_copy() { # FOLDER CONFIG…
         mkdir -p "${place%/*}"
         cp "$config" "$place"
     done
-    (($# == 0)) || copy_bases "$config" "$place" # of the last, the training config; the one before it may be a sweep
-    # The copy has no .git beside it; this says which commit it is.
+    (($# == 0)) || copy_bases "$config" "$place" # of the last config, the training config; one before it is a sweep
+    # Record the commit, because the copy has no .git.
     if [[ -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
         echo "$commit" >"$new/COMMIT"
     fi
     mv "$new" "$code"
 }
 
-copy_bases() { # CONFIG PLACE: copy what a training config is based on beside its copy, as .base1.yaml and so on
+copy_bases() { # CONFIG PLACE: copy the bases of a training config beside its copy, as .base1.yaml and so on
     local config=$1 place=$2 folder=${2%/*} base number
-    for ((number = 1; number <= 100; number++)); do # a circle is refused by whoever reads it
+    for ((number = 1; number <= 100; number++)); do # whoever reads a circle refuses it
         base=$(base_of "$config")
         [[ -n $base ]] || return 0
         [[ $base == /* ]] || base=$(dirname "$config")/$base
@@ -117,15 +117,15 @@ copy_bases() { # CONFIG PLACE: copy what a training config is based on beside it
     done
 }
 
-base_of() { # FILE: what its line `base: PATH` names
+base_of() { # FILE: print the PATH of its line `base: PATH`
     sed -nE "s/^base:[[:space:]]+(['\"]?)([^#]*[^#[:space:]])\1[[:space:]]*(#.*)?$/\2/p" "$1"
 }
 
-readable() { # CONFIG
+readable() { # CONFIG: refuse a missing file
     [[ -f $1 && -r $1 ]] || fail "$1: cannot be read as a config: no such file"
 }
 
-config_in_copy() { # CONFIG: its place in a copy, below configs/ as in the checkout, for that path names the run
+config_in_copy() { # CONFIG: print its path in a copy, below configs/ as in the checkout, because the path names the run
     local path=/$1
     case $path in
         */configs/*) echo "configs/${path##*/configs/}" ;;
@@ -135,7 +135,18 @@ config_in_copy() { # CONFIG: its place in a copy, below configs/ as in the check
 
 # -- The nodes ---------------------------------------------------------------------------------------------------------
 
-own_address() { # FOLDER: of this node, as others reach it
+enter_site() { # CODE: set up this node for the job's programs, which run from the copy of the code
+    # A node may show processes GPUs that the job was not given.
+    [[ -n ${SLURM_GPUS_ON_NODE:-} ]] || export CUDA_VISIBLE_DEVICES=
+    set +u # commands in env.sh may expand unset variables
+    # shellcheck source=slurm/env.sh
+    . "$1/slurm/env.sh"
+    set -u
+    # The copy takes precedence, even if distvae is installed from the checkout.
+    export PYTHONPATH=$1${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+}
+
+own_address() { # FOLDER: print the address by which other nodes reach this one
     local interface found
     # shellcheck source=slurm/env.sh
     interface=$(set +u; . "$1/code/slurm/env.sh" >/dev/null; echo "${GLOO_SOCKET_IFNAME:-${NCCL_SOCKET_IFNAME:-}}")
@@ -149,7 +160,7 @@ own_address() { # FOLDER: of this node, as others reach it
     echo "${found%%$'\n'*}"
 }
 
-free_port() { # [NUMBER]: a port of this host that no other job chooses; each NUMBER is another
+free_port() { # [NUMBER]: print a port of this host that no other job chooses, a different one for each NUMBER
     local low high first last port try
     read -r low high </proc/sys/net/ipv4/ip_local_port_range
     read -r first last < <(ports_outside "$low" "$high")
@@ -160,21 +171,21 @@ free_port() { # [NUMBER]: a port of this host that no other job chooses; each NU
     echo "$port"
 }
 
-ports_outside() { # LOW HIGH: the ports to choose from, when the kernel hands out LOW to HIGH to whoever connects
+ports_outside() { # LOW HIGH: print the range to choose ports from; the kernel assigns LOW to HIGH to connections
     local first=10240 last=65535 enough=1000
     if (($1 - first >= enough)); then
         last=$(($1 - 1))
     elif ((last - $2 >= enough)); then
         first=$(($2 + 1))
-    fi # else there is no room outside: all of them
+    fi # otherwise too few are outside: use all
     echo "$first $last"
 }
 
-# Under --exclusive a job has all GPUs of its nodes, but a step that does not ask gets none of them, or as many as sbatch
-# was asked for. So this counts by what the job was given, and its step asks for that.
+# With --exclusive a job has all GPUs of its nodes, but a step gets only those that it requests, or as many as sbatch
+# requested. So count the GPUs that the job was given, and have the step request them.
 
 declare -A gpus=()
-find_gpus() { # set `gpus`: how many each of the job's nodes has for it, or fewer where --gpus-per-node or --gres says so
+find_gpus() { # set `gpus`: the number that the job has on each node, limited by --gpus-per-node or --gres
     local shown asked='' line node try
     for ((try = 1; ; try++)); do # while Slurm's controller may be down
         ! shown=$(scontrol --details show job "$SLURM_JOB_ID") || break
@@ -193,7 +204,7 @@ find_gpus() { # set `gpus`: how many each of the job's nodes has for it, or fewe
     done <<<"$shown"
 }
 
-count_gpus() { # LIST: of generic resources, such as gpu:a100:2(IDX:0,3),shard:4 or gres:gpu:1
+count_gpus() { # LIST: count GPUs among generic resources, such as gpu:a100:2(IDX:0,3),shard:4 or gres:gpu:1
     local part parts sum=0
     # shellcheck disable=SC2001
     IFS=, read -ra parts < <(sed 's/([^)]*)//g' <<<"$1")
@@ -205,12 +216,12 @@ count_gpus() { # LIST: of generic resources, such as gpu:a100:2(IDX:0,3),shard:4
     echo "$sum"
 }
 
-on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all that the job has there
+on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all the job's resources there
     local logs=$1/logs${SLURM_RESTART_COUNT:+-$SLURM_RESTART_COUNT} folder=$1 bond=$2 step=() status=0 said='' srun
     shift 2
     case $bond in
-        together) step=(--kill-on-bad-exit=1) ;; # where one fails, all end
-        apart) step=(--kill-on-bad-exit=0 --no-kill --wait=0) ;; # what the first node does is what counts
+        together) step=(--kill-on-bad-exit=1) ;; # if one fails, all end
+        apart) step=(--kill-on-bad-exit=0 --no-kill --wait=0) ;; # only the first node counts
     esac
     local counts count sum=0
     mapfile -t counts < <(printf '%s\n' "${gpus[@]}" | sort -nu)
@@ -220,27 +231,27 @@ on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all t
     if ((sum && ${#counts[@]} == 1)); then
         step+=(--gpus-per-node="${counts[0]}")
     elif ((sum)); then
-        # No step of Slurm has GPUs on some of its nodes and none on others.
+        # A Slurm step cannot have GPUs on some of its nodes and none on others.
         ((counts[0])) || fail "some nodes of the job have GPUs for it and some have none; ask for them with --gpus-per-node=N"
         step+=(--gpus="$sum")
     fi
     mkdir -p "$logs"
     echo "a log of each node: $logs/"
-    # Where the run's main process leaves its exit code, which launchers hide. Each start of a job has its own.
+    # The run's main process writes its exit code here, because launchers hide it. Each start of a job has its own file.
     export DISTVAE_EXIT_FILE=$logs/exit
     rm -f "$DISTVAE_EXIT_FILE"
-    # Left alone, srun would apply to its one task a node what sbatch was told about tasks, CPUs and GPUs. Told nothing of
-    # that, a step has all CPUs of the job.
+    # Otherwise srun would apply the tasks, CPUs and GPUs requested of sbatch to its one task per node. Without these
+    # variables a step has all CPUs of the job.
     env -u SLURM_CPUS_PER_TASK -u SLURM_TRES_PER_TASK -u SLURM_GPUS -u SLURM_GPUS_PER_NODE -u SLURM_GPUS_PER_SOCKET \
         -u SLURM_GPUS_PER_TASK -u SLURM_NTASKS_PER_GPU \
         srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
         --ntasks-per-node=1 --cpu-bind=none --mpi=none "${step[@]}" --export=ALL --input=none --output="${logs//%/%%}/%N.log" \
         "$@" &
     srun=$!
-    # The nodes are told by themselves when an end is near. This script is too, and outlives it to see how they end.
+    # Slurm signals the nodes itself before the job ends. It signals this script too, which stays to see how they end.
     trap : TERM
-    trap 'kill -s USR1 "$srun"' USR1 # by --signal=B:USR1, which tells the script alone: srun passes it on
-    while wait "$srun"; kill -0 "$srun" 2>/dev/null; do :; done # a signal ends a wait, not srun
+    trap 'kill -s USR1 "$srun"' USR1 # with --signal=B:USR1 Slurm signals only this script; srun passes it on
+    while wait "$srun"; kill -0 "$srun" 2>/dev/null; do :; done # a signal ends `wait`, not srun
     wait "$srun" || status=$?
     [[ ! -e $DISTVAE_EXIT_FILE ]] || said=$(<"$DISTVAE_EXIT_FILE")
     [[ $bond == together || -z $said ]] || status=$said
@@ -252,19 +263,19 @@ on_every_node() { # FOLDER BOND COMMAND…: run it once on each node, with all t
     return "$status"
 }
 
-# The exit code of a run that can go on (INTERRUPTED in distvae/system/signals.py).
+# The exit code of a run that can be resumed (INTERRUPTED in distvae/system/signals.py).
 interrupted=75
 
-come_back() { # FOLDER: have Slurm start this job again, whose run was interrupted; ends the script in any case
+come_back() { # FOLDER: requeue this job, whose run was interrupted; always ends the script
     local id=$SLURM_JOB_ID starts=${SLURM_RESTART_COUNT:-0} most job try
     [[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     # shellcheck source=slurm/env.sh
     most=$(set +u; . "$1/code/slurm/env.sh" >/dev/null; echo "${max_requeues:-100}")
-    trap - TERM # now it should end this script
+    trap - TERM # from now on TERM ends this script
     for ((try = 0; try < 60; try++)); do # while Slurm's controller may be down
         if job=$(scontrol --oneliner show job "$id"); then
-            # Slurm, if asked, would start a cancelled job again too. And a node that Slurm took for dead may run this
-            # script on while the job has started elsewhere.
+            # Slurm would even requeue a cancelled job. And if Slurm took this node for dead, the job may have started
+            # elsewhere while this script still runs.
             if [[ $job != *" JobState=RUNNING "* || $job != *" Restarts=$starts "* ]]; then
                 echo "the run was interrupted; the job was cancelled, or Slurm starts it again by itself"
             elif [[ $job != *" Requeue=1 "* ]]; then
@@ -274,7 +285,7 @@ come_back() { # FOLDER: have Slurm start this job again, whose run was interrupt
                     "slurm/env.sh); rerun the same command to resume" >&2
             else
                 echo "the run was interrupted; the job is requeued, time $((starts + 1)) of at most $most"
-                scontrol requeue "$id" && sleep 600 # until Slurm ends this script, for an end of its own would count
+                scontrol requeue "$id" && sleep 600 # until Slurm ends this script; if it ended first, the job would count as failed
             fi
             break
         fi
@@ -283,10 +294,10 @@ come_back() { # FOLDER: have Slurm start this job again, whose run was interrupt
     exit "$interrupted"
 }
 
-show_failure() { # LOGS: print why the job failed, then the traceback, from the log of the node that failed first
+show_failure() { # LOGS: print why the job failed and the traceback, from the log of the node that failed first
     local log found='' reason=''
-    # A rank that dies takes the others with it. What they and the launchers print about that is not the cause: that is an
-    # error of another kind, or else lies with a node that was not dragged along (a process killed, say, by the kernel).
+    # A rank that dies takes the others with it. Their messages about lost connections are not the cause. The cause is an
+    # error of another kind, or is on a node without such messages (for example a process that the kernel killed).
     for kind in line traceback; do
         for log in "$1"/*.log; do
             [[ -e $log ]] || return 0
@@ -304,13 +315,13 @@ show_failure() { # LOGS: print why the job failed, then the traceback, from the 
         [[ -n $found ]] || grep -qE "$dragged" "$log" || found=$log
     done
     : "${found:=$log}"
-    echo "distvae: failed without a reason of its own; the last lines of $found:"
+    echo "distvae: failed without an error message; the last lines of $found:"
     tail -n 100 "$found"
 } >&2
 
 dragged='closed by peer|reset by peer|remote process exited|got 0 bytes|Broken pipe|SignalException'
 
-why() { # KIND LOG: the first error in a log that is a cause: a user error's line, or an exception's and its traceback
+why() { # KIND LOG: print the first error that is a cause: the line of a user error, or an exception and its traceback
     local launcher='(ChildFailed|CalledProcess)Error' exception='^([A-Za-z_]+[.])*[A-Za-z_]*(Error|Exception|Interrupt)(:|$)'
     awk -v kind="$1" -v dragged="$launcher|$dragged" -v exception="$exception" '
         { line = $0; sub(/^\[rank[0-9]+\]: ?/, "", line); lines[NR] = line }

@@ -1,44 +1,37 @@
 #!/usr/bin/env bash
-# One node's part in a sweep: srun runs this once on each node.
+# One node's part in a sweep job. srun runs this once on each node.
 #   ray.sh HEAD:PORT CLIENT DASHBOARD COMMAND…
-# The first node starts a Ray cluster at HEAD:PORT and, once the others have joined it, runs COMMAND. With that the cluster
-# ends, on all nodes. CLIENT and DASHBOARD are ports of the first node.
-# shellcheck disable=SC2031,SC2046,SC2153,SC2317  # job.sh reads env.sh in subshells; numbers need no quotes; traps are reached
+# The first node starts a Ray cluster at HEAD:PORT and runs COMMAND once the other nodes have joined. When COMMAND ends, so
+# does the cluster on all nodes. CLIENT and DASHBOARD are ports of the first node.
+# shellcheck disable=SC2031,SC2046,SC2153,SC2317  # job.sh reads env.sh in subshells; numbers need no quotes; traps are called
 set -euo pipefail
 
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# A node may show its processes GPUs that the job was not given.
-[[ -n ${SLURM_GPUS_ON_NODE:-} ]] || export CUDA_VISIBLE_DEVICES=
-set +u # what a site calls in env.sh was seldom written for it
-. "$code/slurm/env.sh"
-set -u
-. "$code/slurm/signals.sh"
 . "$code/slurm/job.sh"
+. "$code/slurm/signals.sh"
+enter_site "$code"
 
 address=$1 client=$2 dashboard=$3
 shift 3
 first=
 ((SLURM_NODEID)) || first=yes
 
-# The copy is what runs, the trials' processes included.
-export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONUNBUFFERED=1
 unset RAY_ADDRESS
-# It is for the sweep to say how it ends, not for a trial.
+# Only the sweep may write its exit code there, not a trial.
 exit_file=$DISTVAE_EXIT_FILE
 unset DISTVAE_EXIT_FILE
 
-# Ray's own files, which another cluster on this node must not find. Its sockets' paths allow some 40 characters at most.
-# A start of this job that was killed here may have left its own. Ray lets everyone write to them, so they lie within
-# a folder that nobody else may enter.
+# Ray's files, separate from those of other clusters on this node. The paths of its sockets leave room for about 40
+# characters. Ray makes the files writable for everyone, so they are in a folder that nobody else may enter. Remove those
+# of an earlier start of this job that was killed here.
 rm -rf "/tmp/distvae-ray-$SLURM_JOB_ID".* 2>/dev/null || :
 temp=$(mktemp -d "/tmp/distvae-ray-$SLURM_JOB_ID.XXXX")
 
 sessions=()
-end_started() { # end what was started here, and nothing else; nobody has anything to save
+end_started() { # kill the processes that this script started; none has anything left to save
     local started
     for started in $(jobs -p); do
-        disown "$started" # or bash tells of its end
+        disown "$started" # otherwise bash reports its end
         kill -KILL $(below "$started") || :
     done
     for started in "${sessions[@]}"; do
@@ -56,14 +49,14 @@ leave() {
 } 2>/dev/null
 trap leave EXIT
 
-start() { # COMMAND…: in a session of its own, by which all that it starts is known
+start() { # COMMAND…: start it in its own session, which identifies its descendants
     setsid "${container[@]}" "$@" &
     sessions+=("$!")
 }
 
 start_ray() { # OPTION…
-    # Other clusters may share this node: the kernel gives each the ports that 0 stands for. Nothing of Ray's dies of USR1,
-    # in case Slurm tells every process that an end is near.
+    # Port 0 has the kernel choose, because other clusters may share this node. Ray's processes ignore USR1, which Slurm
+    # may send to every process before the job ends.
     start env TMPDIR="$temp" AUTOSCALER_METRIC_PORT=0 DASHBOARD_METRIC_PORT=0 \
         sh -c 'trap "" USR1; exec ray start "$@"' ray --block --disable-usage-stats --temp-dir="$temp/ray" \
         --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=200000000 \
@@ -73,25 +66,25 @@ start_ray() { # OPTION…
     ray=$!
 }
 
-last_words() { # WHAT HAPPENED: Ray's
+last_words() { # WHAT HAPPENED: print it, and the end of Ray's log
     echo "Ray $1:"
-    tail -n 20 "$temp/start.log" | sed 's/^/    /' # not to be taken for why the job fails, if it does
+    tail -n 20 "$temp/start.log" | sed 's/^/    /' # indented, so that show_failure() does not take it for the cause
 } >&2
 
 head_answers() {
     timeout 5 bash -c ": </dev/tcp/${address%:*}/${address##*:}" 2>/dev/null
 }
 
-# Slurm leaves a job alone that has lost a node (--no-kill), its first one too: then it is for the others to act.
+# With --no-kill, Slurm does not end a job that loses a node, even its first one. Then the other nodes must act.
 
-first_is_lost() { # whether Slurm has taken the job's first node from it
+first_is_lost() { # whether Slurm has removed the first node from the job
     local job
     job=$(scontrol --oneliner show job "$SLURM_JOB_ID") || return 1
     [[ $job =~ \ NodeList=([^ ]+)\ BatchHost=([^ ]+) ]] || return 1
     ! scontrol show hostnames "${BASH_REMATCH[1]}" | grep -qxF "${BASH_REMATCH[2]}"
 }
 
-replace_first() { # have Slurm start the job again, or end it; ends this script
+replace_first() { # requeue the job, or cancel it; ends this script
     echo "the job's first node is lost" >&2
     trap 'exit 1' TERM
     (come_back "${code%/code}") &
@@ -100,7 +93,7 @@ replace_first() { # have Slurm start the job again, or end it; ends this script
     exit 1
 }
 
-# Waits a minute for all nodes.
+# Wait for all nodes for up to a minute.
 gather='
 import os, sys, time
 import ray
@@ -109,13 +102,13 @@ wanted, end = int(os.environ["SLURM_JOB_NUM_NODES"]), time.monotonic() + 60
 while (there := sum(node["Alive"] for node in ray.nodes())) < wanted and time.monotonic() < end:
     time.sleep(0.5)
 if there < wanted:
-    print(f"only {there} of {wanted} nodes are there after 60 s; the sweep begins without the others", file=sys.stderr)
+    print(f"only {there} of {wanted} nodes have joined after 60 s; the sweep starts without the others", file=sys.stderr)
 '
 
 if [[ -n $first ]]; then
-    # Until the sweep runs, there is nothing to save: the job can go on.
+    # Until the sweep runs there is nothing to save, so a signal only interrupts the job.
     trap 'exit "$interrupted"' TERM USR1
-    # Ray gives up where a node is too busy to start all its processes within half a minute.
+    # Ray gives up if its processes do not start within half a minute, as on a busy node.
     for ((starts = 1; ; starts++)); do
         start_ray --head --node-ip-address="${address%:*}" --port="${address##*:}" --ray-client-server-port="$client" \
             --dashboard-host=127.0.0.1 --dashboard-port="$dashboard"
@@ -136,7 +129,7 @@ if [[ -n $first ]]; then
     [[ -z $asked ]] || pass_on "$asked" "$driver"
     status=0
     outwait "$driver" || status=$?
-    # A sweep whose Ray has ended gives up after a minute, and can go on.
+    # A sweep whose Ray has ended gives up after a minute, and can be resumed.
     if ((status != 0 && status != 2 && status != interrupted)) && ! kill -0 "$ray" 2>/dev/null; then
         last_words "has ended on $SLURMD_NODENAME, and the sweep with it"
         status=$interrupted
@@ -145,8 +138,8 @@ if [[ -n $first ]]; then
     exit "$status"
 fi
 
-# The first node has the trials here save when an end is near. Its own end, of which it leaves word, is the sign for this
-# one's.
+# Before the job ends, the first node has the trials on this node save themselves. This script ends after the first node
+# has, which writes an exit code.
 ending=
 trap : USR1
 trap 'ending=yes' TERM
@@ -160,12 +153,12 @@ if ((i == 300)); then
 fi
 start_ray --address="$address"
 ends=0 due='' heard=$SECONDS
-while ((SECONDS - heard < 900)); do # Slurm itself may need minutes to see that a node is lost
+while ((SECONDS - heard < 900)); do # Slurm may take minutes to notice that a node is lost
     if head_answers; then
         heard=$SECONDS
         if [[ ! -e $exit_file ]] && ! kill -0 "$ray" 2>/dev/null; then
             [[ -z $ending ]] || break
-            # A node that is too busy may not be for long, one where Ray never starts should not fill its log with that.
+            # Wait longer after each failure: a busy node recovers, and one where Ray never starts must not flood the log.
             if [[ -z $due ]]; then
                 pause=$((10 * ends))
                 last_words "has ended on $SLURMD_NODENAME (time $((++ends)); it is started again after $pause s)"
@@ -184,5 +177,5 @@ while ((SECONDS - heard < 900)); do # Slurm itself may need minutes to see that 
     fi
     sleep 2
 done
-echo "the sweep goes on without $SLURMD_NODENAME" >&2
+echo "the sweep continues without $SLURMD_NODENAME" >&2
 exit 1

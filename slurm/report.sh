@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Writes a report of runs in a Slurm job, by `distvae report`:
+# Writes a report of runs in a Slurm job with `distvae report`:
 #   sbatch [sbatch option …] slurm/report.sh --out FOLDER RUN…
-# from the checkout's folder. It is one process, on the job's first node. See docs/slurm.md.
+# from the checkout's folder. This is one process on the job's first node. See docs/slurm.md.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
 
-# As in train.sh: in a job this file is a copy in Slurm's spool, and the rest lies in the job's copy of the code, or
-# before there is one in the folder of submission.
+# As in train.sh: in a job this file is a copy in Slurm's spool. The other files are in the job's copy of the code, or
+# before that exists in the folder of submission.
 case ${1:-} in
     --copy | --from) action=$1 folder=$2; shift 2 ;;
     *) action=both folder=runs/slurm/${SLURM_JOB_ID:-} ;;
@@ -26,16 +26,14 @@ usage="slurm/report.sh --out FOLDER RUN…"
 settle "$action" "$folder" "report:$(title "$2")"
 out=$2
 shift 2
-runs=() # that have begun: one whose pretraining failed has not
+runs=() # leave out those that have not begun, because their pretraining failed
 for run; do
     [[ ! -f $run/config.yaml ]] || runs+=("$run")
 done
 ((${#runs[@]})) || fail "none of these runs has begun: $*"
 
 code=$folder/code
-set +u # what a site calls in env.sh was seldom written for it
-. "$code/slurm/env.sh"
-set -u
-# The copy is what runs: by its path, for `python3 -m` would look into the checkout first.
-export PYTHONPATH=$PWD/$code${PYTHONPATH:+:$PYTHONPATH}
+enter_site "$PWD/$code"
+# shellcheck disable=SC2031  # job.sh reads env.sh in subshells
+# Not `python3 -m`, which would look into the checkout first.
 exec "${container[@]}" python3 "$code/distvae/cli.py" report --out "$out" "${runs[@]}"

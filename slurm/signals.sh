@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# How a node's first process waits for its program, and passes signals on to it. Usually Slurm tells no other process.
+# How a node's first process waits for its program and passes on signals. Usually Slurm signals no other process.
 
-below() { # PROCESS: it, and all below it
+below() { # PROCESS: print it and its descendants
     local children child
     echo "$1"
     read -rd '' -a children < <(cat /proc/"$1"/task/*/children 2>/dev/null) || :
@@ -10,9 +10,9 @@ below() { # PROCESS: it, and all below it
     done
 }
 
-takes() { # PROCESS NUMBER: whether it handles a signal, or blocks it until it will
+takes() { # PROCESS NUMBER: whether a process handles a signal, or blocks it in order to handle it later
     local program own name mask blocks=0 catches=0
-    # A copy of this shell that is yet to become a program has this shell's traps for a moment.
+    # For a moment, a fork of this shell that is about to execute a program still has this shell's traps.
     mapfile -d '' program <"/proc/$1/cmdline"
     mapfile -d '' own <"/proc/$$/cmdline"
     [[ ${program[*]} != "${own[*]}" ]] || return 1
@@ -20,20 +20,20 @@ takes() { # PROCESS NUMBER: whether it handles a signal, or blocks it until it w
         case $name in SigBlk:) blocks=16#$mask ;; SigCgt:) catches=16#$mask ;; esac
     done <"/proc/$1/status"
     if ((blocks >> ($2 - 1) & 1)); then
-        # Not for a moment, as while a process starts another: then both block what they do not handle, and also this.
+        # A process that starts another blocks all signals for a moment, also SIGCHLD. That does not count.
         ! ((blocks >> ($(kill -l CHLD) - 1) & 1))
     else
         ((catches >> ($2 - 1) & 1))
     fi
 } 2>/dev/null
 
-outwait() { # PROCESS: wait until a child ends, and not just until a signal comes; returns its status
+outwait() { # PROCESS: wait until a child ends, despite signals; return its status
     while wait "$1"; kill -0 "$1" 2>/dev/null; do :; done
     wait "$1"
 }
 
 told=
-pass_on() { # SIGNAL PROGRAM: to each of its processes that takes it, once, also to those that start later
+pass_on() { # SIGNAL PROGRAM: send it once to each process of the program that takes it, now or later
     local process number
     [[ -z $told ]] || return 0
     told=yes

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Submits a job that runs from a copy of the code and its config as they are now, whenever it starts:
+# Submits a job that runs from a copy of the code and its config as they are now:
 #   bash slurm/submit.sh [sbatch option …] JOB [argument of slurm/JOB.sh …]
-# from the checkout's folder, in the order of `sbatch [sbatch option …] slurm/JOB.sh …`. An sbatch option is one word
-# (--nodes=2 or -N2, not --nodes 2), for the first word that is no option is JOB. JOB and its arguments are one of
+# from the checkout's folder. Write each sbatch option as one word (--nodes=2 or -N2, not --nodes 2), because the first
+# word that is not an option is JOB. JOB and its arguments are one of
 #   train [--engine NAME] [--processes-per-node N] CONFIG [key=value …]
 #   sweep SWEEP [key=value …]
 #   report --out FOLDER RUN…
@@ -31,7 +31,7 @@ name=$1
 shift
 [[ $name != *.y*ml ]] || fail "no job before $name: slurm/submit.sh [sbatch option …] JOB $name …; JOB is train or sweep"
 [[ " $(names "${jobs[@]}") " == *" $name "* ]] ||
-    fail "$name is no job; write an sbatch option as one word (--nodes=2), and as JOB one of: $(names "${jobs[@]}")"
+    fail "$name is not a job; write an sbatch option as one word (--nodes=2), and as JOB one of: $(names "${jobs[@]}")"
 
 set +u
 . slurm/env.sh
@@ -42,16 +42,16 @@ site=()
 
 folder=runs/slurm/$name-$(date +%Y%m%d-%H%M%S)-$$
 title=$(bash "slurm/$name.sh" --copy "$folder" "$@")
-# As the first option, so that a name among the user's wins.
+# Comes first, so that the user's own --job-name takes precedence.
 [[ -n ${SBATCH_JOB_NAME:-} ]] || site+=(--job-name="$title")
 status=0
 id=$(sbatch --parsable "${site[@]}" --output="${folder//%/%%}/%j.log" "${options[@]}" \
     "$folder/code/slurm/$name.sh" --from "$folder" "$@") || status=$?
-if [[ -z $id ]]; then # refused, or only tested
+if [[ -z $id ]]; then # Slurm refused the job, or only tested it
     rm -rf "$folder"
     exit "$status"
 fi
 echo "job $id"
-echo "  $folder/code/           what it runs"
-echo "  $folder/${id%%;*}.log   what it says, and where its nodes' logs are"
+echo "  $folder/code/           the code that it runs"
+echo "  $folder/${id%%;*}.log   its log, which names the logs of its nodes"
 exit "$status"

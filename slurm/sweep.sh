@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs a sweep on the nodes of a Slurm job, however many there are and however unlike:
+# Runs a sweep on the nodes of a Slurm job, any number of them, which may differ:
 #   sbatch [sbatch option …] slurm/sweep.sh SWEEP [key=value …]
-# from the checkout's folder. The nodes become a Ray cluster of the job's own, with the CPUs and GPUs that Slurm gave on
-# each; the first runs launch/sweep.py, which has the trials run wherever there is room. See docs/slurm.md.
+# from the checkout's folder. The nodes form a Ray cluster with the CPUs and GPUs that Slurm gave the job on each. The
+# first node runs launch/sweep.py, which starts trials wherever there is room. See docs/slurm.md.
 #
-# The job may be started again, by Slurm or by itself, and adds to its log then. Two minutes before its time limit the
-# trials are told to save and end. A lost node costs the job no more than that node, unless it is the first.
+# Slurm or the job itself may requeue the job, which then appends to its log. Two minutes before its time limit the trials
+# are asked to save and end. The job continues when it loses a node, unless that is the first.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=USR1@120
 #SBATCH --no-kill
 set -euo pipefail
 
-# As in train.sh: in a job this file is a copy in Slurm's spool, and the rest lies in the job's copy of the code, or
-# before there is one in the folder of submission.
+# As in train.sh: in a job this file is a copy in Slurm's spool. The other files are in the job's copy of the code, or
+# before that exists in the folder of submission.
 case ${1:-} in
     --copy | --from) action=$1 folder=$2; shift 2 ;;
     *) action=both folder=runs/slurm/${SLURM_JOB_ID:-} ;;
@@ -32,7 +32,7 @@ usage="slurm/sweep.sh SWEEP [key=value …]"
 sweep=$1
 shift
 
-# The training config that the sweep's file names is copied too.
+# The copy also has the training config that the sweep file names.
 file=$sweep
 [[ $home == . ]] || file=$home/$(config_in_copy "$sweep")
 readable "$file"
@@ -47,12 +47,12 @@ settle "$action" "$folder" "sweep:$(title "$sweep" "$@")" "$sweep" "$base"
 
 code=$folder/code
 address=$(own_address "$folder")
-[[ -n $address ]] || fail "$SLURMD_NODENAME: has no address that other nodes could reach"
+[[ -n $address ]] || fail "$SLURMD_NODENAME: has no address that other nodes can reach"
 address+=:$(free_port 0)
 client=$(free_port 1)
 dashboard=$(free_port 2)
 
-# Who can reach Ray's ports can run anything as this user, but for the token.
+# Without a token, anyone who can reach Ray's ports could run anything as this user.
 token=$PWD/$folder/token
 trap 'rm -f "$token"' EXIT
 rm -f "$token"

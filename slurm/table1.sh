@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains every row of the paper's Table 1 in Slurm jobs, and has a report of them written in the end:
+# Trains every row of the paper's Table 1 in Slurm jobs, followed by a job that writes a report of them:
 #   bash slurm/table1.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]
-# from the checkout's folder. --rows, --folder, --seeds and key=value are those of launch/table1.py, which knows the
-# runs; any other option is sbatch's, one word (--gpus-per-node=1), for each of the jobs.
+# from the checkout's folder. --rows, --folder, --seeds and key=value are those of launch/table1.py, which plans the runs.
+# Any other option is one of sbatch's, for all jobs; write it as one word (--gpus-per-node=1).
 #
-# Each run is a job of slurm/train.sh, and waits until the one has completed whose pretraining it takes. What has
-# finished or is in the queue is not submitted again: the same command goes on. See docs/slurm.md.
+# Each run is a job of slurm/train.sh, which waits for the run whose pretraining it uses. Rerun the same command to resume:
+# runs that have finished or are in the queue are not submitted again. See docs/slurm.md.
 set -euo pipefail
 
 for word; do
@@ -44,12 +44,12 @@ stop() { # WHY
     exit 1
 }
 
-submit() { # TITLE FOLDER AFTER [sbatch option …] JOB WORD…: see that a job is in the queue; sets `id` to its number
+submit() { # TITLE FOLDER AFTER [sbatch option …] JOB WORD…: submit a job unless it is in the queue; set `id` to its number
     local title=$1 place state said order=()
     place=$(realpath -m -- "$2")
     read -r id state _ <<<"${queued[$place]:-}"
     if [[ -n $id ]]; then
-        [[ $state != COMPLETING ]] || stop "$title: its job $id is just ending; wait until it has left the queue"
+        [[ $state != COMPLETING ]] || stop "$title: its job $id is ending; wait until it has left the queue"
         echo "$title: job $id, in the queue"
     else
         [[ -z $3 ]] || order=(--dependency="$3" --kill-on-invalid-dep=yes)
@@ -64,12 +64,12 @@ submit() { # TITLE FOLDER AFTER [sbatch option …] JOB WORD…: see that a job 
     all+=("$id")
 }
 
-# A job's comment is its run's folder, by which it is found again. The queue is looked at before the plan is made: a
-# run that ends in between has finished by the plan.
+# A job's comment is the folder of its run, by which it is found again. Read the queue before making the plan, so that the
+# plan has a run as finished if it ends in between.
 declare -A queued=() jobs=()
 queue=$(squeue --user="$(id -un)" --noheader --format="%A|%T|%r|%k")
 while IFS='|' read -r id state reason place; do
-    # Slurm has yet to cancel what waits for a job that failed.
+    # A job that waits for one that failed does not count: Slurm is about to cancel it.
     [[ -z $place || $reason == DependencyNeverSatisfied ]] || queued[$place]+="$id $state "
 done <<<"$queue"
 unset DISTVAE_CHECKED
@@ -78,7 +78,7 @@ mapfile -t lines <<<"$lines"
 
 submitted=() all=() runs=()
 for line in "${lines[@]}"; do
-    # A run's name, what it waits for, its config, key=value …
+    # The run's name, the run that it waits for, its config, key=value …
     mapfile -d '' -t words < <(xargs printf '%s\0' <<<"$line")
     title=${words[0]} after=${words[1]}
     words=("${words[@]:2}")
@@ -91,7 +91,7 @@ for line in "${lines[@]}"; do
         -) after= ;;
         *) after=afterok:${jobs[$after]} ;;
     esac
-    # The plan has checked all but the data, which is the same in every row.
+    # The plan has checked everything but the data, which is the same in every row.
     [[ -n ${DISTVAE_CHECKED:-} ]] || check train "${words[@]}"
     export DISTVAE_CHECKED=yes
     submit "$title" "$run" "$after" --job-name="table1:${title##*/}:${title%/*}" train "${words[@]}"
@@ -101,7 +101,7 @@ done
 folder=${run%"/$title"}
 report=$(realpath -m -- "$folder/report")
 if ((${#submitted[@]})); then
-    # Reports in the queue wait for fewer jobs: this one comes after them, too.
+    # Have the report wait for those in the queue too, which wait for fewer jobs.
     while read -r id _; do
         [[ -z $id ]] || all+=("$id")
     done < <(xargs -n 2 <<<"${queued[$report]:-}")

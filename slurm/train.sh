@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Trains a config on the nodes of a Slurm job, however many there are and whatever GPUs or CPUs they have:
+# Trains a config on the nodes of a Slurm job, any number of them, with GPUs or CPUs:
 #   sbatch [sbatch option …] slurm/train.sh [--engine NAME] [--processes-per-node N] CONFIG [key=value …]
-# from the checkout's folder. Each node gets one launcher, which starts a process for each GPU that Slurm gave there; on
-# a node without one, a process with all CPUs of the job, or N. NAME is a file in launch/accelerate/. See docs/slurm.md.
+# from the checkout's folder. Each node runs one launcher, which starts a process for each GPU that Slurm gave the job
+# there. On a node without GPUs it starts one process with all CPUs of the job, or N processes. NAME is a file in
+# launch/accelerate/. See docs/slurm.md.
 #
-# The job may be started again, by Slurm or by itself, and adds to its log then. Two minutes before its time limit all
-# nodes are told to save and end.
+# Slurm or the job itself may requeue the job, which then appends to its log. Two minutes before its time limit all nodes
+# are asked to save and end.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=USR1@120
 set -euo pipefail
 
-# In a job this file is a copy in Slurm's spool. The rest lies in the job's copy of the code, and before there is one in
-# the folder that the job was submitted from. submit.sh calls with `--copy FOLDER` to have that copy made, and submits
-# with `--from FOLDER`.
+# In a job this file is a copy in Slurm's spool. The other files are in the job's copy of the code, or before that exists
+# in the folder of submission. submit.sh calls this with `--copy FOLDER` to make the copy, and submits it with
+# `--from FOLDER`.
 case ${1:-} in
     --copy | --from) action=$1 folder=$2; shift 2 ;;
     *) action=both folder=runs/slurm/${SLURM_JOB_ID:-} ;;

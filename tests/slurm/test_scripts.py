@@ -81,9 +81,9 @@ def test_bad_arguments_get_one_line_at_once(checkout, script, arguments, says):
     ("arguments", "says"),
     [
         ([], "no job: slurm/submit.sh"),
-        (["--nodes", "2", "train", CONFIG], "2 is no job; write an sbatch option as one word (--nodes=2)"),
-        (["node", CONFIG], "node is no job; "),
-        (["trian", CONFIG], "trian is no job; "),
+        (["--nodes", "2", "train", CONFIG], "2 is not a job; write an sbatch option as one word (--nodes=2)"),
+        (["node", CONFIG], "node is not a job; "),
+        (["trian", CONFIG], "trian is not a job; "),
     ],
 )
 def test_submit_says_what_is_no_job(checkout, arguments, says):
@@ -502,7 +502,7 @@ def test_a_table_says_what_could_not_be_submitted(table, checkout):
     done = table(queue={"seed-0/ae": "7|COMPLETING|None"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "distvae: seed-0/ae: its job 7 is just ending; wait until it has left the queue; no job was submitted; rerun"
+        "distvae: seed-0/ae: its job 7 is ending; wait until it has left the queue; no job was submitted; rerun"
         " the same command to resume\n"
     )
 
@@ -640,7 +640,7 @@ def test_the_log_that_tells_the_cause_is_shown(tmp_path, logs, shown):
     assert done.returncode == 0, done.stderr
     assert shown in done.stderr
     log = f"{tmp_path}/n{[shown in text for text in logs].index(True)}.log"
-    assert done.stderr.startswith(f"distvae: failed without a reason of its own; the last lines of {log}:\n")
+    assert done.stderr.startswith(f"distvae: failed without an error message; the last lines of {log}:\n")
 
 
 # -- GPUs --------------------------------------------------------------------------------------------------------------
@@ -1027,7 +1027,7 @@ def test_a_node_without_ray_ends_when_told_to(ray, tmp_path):
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=8)  # and not after its pause
     assert process.returncode == 1
-    assert said.endswith("the sweep goes on without n2\n")
+    assert said.endswith("the sweep continues without n2\n")
 
 
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
