@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Collapse beside its cure: KL annealing alone, and pretraining + annealing + soft free bits, on the built-in captions.
-# The two train side by side, a core each. Their folders under runs/demo are made anew.
+# Posterior collapse and its cure on the built-in captions: KL annealing alone, and pretraining + annealing + soft free bits.
+# The two train side by side, on a core each. Their folders under runs/demo are replaced.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,7 +14,7 @@ train() {
 rm -rf "$runs"
 mkdir -p "$runs"
 echo "training $runs/kla and $runs/pt_kla_sfb, two to four minutes on two cores; their whole output is in $runs/*.log"
-set -m # the first in a group of its own, which can be ended as a whole
+set -m # the first in its own process group, which can be ended as a whole
 train kla &
 kla=$!
 set +m

@@ -1,8 +1,7 @@
 """Trains every row of the paper's Table 1 on this machine: ``python launch/table1.py [option …] [key=value …]``.
 
-Each row is a run like any other, several of them side by side. The autoencoder's encoder is the pretraining of the rows
-that have one. What is finished is left alone, and what was interrupted goes on: the same command again. In the end
-stands a report of all rows.
+Each row is a training run, and several run side by side. Rows with pretraining start from the autoencoder's encoder.
+Rerun the same command to resume: finished runs are skipped. At the end the program writes a report of all rows.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from distvae.system.signals import ENDED, INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What each run gets here.
+# Keys that each run gets its own value of.
 OWN_KEYS = ("run", "seed", "pretrained")
 
-# The launcher's word, as `accelerate launch` gives it, where the config says nothing.
+# The precision of runs whose config sets none, as `accelerate launch` passes it.
 PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
 
-# Runs on a GPU at once, if there are as many cores: a small model leaves most of it idle.
+# Most runs at once on a GPU, given as many cores: a small model leaves most of a GPU idle.
 RUNS_PER_GPU = 8
 
 
@@ -45,20 +44,21 @@ RUNS_PER_GPU = 8
 class Row:
     """A run of the table."""
 
-    name: str  # its folder below the table's
+    name: str  # its folder, below the folder of the table
     config_file: Path
     overrides: tuple[str, ...]
     config: Config
-    after: str | None  # the run whose pretraining it takes
+    after: str | None  # the run whose pretraining it uses
     finished: bool
 
     def command(self, *more: str) -> list[str]:
+        """Return the command line that trains this row, with more overrides."""
         return [sys.executable, str(ROOT / "distvae" / "train.py"), str(self.config_file), *self.overrides, *more]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the rows. Return 0 when all have finished, 1 when one failed, 2 on bad input, which gets one line, 75 when
-    interrupted (the same command resumes), 130 after Ctrl-C before anything started."""
+    """Train the rows. Return 0 when all have finished, 1 when one has failed, 2 on bad input, 75 when interrupted, and
+    130 after Ctrl-C before a run has started."""
     signals = Signals()
     return run_program(lambda: _carry_out(_parser().parse_args(arguments), signals), signals=signals)
 
@@ -70,12 +70,14 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
         print_plan(rows)
         return 0
     from distvae.data import corpus
-    from distvae.reports import comparison, paper_report  # late: a plan is asked for where nothing is read or drawn
+    from distvae.reports import comparison, paper_report  # slow imports, which --plan does not need
 
-    where = places(rows, options.side_by_side)
+    free = slots(rows, options.side_by_side)
     for data in dict.fromkeys(row.config.data for row in rows if not row.finished):
-        corpus.prepare(data, progress=sys.stderr.isatty())  # once, and what is wrong there is not said by every row
-    code = Table(rows, folder, where, signals).run()
+        corpus.prepare(
+            data, progress=sys.stderr.isatty()
+        )  # here, so that an error is reported once and not by every row
+    code = Table(rows, folder, free, signals).run()
     begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
     if code != INTERRUPTED and begun:
         comparison.show_parts(paper_report.tables(paper_report.write(begun, folder)))
@@ -91,17 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rows", type=Path, default=Path("configs/snli"), metavar="FOLDER",
-        help="of a config for each row (default configs/snli)",
+        help="the folder with a config for each row (default configs/snli)",
     )  # fmt: skip
-    parser.add_argument("--folder", type=Path, help="of all runs (default: runs/table1/ and the name of --rows)")
+    parser.add_argument(
+        "--folder", type=Path, help="the folder of all runs (default: runs/table1/ and the name of --rows)"
+    )
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="S,S,…", help="default 0,1,2")
     parser.add_argument(
         "--side-by-side", type=int, metavar="N",
-        help=f"runs at once (default: one a core; with GPUs on each, up to {RUNS_PER_GPU})",
+        help=f"runs at once (default: one per core; with GPUs, up to {RUNS_PER_GPU} per GPU)",
     )  # fmt: skip
-    parser.add_argument("--plan", action="store_true", help="only say which runs there are, and what each waits for")
+    parser.add_argument("--plan", action="store_true", help="print the runs and what each waits for, and train none")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="for every row, such as data.path=FOLDER"
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings of every row, such as data.path=FOLDER"
     )
     return parser
 
@@ -120,17 +124,17 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[str]) -> list[Row]:
-    """The runs of all rows and seeds, each behind the one whose pretraining it takes.
+    """Return the runs of all rows and seeds, each after the one whose pretraining it uses.
 
     Raises:
-        UserError: a config or an override cannot be used, or a run is there already under another config.
+        UserError: a config or an override cannot be used, or a run's folder exists with another config.
     """
     from distvae.runs.resume import finished
 
     files = sorted(configs.glob("*.yaml"))
     if not files:
         raise UserError(f"--rows {configs}: holds no config (*.yaml)")
-    for file in files:  # its name becomes that of a run, a log and a line of the plan
+    for file in files:  # the name of a run, of its log, and of a line of the plan
         if printable(file.name) != file.name:
             raise UserError(f"{file}: has a name that a terminal cannot show; give it another")
     for override in overrides:
@@ -163,15 +167,15 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
 
 
 def _overrides_of(file: Path, config: Config, overrides: Sequence[str]) -> list[str]:
-    """Those that a row takes: it goes without those of a stage, a policy or free bits that it does not have."""
+    """Return the overrides that a row reads: not those of a stage, a policy or free bits that it does not have."""
     unread = {f"kl.{name}" for name in load_config(file, overrides, stored=True).kl.unread}
     missing = {f"{name}.max_epochs" for name in ("pretrain", "train") if not getattr(config, name).max_epochs}
     return [override for override in overrides if override.partition("=")[0] not in missing | unread]
 
 
 def print_plan(rows: list[Row]) -> None:
-    """A line for each run, in the words of a shell: its name; `finished`, or the run that it waits for, or a dash where
-    it need not wait; its config and overrides."""
+    """Print a line for each run, quoted for a shell: its name; `finished`, the run that it waits for, or a dash if it
+    need not wait; its config and overrides."""
     done = {row.name for row in rows if row.finished}
     for row in rows:
         waits = "-" if row.after is None or row.after in done else row.after
@@ -183,18 +187,18 @@ def print_plan(rows: list[Row]) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run can train."""
+class Slot:
+    """The GPU or the cores of one run at a time."""
 
     gpu: str | None
     threads: int
 
 
-def places(rows: list[Row], side_by_side: int | None) -> list[Place]:
-    """As many as there are to be runs at once, those of different GPUs in turn.
+def slots(rows: list[Row], side_by_side: int | None) -> list[Slot]:
+    """Return a slot for each run at a time, on the GPUs in turn.
 
     Raises:
-        UserError: ``side_by_side`` is no such number.
+        UserError: ``side_by_side`` is below 1.
     """
     import torch
 
@@ -207,26 +211,26 @@ def places(rows: list[Row], side_by_side: int | None) -> list[Place]:
         gpus = os.environ["CUDA_VISIBLE_DEVICES"].split(",")[: len(gpus)]
     most = max(1, min(len(waiting), cores, len(gpus) * RUNS_PER_GPU if gpus else cores))
     count = side_by_side or most
-    return [Place(gpus[i % len(gpus)] if gpus else None, max(1, cores // count)) for i in range(count)]
+    return [Slot(gpus[i % len(gpus)] if gpus else None, max(1, cores // count)) for i in range(count)]
 
 
 class Table:
-    """Trains the rows wherever there is a place.
+    """Trains the rows in the slots.
 
     Args:
-        folder: of all runs, and of a log of each.
-        signals: what may ask to stop.
+        folder: the folder of all runs and of their logs.
+        signals: the signals that ask to stop.
     """
 
-    def __init__(self, rows: list[Row], folder: Path, places: list[Place], signals: Signals):
+    def __init__(self, rows: list[Row], folder: Path, slots: list[Slot], signals: Signals):
         self.rows, self.folder, self.signals = rows, folder, signals
-        self.free = places
-        self.running: dict[str, tuple[subprocess.Popen, Place, IO[str]]] = {}
-        self.codes: dict[str, int | None] = {row.name: 0 for row in rows if row.finished}  # None: was not started
-        self.told = False  # the runs, that they are to stop
+        self.free = slots
+        self.running: dict[str, tuple[subprocess.Popen, Slot, IO[str]]] = {}
+        self.codes: dict[str, int | None] = {row.name: 0 for row in rows if row.finished}  # None: not started
+        self.told = False  # whether the runs have been asked to stop
 
     def run(self) -> int:
-        """Train what is not finished. Returns the program's exit code.
+        """Train the rows that have not finished. Return the program's exit code.
 
         Raises:
             UserError: the folder cannot be written.
@@ -241,26 +245,26 @@ class Table:
         return self._conclude()
 
     def _fill(self) -> None:
-        """Start what may start, as far as there are places."""
+        """Start runs that need not wait, while slots are free."""
         for row in self.rows:
             if row.name in self.codes or row.name in self.running:
                 continue
             source = 0 if row.after is None else self.codes.get(row.after)
             if source:
                 self.codes[row.name] = None
-                print(f"{row.name}: not started, for {row.after} is its pretraining")
+                print(f"{row.name}: not started, because its pretraining {row.after} did not finish")
             elif source == 0 and self.free and self.signals.asked is None:
                 self._start(row, self.free.pop(0))
 
-    def _start(self, row: Row, place: Place) -> None:
-        # As `accelerate launch` starts a process, which hears by that of this one's end.
+    def _start(self, row: Row, slot: Slot) -> None:
+        # The variable of `accelerate launch` has a run end when its parent process does.
         environment = os.environ | {"ACCELERATE_MIXED_PRECISION": PRECISION, "PYTHONUNBUFFERED": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         more = []
-        if place.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+        if slot.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
         elif row.config.cpu_threads is None:
-            more = [f"cpu_threads={place.threads}"]
+            more = [f"cpu_threads={slot.threads}"]
         log = self.folder / f"{row.name}.log"
         with writing(self.folder):
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -271,26 +275,26 @@ class Table:
                 row.command(*more), stdout=kept, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=environment, start_new_session=True,
             )  # fmt: skip
-        self.running[row.name] = child, place, said
-        threads = row.config.cpu_threads or place.threads
-        where = f"{threads} thread{'s' if threads > 1 else ''}" if place.gpu is None else f"GPU {place.gpu}"
-        print(printable(f"{row.name}: on {where}; all that it says is in {log}"), flush=True)
+        self.running[row.name] = child, slot, said
+        threads = row.config.cpu_threads or slot.threads
+        where = f"{threads} thread{'s' if threads > 1 else ''}" if slot.gpu is None else f"GPU {slot.gpu}"
+        print(printable(f"{row.name}: on {where}; its output is in {log}"), flush=True)
 
     def _wait(self) -> None:
-        """After a moment pass on what asks to stop, show what the runs have said, and see which have ended."""
+        """After a moment, pass on a signal, print new lines of the runs, and handle those that have ended."""
         time.sleep(0.2)
         if self.signals.asked is not None and not self.told:
             self.told = True
             for child, _, _ in self.running.values():
                 child.send_signal(signal.Signals[self.signals.asked])
-        for name, (child, place, said) in list(self.running.items()):
+        for name, (child, slot, said) in list(self.running.items()):
             code = child.poll()
             _show(name, said)
             if code is not None:
                 said.close()
                 del self.running[name]
-                self.free.append(place)
-                # A run that SIGINT meets before there is anything to save ends at once, and can begin again.
+                self.free.append(slot)
+                # A run that gets SIGINT before it has anything to save ends at once, and can be started again.
                 self.codes[name] = INTERRUPTED if code == ENDED else code
                 how = {0: "finished", INTERRUPTED: "interrupted"}.get(self.codes[name], f"failed with exit code {code}")
                 print(f"{name}: {how}", flush=True)
@@ -306,7 +310,7 @@ class Table:
 
 
 def _waiting_for_signals(command: list[str], **how: Any) -> subprocess.Popen:
-    """Start a run with its signals blocked: they wait until it can take them, for it unblocks them itself."""
+    """Start a run with its signals blocked, which it unblocks once it can handle them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return subprocess.Popen(command, **how)
@@ -315,12 +319,12 @@ def _waiting_for_signals(command: list[str], **how: Any) -> subprocess.Popen:
 
 
 def _show(name: str, said: IO[str]) -> None:
-    """Show a line for each epoch, and each that warns or tells of an error, of what a run has said since."""
+    """Print the new lines of a run that are about an epoch, a warning or an error."""
     while True:
         begun = said.tell()
         line = said.readline()
         if not line.endswith("\n"):
-            said.seek(begun)  # the rest is still to come
+            said.seek(begun)  # an incomplete line
             return
         if line.startswith(("pretrain ", "train ", "distvae: ", "WARNING ")):
             print(f"{name:<18} {printable(line.rstrip())}", flush=True)

@@ -26,7 +26,7 @@ from distvae.runs.results import load_results
 from distvae.system.signals import ENDED, INTERRUPTED, Signals
 from distvae.train import main as train
 from launch import table1
-from launch.table1 import Place, Table, places, plan
+from launch.table1 import Slot, Table, plan, slots
 from tests.compare import numbers, records
 from tests.conftest import ROOT
 
@@ -233,7 +233,7 @@ def test_pretraining_comes_from_one_row(refused, rows, sources):
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_there_is_at_least_one_place(refused, rows, count):
+def test_there_is_at_least_one_slot(refused, rows, count):
     assert f"--side-by-side {count}: should be at least 1" in refused(
         "--rows", rows(kla=ALONE), "--side-by-side", count
     )
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_made_is_refused(rows, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"distvae: {tmp_path / 'table'}: cannot be written")
 
 
-# -- Places ------------------------------------------------------------------------------------------------------------
+# -- Slots -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -283,36 +283,36 @@ def test_a_folder_that_cannot_be_made_is_refused(rows, tmp_path, capsys):
         (64, 0, "", None, [(None, 12)] * 5),
     ],
 )
-def test_places_are_cores_or_shares_of_gpus(tmp_path, monkeypatch, cores, gpus, visible, asked, expected):
+def test_slots_are_cores_or_shares_of_gpus(tmp_path, monkeypatch, cores, gpus, visible, asked, expected):
     monkeypatch.setattr(table1, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = places(plan(ROOT / "configs" / "snli", tmp_path, (0,), ()), asked)
-    assert [(place.gpu, place.threads) for place in found] == expected
+    found = slots(plan(ROOT / "configs" / "snli", tmp_path, (0,), ()), asked)
+    assert [(slot.gpu, slot.threads) for slot in found] == expected
 
 
 def test_a_gpu_takes_so_many_runs_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(table1, "usable_cores", lambda: 64)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     many = plan(ROOT / "configs" / "snli", tmp_path, range(5), ())
-    assert len(places(many, None)) == table1.RUNS_PER_GPU
+    assert len(slots(many, None)) == table1.RUNS_PER_GPU
 
 
-def test_a_run_is_told_its_place(rows, stand_in, tmp_path):
+def test_a_run_gets_its_slot(rows, stand_in, tmp_path):
     stand_in("print(os.environ.get('CUDA_VISIBLE_DEVICES'), *sys.argv[2:])")
     folder = rows(kla=ALONE)
     file = folder / "kla.yaml"
     file.write_text(file.read_text().replace("cpu_threads: 1\n", ""), encoding="utf-8")
-    for number, (place, told) in enumerate([(Place("3", 2), ("3", False)), (Place(None, 2), (None, True))]):
+    for number, (slot, told) in enumerate([(Slot("3", 2), ("3", False)), (Slot(None, 2), (None, True))]):
         table = tmp_path / str(number)
-        assert Table(plan(folder, table, (0,), ()), table, [place], Signals()).run() == 0
+        assert Table(plan(folder, table, (0,), ()), table, [slot], Signals()).run() == 0
         device, *overrides = (table / "seed-0" / "kla.log").read_text().split()
         assert told == (None if device == "None" else device, "cpu_threads=2" in overrides)
     file.write_text(file.read_text() + "cpu_threads: 7\n", encoding="utf-8")
     table = tmp_path / "own"
-    assert Table(plan(folder, table, (0,), ()), table, [Place(None, 2)], Signals()).run() == 0
+    assert Table(plan(folder, table, (0,), ()), table, [Slot(None, 2)], Signals()).run() == 0
     assert "cpu_threads" not in (table / "seed-0" / "kla.log").read_text()
 
 
@@ -432,7 +432,7 @@ def test_a_failure_stops_those_alone_that_need_its_pretraining(failing, written,
     assert "seed-0/ae: failed with exit code 2" in said.out
     assert "is not finite" in said.out
     assert "seed-0/kla: finished" in said.out
-    assert "seed-0/pt: not started, for seed-0/ae is its pretraining" in said.out
+    assert "seed-0/pt: not started, because its pretraining seed-0/ae did not finish" in said.out
     assert not (table / "seed-0" / "pt.log").exists()
     # The report is of what has begun: a stand-in leaves nothing of that.
     begun = [run for name in ("ae", "kla") if (run := table / "seed-0" / name).exists()]
