@@ -28,6 +28,10 @@ train: {max_epochs: 8}
 kl: {anneal_epochs: 3, target_rate: 4.0}
 """
 
+# Spaces of sweep files.
+LAMBDA = {"kl.target_rate": {"grid": [2, 4, 8]}}
+CHI = {"kl.multiplier": {"uniform": [0.1, 0.5]}}
+
 
 def sweep_of(folder: Path, **content) -> Sweep:
     """A sweep over λ and χ, but for what is given of its file."""

@@ -1,7 +1,12 @@
+"""The table of trials."""
+
 from distvae.sweeps.account import Account, gather
 from distvae.sweeps.columns import Column, columns
 from distvae.sweeps.progress import Trial
+from distvae.sweeps.report import write_report
+from distvae.sweeps.summary import summary
 from tests.sweep_folders import ORDER, large_sweep, pbt_sweep, scores, small_sweep, sweep_of, write_run, write_sweep
+from tests.sweeps.pages import cells
 
 
 def titles(account: Account) -> list[str]:
@@ -53,3 +58,49 @@ def test_two_objectives_have_a_front(tmp_path):
 def test_a_continued_trial_is_named_with_its_generation(tmp_path):
     account = gather(pbt_sweep(tmp_path / "run").folder)
     assert [column(account, "trial").text(entry) for entry in account.entries] == ["1.1", "0"]
+
+
+def test_trials_are_in_their_order_with_their_numbers(small):
+    rows = cells((small / "sweep.md").read_text(encoding="utf-8"))
+    assert [row["trial"] for row in rows] == [*map(str, ORDER), "2"]
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "–"]
+    assert rows[0] == {
+        "rank": "1", "trial": "5", "λ kl.target_rate": "4", "χ kl.multiplier": "0.3", "state": "finished",
+        "epochs": "7 of 8", "NLL, K = 50": "17.90 ± 0.15", "KL": "4.10", "KL is right": "yes", "−ELBO": "18.82",
+        "AU": "4 of 4", "MI": "3.70", "latent": "alive", "γ": "0.6", "validation NLL, K = 500": "17.65 ± 0.15",
+        "test NLL, K = 500": "18.02 ± 0.16", "time": "30 s",
+    }  # fmt: skip
+    assert [row["KL is right"] for row in rows] == ["yes", "yes", "yes", "0.60 off", "3.58 off", "–"]
+    assert [row["test NLL, K = 500"] for row in rows[1:3]] == ["18.52 ± 0.16", "–"]
+    assert set(list(rows[-1].values())[5:-1]) == {"–"}
+
+
+def test_a_metric_that_is_not_always_shown_is_when_it_judges(tmp_path):
+    asked = sweep_of(tmp_path / "run", objective={"metric": "ppl", "kl_tolerance": None})
+    for number, nll in enumerate((20, 19)):
+        write_run(asked.folder / "trials" / f"{number:04d}", scores(nll, 1, 1, 2))
+    write_sweep(asked, [Trial(n, {"kl.target_rate": 2}, "finished") for n in (0, 1)])
+    rows = cells(write_report(asked.folder) and (asked.folder / "sweep.md").read_text(encoding="utf-8"))
+    assert [(row["trial"], row["PPL"]) for row in rows] == [("1", "6.69"), ("0", "7.39")]
+    assert "KL is right" not in rows[0]
+    assert "within" not in summary(gather(asked.folder))
+
+
+def test_a_trial_without_a_lambda_has_no_kl_to_be_held_to(tmp_path):
+    asked = sweep_of(
+        tmp_path / "run",
+        space={
+            "kl.policy": {"grid": ["soft_free_bits", "linear"]},
+            "kl.target_rate": {"grid": [2, 4], "when": {"kl.policy": "soft_free_bits"}},
+        },
+        num_samples=1,
+    )
+    for number, kl in enumerate((2.0, 3.0, 3.0)):
+        write_run(asked.folder / "trials" / f"{number:04d}", scores(20 - number, kl, 0.9 * kl, 3))
+    write_sweep(asked, [Trial(n, values, "finished") for n, values in enumerate(asked.points())])
+    account = write_report(asked.folder)
+    rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
+    assert [(row["trial"], row["λ"], row["KL is right"]) for row in rows] == [
+        ("2", "–", "–"), ("0", "2", "yes"), ("1", "4", "0.60 off"),
+    ]  # fmt: skip
+    assert "Of the 2 judged trials with a λ 1 (50%) has its KL within 10% of λ." in summary(account)

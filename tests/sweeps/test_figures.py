@@ -1,10 +1,16 @@
+"""Single figures of a sweep report."""
+
 import pytest
 
 from distvae.sweeps.account import gather
 from distvae.sweeps.figures import BEST, MEETS, MISSES, by_epoch, by_hyperparameter, parallel_coordinates, trade_off
 from distvae.sweeps.labels import format_value
 from distvae.sweeps.progress import Trial
+from distvae.sweeps.ranking import front
+from distvae.sweeps.report import write_report
+from distvae.sweeps.summary import summary
 from tests.sweep_folders import SCORES, large_sweep, scores, small_sweep, sweep_of, write_run, write_sweep
+from tests.sweeps.pages import cells, page
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +100,14 @@ def test_every_kind_of_values_can_be_drawn(tmp_path, key, values):
         if isinstance(values[0], (int, float)) and key != "data.distinct"
         else [format_value(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
     )
+
+
+def test_the_front_of_two_objectives_is_marked(tmp_path):
+    asked = large_sweep(tmp_path / "large")
+    account = write_report(asked.folder)
+    assert account.front == front(asked.config.objective, {entry.number: entry.outcome for entry in account.judged})
+    assert "no other beats trial" in summary(account)
+    rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
+    assert [int(row["trial"]) for row in rows if row["front"] == "yes"] == account.front
+    (marked,) = (t for t in page(asked.folder).figures[-1]["data"] if t.get("name") == "front" and t["xaxis"] == "x")
+    assert marked["x"] == [entry.outcome.nll for entry in account.entries if entry.number in account.front]

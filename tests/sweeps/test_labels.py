@@ -1,3 +1,5 @@
+"""Values and times as text."""
+
 import pytest
 
 from distvae.sweeps.labels import count, format_duration, format_trials, format_value, format_values, label

@@ -1,9 +1,9 @@
+"""A sweep's report: pages, the command, and TensorBoard's table of trials."""
+
 import json
 import re
 import shutil
 import sys
-from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,18 +14,15 @@ from tensorboard.summary.writer import event_file_writer
 
 from distvae import cli
 from distvae.runs.records import read_metrics
-from distvae.sweeps.account import gather
-from distvae.sweeps.progress import SweepProgress, Trial, load_progress, load_trials, save_progress
-from distvae.sweeps.ranking import front, kept, outcome
+from distvae.sweeps.progress import SweepProgress, Trial, load_trials
+from distvae.sweeps.ranking import kept, outcome
 from distvae.sweeps.report import write_hparams, write_report
-from distvae.sweeps.summary import by_elbo, endings, summary
-from distvae.sweeps.timing import by_the_clock, by_the_trials, utilisation
+from distvae.sweeps.summary import summary
+from distvae.sweeps.timing import by_the_trials
 from distvae.system.errors import UserError, printable
-from distvae.system.markdown import escaped
 from distvae.train import train
 from tests.sweep_folders import (
     ORDER,
-    SCORES,
     large_sweep,
     pbt_sweep,
     scores,
@@ -34,133 +31,12 @@ from tests.sweep_folders import (
     write_run,
     write_sweep,
 )
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    """A finished sweep's folder, with its report. Tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("sweeps") / "small"
-    small_sweep(folder)
-    write_report(folder)
-    return folder
-
-
-def cells(text: str, heading: str = "rank") -> list[dict[str, str]]:
-    """The rows of the Markdown table that begins with this heading."""
-    lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |"))
-    rows = []
-    for line in lines[start:]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
-    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
-
-
-class Page(HTMLParser):
-    """What a browser would load of a page, its table of trials, its pictures and its words."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.loads, self.rows, self.figures, self.words = [], [], [], ""
-        self._inside: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.loads += [found[name] for name in ("src", "href", "srcset", "action", "data") if name in found]
-        if tag == "table":
-            self._trials = found.get("id") == "trials"
-        if tag == "tr" and "data-trial" in found:
-            self.rows.append([])
-        if tag not in ("meta", "link", "wbr"):
-            self._inside.append("figure" if found.get("class") == "figure" else tag)
-
-    def handle_endtag(self, tag):
-        self._inside.pop()
-
-    def handle_data(self, data):
-        last = self._inside[-1] if self._inside else ""
-        if last == "figure":
-            self.figures.append(json.loads(data))
-        elif last == "td" and self._trials:
-            self.rows[-1].append(data)
-        if last == "style":
-            assert "url(" not in data
-            assert "@import" not in data
-        elif last != "script":
-            self.words += data
-
-
-def page(folder: Path) -> Page:
-    return Page((folder / "sweep.html").read_text(encoding="utf-8"))
-
-
-# -- The table ---------------------------------------------------------------------------------------------------------
-
-
-def test_trials_are_in_their_order_with_their_numbers(small):
-    rows = cells((small / "sweep.md").read_text(encoding="utf-8"))
-    assert [row["trial"] for row in rows] == [*map(str, ORDER), "2"]
-    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "–"]
-    assert rows[0] == {
-        "rank": "1", "trial": "5", "λ kl.target_rate": "4", "χ kl.multiplier": "0.3", "state": "finished",
-        "epochs": "7 of 8", "NLL, K = 50": "17.90 ± 0.15", "KL": "4.10", "KL is right": "yes", "−ELBO": "18.82",
-        "AU": "4 of 4", "MI": "3.70", "latent": "alive", "γ": "0.6", "validation NLL, K = 500": "17.65 ± 0.15",
-        "test NLL, K = 500": "18.02 ± 0.16", "time": "30 s",
-    }  # fmt: skip
-    assert [row["KL is right"] for row in rows] == ["yes", "yes", "yes", "0.60 off", "3.58 off", "–"]
-    assert [row["test NLL, K = 500"] for row in rows[1:3]] == ["18.52 ± 0.16", "–"]
-    assert set(list(rows[-1].values())[5:-1]) == {"–"}
+from tests.sweeps.pages import cells, page
 
 
 def test_the_page_has_the_same_table(small):
     rows = cells((small / "sweep.md").read_text(encoding="utf-8"))
     assert page(small).rows == [list(row.values()) for row in rows]
-
-
-def test_a_metric_that_is_not_always_shown_is_when_it_judges(tmp_path):
-    asked = sweep_of(tmp_path / "run", objective={"metric": "ppl", "kl_tolerance": None})
-    for number, nll in enumerate((20, 19)):
-        write_run(asked.folder / "trials" / f"{number:04d}", scores(nll, 1, 1, 2))
-    write_sweep(asked, [Trial(n, {"kl.target_rate": 2}, "finished") for n in (0, 1)])
-    rows = cells(write_report(asked.folder) and (asked.folder / "sweep.md").read_text(encoding="utf-8"))
-    assert [(row["trial"], row["PPL"]) for row in rows] == [("1", "6.69"), ("0", "7.39")]
-    assert "KL is right" not in rows[0]
-    assert "within" not in summary(gather(asked.folder))
-
-
-# -- Words -------------------------------------------------------------------------------------------------------------
-
-
-def test_the_summary_tells_the_sweep_in_a_paragraph(small):
-    text = summary(gather(small))
-    for part in ("6 trials of 2 hyperparameters", "4 finished, 1 stopped, 1 failed", "3 min 20 s on 2 nodes",
-                 "2 side by side", "in 2 starts", "The best is trial 5 (λ = 4, χ = 0.3): NLL 17.90 ± 0.15",
-                 "−ELBO 18.82", "KL 4.10 for λ = 4", "MI 3.70", "AU 4 of 4", "test NLL 18.02 ± 0.16 with K = 500",
-                 "Of the 5 judged trials 3 (60%) have their KL within 10% of λ"):  # fmt: skip
-        assert part in text, part
-    assert text in (small / "sweep.md").read_text(encoding="utf-8")
-    assert text in page(small).words
-
-
-def test_what_the_bound_would_have_chosen_is_told(small):
-    text = by_elbo(gather(small))
-    assert "By −ELBO alone trial 3 would have won: −ELBO 18.20 against 18.82 of trial 5" in text
-    assert "KL of 0.02 for λ = 4 against 4.10" in text
-    assert text in (small / "sweep.md").read_text(encoding="utf-8")
-    assert text in page(small).words
-
-
-def test_what_failed_or_was_stopped_is_told_with_its_reason(small):
-    lines = [
-        "trial 2 failed: kl.multiplier = <b>0.5</b> | is no good",
-        "trial 4 stopped: ended by asha, for others do better",
-    ]
-    assert endings(gather(small)) == lines
-    for line in lines:
-        assert line in page(small).words  # as text, and not as markup
-        assert f"- {escaped(line)}\n" in (small / "sweep.md").read_text(encoding="utf-8")
 
 
 def test_a_trial_that_tells_nothing_ranks_behind_and_the_report_says_why(tmp_path):
@@ -185,109 +61,8 @@ def test_a_trial_that_tells_nothing_ranks_behind_and_the_report_says_why(tmp_pat
     assert violation.value == 1.0
 
 
-def test_a_trial_without_a_lambda_has_no_kl_to_be_held_to(tmp_path):
-    asked = sweep_of(
-        tmp_path / "run",
-        space={
-            "kl.policy": {"grid": ["soft_free_bits", "linear"]},
-            "kl.target_rate": {"grid": [2, 4], "when": {"kl.policy": "soft_free_bits"}},
-        },
-        num_samples=1,
-    )
-    for number, kl in enumerate((2.0, 3.0, 3.0)):
-        write_run(asked.folder / "trials" / f"{number:04d}", scores(20 - number, kl, 0.9 * kl, 3))
-    write_sweep(asked, [Trial(n, values, "finished") for n, values in enumerate(asked.points())])
-    account = write_report(asked.folder)
-    rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
-    assert [(row["trial"], row["λ"], row["KL is right"]) for row in rows] == [
-        ("2", "–", "–"), ("0", "2", "yes"), ("1", "4", "0.60 off"),
-    ]  # fmt: skip
-    assert "Of the 2 judged trials with a λ 1 (50%) has its KL within 10% of λ." in summary(account)
-
-
-def test_trials_with_the_same_reason_are_told_together(tmp_path):
-    large_sweep(tmp_path / "large")
-    assert endings(gather(tmp_path / "large")) == [
-        "trials 0, 7, 14, 21 stopped: stop.hours = 1 have passed",
-        "trial 4 failed: the loss or gradient of step 12 is not finite",
-        "trials 5, 24 had not ended when this report was written",
-    ]
-
-
-def test_where_the_time_went(small):
-    account = gather(small)
-    clock = {part.what: (part.seconds, part.share) for part in by_the_clock(account)}
-    assert clock == {
-        "pretraining that trials share": (20.0, 0.1), "trials": (100.0, 0.5), "finalists": (40.0, 0.2),
-        "startup and everything else": (40.0, 0.2),
-    }  # fmt: skip
-    trials = {part.what: part.seconds for part in by_the_trials(account)}
-    assert trials == {
-        "training steps": 80.0, "validation, including the NLL": 40.0, "training blocked by a checkpoint": 10.0,
-        "startup, test sentences and everything else": 25.0, "free slots": 45.0,
-    }  # fmt: skip
-    assert utilisation(account) == 155 / 200
-    assert "Trials held 78% of the time of all slots" in (small / "sweep.md").read_text(encoding="utf-8")
-
-
-def test_the_places_of_every_start_count_and_not_only_those_of_the_last(small, tmp_path):
-    folder = shutil.copytree(small, tmp_path / "grown")
-    save_progress(folder, replace(load_progress(folder), slots=8))
-    assert utilisation(gather(folder)) == 155 / 200
-    assert next(p.seconds for p in by_the_trials(gather(folder)) if p.what == "free slots") == 45.0
-
-
-def test_time_before_records_told_that_of_validation_is_not_lost(small, tmp_path):
-    folder = shutil.copytree(small, tmp_path / "old")
-    for path in folder.glob("trials/*/metrics.jsonl"):
-        path.write_text(re.sub(r'"valid_seconds": [^,]*, ', "", path.read_text()))
-    trials = {part.what: part.seconds for part in by_the_trials(gather(folder))}
-    assert trials["startup, test sentences and everything else"] == 65.0
-    assert "validation, including the NLL" not in trials
-
-
-def test_a_sweep_none_of_whose_trials_has_its_kl_right_says_so(tmp_path):
-    asked = sweep_of(tmp_path / "run")
-    write_run(asked.folder / "trials" / "0000", scores(20, 3, 2, 2))
-    write_sweep(asked, [Trial(0, {"kl.target_rate": 2, "kl.multiplier": 0.1}, "finished")])
-    text = summary(gather(asked.folder))
-    assert "No trial meets the constraints; the nearest is trial 0" in text
-    assert "Of the 1 judged trial 0 (0%) have" in text
-
-
-# -- The page ----------------------------------------------------------------------------------------------------------
-
-
 def test_the_page_needs_nothing_beside_itself(small):
     assert page(small).loads == ["data:,"]
-
-
-def test_every_picture_has_its_trials(small):
-    against, parallel, curves, trade_off = page(small).figures
-    nll = [y for trace in against["data"] if trace["yaxis"] == "y" for y in trace["y"]]
-    assert sorted(nll) == sorted(found[2] for found in SCORES.values())
-    assert against["layout"]["xaxis2"]["type"] == "log"
-    assert [d["label"] for d in parallel["data"][0]["dimensions"]] == ["λ", "χ", "NLL", "KL", "AU", "MI"]
-    assert parallel["data"][0]["dimensions"][2]["values"] == [SCORES[number][2] for number in ORDER]
-    assert len(curves["data"]) == 2 * len(SCORES)
-    assert all(trace["x"] == list(range(1, 9)) for trace in curves["data"])
-    first = [(trace["x"], trace["y"]) for trace in trade_off["data"] if trace.get("xaxis") == "x" and "text" in trace]
-    points = [point for xs, ys in first for point in zip(xs, ys, strict=True)]
-    assert sorted(points) == sorted((nll, nll + mi / 4) for _, _, nll, _, mi, _ in SCORES.values())
-
-
-def test_the_front_of_two_objectives_is_marked(tmp_path):
-    asked = large_sweep(tmp_path / "large")
-    account = write_report(asked.folder)
-    assert account.front == front(asked.config.objective, {entry.number: entry.outcome for entry in account.judged})
-    assert "no other beats trial" in summary(account)
-    rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
-    assert [int(row["trial"]) for row in rows if row["front"] == "yes"] == account.front
-    (marked,) = (t for t in page(asked.folder).figures[-1]["data"] if t.get("name") == "front" and t["xaxis"] == "x")
-    assert marked["x"] == [entry.outcome.nll for entry in account.entries if entry.number in account.front]
-
-
-# -- All kinds of folders ----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_was_moved_tells_the_same(small, tmp_path):
@@ -297,45 +72,6 @@ def test_a_folder_that_was_moved_tells_the_same(small, tmp_path):
     write_report(moved)
     assert (moved / "sweep.md").read_text(encoding="utf-8") == before
     assert not [path for path in moved.iterdir() if path.name.startswith(".")]
-
-
-def test_a_sweep_that_has_not_begun(tmp_path):
-    asked = sweep_of(tmp_path / "run")
-    write_sweep(asked, [])
-    account = write_report(asked.folder)
-    assert account.best is None
-    assert "of which 0 have begun" in summary(account)
-    assert "No trial can be judged yet." in summary(account)
-    assert page(asked.folder).figures == []
-    assert "No trial has started." in (asked.folder / "sweep.md").read_text(encoding="utf-8")
-
-
-def test_a_sweep_that_runs(tmp_path):
-    asked = sweep_of(tmp_path / "run")
-    write_run(asked.folder / "trials" / "0000", scores(20, 2, 2, 2), epochs=1)
-    write_run(asked.folder / "trials" / "0001", scores(20, 2, 2, 2), epochs=0, pretrain=2)
-    (asked.folder / "trials" / "0002").mkdir()
-    values = {"kl.target_rate": 2, "kl.multiplier": 0.1}
-    states = ["running", "running", "running", "waiting"]
-    write_sweep(asked, [Trial(n, values, state) for n, state in enumerate(states)], SweepProgress(slots=3))
-    account = write_report(asked.folder)
-    assert account.judged == []
-    assert "The sweep is running: 6 trials" in summary(account)
-    rows = cells((asked.folder / "sweep.md").read_text(encoding="utf-8"))
-    assert [row["NLL, K = 50"] for row in rows] == ["20.00 ± 0.15", "–", "–", "–"]
-    assert [row["rank"] for row in rows] == ["–"] * 4
-    assert len(page(asked.folder).figures) == 3  # no parallel coordinates of a single trial
-
-
-def test_a_sweep_all_of_whose_trials_failed(tmp_path):
-    asked = sweep_of(tmp_path / "run")
-    write_run(asked.folder / "trials" / "0000", scores(20, 2, 2, 2), epochs=2)
-    values = {"kl.target_rate": 2, "kl.multiplier": 0.1}
-    write_sweep(asked, [Trial(n, values, "failed", "no luck") for n in range(2)], SweepProgress("failed"))
-    account = write_report(asked.folder)
-    assert account.best is None
-    assert endings(account) == ["trials 0, 1 failed: no luck"]
-    assert len(page(asked.folder).figures) == 1  # the curves of what was trained
 
 
 def test_the_lineage_of_population_based_training(tmp_path):
@@ -378,9 +114,6 @@ def test_what_training_records_is_what_is_read(cache, tmp_path):
     assert events(run).Scalars("final/nll")[0].value == pytest.approx(entry.outcome.nll)
 
 
-# -- What is damaged ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -409,30 +142,6 @@ def test_what_is_damaged_is_one_line_that_names_it_and_the_old_report_stays(smal
     assert (folder / "sweep.html").read_bytes() == (small / "sweep.html").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        ("sweep.json", r'"seconds": 200\.0', '"seconds": NaN'),
-        ("sweep.json", r'"seconds": 200\.0', '"seconds": 1e300'),
-        ("trials.json", r'"seconds": 30\.0', '"seconds": -1'),
-        ("trials.json", r'"number": 1', '"number": 0'),
-        ("trials.json", r"kl\.target_rate", "kl.threshold"),
-        ("trials/0005/metrics.jsonl", r'("nll": {"mean": )', r"\g<1>1"),
-        ("trials/0005/metrics.jsonl", r'"verdict": "wait"', '"verdict": "best"'),
-        ("trials/0005/metrics.jsonl", r"(?s).*", ""),
-        ("finalists/0005.json", r'("nll": {\s+"mean": )', r"\g<1>1"),
-        ("finalists/0005.json", r'"split": "valid"', '"split": "test"'),
-    ],
-)
-def test_what_no_sweep_writes_is_one_line_that_names_the_file(small, tmp_path, name, old, new):
-    folder = shutil.copytree(small, tmp_path / "damaged")
-    text = (folder / name).read_text(encoding="utf-8")
-    (folder / name).write_text(re.sub(old, new, text, count=1), encoding="utf-8")
-    assert (folder / name).read_text(encoding="utf-8") != text
-    with pytest.raises(UserError, match=re.escape(str(folder / name))):
-        write_report(folder)
-
-
 def test_what_a_sweep_tells_is_shown_as_text(tmp_path, capsys):
     hostile = "\x1b[31m ![x](http://evil/x) [y](javascript:z) <img src=x>\u202e"
     asked = small_sweep(tmp_path / "small")
@@ -459,9 +168,6 @@ def test_without_plotly_a_line_says_what_to_install(small, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(UserError, match=r"needs plotly.*pip install -e '\.\[sweep\]'"):
         write_report(small)
-
-
-# -- The command -------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_the_report_and_prints_the_table(small, tmp_path, capsys):
@@ -495,9 +201,6 @@ def test_the_command_refuses_a_folder_that_is_no_sweeps(tmp_path, capsys, there)
     assert cli.main(["sweep-report", str(folder)]) == 2
     said = capsys.readouterr().err
     assert said == f"distvae: {folder}: is not a sweep folder: it has no sweep.yaml\n"
-
-
-# -- TensorBoard -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
