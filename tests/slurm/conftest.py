@@ -20,7 +20,7 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """A job as slurmctld tells of it."""
 
     id: int
@@ -71,13 +71,13 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return int(re.search(r"job (\d+)", done.stdout)[1])
 
-    def job(self, number: int) -> Job:
+    def job(self, number: int) -> SlurmJob:
         shown = self.run("scontrol", "show", "job", str(number)).stdout
         # A path has a line to itself, and may hold blanks.
         fields = dict(re.findall(r"(\S+?)=(\S*)", shown) + re.findall(r"^ *(StdOut)=(.*)", shown, flags=re.MULTILINE))
-        return Job(number, fields["JobState"], fields)
+        return SlurmJob(number, fields["JobState"], fields)
 
-    def wait(self, number: int, until: Sequence[str] = tuple(ENDED), seconds: float = 180) -> Job:
+    def wait(self, number: int, until: Sequence[str] = tuple(ENDED), seconds: float = 180) -> SlurmJob:
         """Wait for a job to come to one of the states ``until``."""
         end = time.monotonic() + seconds
         while (job := self.job(number)).state not in until:

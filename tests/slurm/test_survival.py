@@ -16,7 +16,7 @@ import pytest
 
 from tests.compare import numbers, records
 from tests.conftest import launch
-from tests.slurm.conftest import Cluster, Job, bring_up, check_out
+from tests.slurm.conftest import Cluster, SlurmJob, bring_up, check_out
 from tests.slurm.test_cluster import CONFIG
 
 pytestmark = pytest.mark.cluster
@@ -63,11 +63,11 @@ class Jobs:
         run = f"run={self.run(name)}"
         self.numbers[name] = self.cluster.submit("sbatch", *options, "slurm/train.sh", CONFIG, run, cwd=where)
 
-    def end(self, name: str) -> Job:
+    def end(self, name: str) -> SlurmJob:
         """The job once it has ended, which may take the one or other start."""
         return self.cluster.wait(self.numbers[name], seconds=240)
 
-    def ended_well(self, name: str, alone: Path) -> Job:
+    def ended_well(self, name: str, alone: Path) -> SlurmJob:
         """See that a job has ended with the numbers of a run in one go."""
         job = self.end(name)
         assert (job.state, job.fields["ExitCode"]) == ("COMPLETED", "0:0"), job.log

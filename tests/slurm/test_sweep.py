@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.compare import records
-from tests.slurm.conftest import Cluster, Job, bring_up, check_out
+from tests.slurm.conftest import Cluster, SlurmJob, bring_up, check_out
 from tests.slurm.test_cluster import CONFIG, contain
 
 pytestmark = pytest.mark.cluster
@@ -120,10 +120,10 @@ class Sweeps:
         """The job's."""
         return self.run(name).parent / "slurm" / str(self.numbers[name])
 
-    def job(self, name: str) -> Job:
+    def job(self, name: str) -> SlurmJob:
         return self.cluster.job(self.numbers[name])
 
-    def end(self, name: str) -> Job:
+    def end(self, name: str) -> SlurmJob:
         """The job once it has ended, which may take the one or other start."""
         return self.cluster.wait(self.numbers[name], seconds=240)
 
