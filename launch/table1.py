@@ -149,8 +149,8 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
     needing = [file for file, config in loaded.items() if config.train.max_epochs and config.pretrain.max_epochs]
     if needing and len(sources) != 1:
         raise UserError(
-            f"--rows {configs}: {', '.join(file.name for file in needing)} want pretraining, and it is to come from the"
-            f" one row that is nothing else (train.max_epochs: 0), of which there are {len(sources)}"
+            f"--rows {configs}: {', '.join(file.name for file in needing)} need pretraining from exactly one row that"
+            f" only pretrains (train.max_epochs: 0), but there are {len(sources)}"
         )
     rows = []
     for seed in seeds:

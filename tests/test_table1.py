@@ -228,8 +228,8 @@ def test_an_override_reaches_the_rows_that_read_it(rows, tmp_path, refused):
 @pytest.mark.parametrize("sources", [[], ["ae", "other"]])
 def test_pretraining_comes_from_one_row(refused, rows, sources):
     said = refused("--rows", rows(kla=ALONE, pt={}, **dict.fromkeys(sources, AUTOENCODER)))
-    assert "pt.yaml want" in said
-    assert f"of which there are {len(sources)}" in said
+    assert "pt.yaml need pretraining from exactly one row" in said
+    assert f"but there are {len(sources)}" in said
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -1,18 +1,18 @@
-"""Runs sweeps by Ray Tune. This is the only package that imports Ray.
+"""Runs sweeps with Ray Tune. This is the only package that imports Ray.
 
-Of the process that runs the sweep:
+Modules of the process that runs the sweep:
 
-- ``driver``: the whole sweep, from its folder to its report; ``state``: its records and its time
+- ``driver``: the whole sweep, from its folder to its report; ``state``: its records and times
 - ``scratch``, ``cluster``, ``placement``: the temporary folder, Ray, and the resources of trials
-- ``pretraining``, ``tuning``, ``finalists``: the three stages; ``search`` and ``tune_files`` serve ``tuning``
-- ``signals``, ``console``: signals in, lines out
+- ``pretraining``, ``tuning``, ``finalists``: the three stages; ``tuning`` uses ``search`` and ``tune_files``
+- ``signals``, ``console``: signals received, lines printed
 
-Of the processes that Ray starts: ``trial``, ``trial_runs``, ``trial_metrics``, ``workers``, ``stop_file``.
+Modules of the processes that Ray starts: ``trial``, ``trial_runs``, ``trial_metrics``, ``workers``, ``stop_file``.
 """
 
 import os
 
-# Set before Ray is imported, which reads some of them then, in the driver and in the processes of trials.
+# Set before Ray is imported, in the driver and in the processes of trials, because Ray reads some of them on import.
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ |= {
     "RAY_AIR_NEW_OUTPUT": "0",

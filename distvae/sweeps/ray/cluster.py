@@ -27,8 +27,8 @@ def connect(on_loss: Callable[[str], None], closing: threading.Event) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return
-    # Each sweep has a cluster of its own, so that two sweeps on a machine do not share one. Its temporary folder is set
-    # by RAY_TMPDIR, see `sweeps.ray.scratch`.
+    # Each sweep has its own cluster, so that two sweeps on a machine do not share one. RAY_TMPDIR names its temporary
+    # folder, see `sweeps.ray.scratch`.
     context = ray.init(
         address="local",
         num_cpus=usable_cores(),
@@ -52,7 +52,7 @@ class RayWatch(threading.Thread):
         closing: set before Ray is shut down.
     """
 
-    # Names of Ray's own processes. Ray offers no public call that tells whether they live.
+    # Ray's own processes. No public call of Ray's tells whether they are alive.
     NAMES = ("gcs_server", "raylet")
 
     def __init__(self, on_loss: Callable[[str], None], closing: threading.Event):
@@ -70,14 +70,14 @@ class RayWatch(threading.Thread):
 
 
 def kill_descendants() -> None:
-    """Kill all processes that this one started, and those that they started."""
+    """Kill all processes that this one started, and their descendants."""
     for process in descendants():
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
 
 def descendants() -> set[int]:
-    """Return the living processes that this one started, and those that they started."""
+    """Return the living processes that this one started, and their descendants."""
     every = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(PermissionError):  # another user's
@@ -91,7 +91,7 @@ def descendants() -> set[int]:
 
 
 def failure_reason(error: BaseException | None) -> str:
-    """Return the last line of an error of Ray's, which says why a trial or another task failed."""
+    """Return the last line of one of Ray's errors, which says why a trial or another task failed."""
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
     return lines[-1][:500] if lines else "its process ended without an error message"
 

@@ -16,7 +16,7 @@ from typing import Literal, NoReturn
 import ray
 
 from distvae.data import corpus
-from distvae.runs import attempts as attempts
+from distvae.runs import attempts
 from distvae.runs.attempts import Lease, SupersededError
 from distvae.sweeps import checks, storage
 from distvae.sweeps.progress import load_progress

@@ -65,7 +65,7 @@ def score_finalists(state: SweepState) -> list[str]:
 
 
 def score_run(run: Path, importance_samples: int, threads: int, where: str) -> dict[str, Any]:
-    """Score a run's validation and test sentences in this process, a worker of Ray's."""
+    """Score a run's validation and test sentences in this process, a Ray worker."""
     enter_worker(where)
     found = load_export(run)
     runtime = Runtime(OptimizerConfig(mixed_precision="no"), cpu_threads=threads)
@@ -86,7 +86,7 @@ def _finalists(state: SweepState) -> list[int]:
 
 
 def _is_scored(path: Path, importance_samples: int) -> bool:
-    """Return whether a finalist's file has scores by so many importance samples."""
+    """Return whether a finalist's file has scores with this number of importance samples."""
     try:
         return {scores["scores"]["importance_samples"] for scores in read_json(path).values()} == {importance_samples}
     except (UserError, AttributeError, KeyError, TypeError):  # damaged

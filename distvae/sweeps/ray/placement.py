@@ -24,10 +24,10 @@ class Placement:
 
 
 def fit(sweep: Sweep) -> Placement:
-    """Fit what each trial gets to what the nodes have.
+    """Fit the resources of trials to the nodes.
 
     Raises:
-        UserError: no node has it.
+        UserError: the nodes have no room for a trial.
     """
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes  # Ray declares no types for it
     nodes = [node for node in list_nodes() if node["Alive"]]
@@ -36,7 +36,7 @@ def fit(sweep: Sweep) -> Placement:
     gpus = (1.0 if most["GPU"] else 0.0) if settings.gpus is None else settings.gpus
     for name, wanted in (("CPU", settings.cpus), ("GPU", gpus)):
         if wanted > most[name]:
-            raise UserError(f"trial.{name.lower()}s = {wanted:g}: no node has so many {name}s, {most[name]:g} at most")
+            raise UserError(f"trial.{name.lower()}s = {wanted:g}: no node has more than {most[name]:g} {name}s")
     if settings.workers > 1 and 0 < gpus < 1:
         raise UserError(f"trial.gpus = {gpus:g}: several processes of a trial cannot share a GPU; give each 1")
     room = sum(processes_on(node["Resources"], settings.cpus, gpus) for node in nodes)

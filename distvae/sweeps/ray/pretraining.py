@@ -30,7 +30,7 @@ from distvae.training.caller import Caller
 
 
 def pretrain(state: SweepState) -> frozenset[str]:
-    """Train the pretrainings that are not there yet. Return the fingerprints of those available.
+    """Train the missing pretrainings. Return the fingerprints of those available.
 
     Raises:
         InterruptedRun: a signal asked to stop.
@@ -50,7 +50,7 @@ def pretrain(state: SweepState) -> frozenset[str]:
 
 
 def run_pretraining(config: Config, sweep: Sweep, where: str) -> str | None:
-    """Pretrain in this process, a worker of Ray's. Return why it failed or was stopped."""
+    """Pretrain in this process, a Ray worker. Return why it failed or was stopped, or None."""
     enter_worker(where)
     signals = Signals()
     try:
@@ -62,7 +62,7 @@ def run_pretraining(config: Config, sweep: Sweep, where: str) -> str | None:
 
 
 def _pretrain_side_by_side(state: SweepState, missing: dict[str, Config]) -> None:
-    """Run pretrainings of one process each as tasks of Ray's."""
+    """Run pretrainings of one process each as Ray tasks."""
     settings = state.sweep.config.trial
     remote = ray.remote(run_pretraining).options(
         num_cpus=settings.cpus, num_gpus=gpus_of(state.sweep), max_retries=state.sweep.config.max_restarts
@@ -91,7 +91,7 @@ def _pretrain_side_by_side(state: SweepState, missing: dict[str, Config]) -> Non
 
 
 def _pretrain_in_processes(state: SweepState, name: str, config: Config) -> None:
-    """Run one pretraining of several processes by Ray Train."""
+    """Run one pretraining of several processes with Ray Train."""
     run, seen = pretraining_folder(state.sweep, name), 0
     work = functools.partial(run_process, sweep=state.sweep, config=config, run=run, number=-1, where=os.getcwd())
     done = _in_thread(torch_trainer(state.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit)
@@ -102,7 +102,7 @@ def _pretrain_in_processes(state: SweepState, name: str, config: Config) -> None
         state.check_limits()
         if state.signals.received is not None:
             deadline = state.request_save()
-            # The processes outlive this loop: they end with Ray.
+            # The processes outlive this loop and end with Ray.
             while is_running(run) and time.monotonic() < deadline:
                 time.sleep(0.5)
             raise _interrupted(state)

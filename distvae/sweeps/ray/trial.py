@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from distvae.config.schema import Config
-from distvae.runs import checkpoints as checkpoints
+from distvae.runs import checkpoints
 from distvae.runs.attempts import SupersededError
 from distvae.runs.records import EpochRecord
 from distvae.sweeps import lineage, ranking

@@ -12,7 +12,7 @@ from typing import Any
 
 from distvae.config.load import flatten, load_config
 from distvae.config.schema import Config
-from distvae.runs import checkpoints as checkpoints
+from distvae.runs import checkpoints
 from distvae.sweeps import lineage
 from distvae.sweeps.lineage import Generation
 from distvae.sweeps.pretraining import fingerprint, pretraining_of

@@ -1,4 +1,4 @@
-"""The files in which Tune saves its state, which a killed driver may leave torn."""
+"""The files in which Tune saves its state, which a killed driver may leave incomplete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATE_FILES = {
 
 
 def remove_torn(saved: Path, search: str) -> bool:
-    """Remove torn states that are newer than the newest whole one. Return whether Tune can be restored.
+    """Remove incomplete states that are newer than the newest complete one. Return whether Tune can be restored.
 
     Tune overwrites its files in place, those of earlier runs too.
 
@@ -33,7 +33,7 @@ def remove_torn(saved: Path, search: str) -> bool:
         files = [saved / name.format(started) for name in names]
         if all(map(_is_whole, files)):
             return _is_whole(saved / "tuner.pkl")
-        warning = f"distvae: WARNING {path}: is torn, or files beside it are missing; using the one before"
+        warning = f"distvae: WARNING {path}: is incomplete, or its companion files are missing; using the previous one"
         print(printable(warning), file=sys.stderr)
         for file in files:
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The trials of a sweep, run by Ray Tune: starting or restoring Tune, and following its trials."""
+"""The trials of a sweep, run by Ray Tune: start or restore Tune, and follow its trials."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run_trials(state: SweepState, shared: frozenset[str]) -> None:
     def trial(choice: dict[str, Any]) -> None:
         run_trial(choice, sweep, shared, where)
 
-    # The process that starts several others needs next to nothing, but must request something.
+    # A process that only starts others needs almost nothing, but must request something.
     resources = {"memory": 1.0}
     if settings.workers == 1:
         resources = {"CPU": settings.cpus, "GPU": gpus_of(sweep)}
@@ -74,12 +74,12 @@ def make_tuner(state: SweepState, trainable: Trainable) -> tune.Tuner:
     saved = state.folder / "tune"
     if remove_torn(saved, config.search):
         return tune.Tuner.restore(str(saved), trainable=trainable, resume_unfinished=True)
-    # Tune begins again; trials that have a folder resume in it.
+    # Tune starts over; trials that have a folder resume in it.
     shutil.rmtree(saved, ignore_errors=True)
     saved.mkdir()
     search = searcher(state.sweep)
     if search:
-        state.trials.clear()  # it may draw others
+        state.trials.clear()  # the searcher may draw other values
     # Trials that are known in advance form a grid.
     space = None if search else {"values": tune.grid_search(state.sweep.points())}
     return tune.Tuner(

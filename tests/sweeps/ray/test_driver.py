@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distvae.runs import attempts as attempts
+from distvae.runs import attempts
 from distvae.runs.attempts import read_attempts
 from distvae.sweeps import storage, sweep
 from distvae.sweeps.__main__ import main

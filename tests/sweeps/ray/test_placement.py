@@ -35,8 +35,8 @@ def test_trials_are_fitted_to_the_living_nodes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("trial", "message"),
     [
-        ({"cpus": 9}, "trial.cpus = 9: no node has so many CPUs, 8 at most"),
-        ({"gpus": 1}, "trial.gpus = 1: no node has so many GPUs, 0 at most"),
+        ({"cpus": 9}, "trial.cpus = 9: no node has more than 8 CPUs"),
+        ({"gpus": 1}, "trial.gpus = 1: no node has more than 0 GPUs"),
         ({"workers": 9}, "trial.workers = 9: the nodes have room for 8 processes in all"),
     ],
 )

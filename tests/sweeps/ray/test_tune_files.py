@@ -32,7 +32,7 @@ def test_a_torn_state_is_removed_with_a_warning(saved, capsys):
     folder, search, (first, second) = saved
     second[0].write_text('{"trial_data": [')
     assert remove_torn(folder, search)
-    assert f"WARNING {second[0]}: is torn" in capsys.readouterr().err
+    assert f"WARNING {second[0]}: is incomplete" in capsys.readouterr().err
     assert all(file.exists() for file in first)
     assert not any(file.exists() for file in second)
 
