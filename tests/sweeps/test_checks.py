@@ -31,8 +31,8 @@ REFUSED = {
                      "does not read it (policies constant, linear and cyclical would): give it `when: {kl.policy:"
                      " linear}`"),
     "not read": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]}} | LAMBDA_DRAWN},
-                 "space.kl.target_rate: a trial with kl.policy = linear does not read it (policy soft_free_bits would):"
-                 " give it `when: {kl.policy: soft_free_bits}`"),
+                 "space.kl.target_rate: a trial with kl.policy = linear does not read it (policies soft_free_bits and"
+                 " lagrangian would): give it `when: {kl.policy: soft_free_bits}`"),
     "never read": ({"set": {"kl": {"policy": "linear", "target_rate": 4.0}}, "space": CHI},
                    "space.kl.multiplier: a trial does not read it (policy soft_free_bits would): leave it out"),
     "set and never read": ({"set": {"kl.policy": "linear", "kl.threshold": 0.2}, "space": {"seed": {"grid": [0, 1]}}},
