@@ -102,7 +102,7 @@ def test_ctrl_c_while_the_program_is_loaded_prints_nothing(tiny, tmp_path):
     assert all(line.startswith("import time:") for line in said)
 
 
-# The others are started by tests/distributed/test_engines.py.
+# tests/distributed/test_engines.py starts the others.
 @pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU, tests/test_gpu.py starts these on it")
 @pytest.mark.parametrize(("name", "processes"), [("gpu", 1), ("multi_gpu", 2)])
 def test_a_file_for_gpus_starts_where_there_is_none(tiny, tmp_path, name, processes):
@@ -112,7 +112,7 @@ def test_a_file_for_gpus_starts_where_there_is_none(tiny, tmp_path, name, proces
 
 
 def test_two_launchers_make_one_run(tiny, tmp_path):
-    """multi_node.yaml, as on two machines: on a real cluster in tests/slurm."""
+    """multi_node.yaml as on two machines. tests/slurm uses it on a real cluster."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FILES["multi_node"])]
     command += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
     command += ["--main_process_port", str(free_port())]
@@ -130,7 +130,7 @@ def test_two_launchers_make_one_run(tiny, tmp_path):
 
 
 def test_what_is_wrong_is_said_once_though_the_other_process_is_the_first_to_find_it(tmp_path):
-    """Launchers end all processes when one has ended, also the one that has the word."""
+    """Launchers end all processes when one has ended, even the one that is to report the error."""
     program = tmp_path / "late.py"
     program.write_text(
         "import os, sys, time\n"

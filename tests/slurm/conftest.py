@@ -21,7 +21,7 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A job as slurmctld tells of it."""
+    """A job as slurmctld reports it."""
 
     id: int
     state: str
@@ -29,7 +29,7 @@ class SlurmJob:
 
     @property
     def log(self) -> str:
-        """What its batch script has said."""
+        """The output of its batch script."""
         return Path(self.fields["StdOut"]).read_text(encoding="utf-8")
 
 
@@ -44,7 +44,7 @@ class Cluster:
     """
 
     def __init__(self, lab: Path, share: Sequence[Path], size: int = 2, extra: Sequence[str] = ()):
-        # Other processes may have clusters too, and this one may have one of another size.
+        # Other processes may run clusters, and this one may run another of another size.
         prefix = f"t{os.getpid()}x{size}n"
         self.nodes = [f"{prefix}{i}" for i in range(1, size + 1)]
         # Whether Slurm can bind processes to CPUs, as real clusters do: the nodes share the machine's first two.
@@ -66,19 +66,19 @@ class Cluster:
         return self.script("exec", *command, cwd=cwd)
 
     def submit(self, *command: str, cwd: Path) -> int:
-        """Run a command that submits a job; returns the job's number."""
+        """Run a command that submits a job. Return the job's number."""
         done = self.run(*command, cwd=cwd)
         assert done.returncode == 0, done.stderr
         return int(re.search(r"job (\d+)", done.stdout)[1])
 
     def job(self, number: int) -> SlurmJob:
         shown = self.run("scontrol", "show", "job", str(number)).stdout
-        # A path has a line to itself, and may hold blanks.
+        # A path has its own line, and may have spaces.
         fields = dict(re.findall(r"(\S+?)=(\S*)", shown) + re.findall(r"^ *(StdOut)=(.*)", shown, flags=re.MULTILINE))
         return SlurmJob(number, fields["JobState"], fields)
 
     def wait(self, number: int, until: Sequence[str] = tuple(ENDED), seconds: float = 180) -> SlurmJob:
-        """Wait for a job to come to one of the states ``until``."""
+        """Wait until a job is in one of these states."""
         end = time.monotonic() + seconds
         while (job := self.job(number)).state not in until:
             assert job.state not in ENDED, job.log
@@ -87,7 +87,7 @@ class Cluster:
         return job
 
     def processes(self, node: str) -> list[str]:
-        """Whole command lines (ww) of all that runs on a node, beside what a node is made of."""
+        """Full command lines (ww) of the processes on a node, except those of the node itself."""
         lines = self.script("on", node, "ps", "-eww", "-o", "args=").stdout.splitlines()
         own = re.compile(r"/bin/bash .*cluster _init|sleep 3600|munged |slurmd |slurmstepd: |ps -eww")
         return [line for line in lines if not own.match(line)]
@@ -124,7 +124,7 @@ def found(program: str) -> str | None:
 
 @pytest.fixture
 def checkout(tiny, tmp_path) -> Path:
-    """A copy of what a user has checked out, with the config configs/tests/tiny.yaml; tests may spoil it."""
+    """A copy of the checkout with configs/tests/tiny.yaml, which tests may damage."""
     return check_out(tmp_path, tiny)
 
 

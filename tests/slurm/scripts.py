@@ -22,7 +22,7 @@ def bash(*arguments: str, cwd: Path, **environment: str) -> subprocess.Completed
 
 
 def stand_ins(checkout: Path, texts: dict[str, str]) -> Path:
-    """A folder of programs that stand in for others."""
+    """Write programs that stand in for others. Return their folder."""
     programs = checkout / "programs"
     programs.mkdir(exist_ok=True)
     for name, text in texts.items():
@@ -32,7 +32,7 @@ def stand_ins(checkout: Path, texts: dict[str, str]) -> Path:
 
 
 def wait_for_starts(folder: Path, count: int) -> None:
-    """Wait until the stand-in for Ray has been started so often."""
+    """Wait until the stand-in for Ray has been started this many times."""
     end = time.monotonic() + 40
     while not (starts := folder / "notes" / "starts").exists() or len(starts.read_text()) < count:
         assert time.monotonic() < end, f"Ray is not started {count} times"

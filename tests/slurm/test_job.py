@@ -124,7 +124,7 @@ def test_a_failure_begins_with_its_reason(tmp_path, logs, shown):
     first, where, *excerpt = done.stderr.splitlines()
     assert first == (shown if shown.startswith("distvae: ") else f"distvae: failed: {shown}")
     assert where == f"(from {tmp_path}/n{[shown in text for text in logs].index(True)}.log)"
-    # An exception's traceback follows, but not what the launcher says after it.
+    # The traceback of an exception is shown, but not the launcher's output after it.
     if shown.startswith("distvae: "):
         assert excerpt == []
     else:
@@ -150,7 +150,7 @@ def test_the_log_that_tells_the_cause_is_shown(tmp_path, logs, shown):
     assert done.stderr.startswith(f"distvae: failed without an error message; the last lines of {log}:\n")
 
 
-# What Slurm says about a job of two nodes.
+# Slurm's description of a job of two nodes.
 GIVEN = """\
 JobId=7 JobName=a NodeList=n[1-2] BatchHost=n1
    JOB_GRES=gpu:4
@@ -190,7 +190,7 @@ def test_gpus_are_those_that_the_job_was_given(checkout, gres, others_gres, aske
     ("counts", "asks"), [((2, 2), "--gpus-per-node=2"), ((2, 1), "--gpus=3"), ((0, 0), None), ((0, 2), "refused")]
 )
 def test_a_step_asks_for_the_gpus_of_its_job(checkout, counts, asks):
-    """What sbatch was asked for is not passed on: under --exclusive it is not what the job was given."""
+    """Requests to sbatch are not passed on: with --exclusive they differ from what the job was given."""
     programs = stand_ins(checkout, {"srun": '{ printf "%s\\n" "$@"; env | grep ^SLURM_GPUS; } >words\n'})
     script = ". slurm/job.sh; gpus=([n1]=$1 [n2]=$2); on_every_node runs/one apart true"
     slurm = {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS": "4", "SLURM_GPUS_PER_NODE": "4", "SLURM_GPUS_PER_TASK": "4"}
@@ -205,7 +205,7 @@ def test_a_step_asks_for_the_gpus_of_its_job(checkout, counts, asks):
         assert [word for word in words if "gpu" in word.lower()] == ([asks] if asks else [])
 
 
-# What a job calls, in place of Slurm. Asked to requeue, it ends the script that asks, as Slurm does.
+# Stand-ins for Slurm's commands. A request to requeue ends the script that makes it, as with Slurm.
 SRUN = """\
 #!/bin/bash
 echo "$DISTVAE_EXIT_FILE" >>calls
@@ -229,7 +229,7 @@ RUNNING = "JobState=RUNNING Reason=None Requeue=1 Restarts=0"
 
 @pytest.fixture
 def job(checkout):
-    """Starts slurm/train.sh as Slurm would; ``calls`` in the checkout tells what it called."""
+    """Starts slurm/train.sh as Slurm would. ``calls`` in the checkout lists the commands that it called."""
     programs = checkout / "programs"
     programs.mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -257,7 +257,7 @@ def calls(checkout: Path) -> list[str]:
 def test_an_interrupted_job_requeues_itself_and_waits_for_its_end(job, checkout):
     process = job()
     said, _ = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGTERM  # and no end of its own, which would count
+    assert process.returncode == -signal.SIGTERM  # it did not end by itself, which would count as a failure
     assert calls(checkout) == ["runs/slurm/7/logs/exit", "requeue 7"]
     assert "the run was interrupted; the job is requeued, time 1 of at most 100\n" in said
 

@@ -26,8 +26,8 @@ def test_processes_see_no_gpu_that_the_job_was_not_given(checkout, given):
     assert ("WARNING n1 has GPUs, but Slurm gave the job none" in done.stderr) == (given is None)
 
 
-# A launcher that dies of signals, and the training that it starts: in a session of its own, slow to come, with a helper
-# that would die too.
+# A launcher that signals kill, and the training that it starts: in its own session, slow to start, with a helper that
+# signals would kill too.
 LAUNCHER = """\
 #!{python}
 import subprocess, sys

@@ -11,7 +11,7 @@ import pytest
 
 from tests.slurm.scripts import stand_ins, wait_for_file, wait_for_starts
 
-# Ray, as far as its scripts know it: processes that hang, one of them in a process group of its own.
+# A stand-in for Ray: processes that hang, one of them in its own process group.
 RAY = """\
 echo "$*" >"$NOTES/ray"
 echo >>"$NOTES/starts"
@@ -23,7 +23,7 @@ trap '' TERM
 while [[ ! -e $NOTES/end ]]; do sleep 0.1; done
 """
 
-# Slurm, which takes a job's first node from it once the file `lost` is there.
+# A stand-in for Slurm, which removes the job's first node once the file `lost` exists.
 LOSES = """\
 nodes=n1,n2
 [[ ! -e $NOTES/lost ]] || nodes=n2
@@ -37,9 +37,9 @@ esac
 
 @pytest.fixture
 def ray(checkout, tmp_path):
-    """Starts slurm/ray.sh as srun would, on a node of a job; ``notes`` tells what it called."""
+    """Starts slurm/ray.sh as srun would on a node of a job. ``notes`` has the commands that it called."""
     (tmp_path / "notes").mkdir()
-    python = 'if [[ $1 == -c ]]; then sleep "${GATHER:-0.2}"; fi\n'  # until all nodes are there
+    python = 'if [[ $1 == -c ]]; then sleep "${GATHER:-0.2}"; fi\n'  # until all nodes have joined
     programs = stand_ins(checkout, {"ray": RAY, "python3": python, "scontrol": LOSES, "scancel": "exit 9\n"})
     job = f"{os.getpid()}{time.monotonic_ns() % 1000}"
 
@@ -57,7 +57,7 @@ def ray(checkout, tmp_path):
 
     yield start
     assert not list(Path("/tmp").glob(f"distvae-ray-{job}.*"))
-    # What was killed may take a moment to go; other tests that run at the same time have processes of their own.
+    # Killed processes may take a moment to end. Other tests run processes at the same time.
     pattern, end = rf"sleep 600\.{job}|ray start .*distvae-ray-{job}", time.monotonic() + 10
     while left := subprocess.run(["pgrep", "--full", "--list-full", pattern], capture_output=True, text=True).stdout:
         assert time.monotonic() < end, left
@@ -86,7 +86,7 @@ def test_a_sweeps_first_node_starts_ray_again(ray, tmp_path):
 
 @pytest.mark.parametrize(("code", "ends"), [(1, 75), (2, 2), (0, 0)])
 def test_a_sweep_whose_ray_has_ended_can_go_on(ray, tmp_path, code, ends):
-    """But where it has failed by itself, or finished, that is how it ends."""
+    """Unless it failed by itself, or finished: then it ends with that exit code."""
     command = f"touch notes/end; sleep 0.5; echo {code} >exit; exit {code}"
     said, _ = (process := ray(0, "10.0.0.1:20000", command)).communicate(timeout=30)
     assert process.returncode == ends
@@ -103,7 +103,7 @@ def test_a_sweep_fails_where_ray_does_not_start(ray, tmp_path):
 
 
 def test_a_sweeps_other_nodes_start_ray_again(ray, tmp_path):
-    """As often as it ends, each time after a longer pause, until the sweep does."""
+    """Each time that Ray ends, after a longer pause, until the sweep ends."""
     with socket.create_server(("127.0.0.1", 0)) as head:
         process = ray(1, f"127.0.0.1:{head.getsockname()[1]}", FAIL="2")
         wait_for_starts(tmp_path, 3)
@@ -120,7 +120,7 @@ def test_a_node_without_ray_ends_when_told_to(ray, tmp_path):
         process = ray(1, f"127.0.0.1:{head.getsockname()[1]}", FAIL="9")
         wait_for_starts(tmp_path, 2)
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=8)  # and not after its pause
+        said, _ = process.communicate(timeout=8)  # not after the pause
     assert process.returncode == 1
     assert said.endswith("the sweep continues without n2\n")
 
@@ -151,7 +151,7 @@ def test_a_sweeps_other_nodes_join_the_first_and_end_with_it(ray, tmp_path):
         process = ray(1, f"127.0.0.1:{head.getsockname()[1]}")
         wait_for_file(tmp_path / "notes" / "ray")
         assert " --address=127.0.0.1:" in (tmp_path / "notes" / "ray").read_text()
-        process.send_signal(signal.SIGTERM)  # the first node's part
+        process.send_signal(signal.SIGTERM)  # of the first node
         time.sleep(1)
         assert process.poll() is None
         (tmp_path / "exit").write_text("0\n")
@@ -164,12 +164,12 @@ def test_a_sweeps_other_nodes_have_it_start_again_when_the_first_is_lost(ray, tm
     with socket.create_server(("127.0.0.1", 0)) as head:
         process = ray(1, f"127.0.0.1:{head.getsockname()[1]}")
         wait_for_file(tmp_path / "notes" / "ray")
-    # A node that goes down may refuse connections before it is gone, and Slurm has yet to notice.
+    # A node that goes down may refuse connections before it is gone and Slurm notices.
     time.sleep(2.5)
     assert process.poll() is None
     (tmp_path / "notes" / "lost").touch()
     wait_for_file(tmp_path / "notes" / "requeue")
-    process.send_signal(signal.SIGTERM)  # Slurm's
+    process.send_signal(signal.SIGTERM)  # sent by Slurm
     said, _ = process.communicate(timeout=30)
     assert "the job's first node is lost\n" in said
     assert "the job is requeued, time 1 of at most 100\n" in said

@@ -35,7 +35,7 @@ def test_a_report_runs_from_its_copy(checkout):
     code = "runs/slurm/one/code"
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": "there"}
     start = [f"{code}/slurm/report.sh", "--from", "runs/slurm/one", *words]
-    # A run that has not begun is left out, as one is whose pretraining failed.
+    # A run that has not begun is left out, for example because its pretraining failed.
     done = bash(*start, cwd=checkout, **environment)
     assert (done.returncode, done.stderr) == (2, "distvae: none of these runs has begun: runs/ta ble/seed-0/ae\n")
     run = checkout / words[-1]

@@ -1,4 +1,4 @@
-"""What all scripts have in common, without a cluster."""
+"""What the scripts have in common, without a cluster."""
 
 import shutil
 import subprocess

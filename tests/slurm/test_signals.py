@@ -18,7 +18,7 @@ CATCHES = "import signal, time; signal.signal(signal.SIGTERM, print); print(); t
         (f"exec {sys.executable} -uc '{CATCHES}'", True),
         ("exec bash -c 'trap : TERM; sleep 60 & echo; wait'", True),
         (f"exec {sys.executable} -uc '{BLOCKS.format('TERM')}'", True),
-        # What a shell blocks while it starts a program; its copy before it is that program, with its traps as yet.
+        # The signals that a shell blocks while it starts a program; then a fork of the shell that still has its traps.
         (f"exec {sys.executable} -uc '{BLOCKS.format('TERM, signal.SIGCHLD')}'", False),
         ("trap : TERM; sleep 60 & echo; wait", False),
     ],

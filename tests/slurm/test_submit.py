@@ -35,7 +35,7 @@ def test_submit_says_that_the_job_is_missing(checkout):
 
 @pytest.fixture
 def submit(checkout):
-    """Runs slurm/submit.sh with a stand-in for sbatch; ``words`` in the checkout has what that was called with."""
+    """Runs slurm/submit.sh with a stand-in for sbatch. ``words`` in the checkout has the arguments of sbatch."""
     programs = stand_ins(checkout, {"sbatch": 'printf "%s\\n" "$@" >words\necho 41\n'})
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -89,7 +89,7 @@ def test_what_cannot_be_checked_here_is_submitted_with_a_warning(submit, checkou
     assert done.stderr.startswith("distvae: WARNING the config was not checked, because distvae does not run here (")
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
-    # What needs no Python is refused all the same.
+    # Input that can be checked without Python is still refused.
     done = submit("train", CONFIG, "--nodes=2")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("distvae: '--nodes=2' is not an override; ")

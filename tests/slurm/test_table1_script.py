@@ -33,7 +33,7 @@ def test_tables_bad_arguments_get_one_line_and_submit_nothing(checkout, argument
     assert not (checkout / "submitted").exists()
 
 
-# What launch/table1.py would say.
+# The output of launch/table1.py --plan.
 PLAN = """\
 seed-0/ae - {config} 'data.path=a b.txt' 'run=runs/ta ble/seed-0/ae'
 seed-0/kla finished {config} 'run=runs/ta ble/seed-0/kla'
@@ -43,21 +43,20 @@ seed-1/ae - {config} 'run=runs/ta ble/seed-1/ae'
 seed-1/fb seed-1/ae {config} 'run=runs/ta ble/seed-1/fb'
 """
 
-# Slurm's queue, a file, and its sbatch, which refuses what $REFUSED says.
+# Stand-ins for Slurm's queue, a file, and for its sbatch, which refuses the job that $REFUSED names.
 SBATCH = """\
 [[ -z $REFUSED || $* != *"$REFUSED"* ]] || { echo "sbatch: error: refused" >&2; exit 1; }
 printf '%s\n' "$*" >>submitted
 echo "$((40 + $(wc -l <submitted)))"
 """
 
-# As Slurm says why a job waits.
+# Slurm's reason for a job to wait.
 DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
 
 
 @pytest.fixture
 def table(checkout):
-    """Runs slurm/table1.sh with a plan of its own and a queue of the jobs given; ``submitted`` in the checkout has what
-    sbatch was called with."""
+    """Runs slurm/table1.sh with a given plan and queue. ``submitted`` in the checkout has the arguments of sbatch."""
     (checkout / "plan").write_text(PLAN.format(config=CONFIG))
     programs = stand_ins(
         checkout,
@@ -78,7 +77,7 @@ def table(checkout):
 
 
 def submitted(checkout: Path) -> dict[str, str]:
-    """What sbatch was called with, by the names of the jobs."""
+    """The arguments of sbatch, by job name."""
     calls = (checkout / "submitted").read_text().splitlines()
     return {re.search(rf"--comment={checkout}/runs/ta ble/(\S+) ", call)[1]: call for call in calls}
 

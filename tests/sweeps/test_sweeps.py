@@ -1,4 +1,4 @@
-"""Sweeps by real Ray, as users start them."""
+"""Sweeps with real Ray, as users start them."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ from tests.conftest import ROOT, needs
 
 pytestmark = pytest.mark.cluster
 
-# A step at which rounding stays rounding.
+# A number of sentences for which rounding errors stay small.
 SET = {"evaluation.importance_samples": 50, "data.train_size": 81}
 
 
@@ -38,7 +38,7 @@ def ray():
 
 
 def write(folder: Path, tiny: Path, **settings: Any) -> Path:
-    """A sweep's file."""
+    """Write a sweep file."""
     path = folder / "sweep file.yaml"
     settings = {"base": str(tiny), "run": str(folder / "sweep"), "finalists": {"count": 0}, "set": SET} | settings
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -56,7 +56,7 @@ def start(*arguments: str | Path, **environment: str) -> subprocess.Popen:
 
 
 def run(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
-    """Run a sweep to its end; returns what it said."""
+    """Run a sweep to its end. Return its output."""
     process = start(*arguments)
     said = process.communicate(timeout=400)
     assert process.returncode == code, said
@@ -68,7 +68,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
 
 
 def alone(tmp_path: Path, tiny: Path, **overrides: Any) -> Path:
-    """The folder of the run that a trial is."""
+    """Train the run of a trial by itself. Return its folder."""
     folder = tmp_path / "alone"
     settings = SET | {"evaluation.validation_samples": 50} | overrides
     assert main([str(tiny), f"run={folder}", *(f"{key}={value}" for key, value in settings.items())]) == 0
@@ -76,7 +76,7 @@ def alone(tmp_path: Path, tiny: Path, **overrides: Any) -> Path:
 
 
 def after_pretraining(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's VAE, by whatever steps it came before."""
+    """The records of a run's VAE, without step numbers, which depend on the pretraining."""
     rows = [row for row in numbers(folder) if row["stage"] == "train"]
     for row in rows:
         del row["step"]
@@ -92,7 +92,7 @@ def until(condition, process: subprocess.Popen, seconds: float = 240) -> None:
 
 
 def account(folder: Path) -> None:
-    """See that the time of every trial that has begun is told, of all its starts, and no more than there was."""
+    """Check that the times of all started trials, over all their attempts, fit the sweep's."""
     begun = [trial for trial in trials(folder) if trial["starts"]]
     told = json.loads((folder / "sweep.json").read_text())
     for trial in begun:
@@ -114,7 +114,7 @@ def test_a_trial_is_the_training_and_the_sweep_tells_of_it(tmp_path, tiny):
     assert "2 of 2 done, 0 running, 0 failed" in said
     found = trials(folder)
     assert [(trial["state"], trial["starts"]) for trial in found] == [("finished", 1)] * 2
-    # Pretrained once, for both; and each is what it would be by itself, pretraining and all.
+    # The pretraining is shared, and each trial equals the same run by itself.
     assert len(list((folder / "pretrained").iterdir())) == 1
     one = alone(tmp_path, tiny, **found[1]["values"])
     assert after_pretraining(folder / "trials" / "0001") == after_pretraining(one)
@@ -134,10 +134,10 @@ def test_a_trial_is_the_training_and_the_sweep_tells_of_it(tmp_path, tiny):
         "test": 60,
     }
     assert (folder / "sweep.html").exists()
-    # The same command finds nothing left to do.
+    # The same command has nothing left to do.
     said, _ = run(file)
     assert trials(folder) == found
-    # Another sweep does not spoil it.
+    # Another sweep does not change it.
     _, error = run(file, "seed=1", code=2)
     assert error.count("\n") == 1
     assert "seed (0 there, 1 here)" in error
@@ -160,7 +160,7 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     status = json.loads((runs[0] / "status.json").read_text())
     assert status["state"] in ("interrupted", "finished"), status
     account(folder)
-    # Elsewhere, and by what the folder says itself.
+    # Resume it in another place, from its folder alone.
     folder.rename(moved)
     run("--resume", moved)
     found = trials(moved)
@@ -173,7 +173,7 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
 
 
 def family(process: int) -> set[int]:
-    """A process, and all that it started, or these."""
+    """A process and its descendants."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -186,7 +186,7 @@ def family(process: int) -> set[int]:
 
 
 def listening(processes: set[int]) -> set[str]:
-    """The addresses on which processes wait for TCP connections, as the kernel writes them."""
+    """The addresses on which processes listen for TCP connections, as the kernel writes them."""
     sockets = set()
     for process in processes:
         with contextlib.suppress(OSError):
@@ -197,12 +197,12 @@ def listening(processes: set[int]) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 
 
-# 127.0.0.1, also as IPv6 has it, and ::1.
+# 127.0.0.1, the same as an IPv6 address, and ::1.
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 def test_on_one_machine_ray_is_for_this_machine_alone_and_its_death_is_no_hang(tmp_path, tiny):
-    """And a TMPDIR that is too long for sockets does no harm."""
+    """A TMPDIR that is too long for sockets does no harm."""
     long = tmp_path / ("t" * (93 - len(str(tmp_path)) - 1) if len(str(tmp_path)) < 60 else "t" * 33)
     long.mkdir()
     file = write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1, 0.2]}}, set=SET | {"train.max_epochs": 60})
@@ -269,7 +269,7 @@ def test_trials_that_fail_are_told_of_and_the_others_go_on(tmp_path, tiny):
     reasons = {(t["values"]["model.hidden_size"], t["values"]["optimizer.learning_rate"]): t["reason"] for t in found}
     assert "not finite" in reasons[16, 1e30]
     assert "out of memory" in reasons[30_000_000, 0.1]
-    # Bad numbers come again, and are not tried again.
+    # Numbers that are not finite would come again, so such trials are not retried.
     assert [trial["starts"] for trial in found] == [1] * 4
     assert "1 of 4 done, 0 running, 3 failed" in said
     for name in ("sweep.html", "sweep.md"):
@@ -318,7 +318,7 @@ def test_optuna_draws_from_a_space_with_conditions_and_asha_ends_trials(tmp_path
         values = trial["values"]
         assert ("kl.target_rate" in values) == (values["kl.policy"] == "soft_free_bits")
         rows = records(tmp_path / "sweep" / "trials" / f"{trial['number']:04d}")
-        # Nothing is ended while it anneals: that takes two epochs, and one more is every trial's.
+        # No trial ends during annealing (two epochs) or its grace epoch.
         assert max(row["epoch"] for row in rows if row["stage"] == "train") >= 3
         if trial["state"] == "stopped":
             assert "asha" in trial["reason"]
@@ -398,7 +398,7 @@ def test_what_no_node_has_is_refused(tmp_path, tiny):
 
 
 def test_sentences_that_are_not_there_are_refused(tmp_path, tiny):
-    """And no folder is left, so that the mended sweep can have it."""
+    """No folder is left, so that the corrected sweep can use it."""
     wrong = {"data.path": str(tmp_path / "nowhere")}
     _, error = run(write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1]}}, set=wrong), code=2)
     assert "nowhere" in error

@@ -1,4 +1,4 @@
-"""Trials an hour, by how many share a device, and what a trial costs beside its training.
+"""Trials per hour by how many share a device, and the cost of a trial beyond its training.
 
     python -m tests.sweeps.throughput [--together 1,2,4,8] [--trials 8] [--sentences 16000] [--epochs 3] [key=value …]
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def train_alone(config: Path, overrides: list[str]) -> float:
-    """Seconds that the training takes as users start it, the second time: the sentences are prepared by then."""
+    """Seconds of the training as users start it, the second time, when the sentences are prepared."""
     for name in ("first", "alone"):
         began = time.monotonic()
         command = [sys.executable, ROOT / "distvae" / "train.py", config, f"run={FOLDER / name}", *overrides]
@@ -71,7 +71,7 @@ def train_alone(config: Path, overrides: list[str]) -> float:
 
 
 def sweep_of(together: int, config: Path, options: argparse.Namespace) -> dict:
-    """A sweep of trials that differ by their seeds alone."""
+    """Run a sweep of trials that differ only in their seeds."""
     folder = FOLDER / f"together-{together}"
     settings = {
         "base": str(config),

@@ -18,7 +18,7 @@ from distvae.sweeps.ray.tuning import TuneMonitor
 
 @pytest.fixture
 def state_of(tmp_path, monkeypatch) -> Callable[..., SweepState]:
-    """The state of a sweep whose file has this content, as it is once the sweep's folder is open."""
+    """Makes the state of a sweep from the content of its file, as it is once the sweep's folder is open."""
 
     def make(**content) -> SweepState:
         lease = SimpleNamespace(lost=False, check=lambda: None, release=lambda: None)

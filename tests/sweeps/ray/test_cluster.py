@@ -1,4 +1,4 @@
-"""Ray's start, and the watch over its processes."""
+"""Starting Ray, and watching its processes."""
 
 import subprocess
 import threading
@@ -19,7 +19,7 @@ def test_rays_processes_are_missed_when_they_die(monkeypatch, closing):
     process, over, missed = subprocess.Popen(["sleep", "100"]), threading.Event(), []
     end = time.monotonic() + 10
     while not (watch := RayWatch(missed.append, over)).processes and time.monotonic() < end:
-        time.sleep(0.01)  # until it is no longer this program
+        time.sleep(0.01)  # until the child executes `sleep`
     watch.start()
     process.kill()
     if closing:

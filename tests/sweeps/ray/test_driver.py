@@ -33,7 +33,7 @@ def test_a_sweep_answers_for_its_own_sentences_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("distvae.data.corpus.fingerprint", lambda data: "0123456789abcdef")
     with pytest.raises(UserError, match=r"its trials have other sentences \(\w+\) than .* now \(0123456789abcdef\)"):
         check_folder(asked)
-    save_progress(asked.folder, SweepProgress())  # of an older version
+    save_progress(asked.folder, SweepProgress())  # by an older version
     check_folder(asked)
 
 
@@ -50,7 +50,7 @@ def stages(monkeypatch):
 
 
 def test_a_sweeps_time_counts_from_its_start(tmp_path, stages):
-    """And not only from when its folder is open, which is after Ray has started and the sentences are prepared."""
+    """Not only from when its folder is open, after Ray has started and the sentences are prepared."""
     asked = sweep_of(tmp_path / "sweep")
     assert run_sweep(asked, tmp_path / "scratch") == 1  # no trial has ended well
     progress = load_progress(asked.folder)
@@ -61,7 +61,7 @@ def test_a_sweeps_time_counts_from_its_start(tmp_path, stages):
 
 
 def test_a_sweep_that_was_fitted_to_the_cluster_resumes(tmp_path, stages):
-    """Its folder holds the sweep as it was asked for, not the GPUs that its trials got."""
+    """Its folder holds the sweep as given, not the GPUs that its trials got."""
     asked = sweep_of(tmp_path / "sweep")
     assert asked.config.trial.gpus is None
     for _ in range(2):
@@ -96,7 +96,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("more", ["", "trials.json", "config.yaml", "sweep.yaml"])
 def test_a_folder_that_no_sweep_wrote_is_refused_and_stays_as_it_is(tmp_path, capsys, more):
-    """A user may keep the sweep's file, and the config that it names, where its results should be."""
+    """A user may keep the sweep file and its base config in the folder for the results."""
     folder = tmp_path / "exp"
     asked = sweep_of(folder)
     files = storage.dump_sweep(asked) if more != "sweep.yaml" else {}

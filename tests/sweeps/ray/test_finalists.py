@@ -24,7 +24,7 @@ def test_finalists_are_scored_anew_with_other_importance_samples(state_of, monke
     state.trials = {trial.number: trial for trial in load_trials(state.folder)}
     for number in (0, 1, 5):
         (state.folder / "trials" / f"{number:04d}" / "best").mkdir()
-    write_finalist(state.folder, 0, *(scores(19.0, 2.1, 1.9, 2, samples=100),) * 2)  # of an earlier sweep's end
+    write_finalist(state.folder, 0, *(scores(19.0, 2.1, 1.9, 2, samples=100),) * 2)  # from an earlier attempt
     (state.folder / "finalists" / "0004.json").write_text("[]")
     asked = []
 
@@ -59,7 +59,7 @@ def test_a_finalist_that_cannot_be_scored_is_told_of_and_the_others_are(state_of
         (state.folder / "trials" / f"{number:04d}" / "best").mkdir()
 
     def get(task: str):
-        if task == "0005":  # as Ray raises what a task has raised
+        if task == "0005":  # as Ray raises the error of a task
             raise RayTaskError("score", "Traceback …\nno room\n", RuntimeError())
         return {"valid": {}}
 

@@ -25,7 +25,7 @@ from distvae.sweeps.ray.stop_file import STOP
 
 @pytest.fixture
 def in_processes(state_of, monkeypatch):
-    """A state that pretrains in several processes, by a trainer that this test makes; its signals are installed."""
+    """A state that pretrains in several processes with a trainer of this test; its signals are installed."""
     state = state_of(trial={"workers": 2})
     former = {number: signal.getsignal(number) for number in SIGNALS}
     state.signals.install()
@@ -53,7 +53,7 @@ def test_a_pretraining_of_several_processes_is_saved_when_a_signal_comes(in_proc
         while not (state.folder / STOP).exists() and time.monotonic() < end:
             time.sleep(0.05)
         write_status(folder, "interrupted", start=1)
-        ended.wait(20)  # as processes that have saved themselves do
+        ended.wait(20)  # like processes that have saved themselves
 
     with pytest.raises(InterruptedRun, match=f"interrupted by {number.name} while pretraining"):
         run(fit)
@@ -63,7 +63,7 @@ def test_a_pretraining_of_several_processes_is_saved_when_a_signal_comes(in_proc
 
 
 def test_signals_are_the_drivers_after_a_pretraining_of_several_processes(in_processes):
-    """Ray Train takes SIGINT for good where it is run by the main thread."""
+    """Ray Train replaces the handler of SIGINT for good if it runs in the main thread."""
     state, run = in_processes
 
     def fit() -> None:

@@ -20,7 +20,7 @@ from distvae.sweeps.ray.scratch import scratch
 
 @pytest.fixture
 def short(monkeypatch):
-    """A folder as short as /tmp that takes its place for sweeps; the environment is as it was afterwards."""
+    """A folder with a short path that replaces /tmp for sweeps. The environment is restored afterwards."""
     before = dict(os.environ)
     for name in (
         "RAY_ADDRESS",
@@ -47,7 +47,7 @@ def test_a_sweeps_temporary_folder_is_its_own_and_goes_with_it(short):
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
         assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
         assert os.environ["RAY_TMPDIR"] == str(folder)
-        with scratch() as other:  # another sweep's, which leaves it alone
+        with scratch() as other:  # of another sweep, which leaves the first alone
             assert other != folder
         assert folder.is_dir()
     assert list(short.iterdir()) == []

@@ -23,7 +23,7 @@ from distvae.sweeps.ray.trial_metrics import current_metrics, metrics_of
 
 
 class Told:
-    """A trial as a scheduler sees it, and the folder that Tune has it in."""
+    """A trial as a scheduler sees it, with its folder in Tune's."""
 
     status = "RUNNING"
 
@@ -37,21 +37,21 @@ class Told:
         )
 
     def is_finished(self) -> bool:
-        return True  # for population-based training, which then acts on nothing
+        return True  # so that population-based training does nothing with it
 
 
-ALONE = SimpleNamespace(search_alg=None, get_trials=list)  # Tune's controller, as far as a scheduler asks it here
+ALONE = SimpleNamespace(search_alg=None, get_trials=list)  # stands in for Tune's controller
 
 
 def restored(asked: sweep.Sweep):
-    """A sweep's scheduler, as Tune has it when a start begins: of any start it is the first one's."""
+    """The scheduler of a sweep as Tune restores it: pickled by the first attempt."""
     found = pickle.loads(pickle.dumps(scheduler(asked)))
     found.set_search_properties("objective", asked.config.objective.mode)
     return found
 
 
 def trained(asked: sweep.Sweep, number: int, values: dict, epochs: int) -> list[dict]:
-    """Have a trial's records be there; returns what it has told Tune after each epoch."""
+    """Write the records of a trial. Return the metrics that it reports after each epoch."""
     run = asked.folder / "trials" / f"{number:04d}"
     config = asked.config_of(values, run)
     write_run(run, scores(18.0 + number, values["kl.target_rate"], 3.0, 3), curves=False, epochs=epochs, pretrain=2)
@@ -77,12 +77,12 @@ def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path):
                 before.on_trial_result(ALONE, one, results[epoch])
     asked.folder.rename(tmp_path / "moved")
     after, new = restored(asked), restored(asked)
-    for _ in range(2):  # as Tune does with a trial that it starts again
+    for _ in range(2):  # as Tune does with a trial that it restarts
         for number, values in enumerate(points):
             after.on_trial_add(ALONE, Told(tmp_path / "moved", number, values))
 
     def decisions(asha) -> list[str]:
-        """What it decides on new trials, of which some are better than those before and some are worse."""
+        """Its decisions on new trials, some better and some worse than those before."""
         found = []
         for number, objective in enumerate((30.0, 17.0, 19.5, 21.5, 18.5), 6):
             one = Told(tmp_path / "moved", number, {"kl.target_rate": 3.0})
@@ -111,7 +111,7 @@ def test_population_based_training_knows_after_a_restart_how_its_trials_stood(tm
         after.on_trial_add(ALONE, one)
         there, here = vars(before._trial_state[one]), vars(after._trial_state[one])
         assert here == there
-        assert here["last_perturbation_time"] == 4  # of 5 epochs after annealing, compared each second one
+        assert here["last_perturbation_time"] == 4  # 5 epochs after annealing, compared every second epoch
 
 
 def test_a_checkpoint_stays_until_no_trial_may_continue_from_it(tmp_path, clock):

@@ -19,7 +19,7 @@ def test_trials_are_asked_to_stop_by_a_file_that_exists_from_the_beginning(tmp_p
     asked = sweep_of(tmp_path / "sweep")
     write_sweep(asked, [])
     path = asked.folder / STOP
-    path.write_text("SIGTERM\n")  # of an earlier attempt
+    path.write_text("SIGTERM\n")  # from an earlier attempt
     state = open_folder(asked, StopSignals(), time.monotonic())
     inode = path.stat().st_ino
     signals = Signals()

@@ -1,4 +1,4 @@
-"""What Tune gets to know about a trial."""
+"""The metrics of trials that Tune gets."""
 
 import pytest
 

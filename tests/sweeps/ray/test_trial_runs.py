@@ -26,7 +26,7 @@ NEW, RATE = {"kl.target_rate": 4.8}, {"kl.target_rate": 4.0}
 
 @pytest.fixture
 def population(tmp_path):
-    """Trial 1 has gone on from trial 0 in 0001.1: the sweep, and what has Tune hand over a run's checkpoint."""
+    """A sweep whose trial 1 continues trial 0 in 0001.1, and a function by which Tune hands over a checkpoint."""
     asked = pbt_sweep(tmp_path / "sweep")
     first = asked.folder / "trials" / "0001"
     (first / "config.yaml").write_text(dump_config(asked.config_of(RATE, first)))
@@ -48,7 +48,7 @@ def saves(run: Path, step: int = 80) -> None:
     "changed", [{"optimizer.learning_rate": 0.2}, {"optimizer.clip_norm": 2.0}, {"model.word_dropout": 0.4}]
 )
 def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, changed):
-    """Its weights come from the pretraining that the other shares, though its own values would pretrain otherwise."""
+    """Its weights come from the pretraining of the other trial, even if its own values would pretrain differently."""
     ((key, value),) = changed.items()
     asked = sweep_of(
         tmp_path / "sweep",
@@ -71,7 +71,7 @@ def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, cha
     handed = asked.folder / "tune" / "trial_0000" / "checkpoint_000001"
     shutil.copytree(list_checkpoints(first)[-1], handed / "checkpoint")
     (handed / "origin.json").write_text(json.dumps({"trial": 0, "run": "0000", "step": 22}))
-    # The other trial, twice: as it goes on, and as it is started again from its own checkpoint.
+    # The other trial, twice: first it continues, then it is restarted from its own checkpoint.
     for _ in range(2):
         run, there = choose_run(asked, 1, other, handed)
         config = trial_config(asked, other, run, shared)
@@ -82,7 +82,7 @@ def test_a_trial_that_goes_on_from_another_pretrains_nothing(tmp_path, tiny, cha
 
 
 def test_a_trial_goes_on_with_the_run_that_tune_knows_and_later_ones_go(population):
-    """Tune's state may be from before it had the trial go on from another's."""
+    """Tune's state may be older than the continuation."""
     asked, hand = population
     runs = asked.folder / "trials"
     saves(runs / "0001.1")
@@ -121,7 +121,7 @@ def test_a_run_that_went_on_from_another_goes_on_itself_once_it_has_saved(popula
     saves(run)
     assert choose_run(asked, 1, NEW, donor) == (run, None)
     assert not later.run.exists()
-    # Another of its checkpoints, or other values, are another run.
+    # Another checkpoint, or other values, make another run.
     assert choose_run(asked, 1, NEW, hand("0000", 60))[0] == run.with_name("0001.2")
     assert choose_run(asked, 1, {"kl.target_rate": 5.0}, donor)[0] == run.with_name("0001.3")
 

@@ -25,7 +25,7 @@ STARTS = ("2026-01-01_10-00-00", "2026-01-02_10-00-00")
 
 
 def test_a_trial_that_tune_gave_up_before_it_ran_has_failed(state_of):
-    """Tune would start again one that failed so seldom, but only one that ran."""
+    """Tune would retry after so few failures, but only a trial that ran."""
     one = SimpleNamespace(
         status="ERROR",
         last_result=None,
@@ -64,7 +64,7 @@ def test_time_is_saved_each_minute_though_no_trial_changes(state_of, clock):
 
 @pytest.fixture(params=["random", "optuna"])
 def restarted(request, state_of):
-    """A sweep that has been started twice, and is opened again: its state, and the files that Tune saved, by start."""
+    """A sweep that has had two attempts and is opened again: its state, and the files that Tune saved, by attempt."""
     state = state_of(space={"kl.target_rate": {"choice": [2, 4]}}, search=request.param)
     make_tuner(state, lambda choice: None)
     files = [[state.folder / "tune" / name.format(start) for name in STATE_FILES[request.param]] for start in STARTS]
@@ -120,7 +120,7 @@ def test_where_no_state_is_whole_the_sweep_begins_again(restarted, resumes):
         start[0].write_text('{"trial_data": [')
     assert not resumes(state)
     assert not list((state.folder / "tune").glob("experiment_state-*.json"))
-    # Those of a grid are the same again; Optuna's need not be.
+    # A grid has the same trials again; Optuna may draw others.
     assert list(state.trials) == ([0] if state.sweep.config.search == "random" else [])
 
 
@@ -140,7 +140,7 @@ def test_tune_itself_removes_no_checkpoint_of_a_population(state_of, settings):
 
 
 def test_a_restart_has_room_for_as_many_trials_as_its_config_says(state_of):
-    """And not for as many as Tune saved."""
+    """Not for the number that Tune saved."""
     state = state_of(search="optuna", space={"kl.target_rate": {"choice": [2, 4]}})
     optuna = OptunaSearch(space=lambda trial: {}, metric="objective", mode="min")
     for way in (Grid(), BoundedSearcher(optuna, max_concurrent=1)):
