@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 
 CONFIG = "configs/tests/tiny.yaml"
 
-# A command before the program, as a container's is: it notes where it runs, on which CPUs, and what.
+# A command that runs the program, like a container. It records where it runs, on which CPUs, and what.
 CONTAINER = """\
 #!/bin/bash
 words=$*
@@ -22,7 +22,7 @@ echo "$SLURMD_NODENAME; CPUs $(taskset -cp $$ | sed 's/.*: //'); ${{words//$'\\n
 exec "$@"
 """
 
-# A rank that raises amid the training, while another hangs and would not notice.
+# One rank raises during training, while another hangs and does not notice.
 BREAK = """
 
 def _break(self, values, whole=Runtime.sum, calls=[]):
@@ -39,7 +39,7 @@ Runtime.sum = _break
 
 
 def contain(checkout: Path, tmp_path: Path) -> Path:
-    """Give the site's env.sh a container; returns the file in which that notes what it ran."""
+    """Set a container in env.sh. Return the file in which it records what it ran."""
     script, marker = tmp_path / "contain er", tmp_path / "contained"
     script.write_text(CONTAINER.format(marker=marker))
     script.chmod(0o755)
@@ -67,7 +67,7 @@ def test_two_jobs_on_the_same_nodes_each_have_the_numbers_of_one_process(cluster
     submit = ["bash", "slurm/submit.sh", "--nodes=2", "--gpus-per-node=2", "train", CONFIG, "run=runs/four"]
     other = cluster.submit(*submit, cwd=checkout)
     cluster.wait(other, until=["RUNNING"])
-    assert cluster.job(one).state == "RUNNING"  # side by side
+    assert cluster.job(one).state == "RUNNING"  # while the other runs
 
     jobs = [cluster.wait(number) for number in (one, other)]
     for job, run, processes in zip(jobs, ("tests/tiny", "four"), (2, 4), strict=True):
@@ -114,7 +114,7 @@ def test_a_waiting_job_runs_what_was_submitted(cluster, checkout, finished, tmp_
     assert held.fields["Partition"] == "low"
     assert (held.fields["JobName"], held.fields["TimeLimit"], held.fields["NumNodes"]) == ("train", "00:09:00", "1")
 
-    for path in checkout.rglob("*"):  # nothing of the checkout is as it was
+    for path in checkout.rglob("*"):  # damage the whole checkout
         if path.is_file() and not {"runs", ".git"} & set(path.relative_to(checkout).parts):
             path.write_text("exit 9 [\n")
     assert cluster.run("scontrol", "release", str(number)).returncode == 0
@@ -124,7 +124,7 @@ def test_a_waiting_job_runs_what_was_submitted(cluster, checkout, finished, tmp_
     assert_same_numbers(finished, run, world_size=2)
     assert json.loads((run / "environment.json").read_text())["commit"] == f"{commit}-dirty"  # of env.sh
     if cluster.binds:
-        # Left alone, srun binds a step's one task to one CPU under this hint.
+        # By default srun binds a step's one task to one CPU under this hint.
         assert "; CPUs 0,1; " in marker.read_text()
 
 
@@ -216,16 +216,16 @@ def test_nodes_with_unequal_gpus_are_refused(cluster, checkout):
     [
         (["--ntasks-per-node=2", "--gpus-per-task=1"], "0,1"),
         (["--gpus-per-node=2", "--ntasks-per-gpu=1"], "0,1"),
-        # All GPUs of the nodes, if not told how many.
+        # All GPUs of the nodes, unless a number is requested.
         (["--exclusive"], "0,1"),
         (["--exclusive", "--gpus-per-node=1"], "0"),
         (["--exclusive", "--gres=gpu:1"], "0"),
-        # A node shows its GPUs to a job that was given none.
+        # A node may show its GPUs to a job that was given none.
         (["--cpus-per-task=2"], ""),
     ],
 )
 def test_gpus_of_the_job_all_serve_the_nodes_one_launcher(cluster, checkout, options, gpus):
-    # The checkout's own environment comes before the one on the path; its launcher just says how it was called.
+    # The checkout's own environment takes precedence over PATH. Its launcher only prints its arguments.
     programs = checkout / ".venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')

@@ -1,4 +1,4 @@
-"""Jobs that are told to end, pushed aside, cancelled, or lose a node: each run ends as if nothing had happened.
+"""Jobs that are asked to end, preempted, cancelled, or lose a node: each run ends as if nothing had happened.
 
 All jobs run at once, for most of their time is waiting. The first start of each is too slow to finish; later ones are
 not.
@@ -21,7 +21,7 @@ from tests.slurm.test_cluster import CONFIG
 
 pytestmark = pytest.mark.cluster
 
-# A first start trains an epoch, and then takes its time.
+# The first start trains an epoch, then slows down.
 SLOW = """
 
 def collate(*arguments, whole=collate, calls=[]):
@@ -32,8 +32,8 @@ def collate(*arguments, whole=collate, calls=[]):
     return whole(*arguments)
 """
 
-# What a job that is cancelled or pushed aside has left, as on most clusters; and partitions that `main` pushes aside,
-# with a grace time before that and with none.
+# The time that a cancelled or preempted job has left, as on most clusters; and partitions that `main` preempts, with
+# and without a grace time.
 SETTINGS = ["KillWait=30"] + [
     f"PartitionName={name} Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime={seconds}"
     for name, seconds in (("graceful", 90), ("graceless", 0))
@@ -53,7 +53,7 @@ class Jobs:
         return self.checkout / "runs" / name
 
     def log(self, name: str, start: int) -> str:
-        """What the one node of a job has said in one of its starts, counted from 0."""
+        """The log of a job's node in one of its starts, counted from 0."""
         logs = self.checkout / "runs" / "slurm" / str(self.numbers[name]) / (f"logs-{start}" if start else "logs")
         (log,) = logs.glob("*.log")
         return log.read_text()
@@ -64,18 +64,18 @@ class Jobs:
         self.numbers[name] = self.cluster.submit("sbatch", *options, "slurm/train.sh", CONFIG, run, cwd=where)
 
     def end(self, name: str) -> SlurmJob:
-        """The job once it has ended, which may take the one or other start."""
+        """The job once it has ended, possibly after several starts."""
         return self.cluster.wait(self.numbers[name], seconds=240)
 
     def ended_well(self, name: str, alone: Path) -> SlurmJob:
-        """See that a job has ended with the numbers of a run in one go."""
+        """Check that a job ended with the numbers of an uninterrupted run."""
         job = self.end(name)
         assert (job.state, job.fields["ExitCode"]) == ("COMPLETED", "0:0"), job.log
         run = self.run(name)
         assert json.loads((run / "status.json").read_text())["state"] == "finished"
         assert digest(run) == digest(alone)
         assert numbers(run) == numbers(alone)
-        # It went on, and did not begin anew.
+        # It resumed, and did not start over.
         starts = [record["start"] for record in records(run)]
         assert starts == sorted(starts)
         assert 1 == starts[0] < starts[-1]
@@ -88,7 +88,7 @@ def digest(run: Path) -> str:
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory, tiny) -> Iterator[Jobs]:
-    """Jobs in the middle of their runs, to each of which something has just happened."""
+    """Jobs in the middle of their runs, each just after something has happened to it."""
     with bring_up(tmp_path_factory, size=8, extra=SETTINGS) as cluster:
         checkouts = [check_out(tmp_path_factory.mktemp(name), tiny) for name in ("survival", "capped")]
         for checkout in checkouts:
@@ -123,13 +123,13 @@ def happen(jobs: Jobs, name: str) -> None:
     if name == "pulled":
         done = cluster.script("stop", jobs.first_nodes[name][1])
     elif name == "haunted":
-        # The node is as good as dead to Slurm, and what runs on it lives on.
+        # Slurm takes the node for dead, but its processes live on.
         done = cluster.script("on", jobs.first_nodes[name][0], "bash", "-c", "kill -9 $(pidof slurmd)")
     elif name in ("pushed", "shoved"):
         pushing = ["--partition=main", "--cpus-per-task=2", f"--nodelist={hosts}", "--output=/dev/null"]
         done = cluster.run("sbatch", *pushing, "--wrap=sleep 1")
     elif name == "timed":
-        # Its signal is due two minutes before the limit: at once.
+        # Its signal is due two minutes before the limit, which is at once.
         done = cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=3")
     elif name == "cancelled":
         done = cluster.run("scancel", str(number))
@@ -156,7 +156,7 @@ def test_a_job_goes_on_after_its_time_limit(jobs, finished):
     jobs.cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=30")
     job = jobs.ended_well("timed", finished)
     assert "SIGUSR1: passed on to the training" in jobs.log("timed", 0)
-    # Its log has all starts.
+    # Its log covers all starts.
     assert "; the job is requeued, time 1 of at most 100\n" in job.log
     assert job.log.count("a log of each node: ") == 2
 
@@ -164,7 +164,7 @@ def test_a_job_goes_on_after_its_time_limit(jobs, finished):
 def test_a_job_pushed_aside_saves_and_comes_back(jobs, finished):
     job = jobs.ended_well("pushed", finished)
     assert job.fields["Restarts"] == "1"
-    # It makes room as soon as it has saved, and does not sit out its grace time.
+    # It makes room once it has saved, before its grace time is over.
     assert job.log.count("; the job is requeued, time 1 of at most 100\n") == 1
     # No step is trained twice.
     first, second = (jobs.log("pushed", start) for start in (0, 1))
@@ -175,7 +175,7 @@ def test_a_job_pushed_aside_saves_and_comes_back(jobs, finished):
 def test_a_job_pushed_aside_without_grace_comes_back(jobs, finished):
     job = jobs.ended_well("shoved", finished)
     assert job.fields["Restarts"] == "1"
-    assert "; the job is requeued" not in job.log  # Slurm has done it already
+    assert "; the job is requeued" not in job.log  # Slurm has already requeued it
 
 
 def test_a_job_that_loses_a_node_goes_on_on_others(jobs, finished_by_two):
@@ -195,14 +195,14 @@ def test_a_job_on_a_node_that_only_seemed_dead_gives_way_to_its_successor(jobs, 
         assert time.monotonic() < end, "the former start still runs"
         time.sleep(0.5)
     assert "start 2 goes on with it; start 1 stops, and writes no more" in jobs.log("haunted", 0)
-    # Its end is not taken for the job's.
+    # Its end does not count as the job's.
     assert jobs.end("haunted").fields["ExitCode"] == "0:0"
 
 
 def test_a_job_cancelled_ends_for_good(jobs):
     job = jobs.end("cancelled")
     assert job.state == "CANCELLED"
-    # Its run was saved all the same.
+    # Its run was saved nevertheless.
     status = json.loads((jobs.run("cancelled") / "status.json").read_text())
     assert (status["state"], status["start"]) == ("interrupted", 1)
     assert "SIGTERM" in status["reason"]

@@ -1,4 +1,4 @@
-"""Sweeps on a real cluster: each job's own Ray, and what becomes of it when nodes, the job or the sweep end.
+"""Sweeps on a real cluster: the Ray cluster of each job, and what happens when nodes, the job or the sweep end.
 
 The jobs run side by side, for most of their time is waiting. All but one run a stand-in for launch/sweep.py, whose
 tasks are shorter than trials.
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.cluster
 
 SWEEP = "configs/tests/sweep.yaml"
 
-# Tasks in place of trials: each leaves a file that names its node, and a restart does those that are left.
+# Tasks in place of trials: each writes a file that names its node, and a restart does the remaining ones.
 DRIVER = """\
 import json, os, signal, socket, sys, time
 from pathlib import Path
@@ -62,7 +62,7 @@ Path(os.environ["DISTVAE_EXIT_FILE"]).write_text(f"{code}\\n")
 sys.exit(code)
 """
 
-# Every batch takes its time, of which the machine's cores have none to give.
+# Slow batches down without using the machine's cores.
 SLOW = """
 
 def collate(*arguments, whole=collate):
@@ -70,7 +70,7 @@ def collate(*arguments, whole=collate):
     return whole(*arguments)
 """
 
-# A client that knows where the cluster is, but not its token.
+# A client that knows the cluster's address, but not its token.
 STRANGER = "import ray; ray.init(address={!r}, logging_level='ERROR')"
 
 
@@ -79,9 +79,9 @@ class Sweeps:
     """The jobs, by the names of their sweeps."""
 
     cluster: Cluster
-    stand_in: Path  # a checkout whose launch/sweep.py is the above
+    stand_in: Path  # a checkout with the above as launch/sweep.py
     real: Path
-    marker: Path  # what the stand-in's container has run
+    marker: Path  # the record of the stand-in's container
     numbers: dict[str, int] = field(default_factory=dict)
     first_nodes: dict[str, list[str]] = field(default_factory=dict)
     saved: set[str] = field(default_factory=set)  # the trials that had saved an epoch on the node that is lost
@@ -92,14 +92,14 @@ class Sweeps:
         self.numbers[name] = self.cluster.submit(*command, cwd=checkout)
 
     def nodes(self, name: str) -> list[str]:
-        """Those that a job has now."""
+        """The nodes that a job has now."""
         return self.cluster.run("scontrol", "show", "hostnames", self.job(name).fields["NodeList"]).stdout.split()
 
     def run(self, name: str) -> Path:
         return (self.real if name == "real" else self.stand_in) / "runs" / name
 
     def results(self, name: str) -> dict[int, list]:
-        """What a sweep's tasks have come to: value, node and start of the job."""
+        """The results of a sweep's tasks: value, node and start of the job."""
         return {int(path.stem): json.loads(path.read_text()) for path in self.run(name).glob("*.json")}
 
     def starts(self) -> dict[str, list[str]]:
@@ -111,7 +111,7 @@ class Sweeps:
         return found
 
     def look_on(self, node: str) -> set[str]:
-        """See which trials have saved an epoch on a node and are in the middle there."""
+        """Find the trials that have saved an epoch on a node and are still running there."""
         saved = {checkpoint.parts[-3] for checkpoint in self.run("real").glob("trials/*/checkpoints/*-epoch-0001")}
         self.saved = {number for number, hosts in self.starts().items() if hosts == [node] and number in saved}
         return self.saved
@@ -124,11 +124,11 @@ class Sweeps:
         return self.cluster.job(self.numbers[name])
 
     def end(self, name: str) -> SlurmJob:
-        """The job once it has ended, which may take the one or other start."""
+        """The job once it has ended, possibly after several starts."""
         return self.cluster.wait(self.numbers[name], seconds=240)
 
     def left(self, *nodes: str) -> list[str]:
-        """What jobs may have left on nodes: processes, and files of Ray's."""
+        """What jobs may have left on nodes: processes, and Ray's files."""
         found = []
         for node in nodes:
             files = self.cluster.script("on", node, "ls", "/tmp", "/dev/shm").stdout.split()
@@ -142,7 +142,7 @@ class Sweeps:
             time.sleep(0.3)
 
     def told(self) -> str:
-        """What the jobs have come to and said, and what runs where."""
+        """The states and output of the jobs, and the processes of each node."""
         lines = []
         for name, number in self.numbers.items():
             job = self.job(name)
@@ -156,11 +156,11 @@ class Sweeps:
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
-    """Sweeps on all nodes, of which two have just lost one."""
+    """Sweeps on all nodes. Two of them have just lost a node."""
     with bring_up(tmp_path_factory, size=6, extra=["KillWait=30"]) as cluster:
         stand_in, real = (check_out(tmp_path_factory.mktemp(name), tiny) for name in ("stand-in", "real"))
         (stand_in / "launch" / "sweep.py").write_text(DRIVER)
-        (stand_in / "slurm" / "check.py").write_text("")  # the stand-in's tasks are no settings of a sweep
+        (stand_in / "slurm" / "check.py").write_text("")  # the stand-in's settings are not those of a sweep
         (stand_in / SWEEP).write_text(f"base: '{CONFIG}'  # a tiny one\ntasks: 6\nseconds: 1\nfactor: 1\nhold: false\n")
         with (real / "distvae" / "data" / "batches.py").open("a") as module:
             module.write(SLOW)
@@ -172,7 +172,7 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
         both = [f"--nodelist={two}", "--nodes=2", "--gpus-per-node=1"]
         sweeps.submit("one", *both, words=("hold=true", "factor=3"))
         sweeps.submit("other", *both, words=("hold=true", "factor=5"))
-        for name in ("one", "other"):  # four clusters at once start so slowly that Ray gives one up
+        for name in ("one", "other"):  # four clusters that start at once are so slow that Ray gives up on one
             sweeps.wait_for((sweeps.run(name) / "nodes").exists, f"{name} runs")
         others = [f"--exclude={two}", "--nodes=1-2", "--cpus-per-task=2"]
         sweeps.submit("real", *others)
@@ -200,18 +200,18 @@ def test_a_sweep_goes_on_without_a_lost_node(sweeps):
     )
     job = sweeps.job("real")
     assert (job.state, job.fields["Restarts"], job.fields["NodeList"]) == ("RUNNING", "0", left)
-    # What becomes of it is seen below.
+    # A test below checks the outcome.
     assert sweeps.cluster.run("scontrol", "requeue", str(job.id)).returncode == 0
 
 
 def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     cluster = sweeps.cluster
     names = {"one": 3, "other": 5}
-    (sweeps.stand_in / CONFIG).write_text("spoilt: [")  # the jobs have their copies, also of the sweep's base
+    (sweeps.stand_in / CONFIG).write_text("spoilt: [")  # the jobs have copies, also of the sweep's base config
     for name, factor in names.items():
         sweeps.wait_for(lambda name=name: len(sweeps.results(name)) == 6, f"{name}'s tasks")
         assert [sweeps.results(name)[i][0] for i in range(6)] == [i * factor for i in range(6)]
-        # Both nodes took part, with what Slurm gave there.
+        # Both nodes took part, with the resources that Slurm gave there.
         assert {node for _, node, _ in sweeps.results(name).values()} == set(cluster.nodes[:2])
         assert json.loads((sweeps.run(name) / "nodes").read_text()) == {node: [1, 1] for node in cluster.nodes[:2]}
         assert "data:" in (sweeps.run(name) / "base").read_text()
@@ -233,20 +233,20 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     done = cluster.script("on", head, "timeout", "50", sys.executable, "-c", STRANGER.format(address))
     assert done.returncode != 0
 
-    # The end of the one is not the other's.
+    # The end of one does not end the other.
     (sweeps.run("one") / "go").touch()
     assert (sweeps.end("one").state, sweeps.job("other").state) == ("COMPLETED", "RUNNING")
     asks = ["curl", "-s", "-H", f"Authorization: Bearer {dashboards[1][1]}", "-o", "/dev/null", "-w", "%{http_code}"]
     assert cluster.script("on", head, *asks, f"http://localhost:{dashboards[1][0]}/api/version").stdout == "200"
     # Ray is started again on a node where it ends.
     log, ended = sweeps.folder("other") / "logs" / f"{cluster.nodes[1]}.log", f"Ray has ended on {cluster.nodes[1]} "
-    times = log.read_text().count(ended)  # as it may by itself while the machine is busy
+    times = log.read_text().count(ended)  # Ray may also end by itself while the machine is busy
     kill = ("on", cluster.nodes[1], "pkill", "-KILL", "--exact", "raylet")
     sweeps.wait_for(lambda: cluster.script(*kill).returncode == 0, "Ray runs")
     sweeps.wait_for(lambda: log.read_text().count(ended) > times, "the end of Ray is seen", seconds=60)
     sweeps.wait_for(lambda: any("/raylet " in line for line in cluster.processes(cluster.nodes[1])), "Ray runs again")
     assert sweeps.job("other").state == "RUNNING"
-    # And it can go on in a job that was told of its end.
+    # It can resume in a job that was asked to end.
     cluster.run("scancel", "--signal=USR1", str(sweeps.numbers["other"]))
     sweeps.wait_for(lambda: sweeps.job("other").fields["Restarts"] == "1", "the job is requeued", seconds=30)
     (sweeps.run("other") / "go").touch()
@@ -255,7 +255,7 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     sweeps.wait_for(lambda: not sweeps.left(*cluster.nodes[:2]), "nothing is left", seconds=10)
     assert not list(sweeps.folder("one").glob("token"))
 
-    # The site's container ran all of it.
+    # The site's container ran everything.
     ran = sweeps.marker.read_text().splitlines()
     for node in cluster.nodes[:2]:
         ray = rf"{node}; .* ray --block .*--temp-dir=/tmp/distvae-ray-{job.id}\.\w+/ray "
@@ -282,7 +282,7 @@ def test_a_cancelled_sweep_leaves_nothing(sweeps):
     job = sweeps.end("cancelled")
     assert job.state == "CANCELLED"
     sweeps.wait_for(lambda: not sweeps.left(*nodes), "nothing is left", seconds=30)
-    assert (sweeps.folder("cancelled") / "logs" / "exit").read_text() == "75\n"  # it could save
+    assert (sweeps.folder("cancelled") / "logs" / "exit").read_text() == "75\n"  # it was able to save
 
 
 def test_a_sweep_that_loses_its_first_node_starts_again(sweeps):
@@ -305,9 +305,9 @@ def test_a_requeued_sweep_does_every_trial_once(sweeps):
     for number in starts:
         run = sweeps.run("real") / "trials" / number
         assert json.loads((run / "status.json").read_text())["state"] == "finished"
-        # Every epoch is there once, in its order, whoever trained it.
+        # Every epoch appears once and in order, wherever it was trained.
         assert [(record["stage"], record["epoch"]) for record in records(run)] == [("train", i) for i in range(1, 5)]
-    # Those that had saved an epoch on the lost node went on from it, one in the middle again as the job was requeued.
+    # Trials that had saved an epoch on the lost node resumed from it, one of them again when the job was requeued.
     assert max(len(starts[number]) for number in sweeps.saved) > 2
     for number in sweeps.saved:
         first, *_, last = [record["start"] for record in records(sweeps.run("real") / "trials" / number)]

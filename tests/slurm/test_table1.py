@@ -1,4 +1,4 @@
-"""All rows of the paper's Table 1 on a real cluster, as small as can be: what waits for what, and what ends how."""
+"""All rows of the paper's Table 1 on a real cluster, with tiny models: which jobs wait for which, and how they end."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ ROWS = {
 }
 PRETRAINED = [name for name in ROWS if name.startswith("pt")]
 
-# The first start of the pretraining takes its time.
+# Slow down the first start of the pretraining.
 SLOW = """
 
 def collate(*arguments, whole=collate):
@@ -33,7 +33,7 @@ def collate(*arguments, whole=collate):
 
 
 def write_rows(folder: Path, tiny: Path, names: list[str]) -> Path:
-    """A config of an epoch a stage for each row."""
+    """A config for each row, with one epoch per stage."""
     folder.mkdir()
     for name in names:
         tree = yaml.safe_load(tiny.read_text())
@@ -47,7 +47,7 @@ def write_rows(folder: Path, tiny: Path, names: list[str]) -> Path:
 
 
 def jobs_of(said: str) -> dict[str, int]:
-    """Jobs by their runs, without the seed."""
+    """Jobs by run name, without the seed."""
     return {name: int(job) for name, job in re.findall(r"^(?:seed-0/)?(\w+): job (\d+)", said, flags=re.MULTILINE)}
 
 
@@ -100,7 +100,7 @@ def test_the_rows_train_once_each_behind_their_pretraining_and_before_the_report
     assert (folder / "report.html").exists()
     assert (folder / "report.md").read_text().splitlines()[2].startswith("5 runs. 20 test sentences")
 
-    # What has finished is not trained again.
+    # Finished runs are not trained again.
     done = cluster.run(*command, cwd=checkout)
     assert done.returncode == 0, done.stderr
     report = jobs_of(done.stdout)
