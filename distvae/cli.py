@@ -1,4 +1,4 @@
-"""The ``distvae`` command: score, sample and compare trained models, write reports, predict and time scaling."""
+"""The ``distvae`` command: score, sample and compare trained models, write reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from distvae.config.load import explain, flatten, known_keys, load_config
-from distvae.config.schema import Config, OptimizerConfig
+from distvae.config.load import explain
+from distvae.config.schema import OptimizerConfig
 from distvae.data.vocabulary import tokenize
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
@@ -28,7 +28,6 @@ from distvae.model.vae import TextVAE
 from distvae.reports import comparison
 from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
-from distvae.scaling import costs, machine, measure, tables
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
@@ -51,12 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="distvae", description="Use trained sentence VAEs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(
-        action: Callable[[argparse.Namespace], None], *, run: bool = True, settings: Iterable[str] = ()
-    ) -> Parser:
+    def command(action: Callable[[argparse.Namespace], None], *, run: bool = True) -> Parser:
         summary = (action.__doc__ or "").splitlines()[0]
         name = action.__name__.strip("_").replace("_", "-")
-        added = commands.add_parser(name, help=summary, description=summary, settings=settings)
+        added = commands.add_parser(name, help=summary, description=summary)
         added.set_defaults(command=action)
         if run:
             added.add_argument("run", metavar="RUN", help="a run's folder, or an exported best/ folder")
@@ -101,56 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_sweep_report, run=False)
     added.add_argument("folder", metavar="FOLDER", help="a sweep's folder, also one that was moved or still runs")
 
-    added = command(_scaling, run=False, settings=known_keys(Config))
-    _add_model(added)
-    added.add_argument("--processes", type=_integers, default=(8, 64, 512), metavar="N,N,…", help="default 8,64,512")
-    _add_machine(added)
-
-    added = command(_measure, run=False, settings=known_keys(Config))
-    _add_model(added)
-    added.add_argument(
-        "--each", type=_integers, default=(1, 4, 16), metavar="N,N,…",
-        help="batch sizes per process to time (default 1,4,16)",
-    )  # fmt: skip
-    added.add_argument("--rounds", type=int, default=9, help="of which the median is taken (default 9)")
     return parser
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/snli/pt_kla_sfb.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="such as optimizer.batch_size=4096"
-    )
-    parser.add_argument(
-        "--vocabulary", type=int, required=True, metavar="V", help="tokens; a run says them before its first epoch"
-    )
-    parser.add_argument("--tokens", type=int, default=9, metavar="T", help="words and </s> of a sentence (default 9)")
-
-
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("machine", "what `distvae measure` finds; default: assumptions on H100 nodes")
-    assumed = machine.ASSUMED
-
-    def number(name: str, value: float, meaning: str) -> None:
-        group.add_argument(name, type=float, default=value, help=f"{meaning} (default {value:g})")
-
-    number("--tflops", assumed.flops / 1e12, "10¹² operations a second of a process")
-    number("--overhead-ms", assumed.step_overhead * 1e3, "of a step, whatever its batch")
-    number("--gdraws", assumed.draws / 1e9, "10⁹ random numbers a second")
-    count = assumed.per_node
-    group.add_argument("--per-node", type=int, default=count, help=f"processes of a node (default {count})")
-    for name, network, where in (("inside-", assumed.inside, "inside a node"), ("", assumed.across, "between nodes")):
-        number(f"--{name}latency-us", network.latency * 1e6, f"of a message {where}")
-        number(f"--{name}bandwidth-gbps", network.bandwidth * 8 / 1e9, f"10⁹ bits a second {where}, each way")
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: should be whole numbers with commas between, such as 8,64"
-        ) from None
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -288,55 +236,6 @@ def _sweep_report(options: argparse.Namespace) -> None:
         print(printable(account.folder / "sweep.html"))
 
 
-def _scaling(options: argparse.Namespace) -> None:
-    """Show what a training step sends, and predict the speedup of several processes."""
-    config = _model_config(options)
-    for processes in options.processes:
-        _at_least("--processes", processes, 1)
-    _at_least("--per-node", options.per_node, 1)
-    for name in ("tflops", "gdraws", "bandwidth_gbps", "inside_bandwidth_gbps"):
-        if not 0 < getattr(options, name) < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: should be above 0")
-    for name in ("overhead_ms", "latency_us", "inside_latency_us"):
-        if not 0 <= getattr(options, name) < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: should be at least 0")
-    asked = machine.Machine(
-        flops=options.tflops * 1e12,
-        step_overhead=options.overhead_ms / 1e3,
-        draws=options.gdraws * 1e9,
-        per_node=options.per_node,
-        inside=machine.Network(options.inside_latency_us / 1e6, options.inside_bandwidth_gbps * 1e9 / 8),
-        across=machine.Network(options.latency_us / 1e6, options.bandwidth_gbps * 1e9 / 8),
-    )
-    question = tables.Question(config, options.vocabulary, options.tokens, asked, options.processes)
-    if options.json:
-        _print_json(tables.as_dict(question))
-    else:
-        comparison.show_parts(tables.tables(question))
-
-
-def _measure(options: argparse.Namespace) -> None:
-    """Time this machine's all-reduces and training steps, with as many processes as the launcher starts."""
-    config = _model_config(options)
-    for each in options.each:
-        _at_least("--each", each, 1)
-    if len(set(options.each)) < 2:
-        raise UserError("--each: should name two sizes or more, for a step's time is a constant and a slope")
-    _at_least("--rounds", options.rounds, 1)
-    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
-    try:
-        runtime.agree(dict(flatten(config)))
-        work = costs.count_work(config.model, options.vocabulary, options.tokens)
-        found = measure.measure(runtime, config, work, options.vocabulary, options.tokens, options.each, options.rounds)
-        if runtime.is_main:
-            if options.json:
-                _print_json(measure.as_dict(found))
-            else:
-                comparison.show_parts([*measure.tables(found), _machine_options(found)])
-    finally:
-        runtime.close()
-
-
 # -- Parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -357,23 +256,6 @@ def _decode(model: TextVAE, z: Tensor, found: Export, options: argparse.Namespac
 
 def _decoding(options: argparse.Namespace) -> Decoding:
     return Decoding(**{field.name: getattr(options, field.name) for field in fields(Decoding)})
-
-
-def _model_config(options: argparse.Namespace) -> Config:
-    _at_least("--vocabulary", options.vocabulary, 3)
-    _at_least("--tokens", options.tokens, 1)
-    return load_config(options.config, options.overrides)
-
-
-def _machine_options(found: measure.Measurement) -> str:
-    """Return the measurement as options of ``distvae scaling``."""
-    machine, network = found.machine, found.machine.across
-    said = f"--tflops {machine.flops / 1e12:.3g} --overhead-ms {machine.step_overhead * 1e3:.3g}"
-    said += f" --gdraws {machine.draws / 1e9:.3g}"
-    if found.processes > 1:
-        said += f" --per-node 1 --latency-us {network.latency * 1e6:.3g}"
-        said += f" --bandwidth-gbps {network.bandwidth * 8 / 1e9:.3g}"
-    return f"to distvae scaling this is {said}"
 
 
 def _at_least(name: str, value: int, least: int) -> None:

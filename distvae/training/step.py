@@ -1,6 +1,6 @@
 """The training step: one optimizer step on a global batch.
 
-The trainer, ``distvae measure`` and the benchmarks share it. It needs a runtime and an engine, but no run folder.
+The trainer, ``scaling measure`` and the benchmarks share it. It needs a runtime and an engine, but no run folder.
 """
 
 from __future__ import annotations

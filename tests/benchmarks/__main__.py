@@ -21,7 +21,7 @@ import torch
 
 from distvae.data import corpus
 from distvae.distributed.device import has_bf16
-from distvae.scaling.tables import plain_table
+from scaling.tables import plain_table
 from tests.benchmarks import ceilings
 from tests.benchmarks.communication import communication
 from tests.benchmarks.contestants import PARTS, Contest, Ours, Process, Textbook, plan_of, prepare, quartiles, some_of

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from distvae.config.schema import ModelConfig
-from distvae.scaling.measure import wait
+from scaling.measure import wait
 
 
 @dataclass(frozen=True)

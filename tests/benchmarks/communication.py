@@ -1,4 +1,4 @@
-"""What a step takes longer because processes send each other its gradient, by ``distvae measure`` in real ones."""
+"""What sending its gradient adds to a step, measured by ``python -m scaling measure`` in real processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def communication(
     launcher = ROOT / "launch" / "accelerate" / ("multi_gpu.yaml" if on_gpus else "cpu.yaml")
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launcher),
-        "--num_processes", str(processes), "-m", "distvae.cli", "measure", str(contest.config), *contest.overrides,
+        "--num_processes", str(processes), "-m", "scaling", "measure", str(contest.config), *contest.overrides,
         *threads, *overrides, f"--vocabulary={vocabulary_size}", f"--tokens={tokens}", f"--rounds={rounds}",
         f"--each={','.join(map(str, sorted(each)))}", "--json",
     ]  # fmt: skip

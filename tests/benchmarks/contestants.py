@@ -27,10 +27,10 @@ from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import score
 from distvae.model import draws
 from distvae.model.vae import initialise, model_of
-from distvae.scaling.measure import wait
 from distvae.training import step
 from distvae.training.stages import stages_of
 from distvae.training.step import Sums, TrainStep, graphed_steps
+from scaling.measure import wait
 from tests.benchmarks.machine import device, memory
 from tests.benchmarks.sentences import write_sentences
 from tests.benchmarks.textbook import TextbookTraining, TextbookVAE, importance_weighted_nll

@@ -36,10 +36,10 @@ from distvae.data.corpus import Sentences
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import mutual_information, score
 from distvae.model.posterior import Posterior
-from distvae.scaling.costs import count_work
-from distvae.scaling.measure import RandomSteps, wait
-from distvae.scaling.tables import plain_table
 from distvae.system.cores import usable_cores
+from scaling.costs import count_work
+from scaling.measure import RandomSteps, wait
+from scaling.tables import plain_table
 from tests.benchmarks.machine import CONSOLE, device, memory
 
 BATCH, KEY, PAD = 32, (0, 1, 1), 0

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distvae.scaling.tables import plain_table
 from distvae.system.cores import usable_cores
+from scaling.tables import plain_table
 from tests.benchmarks.contestants import Ours, Process, prepare, quartiles
 from tests.benchmarks.machine import CONSOLE, device_name
 

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from distvae.config.load import load_config
 from distvae.distributed.runtime import Runtime
-from distvae.scaling.measure import RandomSteps
+from scaling.measure import RandomSteps
 
 ITEM = {"float": 4, "double": 8, "c10::BFloat16": 2}
 

@@ -77,8 +77,6 @@ def test_each_program_knows_its_settings(refused, key):
     assert refused(sweep.main, "configs/sweep/demo.yaml", key).endswith("write set.kl.target_rate=6")
     assert refused(sweep.main, "configs/sweep/demo.yaml", "--num-samples", "3").endswith("write num_samples=3")
     assert refused(table1.main, key).endswith("write kl.target_rate=6")
-    for command in ("scaling", "measure"):
-        assert refused(distvae.cli.main, command, CONFIG, key, "--vocabulary=9").endswith("write kl.target_rate=6")
 
 
 def test_what_is_no_setting_gets_the_usage(refused):

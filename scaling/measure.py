@@ -1,6 +1,6 @@
-"""Times of this machine's collectives and training steps, and the constants of ``scaling``'s model that follow.
+"""Measured times of this machine's collectives and training steps, and the constants of the model that fit them.
 
-All processes of a launch call the same functions; a time is the slowest process's, and the median over rounds.
+All processes of a launch call the same functions. A time is the slowest process's, and the median over rounds.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset
-from rich.table import Table
 from torch import Tensor
 
 from distvae.config.schema import Config
@@ -28,16 +27,15 @@ from distvae.methods.objective import Objective
 from distvae.model import draws
 from distvae.model.draws import Noise
 from distvae.model.vae import initialise, model_of
-from distvae.scaling.costs import Work, step_collectives
-from distvae.scaling.machine import Machine, Network, fit_compute, fit_network, predict
-from distvae.scaling.tables import plain_table
 from distvae.system.errors import UserError
 from distvae.training.step import TrainStep
+from scaling.costs import count_work, step_collectives
+from scaling.machine import ASSUMED, Machine, fit_compute, fit_network, predict
 
 # Bytes of the all-reduces that are timed: 1 KiB to 64 MiB.
 SIZES = tuple(4**i * 2**10 for i in range(9))
 
-# Rounds before those that count: in them DDP lays out its buckets, and libraries choose their ways.
+# Rounds before those that count: DDP lays out its buckets, and libraries choose their algorithms.
 WARM_UP = 3
 
 Key = TypeVar("Key", bound=Hashable)
@@ -45,48 +43,47 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Step:
-    """A training step, in seconds."""
+    """Times of a training step, in seconds."""
 
-    each: int  # sentences of a process
-    alone: float  # without sending anything
-    measured: float
-    predicted: tuple[float, float]  # as much sent during the backward as can be; nothing
+    each: int  # sentences per process
+    alone: float  # without sending
+    measured: float  # with it, under DDP
+    predicted: float
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured, and what the model makes of it."""
+    """Measured times beside the model that is fitted to them."""
 
     processes: int
-    all_reduce: dict[int, float]  # seconds by bytes; empty in a process alone
-    machine: Machine  # every process a node of its own: one ring over all
-    steps: tuple[Step, ...]  # under DDP, or in a process alone
+    all_reduce: dict[int, float]  # seconds by bytes; empty for one process
+    machine: Machine  # each process is a node of its own; for one process, the assumed networks
+    steps: tuple[Step, ...]
 
 
 def measure(
-    runtime: Runtime, config: Config, work: Work, vocabulary_size: int, tokens: int, each: Sequence[int], rounds: int
+    runtime: Runtime, config: Config, vocabulary_size: int, tokens: int, each: Sequence[int], rounds: int
 ) -> Measurement:
     """Time all-reduces and training steps of a config's model on random sentences.
 
     Args:
-        work: of the model and ``tokens``.
-        each: sentences of a process in the steps that are timed, two sizes or more.
-        rounds: that count.
+        tokens: length of a sentence, ``</s>`` included.
+        each: sentences per process of the steps to time, at least two sizes.
+        rounds: how many are timed.
 
     Raises:
-        UserError: the times do not grow with what is done; the processes do not train by plain DDP.
+        UserError: the times do not grow with the sizes; the processes do not train by plain DDP.
     """
     if runtime.engine not in ("alone", "DDP"):
-        raise UserError(
-            f"the model of what steps cost is fitted to plain DDP, and these processes run {runtime.engine}"
-        )
-    processes = runtime.world_size
+        raise UserError(f"the model of a step's time is fitted to plain DDP, and these processes run {runtime.engine}")
+    processes, work = runtime.world_size, count_work(config.model, vocabulary_size, tokens)
     all_reduce: dict[int, float] = {}
-    network = Network(0.0, float("inf"))
+    machine = ASSUMED
     if processes > 1:
         values = {size: torch.zeros(size // 4, device=runtime.device) for size in SIZES}
         all_reduce = _seconds(runtime, {size: partial(runtime.sum, v) for size, v in values.items()}, rounds)
         network = fit_network(all_reduce, processes)
+        machine = replace(machine, per_node=1, inside=network, across=network)
     random = RandomSteps(runtime, config, vocabulary_size, tokens)
     many = 16 * max(each) * processes
     actions: dict[tuple[int, bool] | str, Callable[[], object]] = {"draws": lambda: random.draw(many)}
@@ -94,54 +91,17 @@ def measure(
     if processes > 1:
         actions |= {(n, True): partial(random.step, n, send=True) for n in each}
     seconds = _seconds(runtime, actions, rounds)
-    draw_rate = many * work.draws / seconds["draws"]
-    flops, overhead = fit_compute({n: seconds[n, False] - n * processes * work.draws / draw_rate for n in each}, work)
-    machine = Machine(flops, overhead, draw_rate, 1, network, network)
-    collectives = step_collectives(work, "ddp", processes)
-    steps = []
-    for n in each:
-        predicted = predict(work, collectives, machine, processes, n * processes).step
-        if predicted is None:
-            raise UserError(f"--each={n}: every process needs a sentence")
-        steps.append(Step(n, seconds[n, False], seconds[n, processes > 1], predicted))
-    return Measurement(processes, all_reduce, machine, tuple(steps))
-
-
-def as_dict(found: Measurement) -> dict[str, Any]:
-    """Plain values for JSON: bytes and seconds."""
-    machine = asdict(found.machine)
-    constants = {key: machine[key] for key in ("flops", "step_overhead", "draws")}
-    network = machine["across"] if found.all_reduce else None
-    steps = [asdict(step) for step in found.steps]
-    return {
-        "processes": found.processes,
-        **constants,
-        "network": network,
-        "all_reduce": found.all_reduce,
-        "steps": steps,
-    }
-
-
-def tables(found: Measurement) -> list[Table]:
-    """What was measured beside what the model says."""
-    shown = []
-    if found.all_reduce:
-        network = plain_table("all-reduce, bytes", "measured, ms", "model, ms", "model / measured")
-        for size, seconds in found.all_reduce.items():
-            model = found.machine.across.seconds("all_reduce", size, found.processes)
-            network.add_row(f"{size:,}", f"{seconds * 1e3:.3f}", f"{model * 1e3:.3f}", f"{model / seconds:.2f}")
-        shown.append(network)
-    steps = plain_table("sentences of a process", "sending nothing, ms", "by DDP, ms", "model, ms", "model / measured")
-    for step in found.steps:
-        least, most = step.predicted
-        steps.add_row(
-            f"{step.each}",
-            f"{step.alone * 1e3:.1f}",
-            f"{step.measured * 1e3:.1f}",
-            f"{least * 1e3:.1f} … {most * 1e3:.1f}",
-            f"{least / step.measured:.2f} … {most / step.measured:.2f}",
+    rate = many * work.draws / seconds["draws"]
+    flops, overhead = fit_compute({n: seconds[n, False] - n * processes * work.draws / rate for n in each}, work)
+    machine = replace(machine, flops=flops, step_overhead=overhead, draws=rate)
+    sent = step_collectives(work, "ddp", processes)
+    steps = (
+        Step(
+            n, seconds[n, False], seconds[n, processes > 1], predict(work, sent, machine, processes, n * processes).step
         )
-    return [*shown, steps]
+        for n in each
+    )
+    return Measurement(processes, all_reduce, machine, tuple(steps))
 
 
 class RandomSteps:
@@ -176,12 +136,12 @@ class RandomSteps:
 
 
 def _seconds(runtime: Runtime, actions: dict[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
-    """Time each action; all take turns, so that what else the machine does falls on all."""
+    """Time each action. They take turns, so that other load on the machine affects all alike."""
     device = runtime.device
     times = torch.zeros(runtime.world_size, len(actions), rounds, dtype=torch.float64, device=device)
     for number in range(-WARM_UP, rounds):
         for i, action in enumerate(actions.values()):
-            runtime.sum(torch.zeros(1, device=device))  # all start together
+            runtime.sum(torch.zeros(1, device=device))  # start together
             wait(device)
             started = time.perf_counter()
             action()
@@ -193,6 +153,6 @@ def _seconds(runtime: Runtime, actions: dict[Key, Callable[[], object]], rounds:
 
 
 def wait(device: torch.device) -> None:
-    """Until it has done what it was told to."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

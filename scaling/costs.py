@@ -1,8 +1,7 @@
-"""What a training step sends from process to process, and a model of what that costs.
+"""What a training step computes and sends between processes.
 
-Bytes, the order of gradients and floating-point operations are counted on the real model, in a backward pass without
-data. Times come from a model of the machine: a ring inside each node and one across nodes, a step that costs something
-whatever its size and something for each sentence."""
+Gradients, their order and floating-point operations are counted on the real model, in a backward pass without data.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +20,27 @@ from distvae.model.vae import TextVAE
 
 MIB = 2**20
 
-# DDP starts to reduce a bucket of gradients when it holds this much: the first, to start early, and the others.
+# Bytes at which DDP closes its first bucket of gradients and the others.
 FIRST_BUCKET, BUCKET = MIB, 25 * MIB
 
-# PowerSGD leaves a matrix whole unless its factors are smaller by more than this.
+# PowerSGD sends a matrix whole unless its factors are smaller by more than this ratio.
 MIN_COMPRESSION = 2
 
-# DeepSpeed's ZeRO 3 keeps weights of up to so many values whole on every rank, and gathers each on its own after the
-# step.
+# DeepSpeed's ZeRO-3 keeps weights of up to this many values whole on every rank, and gathers each one after the step.
 PERSISTENT = 100_000
 
-# What is asked of local SGD where the config does not say: steps between two averages.
+# Steps between two averages of local SGD where the config sets none.
 LOCAL_SGD_STEPS = 8
 COMMUNICATION = CommunicationConfig()
 
 Kind = Literal["all_reduce", "reduce_scatter", "all_gather"]
-Engine = Literal["ddp", "bf16", "powersgd", "local_sgd", "zero1", "zero2", "zero3", "fsdp2"]
+Engine = Literal["ddp", "bf16", "powersgd", "local_sgd", "zero1", "zero3", "fsdp2"]
 ENGINES: dict[Engine, str] = {
     "ddp": "DDP",
     "bf16": "DDP, bf16",
     "powersgd": "DDP, PowerSGD",
     "local_sgd": "local SGD",
-    "zero1": "ZeRO-1",
-    "zero2": "ZeRO-2",
+    "zero1": "ZeRO-1, ZeRO-2",
     "zero3": "ZeRO-3",
     "fsdp2": "FSDP2",
 }
@@ -67,9 +64,9 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Work:
-    """What one sentence asks of a model."""
+    """What a model computes for one sentence."""
 
-    gradients: tuple[Gradient, ...]  # in the order in which a backward completes them
+    gradients: tuple[Gradient, ...]  # in the order in which the backward completes them
     flops: int  # of matrix products, forward and backward
     draws: int  # random numbers: z, and the dropout of embeddings, outputs and words
 
@@ -79,9 +76,9 @@ class Work:
 
 
 def count_work(sizes: ModelConfig, vocabulary_size: int, tokens: int) -> Work:
-    """Count gradients, operations and draws of a sentence of ``tokens`` words and ``</s>``.
+    """Count the gradients, operations and draws of a sentence of ``tokens`` ids, ``</s>`` included.
 
-    The model runs on tensors that have shapes and no storage, so any size can be counted anywhere.
+    The model runs on tensors without storage, so any size can be counted anywhere.
     """
     draws = sizes.latent_size
     if sizes.dropout:
@@ -89,9 +86,12 @@ def count_work(sizes: ModelConfig, vocabulary_size: int, tokens: int) -> Work:
     if sizes.word_dropout:
         draws += tokens
     order, _ = _pass_without_data(sizes, vocabulary_size, tokens)
-    # oneDNN's LSTM is a single operation, whose matrix products no counter sees.
-    with torch.backends.mkldnn.flags(enabled=False):
+    # oneDNN's LSTM is a single operation, whose matrix products the counter does not see.
+    enabled, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
+    try:
         _, flops = _pass_without_data(sizes, vocabulary_size, tokens)
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=enabled, _fp32_precision=None)
     return Work(tuple(order), flops, draws)
 
 
@@ -111,21 +111,20 @@ def _pass_without_data(sizes: ModelConfig, vocabulary_size: int, tokens: int) ->
 
 @dataclass(frozen=True)
 class Collective:
-    """One kind of message among all processes. ``bytes`` is what each process holds of it when it is whole."""
+    """A message among all processes."""
 
     what: str
     kind: Kind
-    bytes: int
-    per_step: float = 1.0  # how often
-    overlaps: bool = False  # travels while the backward goes on
+    bytes: int  # of the whole tensor
+    per_step: float = 1.0  # how often it is sent
 
 
 def ddp_buckets(
     gradients: Sequence[Gradient], first: int = FIRST_BUCKET, limit: int = BUCKET
 ) -> list[tuple[Gradient, ...]]:
-    """The groups in which DDP reduces gradients from its second step on (its first step sends all at once).
+    """Return the groups in which DDP reduces gradients from its second step on (its first step sends one).
 
-    A bucket is closed by the gradient with which it reaches its limit, in bytes.
+    A bucket ends with the gradient that brings it to its limit, in bytes.
     """
     buckets: list[tuple[Gradient, ...]] = []
     filling: list[Gradient] = []
@@ -138,7 +137,7 @@ def ddp_buckets(
 
 
 def powersgd_sizes(gradients: Sequence[Gradient], rank: int) -> tuple[int, int, int]:
-    """Values that PowerSGD sends in place of a bucket: those left whole, the factors P, the factors Q."""
+    """Return how many values PowerSGD sends for a bucket: whole gradients, factors P, factors Q."""
     whole = p = q = 0
     for gradient in gradients:
         rows, columns = gradient.shape[0], math.prod(gradient.shape[1:])
@@ -153,22 +152,22 @@ def powersgd_sizes(gradients: Sequence[Gradient], rank: int) -> tuple[int, int, 
 def step_collectives(
     work: Work, engine: Engine, processes: int, communication: CommunicationConfig = COMMUNICATION
 ) -> list[Collective]:
-    """What an optimizer step of one micro-batch sends under an engine, once it runs in its stride.
+    """Return what an optimizer step of one micro-batch sends under an engine, after its first few steps.
 
-    ``zero1`` to ``zero3`` are DeepSpeed 0.19 with its defaults, which sends a model this small in one piece; ``fsdp2``
-    is torch's ``fully_shard`` of the whole model as one unit. ``powersgd`` is what comes after its first, whole steps.
+    ``zero1`` (stages 1 and 2) and ``zero3`` are DeepSpeed 0.19 with its defaults, which sends a model this small in one
+    piece; ``fsdp2`` is torch's ``fully_shard`` of the whole model as one unit.
 
     Args:
-        processes: how many; ZeRO and FSDP2 pad what they cut into equal parts.
-        communication: the rank of PowerSGD's factors, and the steps of local SGD between two averages.
+        processes: their number; ZeRO and FSDP2 pad what they cut into equal parts.
+        communication: sets the rank of PowerSGD's factors, and the steps of local SGD between two averages.
     """
     total = work.bytes
     norm = Collective("norm of the gradient", "all_reduce", 4)
     if engine == "local_sgd":
         return [Collective("weights", "all_reduce", total, 1 / local_steps(communication))]
-    if engine in ("zero1", "zero2"):
-        # The gradient is reduced whole on every rank, though each needs a part.
-        # All weights are one vector, each part of which holds an even number of values.
+    if engine == "zero1":
+        # Every rank reduces the whole gradient, though it needs a part. All weights are one vector, each part of which
+        # holds an even number of values.
         weights = 4 * _padded(total // 4, 2 * processes)
         return [Collective("gradients", "all_reduce", total), Collective("weights", "all_gather", weights), norm]
     if engine == "zero3":
@@ -188,25 +187,15 @@ def step_collectives(
             Collective("gradients", "reduce_scatter", whole),
             Collective("norms of the gradients", "all_reduce", 4 * len(work.gradients)),
         ]
-    collectives = []
-    # PowerSGD gets one bucket (runtime.py).
-    buckets = [work.gradients] if engine == "powersgd" else ddp_buckets(work.gradients)
-    for number, bucket in enumerate(buckets, start=1):
-        # The last bucket waits for the end of the backward.
-        overlaps, name = number < len(buckets), f"bucket {number}"
-        if engine == "powersgd":
-            parts = zip(
-                ("left whole", "factors P", "factors Q"),
-                powersgd_sizes(bucket, communication.powersgd_rank),
-                strict=True,
-            )
-            collectives += [
-                Collective(f"{name}, {part}", "all_reduce", 4 * size, overlaps=overlaps) for part, size in parts
-            ]
-        else:
-            size = sum(g.size for g in bucket)
-            collectives.append(Collective(name, "all_reduce", (2 if engine == "bf16" else 4) * size, overlaps=overlaps))
-    return collectives
+    if engine == "powersgd":  # which sends one bucket (distributed/runtime.py)
+        names = ("gradients left whole", "factors P", "factors Q")
+        sizes = powersgd_sizes(work.gradients, communication.powersgd_rank)
+        return [Collective(name, "all_reduce", 4 * size) for name, size in zip(names, sizes, strict=True)]
+    width = 2 if engine == "bf16" else 4
+    return [
+        Collective(f"bucket {number}", "all_reduce", width * sum(gradient.size for gradient in bucket))
+        for number, bucket in enumerate(ddp_buckets(work.gradients), start=1)
+    ]
 
 
 def _padded(size: int, multiple: int) -> int:
@@ -214,12 +203,12 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def local_steps(communication: CommunicationConfig) -> int:
-    """Steps of local SGD between two averages."""
+    """Return the steps of local SGD between two averages."""
     return communication.local_sgd_steps or LOCAL_SGD_STEPS
 
 
 def method_collectives(config: Config) -> list[Collective]:
-    """What the method adds to a step, whatever the engine."""
+    """Return what the method adds to a step under any engine."""
     collectives = []
     if config.kl.free_bits.needs_batch_mean:
         size = 4 * config.model.latent_size
@@ -230,7 +219,7 @@ def method_collectives(config: Config) -> list[Collective]:
 
 
 def epoch_collectives(sizes: ModelConfig, sentences: int) -> list[Collective]:
-    """What an epoch adds, each once: its sums, and those of a validation of so many sentences."""
+    """Return what an epoch sends once: its sums, and those of a validation of ``sentences``."""
     return [
         Collective("sums of the epoch", "all_reduce", 8 * (3 + sizes.latent_size)),
         Collective("scores of the validation", "all_reduce", 8 * (6 + 3 * sizes.latent_size) * sentences),
