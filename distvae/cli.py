@@ -1,4 +1,4 @@
-"""The ``distvae`` command: score, sample and compare trained models, write reports."""
+"""The ``distvae`` command: score, sample from and compare trained models, and write reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distvae.model.vae import TextVAE
 from distvae.reports import comparison
 from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
-from distvae.system.arguments import Parser
+from distvae.system.arguments import Parser, integer
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
 from distvae.system.programs import run_program
@@ -36,7 +36,7 @@ from distvae.system.progress_bar import Progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Return 0 on success, 2 on bad input, which gets one line."""
+    """Run a command. Return 0 on success, 2 on a user error, which is one line."""
 
     def run() -> int:
         options = _parser().parse_args(arguments)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="distvae", description="Use trained sentence VAEs.")
+    parser = Parser(prog="distvae", description="Use trained text VAEs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(action: Callable[[argparse.Namespace], None], *, run: bool = True) -> Parser:
@@ -56,47 +56,47 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=summary)
         added.set_defaults(command=action)
         if run:
-            added.add_argument("run", metavar="RUN", help="a run's folder, or an exported best/ folder")
+            added.add_argument("run", metavar="RUN", help="a run folder, or an exported best/ folder")
         added.add_argument("--json", action="store_true", help="print JSON")
         return added
 
     added = command(_evaluate)
     added.add_argument("--split", choices=("train", "valid", "test"), default="test")
-    added.add_argument("--data", metavar="PATH", help="where the run's sentences lie now, if elsewhere")
-    added.add_argument("--importance-samples", type=int, metavar="K", help="default: as the run's config says")
-    added.add_argument("--seed", type=int, help="of the draws; default: as the run's config says")
+    added.add_argument("--data", metavar="PATH", help="the sentences of the run, if they were moved")
+    added.add_argument("--importance-samples", type=integer(1), metavar="K", help="default: from the run's config")
+    added.add_argument("--seed", type=integer(0), help="of the draws; default: from the run's config")
 
     added = command(_sample)
-    added.add_argument("--count", "-n", type=int, default=10, help="sentences (default 10)")
+    added.add_argument("--count", "-n", type=integer(1), default=10, help="sentences (default 10)")
     _add_decoding(added)
 
     added = command(_interpolate)
-    added.add_argument("--steps", type=int, default=11, help="sentences, both ends included (default 11)")
+    added.add_argument("--steps", type=integer(2), default=11, help="sentences, both ends included (default 11)")
     added.add_argument("--start", metavar="SENTENCE", help="default: a draw from the prior")
     added.add_argument("--end", metavar="SENTENCE", help="default: a draw from the prior")
     _add_decoding(added)
 
     added = command(_reconstruct)
     added.add_argument(
-        "sentences", nargs="*", default=[], metavar="SENTENCE", help="default: a line each from standard input"
+        "sentences", nargs="*", default=[], metavar="SENTENCE", help="default: one per line of standard input"
     )
     _add_decoding(added)
 
     added = command(_compare, run=False)
-    added.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
+    added.add_argument("runs", nargs="+", metavar="RUN", help="run folders of finished runs")
 
     added = command(_report, run=False)
-    added.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, of several methods and seeds")
+    added.add_argument("runs", nargs="+", metavar="RUN", help="run folders, of several methods and seeds")
     added.add_argument(
-        "--out", metavar="FOLDER", default=".", help="for report.html and report.md (default: the current one)"
+        "--out", metavar="FOLDER", default=".", help="for report.html and report.md (default: the current folder)"
     )
     added.add_argument(
         "--sentence", action="append", default=[], metavar="SENTENCE",
-        help="to reconstruct; may be given several times (default: some that are built in)",
+        help="to reconstruct; may be repeated (default: built-in sentences)",
     )  # fmt: skip
 
     added = command(_sweep_report, run=False)
-    added.add_argument("folder", metavar="FOLDER", help="a sweep's folder, also one that was moved or still runs")
+    added.add_argument("folder", metavar="FOLDER", help="a sweep folder, even one that was moved or is running")
 
     return parser
 
@@ -106,11 +106,11 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     default = Decoding()
     group.add_argument("--method", choices=("greedy", "sample", "beam"), default=default.method)
     group.add_argument("--temperature", type=float, default=default.temperature, help="of sample")
-    group.add_argument("--top-k", type=int, help="of sample: only the k likeliest tokens")
-    group.add_argument("--top-p", type=float, help="of sample: only the likeliest tokens of total probability p")
+    group.add_argument("--top-k", type=int, help="of sample: from the k most likely tokens")
+    group.add_argument("--top-p", type=float, help="of sample: from the most likely tokens with total probability p")
     group.add_argument("--beam-size", type=int, default=default.beam_size, help="of beam")
     group.add_argument("--max-tokens", type=int, default=default.max_tokens)
-    group.add_argument("--seed", type=int, default=default.seed, help="of the draws from prior and decoder")
+    group.add_argument("--seed", type=int, default=default.seed, help="of the draws from the prior and the decoder")
 
 
 # -- Commands ----------------------------------------------------------------------------------------------------------
@@ -120,21 +120,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
     from distvae.runs.rescoring import rescore  # late, because `datasets` takes a second to import
 
-    if options.importance_samples is not None and options.importance_samples < 1:
-        raise UserError(f"--importance-samples {options.importance_samples}: should be at least 1")
-    if options.seed is not None and options.seed < 0:
-        raise UserError(f"--seed {options.seed}: should be at least 0")
     found = load_export(options.run)
     if options.importance_samples is not None and found.config.autoencoder:
         raise UserError(f"--importance-samples: {options.run} is an autoencoder; its z has no prior, so it has no NLL")
-    data, settings = found.config.data, found.config.evaluation
+    data = found.config.data if options.data is None else replace(found.config.data, path=options.data)
+    given = {"importance_samples": options.importance_samples, "seed": options.seed}
     try:
-        if options.data is not None:
-            data = replace(data, path=options.data)
-        if options.importance_samples is not None:
-            settings = replace(settings, importance_samples=options.importance_samples)
-        if options.seed is not None:
-            settings = replace(settings, seed=options.seed)
+        settings = replace(found.config.evaluation, **{key: n for key, n in given.items() if n is not None})
     except ValidationError as error:
         raise UserError(f"{options.run}, scored on {data.path}: {explain(error)}") from None
     runtime = Runtime(OptimizerConfig(mixed_precision="no"))
@@ -151,19 +143,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _warn_of_other_sentences(run: str, results: Results) -> None:
-    """Warn if the scores are of other sentences than the run's own results, where the run has any."""
+    """Warn if the run has results and they are of other sentences."""
     with contextlib.suppress(UserError):
         known = load_results(run).data
         if known != results.data:
-            said = (
-                f"distvae: WARNING {run}: these sentences ({results.data}) are not those of its own results ({known})"
-            )
-            print(printable(said), file=sys.stderr)
+            warning = f"{run}: these sentences ({results.data}) are not those of its own results ({known})"
+            print(printable(f"distvae: WARNING {warning}"), file=sys.stderr)
 
 
 def _sample(options: argparse.Namespace) -> None:
     """Decode draws from the prior."""
-    _at_least("--count", options.count, 1)
     model, found = _load(options.run)
     z = prior_draws(model, options.count, options.seed)
     sentences = _decode(model, z, found, options)
@@ -171,8 +160,7 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _interpolate(options: argparse.Namespace) -> None:
-    """Decode points on a line in latent space, between prior draws or sentences of your own."""
-    _at_least("--steps", options.steps, 2)
+    """Decode points on a line in latent space between prior draws or sentences of your own."""
     model, found = _load(options.run)
     start, end = prior_draws(model, 2, options.seed)
     if options.start is not None:
@@ -184,13 +172,13 @@ def _interpolate(options: argparse.Namespace) -> None:
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
-    """Encode sentences to their posterior means, and decode those."""
+    """Encode sentences to their posterior means, and decode these."""
     try:
         sentences = options.sentences or [line.strip() for line in sys.stdin if line.strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"standard input: is not {error.encoding}: {error.reason}") from None
     if not sentences:
-        raise UserError("no sentences to reconstruct; give them as arguments, or a line each on standard input")
+        raise UserError("no sentences to reconstruct; give them as arguments, or one per line on standard input")
     model, found = _load(options.run)
     rebuilt = _decode(model, _encode(model, found, sentences), found, options)
     pairs = list(zip(sentences, rebuilt, strict=True))
@@ -199,7 +187,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    """Show the results of runs side by side."""
+    """Print the results of runs side by side."""
     results = {_name(run): load_results(run) for run in options.runs}
     if len(results) < len(options.runs):  # two folders of one name
         results = {run: load_results(run) for run in options.runs}
@@ -210,7 +198,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    """Write the paper's tables, figure and claims, from runs of its methods: report.html and report.md."""
+    """Write the paper's tables, figure and claims from runs of its methods: report.html and report.md."""
     from distvae.reports import paper_report
 
     if any(not sentence.strip() for sentence in options.sentence):
@@ -224,7 +212,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _sweep_report(options: argparse.Namespace) -> None:
-    """Write a sweep's sweep.html and sweep.md again, and print its trials, the best first."""
+    """Write a sweep's sweep.html and sweep.md again, and print its trials, best first."""
     from distvae.sweeps import report as sweep_report
     from distvae.sweeps import summary
 
@@ -258,11 +246,6 @@ def _decoding(options: argparse.Namespace) -> Decoding:
     return Decoding(**{field.name: getattr(options, field.name) for field in fields(Decoding)})
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{name} {value}: should be at least {least}")
-
-
 def _name(run: str) -> str:
     folder = Path(run).resolve()
     return folder.parent.name if folder.name in ("best", "pretrained") else folder.name
@@ -276,9 +259,9 @@ def _print(options: argparse.Namespace, lines: list[str], content: dict[str, Any
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    # Where the output has not all characters, JSON has escapes of its own for them.
-    whole = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    print(printable_json(json.dumps(content, indent=2, ensure_ascii=not whole)))
+    # An encoding that lacks characters gets JSON's own escapes.
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(printable_json(json.dumps(content, indent=2, ensure_ascii=not utf8)))
 
 
 if __name__ == "__main__":

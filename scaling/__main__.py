@@ -19,7 +19,7 @@ from distvae.config.load import flatten, known_keys, load_config
 from distvae.config.schema import Config
 from distvae.distributed.runtime import Runtime
 from distvae.reports.comparison import show_parts
-from distvae.system.arguments import Parser
+from distvae.system.arguments import Parser, integer
 from distvae.system.errors import UserError
 from distvae.system.programs import run_program
 from scaling import tables
@@ -50,17 +50,17 @@ def _parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", default=[], metavar="key=value", help="such as optimizer.batch_size=4096"
         )
         added.add_argument(
-            "--vocabulary", type=_integer(3), required=True, metavar="V", help="tokens; a run prints their number"
+            "--vocabulary", type=integer(3), required=True, metavar="V", help="tokens; a run prints their number"
         )
         added.add_argument(
-            "--tokens", type=_integer(1), default=9, metavar="T", help="of a sentence, </s> included (default 9)"
+            "--tokens", type=integer(1), default=9, metavar="T", help="of a sentence, </s> included (default 9)"
         )
         return added
 
     added = command("predict", _predict)
     added.add_argument("--processes", type=_integers, default=(8, 64, 512), metavar="N,N,…", help="default 8,64,512")
     machine = added.add_argument_group("machine", "as `measure` prints it; default: assumptions about nodes of 8 H100")
-    machine.add_argument("--per-node", type=_integer(1), default=ASSUMED.per_node, help="processes of a node")
+    machine.add_argument("--per-node", type=integer(1), default=ASSUMED.per_node, help="processes of a node")
     for name, value, may_be_0, meaning in _constants(ASSUMED):
         machine.add_argument(name, type=_number(may_be_0), default=value, help=f"{meaning} (default {value:g})")
 
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--each", type=_integers, default=(1, 4, 16), metavar="N,N,…", help="sentences per process (default 1,4,16)"
     )
-    added.add_argument("--rounds", type=_integer(1), default=9, help="of which the median is taken (default 9)")
+    added.add_argument("--rounds", type=integer(1), default=9, help="of which the median is taken (default 9)")
     added.add_argument("--json", action="store_true", help="print JSON: bytes and seconds")
     return parser
 
@@ -121,17 +121,8 @@ def _measure(options: argparse.Namespace, config: Config) -> None:
         runtime.close()
 
 
-def _integer(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: should be a whole number of at least {least}")
-        return int(text)
-
-    return parse
-
-
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(map(_integer(1), text.split(",")))
+    return tuple(map(integer(1), text.split(",")))
 
 
 def _number(may_be_0: bool) -> Callable[[str], float]:

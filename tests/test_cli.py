@@ -27,7 +27,11 @@ def said(capsys):
 
     def run(*arguments, code=0):
         capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == code
+        try:
+            returned = main([str(argument) for argument in arguments])
+        except SystemExit as refused:  # by the parser
+            returned = refused.code
+        assert returned == code
         output = capsys.readouterr()
         return output.err if code else output.out
 
@@ -147,11 +151,11 @@ def test_compare_sets_runs_side_by_side(run, said):
         (["sample", "{run}/nowhere"], ["nowhere", "is it a run's folder"]),
         (["compare", "{run}/best"], ["results.json"]),
         (["evaluate", "{run}", "--data", "nowhere"], ["nowhere"]),
-        (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples 0"]),
-        (["sample", "{run}", "--count", "0"], ["--count 0"]),
+        (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples: '0': should be a whole number"]),
+        (["sample", "{run}", "--count", "0"], ["--count/-n: '0'"]),
         (["sample", "{run}", "--top-k", "3"], ["top_k belongs to method sample"]),
         (["sample", "{run}", "--method", "sample", "--temperature", "0"], ["temperature 0"]),
-        (["interpolate", "{run}", "--steps", "1"], ["--steps 1"]),
+        (["interpolate", "{run}", "--steps", "1"], ["--steps: '1'"]),
         (["reconstruct", "{run}", "An unheard-of word ."], ["'An'", "vocabulary"]),
     ],
 )

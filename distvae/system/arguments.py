@@ -6,7 +6,7 @@ import argparse
 import difflib
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -89,6 +89,17 @@ class Parser(argparse.ArgumentParser):
     def _stop(self, message: str) -> NoReturn:
         tell(UserError(message))
         sys.exit(2)
+
+
+def integer(least: int) -> Callable[[str], int]:
+    """Return a ``type`` of arguments: a whole number of at least ``least``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: should be a whole number of at least {least}")
+        return int(text)
+
+    return parse
 
 
 def _spelt(keys: Sequence[str], value: str) -> str:
