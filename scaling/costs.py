@@ -87,11 +87,12 @@ def count_work(sizes: ModelConfig, vocabulary_size: int, tokens: int) -> Work:
         draws += tokens
     order, _ = _pass_without_data(sizes, vocabulary_size, tokens)
     # oneDNN's LSTM is a single operation, whose matrix products the counter does not see.
-    enabled, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
     try:
         _, flops = _pass_without_data(sizes, vocabulary_size, tokens)
     finally:
-        torch.backends.mkldnn.set_flags(_enabled=enabled, _fp32_precision=None)
+        torch._C._set_mkldnn_enabled(enabled)
     return Work(tuple(order), flops, draws)
 
 
