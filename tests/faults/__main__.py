@@ -1,4 +1,4 @@
-"""``python -m tests.faults --kills 100 --seed 0``: kills runs, has them go on, and compares how they end."""
+"""``python -m tests.faults --kills 100 --seed 0``: kill runs, resume them, and compare how they end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.faults.campaign import WAYS, Campaign, Outcome, chains
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="how many, at least")
-    parser.add_argument("--seed", type=int, default=0, help="of what is killed, where, how and when")
-    parser.add_argument("--report", type=Path, help="a Markdown file for the tables")
-    parser.add_argument("--folder", type=Path, help="for the runs; one that differs stays there")
+    parser.add_argument("--kills", type=int, default=100, help="minimum number of kills (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws: what is killed, where, how and when")
+    parser.add_argument("--report", type=Path, help="write the tables to this Markdown file")
+    parser.add_argument("--folder", type=Path, help="of the runs; runs with a fault are kept there")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,17 +41,17 @@ def main() -> int:
     if well:
         shutil.rmtree(folder)
     else:
-        print(f"what differed is kept in {folder}", file=sys.stderr)
+        print(f"runs with a fault are kept in {folder}", file=sys.stderr)
     return 0 if well else 1
 
 
 def report(outcomes: list[Outcome], runs: int, seconds: float, seed: int) -> str:
-    """The tables."""
+    """Return the tables."""
     faults = sum(bool(outcome.faults) for outcome in outcomes)
     head = (
         f"{len(outcomes)} kills in {runs} runs, seed {seed}, {seconds / 60:.0f} minutes:"
         f" {sum(o.resumed for o in outcomes)} resumed, {sum(o.equal for o in outcomes)} equal at the end,"
-        f" {faults} with a fault at once\n\n"
+        f" {faults} with a fault right after the kill\n\n"
     )
     keys = {
         "kill": lambda o: o.kill.what,

@@ -1,7 +1,7 @@
-"""Runs that are killed, go on, and have to end like one that was never interrupted.
+"""Kill runs and resume them: they must end like a run that was never interrupted.
 
-A chain is one run: it is started, killed, started again by the same command, …, and at last let finish. What it leaves
-is compared with what a run of the same settings by the same processes leaves that nobody disturbs.
+A chain is one run: it is started, killed, started again by the same command, …, and finally left to finish. Its files
+are compared with those of an undisturbed run of the same settings and processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.faults.victim import Orders
 
 VICTIM = ROOT / "tests" / "faults" / "victim.py"
 
-# All that a run can resume in the midst of: two stages, γ moved within epochs, decays that bring the best weights back,
+# Everything that a run may have to resume: two stages, γ updates within epochs, decays that restore the best weights,
 # dropout and word dropout, a partial batch of one sentence, a checkpoint every three steps.
 CONFIG = """
 data: {path: captions, train_size: 81, valid_size: 20, test_size: 20, cache: CACHE}
@@ -54,10 +54,10 @@ cpu_threads: 1
 """
 VARIANTS = {
     "sgd": (),
-    # Moments, and the gradients of two micro-batches.
+    # Optimizer moments, and the gradients of two micro-batches.
     "adamw": ("optimizer.name=adamw", "optimizer.learning_rate=0.04", "optimizer.accumulation_steps=2"),
 }
-# Small enough a learning rate that sums in another order stay close.
+# A learning rate so small that sums in another order stay close.
 VARIANTS_BY_TURNS = {
     "calm": (
         "optimizer.batch_size=8", "optimizer.learning_rate=0.7", "kl.target_rate=2.0", "kl.threshold=0.2",
@@ -65,33 +65,33 @@ VARIANTS_BY_TURNS = {
     ),
 }  # fmt: skip
 
-# Seconds in which a job has to come to its place, and in which all its processes have to be gone when it was killed:
-# torch's launcher gives those that are left 30. A machine may be busy with other things.
+# Seconds in which a job must reach its place, and in which its processes must be gone after a kill: torch's launcher
+# gives the others 30. The machine may be busy.
 COME, GONE = 300.0, 90.0
 
-# Seconds in which a launcher passes a signal on.
+# Seconds in which a launcher forwards a signal.
 FORWARDED = 0.5
 
-# Up to so many seconds after a step there is a kill at any time.
+# A kill at any time happens up to this many seconds after a step.
 AFTERWARDS = 0.5
 
 
 @dataclass(frozen=True)
 class Way:
-    """By what a run is trained."""
+    """The engine and the number of processes of a run."""
 
     engine: str
     processes: int
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the launcher would say."""
+        """The variables that the launcher would set."""
         zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
         return zero if self.engine == "ZeRO-2" else {}
 
     @property
     def yaml(self) -> str | None:
-        """The file of launch/accelerate/ that says it to the launcher; None: its options do."""
+        """The launcher's file in launch/accelerate/; None: its options suffice."""
         return "zero2" if self.engine == "ZeRO-2" else None
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class Way:
 ALONE = Way("alone", 1)
 WAYS = [ALONE, Way("DDP", 2), Way("DDP", 3), Way("ZeRO-2", 1), Way("ZeRO-2", 2)]
 
-# What is done to a job.
+# The signals and their targets.
 KILLS = (
     "KILL all", "KILL one rank", "KILL launcher", "TERM all", "TERM one rank", "TERM launcher", "INT launcher",
 )  # fmt: skip
@@ -110,23 +110,20 @@ AT_RANDOM = "any time"
 
 @dataclass(frozen=True)
 class Place:
-    """A place of victim.py: where in a run it lies, and how often a process passes it there, about.
+    """A place of victim.py. Where in the run it is visited is drawn between two shares of the run's steps."""
 
-    Its shares of the run's steps, of which one is drawn; 0 to 1 is anywhere.
-    """
-
-    visits: int
+    visits: int  # how often a process passes it there, roughly
     first: float = 0.0
     last: float = 1.0
     every_rank: bool = False
 
     def at(self, position: float) -> float:
-        """The share of the run's steps."""
+        """Return the share of the run's steps."""
         return self.first + position * (self.last - self.first)
 
 
 def places(change: float) -> dict[str, Place]:
-    """The places, for a run whose second stage begins at this share of its steps."""
+    """Return the places of a run whose second stage begins at this share of its steps."""
     return {
         AT_RANDOM: Place(1, every_rank=True),
         "step": Place(1, every_rank=True),
@@ -144,19 +141,19 @@ def places(change: float) -> dict[str, Place]:
 
 
 PLACES = tuple(places(0))
-# Before the first step of a start; the others come after it.
+# Places before the first step of an attempt; the others come after it.
 EARLY = ("start-up", "take-over")
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What is done to a job, and where."""
+    """A signal to a job, and where it is sent."""
 
     what: str
     place: str
-    rank: int  # that announces the place, and is the one rank
-    position: float  # share of the steps in which the place lies
-    visit: float  # share of the visits of the place
+    rank: int  # announces the place; the target of "one rank"
+    position: float  # of the place, as a share of the steps
+    visit: float  # of the place, as a share of its visits
 
     @property
     def signal(self) -> signal.Signals:
@@ -174,17 +171,17 @@ class Chain:
     number: int
     way: Way
     variant: str
-    launched: bool  # by accelerate's launcher, and not forked
+    launched: bool  # by accelerate's launcher; False: forked
     kills: tuple[Kill, ...]
 
 
 @dataclass
 class Outcome:
-    """What came of a kill."""
+    """The result of a kill."""
 
     chain: Chain
     kill: Kill
-    faults: list[str] = field(default_factory=list)  # what was wrong at once
+    faults: list[str] = field(default_factory=list)  # found right after the kill
     resumed: bool = False
     equal: bool = False
 
@@ -200,7 +197,7 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 class Nursery:
-    """The process that jobs are forked from."""
+    """The process from which jobs are forked."""
 
     def __init__(self):
         self._process = subprocess.Popen(
@@ -213,11 +210,11 @@ class Nursery:
         self._codes: dict[int, int] = {}
 
     def bear(self, **request) -> list[int]:
-        """Fork processes: their numbers."""
+        """Fork processes and return their ids."""
         return self._ask(request)
 
     def codes(self) -> dict[int, int]:
-        """Exit codes of all that have ended, by process."""
+        """Return the exit codes of processes that have ended."""
         self._codes |= {int(process): code for process, code in self._ask(None).items()}
         return self._codes
 
@@ -232,11 +229,11 @@ class Nursery:
 
 
 class Job:
-    """One start of a run.
+    """One attempt of a run.
 
     Args:
-        folder: of what this start says, and of what is said to it.
-        nursery: None: the job is started by accelerate's launcher.
+        folder: holds the attempt's log, exit code and orders.
+        nursery: forks the processes; None: accelerate's launcher starts them.
     """
 
     def __init__(
@@ -265,27 +262,27 @@ class Job:
 
     @property
     def log(self) -> str:
-        """What its processes have said."""
+        """The output of its processes."""
         return (self._folder / "log").read_text(errors="replace") if (self._folder / "log").exists() else ""
 
     @property
     def code(self) -> int | None:
-        """What the first process's program ended with, if it came that far."""
+        """The exit code of the first process's program, once it has ended."""
         path = self._folder / "code"
         return int(path.read_text()) if path.exists() and path.read_text() else None
 
     @property
     def codes(self) -> list[int | None]:
-        """What its processes have ended with, or its launcher."""
+        """The exit codes of its processes, or of its launcher."""
         if self._launcher is not None:
             return [self._launcher.poll()]
         codes = self._nursery.codes()
         return [codes.get(process) for process in self.ranks]
 
     def living(self) -> list[int]:
-        """All its processes that live, children of children too."""
+        """Return its living processes, with all descendants."""
         started = [self._launcher.pid] if self._nursery is None else self.ranks
-        # One whose threads have not all ended looks dead, and has no exit code yet.
+        # A process some of whose threads still run looks dead, but has no exit code yet.
         ending = [process for process, code in zip(started, self.codes, strict=True) if code is None]
         everything = map(int, filter(str.isdecimal, os.listdir("/proc")))
         return list({*ending, *(process for process in everything if self._owns(process))})
@@ -302,17 +299,17 @@ class Job:
             return False
 
     def come(self, name: str) -> dict | None:
-        """Wait until it has announced something: what; None if it ended before.
+        """Wait for an announcement and return it; None if the job ended before.
 
         Raises:
-            TimeoutError: it does neither.
+            TimeoutError: neither happened.
         """
         path, end = self._folder / name, time.monotonic() + COME
         while not path.exists():
             if not self.living():
                 return None
             if time.monotonic() > end:
-                raise TimeoutError(f"{self._folder}: {name} never came")
+                raise TimeoutError(f"{self._folder}: no {name} after {COME:.0f} s")
             time.sleep(0.01)
         return json.loads(path.read_text() or "{}")
 
@@ -324,11 +321,11 @@ class Job:
                 os.kill(each, number)
 
     def go(self) -> None:
-        """Let the process go on that has announced its place."""
+        """Let the process that has announced its place continue."""
         (self._folder / "go").touch()
 
     def wait(self, bound: float = COME) -> list[int]:
-        """Wait until no process of it is left: those that were left, and are killed now."""
+        """Wait for the end of all processes; kill and return those that are left."""
         end = time.monotonic() + bound
         while living := self.living():
             if time.monotonic() > end:
@@ -338,17 +335,17 @@ class Job:
         return []
 
 
-# -- What a run leaves -------------------------------------------------------------------------------------------------
+# -- The files of a run ------------------------------------------------------------------------------------------------
 
 
 def remains(run: Path) -> dict[str, object]:
-    """All that a finished run leaves and that does not tell the time, by what it is."""
+    """Return the contents of a finished run's files by name, without times."""
     found = {"status": read_json(run / "status.json")["state"]}
     found["results"] = timeless(read_json(run / "results.json"))
     lines = (run / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     counting = [json.loads(json.dumps(asdict(record))) for record in read_metrics(run)]
-    assert counting == rows, "lines that do not count"
+    assert counting == rows, "metrics.jsonl has superseded lines"
     for row in rows:
         found[f"line {row['stage']} {row['epoch']}"] = timeless(row)
     found["lines"] = [(row["stage"], row["epoch"], row["step"]) for row in rows]
@@ -362,16 +359,16 @@ def remains(run: Path) -> dict[str, object]:
 
 
 def tensorboard(run: Path) -> dict[str, object]:
-    """The curves and texts that TensorBoard shows, but for those that tell the time."""
+    """Return the curves and texts that TensorBoard shows, without throughput."""
     folder = str(run / "tensorboard")
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells what it leaves out
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # silence its notes about what it leaves out
     numbers = event_accumulator.EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
     found = {
         f"TensorBoard {tag}": [(event.step, event.value) for event in numbers.Scalars(tag)]
         for tag in numbers.Tags()["scalars"]
         if not tag.startswith("throughput/")
     }
-    # What TensorBoard itself shows texts by: the other one does not purge them.
+    # TensorBoard itself reads texts with this one; the other does not purge them.
     texts = plugin_event_accumulator.EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
     for tag in texts.Tags()["tensors"]:
         if tag.endswith("/text_summary"):
@@ -381,7 +378,7 @@ def tensorboard(run: Path) -> dict[str, object]:
 
 
 def differences(reference: dict[str, object], run: Path) -> list[str]:
-    """What a run left that is not what the reference left."""
+    """Return how a run's files differ from the reference's."""
     try:
         found = remains(run)
     except (OSError, UserError, AssertionError, ValueError, KeyError) as error:
@@ -391,7 +388,7 @@ def differences(reference: dict[str, object], run: Path) -> list[str]:
 
 
 def _unwhole(run: Path) -> list[str]:
-    """What a reader would find and is not whole."""
+    """Return the checkpoints and exports that are not whole."""
     faults = []
     for folder in [*checkpoints.list_checkpoints(run), *(run / name for name in ("best", "pretrained"))]:
         if folder.is_dir():
@@ -403,7 +400,7 @@ def _unwhole(run: Path) -> list[str]:
 
 
 def _last_step(run: Path) -> int:
-    """The step of the newest checkpoint; 0 if there is none."""
+    """Return the step of the newest checkpoint; 0 if there is none."""
     found = checkpoints.list_checkpoints(run)
     return read_json(found[-1] / MANIFEST)["step"] if found else 0
 
@@ -413,18 +410,18 @@ def _last_step(run: Path) -> int:
 
 @dataclass(frozen=True)
 class Reference:
-    """A run that nobody disturbs."""
+    """An undisturbed run."""
 
     remains: dict[str, object]
     steps: int
-    change: float  # the share of its steps at which the second stage begins
+    change: float  # share of the steps at which the second stage begins
 
 
 class Campaign:
-    """Carries out chains, in a folder.
+    """Carries out chains in a folder.
 
     Args:
-        tell: gets a line of progress.
+        tell: receives lines of progress.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None] = print):
@@ -444,26 +441,26 @@ class Campaign:
         self.nursery.close()
 
     def arguments(self, variant: str, run: Path) -> list[str]:
-        """The program's."""
+        """Return the program's arguments."""
         return [str(self._config), *(VARIANTS | VARIANTS_BY_TURNS)[variant], f"run={run}"]
 
     def job(
         self, way: Way, variant: str, run: Path, launched: bool = False, orders: dict | None = None, **environment: str
     ) -> Job:
-        """Start a run, or start it again."""
+        """Start or resume a run."""
         folder = run.with_name(f"{run.name}-starts") / uuid.uuid4().hex
         return Job(
             way, self.arguments(variant, run), folder, None if launched else self.nursery, orders, environment
         )  # fmt: skip
 
     def reference(self, way: Way, variant: str) -> Reference:
-        """What nobody disturbs leaves."""
+        """Return the undisturbed run, which is trained once."""
         if (way, variant) not in self._references:
             run = self.run_of(way, variant)
             job = self.job(way, variant, run)
             began = time.monotonic()
             left = job.wait()
-            assert not left, f"{run} does not end"
+            assert not left, f"{run} did not end"
             assert set(job.codes) == {0}, job.log
             rows = read_metrics(run)
             stage_change = max(row.step for row in rows if row.stage == "pretrain")
@@ -473,11 +470,11 @@ class Campaign:
         return self._references[way, variant]
 
     def run_of(self, way: Way, variant: str) -> Path:
-        """The folder of a reference."""
+        """Return the folder of a reference run."""
         return self.folder / f"reference-{way.engine}-{way.processes}-{variant}"
 
     def carry_out(self, chain: Chain) -> list[Outcome]:
-        """Kill a run as often as the chain says, let it finish, and compare. A kill that came too late is none."""
+        """Kill a run as the chain orders, let it finish, and compare. A kill that came too late does not count."""
         reference = self.reference(chain.way, chain.variant)
         run = self.folder / f"chain-{chain.number:03d}"
         outcomes: list[Outcome] = []
@@ -485,7 +482,7 @@ class Campaign:
             began = time.monotonic()
             outcome = self.kill(chain, kill, run, reference)
             if outcome is None:
-                self._tell(f"chain {chain.number}: too late for {kill.what} at {kill.place}")
+                self._tell(f"chain {chain.number}: finished before {kill.what} at {kill.place}")
                 break
             outcomes.append(outcome)
             said = "".join(f"; {fault}" for fault in outcome.faults)
@@ -498,11 +495,11 @@ class Campaign:
         last = self.job(chain.way, chain.variant, run, chain.launched)
         left = last.wait()
         ended = not left and set(last.codes) == {0}
-        wrong = differences(reference.remains, run) if ended else [f"did not end well: {last.codes} {last.log[-2000:]}"]
+        wrong = differences(reference.remains, run) if ended else [f"exit codes {last.codes}: {last.log[-2000:]}"]
         for outcome in outcomes:
             outcome.resumed, outcome.equal = ended, not wrong
         for line in wrong:
-            self._tell(f"chain {chain.number}: NOT EQUAL: {line[:1000]}")
+            self._tell(f"chain {chain.number}: DIFFERS: {line[:1000]}")
         if wrong or any(outcome.faults for outcome in outcomes):
             self._tell(f"chain {chain.number}: kept in {run} and {run}-starts")
         else:
@@ -511,13 +508,13 @@ class Campaign:
         return outcomes
 
     def kill(self, chain: Chain, kill: Kill, run: Path, reference: Reference) -> Outcome | None:
-        """Start, kill, and see that all is well at once. None: there was nothing left to kill."""
+        """Start a run, kill it, and check what is left. Return None if it ended before the kill."""
         outcome = Outcome(chain, kill)
         place = places(reference.change)[kill.place]
         at_random = kill.place == AT_RANDOM
         position = place.at(kill.position)
         after = 0 if kill.place in EARLY else round(position * reference.steps)
-        # A run that has saved nothing yet takes over little.
+        # A run without a checkpoint takes over little.
         visits = 9 if kill.place == "take-over" and not checkpoints.list_checkpoints(run) else place.visits
         orders = {"place": kill.place, "rank": kill.rank, "after": after, "skip": int(kill.visit * visits)}
         if at_random:
@@ -543,23 +540,23 @@ class Campaign:
             time.sleep(FORWARDED if kill.target == "launcher" else 0.02)
             job.go()
         if left := job.wait(GONE):
-            outcome.faults.append(f"processes {left} are left")
+            outcome.faults.append(f"processes {left} survived")
         if (run / "results.json").exists() and kill.place != "end":
-            return None  # it had finished before it looked up
+            return None  # it finished before the signal took effect
         outcome.faults += [*_unwhole(run), *_wrong_end(job, kill, chain, run, max(here["step"], saved))]
         return outcome
 
 
 def _wrong_end(job: Job, kill: Kill, chain: Chain, run: Path, step: int) -> Iterator[str]:
-    """What is wrong with how a job ended, whose rank stood at a step."""
+    """Yield what is wrong with the end of a job that was killed at ``step``."""
     codes = job.codes
     if kill.signal == signal.SIGKILL and kill.target != "launcher":
         if 0 in codes and kill.place != "end":
             yield f"exit codes {codes}"
         if kill.target == "one rank" and kill.place != AT_RANDOM and _last_step(run) > step:
-            yield f"saved step {_last_step(run)} after rank {kill.rank} died at {step}"
+            yield f"saved step {_last_step(run)} after rank {kill.rank} died at step {step}"
         return
-    # Before the first step there is nothing to save, and a process may see its peer's end before its own signal.
+    # Before the first step there is nothing to save, and a process may notice its peer's end before its own signal.
     if kill.place in EARLY:
         if 0 in codes:
             yield f"exit codes {codes}"
@@ -577,22 +574,22 @@ def _wrong_end(job: Job, kill: Kill, chain: Chain, run: Path, step: int) -> Iter
         yield f"status {read_json(run / 'status.json')}"
     said = re.search(r"interrupted at step ([\d,]+) by", job.log)
     if said is None:
-        yield f"said nothing of its interruption: {job.log[-500:]}"
+        yield f"no message about the interruption: {job.log[-500:]}"
     elif int(said[1].replace(",", "")) != _last_step(run):
-        yield f"interrupted at step {said[1]}, and saved step {_last_step(run)}"
+        yield f"interrupted at step {said[1]}, but saved step {_last_step(run)}"
 
 
-# -- What is drawn -----------------------------------------------------------------------------------------------------
+# -- Random chains -----------------------------------------------------------------------------------------------------
 
 
 class Deck:
-    """Draws each item as often as every other, in an order of chance."""
+    """Draws all items equally often, in random order."""
 
     def __init__(self, items: list, rng: random.Random):
         self._items, self._rng, self._left = items, rng, []
 
     def draw(self, fits: Callable[[object], bool] = lambda _: True):
-        """The next item that fits."""
+        """Return the next item that fits."""
         for _ in range(2):
             for i, item in enumerate(self._left):
                 if fits(item):
@@ -602,7 +599,7 @@ class Deck:
 
 
 def chains(seed: int, ways: list[Way], change: float = 0.26) -> Iterator[Chain]:
-    """Chains without end."""
+    """Yield chains without end."""
     rng = random.Random(seed)
     kinds = Deck(["KILL all", "KILL all", "KILL one rank", "KILL one rank", "TERM all", "TERM one rank", *KILLS], rng)
     where = Deck([*PLACES, AT_RANDOM, "step", "save", "save"], rng)
@@ -619,13 +616,13 @@ def chains(seed: int, ways: list[Way], change: float = 0.26) -> Iterator[Chain]:
         def fits(kind, way=way, launched=launched):
             return ("launcher" not in kind or launched) and ("one rank" not in kind or way.processes > 1)
 
-        length = min(lengths.draw(), 2 if launched else 4)  # a launcher takes long to start
+        length = min(lengths.draw(), 2 if launched else 4)  # a launcher starts slowly
         what = [first, *(kinds.draw(fits) for _ in range(length - 1))]
         spots = [where.draw() for _ in what]
         kills = [
             Kill(kind, spot, rng.randrange(way.processes) if known[spot].every_rank else 0, rng.random(), rng.random())
             for kind, spot in zip(what, spots, strict=True)
         ]
-        # In the order in which a run comes to them.
+        # In the order in which a run reaches them.
         kills.sort(key=lambda kill: known[kill.place].at(kill.position))
         yield Chain(number, way, variant, launched, tuple(kills))

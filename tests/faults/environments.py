@@ -1,8 +1,8 @@
-"""``python -m tests.faults.environments --seed 0 --count 100``: programs in environments that nobody wants.
+"""``python -m tests.faults.environments --seed 0 --count 100``: run programs in hostile environments.
 
-Each case is a tiny training, or a command on a finished run, with variables, locales, descriptors and temporary folders
-drawn at random. It has to end as an undisturbed one does, with the same numbers, or with one line and exit code 2, and
-nothing half-written. Every third has one disturbance, so that what it changes is seen alone.
+Each case is a tiny training, or a command on a finished run, with random variables, locales, descriptors and temporary
+folders. It must end with the numbers of an undisturbed one, or with one line and exit code 2, and leave nothing
+half-written. Every third case has a single disturbance, to isolate its effect.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT, TINY
 
-# A run of a second. Processes wait for each other for as long as that only where all is set for it.
+# A run of a second. The timeout is short because variables may ask for processes that do not exist.
 SHORT = ("pretrain.max_epochs=1", "train.max_epochs=1", "communication.timeout_minutes=0.05")
 PATIENCE = 300
 
@@ -86,7 +86,7 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A program and what surrounds it."""
+    """A program and its environment."""
 
     number: int
     program: str  # train, sample or compare
@@ -98,11 +98,11 @@ class Case:
         words = [f"{name}={value[:24]!r}" for name, value in self.variables]
         words += [self.streams] if self.streams != "files" else []
         words += [f"TMPDIR {self.temporary}"] if self.temporary != "as it is" else []
-        return f"{self.number:4} {self.program:<8} {', '.join(words) or 'nothing'}"
+        return f"{self.number:4} {self.program:<8} {', '.join(words) or 'no disturbance'}"
 
 
 def cases(seed: int) -> Iterator[Case]:
-    """Draw cases for ever, each once by its number."""
+    """Yield cases without end. A case depends only on the seed and its number."""
     number = 0
     while True:
         chance = random.Random(f"{seed} {number}")
@@ -122,7 +122,7 @@ def cases(seed: int) -> Iterator[Case]:
 
 
 class Surroundings:
-    """Runs cases in a folder, and judges them by an undisturbed run."""
+    """Runs cases in a folder, and compares them with an undisturbed run."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -138,7 +138,7 @@ class Surroundings:
             self.printed[program] = json.loads((folder / "out").read_text(encoding="utf-8"))
 
     def carry_out(self, case: Case) -> tuple[int, list[str]]:
-        """Run a case. Returns its exit code and what is wrong with how it ended."""
+        """Run a case. Return its exit code and its faults."""
         run = self.folder / f"run-{case.number}" if case.program == "train" else self.reference
         environment = self._environment() | dict(case.variables) | self._temporary(case.temporary)
         code = self._run(case.program, run, STREAMS[case.streams], environment)
@@ -154,17 +154,17 @@ class Surroundings:
         lost = {"stdout closed", "all closed", "stdout full", "both full"}
         if code == 0 and case.program == "train":
             if self._scores(run) != self.scores:
-                yield "other scores"
+                yield "different scores"
             if json.loads((run / "status.json").read_text())["state"] != "finished":
-                yield "its status is another"
+                yield "status is not finished"
         elif code == 0:
             if case.streams in lost:
-                yield "says that it has printed what nobody got"
+                yield "exit code 0, but the output was lost"
             if (
                 case.streams in ("files", "stderr closed", "stderr full")
                 and self._parsed(out) != self.printed[case.program]
             ):
-                yield "another output"
+                yield "different output"
         elif code == 2:
             heard = case.streams not in (
                 "stderr closed",
@@ -173,18 +173,18 @@ class Surroundings:
                 "both full",
                 "nobody reads either",
             )
-            # OpenMP's library warns of OMP_NUM_THREADS as it is loaded.
+            # OpenMP's library warns about OMP_NUM_THREADS when it is loaded.
             err = "".join(line for line in err.splitlines(True) if line.strip() and not line.startswith("libgomp:"))
             if heard and not (err.startswith("distvae: ") and err.count("\n") == 1):
-                yield "not one line"
+                yield "the error is not one line"
             if case.program == "train" and run.exists() and {path.name for path in run.iterdir()} - {"status.json"}:
-                yield "something half-written"
+                yield "half-written files"
             if case.program != "train" and not case.variables and case.streams not in lost:
-                yield "refused"
+                yield "refused without a reason in the environment"
         elif not (code == 141 and case.program != "train" and "read" in case.streams):
             yield f"exit code {code}"
         if [path for path in self.folder.rglob(".*") if path.name.startswith(".") and "cache" not in path.parts]:
-            yield "something hidden is left"
+            yield "hidden files are left"
 
     def _run(self, program: str, run: Path, streams: str, environment: dict[str, str]) -> int:
         for name in ("out", "err"):
@@ -199,7 +199,7 @@ class Surroundings:
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
         try:
-            # The shell's own words go to /dev/null.
+            # The shell's own messages go to /dev/null.
             return subprocess.run(
                 ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], env=environment, cwd=work, timeout=PATIENCE,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

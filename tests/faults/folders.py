@@ -1,9 +1,8 @@
-"""``python -m tests.faults.folders --seed 0 --count 200``: damages folders of runs, sweeps and exports at random, and
-checks what each command does with them.
+"""``python -m tests.faults.folders --seed 0 --count 200``: damage folders, and run commands on them.
 
-A command ends with 0 or 2, in a line that names the folder, within seconds; it prints and writes nothing that is live
-in a terminal, in Markdown or on a page, changes nothing where it only reads, and shows no number that another file of
-the folder contradicts.
+The folders are of runs, sweeps and exports. A command must exit with 0, or with 2 and a line that names the folder,
+within seconds. Its output has no live terminal codes, Markdown or HTML; it changes nothing that it only reads; it shows
+no number that another file of the folder contradicts.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from distvae.system.files import MANIFEST, sha256
 from tests.conftest import TINY
 from tests.sweep_folders import pbt_sweep, small_sweep
 
-# Seconds that a command may take, far more than the slowest needs, and bytes that it may add to its memory.
+# Limits of a command: seconds, far more than the slowest needs, and bytes of additional memory.
 PATIENCE, MEMORY = 60, 8 * 2**30
 
 HOSTILE = [
@@ -67,14 +66,16 @@ WRONG = [
     -float("inf"), "", "7", "nan", [], {}, [[]], [1, "a", None], {"a": {"b": []}}, "DEEP",
 ]  # fmt: skip
 
-# Where a file is the only one that knows, so that a changed value has to be shown as it is: times, machines, reasons,
-# values that were drawn, errors and scores of epochs that nothing else tells.
+# Damage to values that no other file holds, so that a command must show them as they are: times, machines, reasons,
+# drawn values, standard errors and scores of epochs.
 OWN_TRUTH = re.compile(
     r"environment\.json|status\.json|sweep\.json|trials\.json|sweep\.yaml|base\.yaml|lineage\.json"
     r"|starts/.*\.json|config\.yaml"
-    # A record lost at the end is as one that never was; any other is missed.
+    # A missing last record cannot be noticed; any other is.
     r"|metrics\.jsonl: (gone|bytes)"
-    # All means are the same then.
+    # A run without results is one that has not finished.
+    r"|table1\.py --plan, .*results\.json: gone"
+    # The means stay the same.
     r"|sentences\.parquet: .*other order"
     r"|metrics\.jsonl:.*(standard_error|seconds|saving|kl_weight|learning_rate|objective|skipped|verdict|active_units"
     r"|mutual_information|importance_samples|effective_samples|seed|nll_excess|train\.sentences|start|step|latent)"
@@ -92,7 +93,7 @@ LINEAR = "kl={policy: linear, anneal_epochs: 2}"
 
 
 def nursery(folder: Path) -> None:
-    """Make what is damaged: runs that a training wrote, an export, and sweeps as a sweep writes them."""
+    """Make the folders to damage: trained runs, an export, and sweeps as a sweep writes them."""
     config = folder / "tiny.yaml"
     config.write_text(TINY.replace("test_size: 20}", f"test_size: 20, cache: {folder / 'cache'}}}"), encoding="utf-8")
     whole = folder / "whole"
@@ -123,7 +124,7 @@ def _rewrite(path: Path, old: str, new: str) -> None:
 
 
 def tree(folder: Path, leaving: tuple[str, ...] = ()) -> dict[str, str]:
-    """What every path of a folder is: its kind and content."""
+    """Return kind and content of every path in a folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -146,7 +147,7 @@ def _places(content: Any, at: tuple = ()) -> list[tuple]:
 
 
 def _change(content: Any, chance: random.Random, hostile: bool) -> tuple[Any, str]:
-    """The same plain values with one place changed, and which."""
+    """Return a copy of plain values with one place changed, and the place."""
     content = copy.deepcopy(content)
     places = _places(content)
     if not places:
@@ -290,7 +291,7 @@ def raw(path: Path, chance: random.Random) -> str:
 
 
 def special(path: Path, chance: random.Random) -> str:
-    """Put something that is no file into its place."""
+    """Replace a file by something that is not a file."""
     outside = path.parents[1] / f"outside-{path.name}"
     how = chance.choice(["gone", "pipe", "folder", "link out", "device", "nowhere", "loop", "sparse", "socket"])
     shutil.copy(path, outside)
@@ -318,14 +319,14 @@ def special(path: Path, chance: random.Random) -> str:
 
 
 def swapped(path: Path, chance: random.Random, others: list[Path]) -> str:
-    """Put another file of the folder into its place."""
+    """Replace a file by another file of the folder."""
     other = chance.choice([other for other in others if other != path])
     path.write_bytes(other.read_bytes())
     return f"is {other.name}"
 
 
 def sign(folder: Path) -> None:
-    """Have the manifest vouch for what now lies beside it."""
+    """Update the manifest to the files beside it."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for name in manifest["files"]:
         path = folder / name
@@ -339,13 +340,13 @@ def sign(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """What is asked of a damaged folder."""
+    """A command that reads a damaged folder."""
 
     name: str
-    folder: str  # that is damaged
-    arguments: Callable[[Path, Path], list[str]]  # of the nursery's copy and a folder for pages
+    folder: str  # the damaged one
+    arguments: Callable[[Path, Path], list[str]]  # from the work folder and a folder for pages
     main: Callable[[list[str]], int] = cli.main
-    files: str = r".*"  # what of the folder it reads
+    files: str = r".*"  # the files of the folder that it reads
     writes: bool = False  # into the folder
 
 
@@ -451,7 +452,7 @@ COMMANDS = [
 
 @dataclass
 class Answer:
-    """What a command did."""
+    """The result of a command."""
 
     code: int | str
     out: str
@@ -461,7 +462,7 @@ class Answer:
 
 @dataclass
 class Outcome:
-    """A damage, and what came of it."""
+    """A damage and its effect."""
 
     command: Command
     damage: str
@@ -478,12 +479,12 @@ class Campaign:
         nursery(folder)
         self.work = folder / "work"
         self.usual: dict[str, Answer] = {}
-        # Late, and here: what is imported before a fork is imported once.
+        # Import before the forks, once.
         import launch.table1  # noqa: F401
         from distvae.sweeps import __main__, plots  # noqa: F401
 
     def carry_out(self, seed: int, number: int) -> Outcome:
-        """Damage a folder, and ask a command about it."""
+        """Damage a folder and run a command on it."""
         chance = random.Random(f"{seed} {number}")
         command = COMMANDS[number % len(COMMANDS)]
         self._copy()
@@ -534,7 +535,7 @@ class Campaign:
         return found | {"files": {path.name: "" for path in self.work.iterdir()}}
 
     def ask(self, command: Command) -> Answer:
-        """Run a command in a process of its own, which has all imported."""
+        """Run a command in a forked process."""
         pages = self.folder / "pages"
         shutil.rmtree(pages)
         pages.mkdir()
@@ -578,7 +579,7 @@ class Campaign:
         told.write_text(json.dumps(content), encoding="utf-8")
 
     def judge(self, outcome: Outcome, before: dict) -> list[str]:
-        """What is wrong with an answer."""
+        """Return what is wrong with an answer."""
         command, answer, faults = outcome.command, outcome.answer, []
         if answer.code not in (0, 2):
             return [f"{answer.code}: {answer.err.strip().splitlines()[-1] if answer.err.strip() else ''}"]
@@ -594,24 +595,24 @@ class Campaign:
             outcome.verdict = "refused"
             if usual.code == 0:
                 if str(self.folder) not in refusal:
-                    faults.append(f"the line does not say where: {answer.err[-300:]!r}")
+                    faults.append(f"the error does not name the folder: {answer.err[-300:]!r}")
                 if len(refusal) > 2200 or answer.err.splitlines()[-1:] != [refusal]:
-                    faults.append(f"not one line: {answer.err[-300:]!r}")
+                    faults.append(f"the error is not one line: {answer.err[-300:]!r}")
         elif self._same(answer, usual):
-            outcome.verdict = "did not matter" if not lines else "reported and passed over"
+            outcome.verdict = "no effect" if not lines else "reported and ignored"
         elif lines:
-            outcome.verdict = "reported and passed over"
-        elif OWN_TRUTH.search(outcome.damage) or "hostile" in outcome.damage:
-            outcome.verdict = "shown: no other file knows it"
+            outcome.verdict = "reported and ignored"
+        elif OWN_TRUTH.search(f"{command.name}, {outcome.damage}") or "hostile" in outcome.damage:
+            outcome.verdict = "shown, because no other file holds the value"
         elif ", signed" in outcome.damage:
-            outcome.verdict = "shown: the manifest vouches for it"
+            outcome.verdict = "shown, because the manifest vouches for it"
         else:
-            faults.append("another answer than of the whole folder")
+            faults.append("the answer differs from that of the undamaged folder")
         if command.name.endswith("--json") and answer.code == 0:
             try:
                 json.loads(answer.out)
             except ValueError:
-                faults.append("no JSON")
+                faults.append("the output is not JSON")
         after = self._trees(command)
         for name in before.keys() | after.keys():
             old, new = before.get(name, {}), after.get(name, {})
@@ -620,7 +621,7 @@ class Campaign:
         return faults
 
     def _same(self, answer: Answer, usual: Answer) -> bool:
-        """Whether it tells the same, times aside."""
+        """Return whether two answers agree, apart from times."""
 
         def told(one: Answer) -> str:
             lines = [
@@ -647,13 +648,13 @@ class _Live(HTMLParser):
 
 
 def live(name: str, text: str) -> list[str]:
-    """What loads, links or runs on a page, or on what Markdown is shown as."""
+    """Return what loads, links or runs on a page, or on the page that Markdown renders to."""
     page = _Live()
     if name.endswith(".md"):
         text = text.replace("![Figure 2](figure2.svg)", "")
         page.feed(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text))
         if re.search(r"(?<!\()\b(https?|ftp)://|\bwww\.", text):
-            page.found.append("an address that makes itself a link")
+            page.found.append("an address that renders as a link")
     else:
         page.feed(text)
         if "alert(1)</script>" in text or "<script>alert" in text:
@@ -668,8 +669,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.folders", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--only", type=int, help="the number of one damage, which is told in full")
-    parser.add_argument("--all", action="store_true", help="tell every damage, and what was said of it")
+    parser.add_argument("--only", type=int, help="run this damage alone, and print its output")
+    parser.add_argument("--all", action="store_true", help="print every damage and the command's errors")
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
@@ -690,7 +691,7 @@ def main() -> int:
 
 
 def report(outcomes: list[Outcome], seed: int, seconds: float) -> str:
-    """The counts."""
+    """Return the counts."""
     verdicts = list(dict.fromkeys(outcome.verdict for outcome in outcomes if not outcome.faults))
     lines = [
         f"{len(outcomes)} damages, seed {seed}, {seconds:.0f} s: {sum(bool(o.faults) for o in outcomes)} with a fault"

@@ -1,4 +1,4 @@
-"""What is acted out once, beside the kills: other numbers of processes, and two starts of one run."""
+"""Scenes beside the kills: changing numbers of processes, and two attempts of one run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tests.faults.campaign import ALONE, GONE, Campaign, Chain, Job, Kill, Way, 
 
 
 def by_turns(campaign: Campaign, variant: str = "calm") -> tuple[list[str], Difference]:
-    """One process, two, three, and one again, with a kill before each change: faults, and how far all is from a run by
-    one process. Decisions have to be equal exactly."""
+    """Train with one process, two, three and one again, with a kill before each change.
+
+    Return the faults, and the differences from a run of one process. Decisions must be exactly equal.
+    """
     reference, run = campaign.reference(ALONE, variant), campaign.folder / f"by-turns-{variant}"
     turns = [
         (ALONE, Kill("TERM all", "step", 0, 0.17, 0.0)),
@@ -24,15 +26,15 @@ def by_turns(campaign: Campaign, variant: str = "calm") -> tuple[list[str], Diff
     faults = []
     for way, kill in turns:
         outcome = campaign.kill(Chain(0, way, variant, False, (kill,)), kill, run, reference)
-        faults += [f"{way}: too late"] if outcome is None else outcome.faults
+        faults += [f"{way}: finished before the kill"] if outcome is None else outcome.faults
     last = campaign.job(ALONE, variant, run)
     if last.wait() or set(last.codes) != {0}:
-        faults.append(f"does not end: {last.codes} {last.log}")
+        faults.append(f"failed: exit codes {last.codes} {last.log}")
     return faults, compare(campaign.run_of(ALONE, variant), run)
 
 
 def seen(run: Path) -> dict[str, object]:
-    """What readers see of a run."""
+    """Return what readers see of a run."""
     return {
         "results": (run / "results.json").read_text(),
         "best": ((run / "best" / MANIFEST).read_text(), sha256(run / "best" / "model.safetensors")),
@@ -45,34 +47,34 @@ def seen(run: Path) -> dict[str, object]:
 
 
 def overtaken(campaign: Campaign, place: str, after: int, skip: int = 0) -> list[str]:
-    """A start stands still somewhere, on a node that seems dead; the requeued job finishes the run; the first wakes up.
+    """Stop an attempt, as on a node that seems dead, let the requeued job finish the run, and wake the first one.
 
-    It has to stop by itself, and must change nothing that readers see.
+    It must stop by itself and change nothing that readers see. Return the faults.
     """
     run = campaign.folder / f"overtaken-{place.replace(' ', '-')}-{skip}"
     orders = {"place": place, "after": after, "skip": skip}
     first = campaign.job(ALONE, "sgd", run, orders=orders, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="0")
     if first.come("here") is None:
-        return [f"{place}: never there"]
+        return [f"{place}: not reached"]
     first.send(signal.SIGSTOP, "all")
     first.go()
     second = campaign.job(ALONE, "sgd", run, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")
     faults = []
     if second.wait() or second.codes != [0]:
-        faults.append(f"the second ended with {second.codes}: {second.log}")
+        faults.append(f"the second attempt ended with {second.codes}: {second.log}")
     before = seen(run)
     first.send(signal.SIGCONT, "all")
     if left := first.wait(GONE):
-        faults.append(f"processes {left} are left")
+        faults.append(f"processes {left} survived")
     lines = [line for line in first.log.splitlines() if line.startswith("distvae: ")]
     if first.codes != [2] or len(lines) != 1 or "start 2 goes on with it; start 1 stops" not in lines[0]:
-        faults.append(f"the first ended with {first.codes}: {first.log[-1500:]}")
+        faults.append(f"the first attempt ended with {first.codes}: {first.log[-1500:]}")
     after_all = seen(run)
     return faults + [f"changed: {name}" for name in before if before[name] != after_all[name]]
 
 
 def refused(campaign: Campaign) -> list[str]:
-    """A second start is refused while the first lives; one that was killed bars nobody."""
+    """A second attempt is refused while the first lives, but not after the first was killed. Return the faults."""
     run, faults = campaign.folder / "refused", []
     first = campaign.job(ALONE, "sgd", run, orders={"place": "step", "after": 20})
     first.come("here")
@@ -80,13 +82,13 @@ def refused(campaign: Campaign) -> list[str]:
     second.wait()
     lines = _said(second)
     if second.codes != [2] or len(lines) != 1 or "start 1 trains there" not in lines[0]:
-        faults.append(f"the second ended with {second.codes}: {second.log}")
+        faults.append(f"the second attempt ended with {second.codes}: {second.log}")
     first.send(signal.SIGKILL, "all")
     first.wait()
     third = campaign.job(ALONE, "sgd", run)
     third.wait()
     if third.codes != [0] or "resuming from" not in third.log:
-        faults.append(f"the third ended with {third.codes}: {third.log}")
+        faults.append(f"the third attempt ended with {third.codes}: {third.log}")
     return faults
 
 

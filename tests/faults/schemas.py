@@ -1,9 +1,8 @@
-"""``python -m tests.faults.schemas --seed 0 --count 100``: files whose columns change from row to row.
+"""``python -m tests.faults.schemas --seed 0 --count 100``: read files whose columns change from row to row.
 
-Each case is a folder with a file for each split, of random formats. Columns that nobody asks for hold values of types
-that change in the midst; the wanted ones are null or absent at first, hold numbers, dates, quotes, separators. The
-sentences are known exactly, or that the file has to be refused: whatever else comes out is a fault, and so is a byte of
-the files that changes.
+Each case is a folder with one file per split, in random formats. The types of unused columns change within the file;
+the wanted columns are null or absent at first, and hold numbers, dates, quotes and separators. The expected sentences,
+or a refusal, are known exactly. Anything else is a fault, and so is a changed byte of the files.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ ODD = [
 ]  # fmt: skip
 EMPTY = ["", " ", "\t", "\u200b", "\ufeff \u2060", "\u3164"]
 
-# What an unused column may hold; each draws one value.
+# The values of unused columns: functions that draw one.
 VALUES: dict[str, Callable[[random.Random], Any]] = {
     "null": lambda noise: None,
     "absent": lambda noise: ABSENT,
@@ -62,7 +61,7 @@ VALUES: dict[str, Callable[[random.Random], Any]] = {
     "object": lambda noise: {"a": noise.randrange(9)},
     "another object": lambda noise: {"b": {"text": [noise.random()]}},
 }
-# The same of Parquet, where a column has one type.
+# The same for Parquet, where a column has one type.
 TYPES: list[tuple[pa.DataType, Callable[[random.Random], Any]]] = [
     (pa.null(), VALUES["null"]),
     (pa.bool_(), VALUES["bool"]),
@@ -82,7 +81,7 @@ SUFFIXES = [".jsonl", ".jsonl.gz", ".json", ".csv", ".csv.gz", ".tsv", ".parquet
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a case: its formats, whether it was to be refused, and what was wrong ("" for nothing)."""
+    """The result of a case: its formats, whether it should be refused, and its fault ("" for none)."""
 
     formats: tuple[str, str, str]
     refused: bool
@@ -96,13 +95,13 @@ class _File:
         self.noise, self.suffix, self.columns = noise, suffix, columns
         self.rows = noise.choice([5, 40, 300, 2000, 12_000 if len(columns) == 1 else 40])
         self.wanted = {column: self._wanted() for column in columns}
-        # Of Parquet and separated values a column cannot hold a list in one row.
+        # A column of Parquet or separated values cannot hold a list in a single row.
         self.spoilt = spoilt and suffix.startswith(".json")
         if self.spoilt:
             self.wanted[columns[0]][noise.randrange(self.rows)] = noise.choice([["a"], {"a": "b"}, []])
 
     def _wanted(self) -> list:
-        """The cells of a column with sentences: missing for a while, then mixed."""
+        """Draw a column with sentences: missing at first, then mixed."""
         noise, cells = self.noise, []
         first = noise.choice([0, 0, self.rows // 2, self.rows - 1])
         numbers = self.suffix.startswith(".json") and noise.random() < 0.5
@@ -122,7 +121,7 @@ class _File:
         return cells
 
     def _unused(self) -> dict[str, list]:
-        """Columns that change their type once or twice."""
+        """Draw columns that change their type once or twice."""
         columns = {}
         for i in range(self.noise.randrange(6)):
             kinds = self.noise.choices(list(VALUES), k=3)
@@ -133,7 +132,7 @@ class _File:
         return columns
 
     def sentences(self) -> list[str]:
-        """What has to come out: column below column."""
+        """Return the expected sentences, column after column."""
         cells = [cell for column in self.columns for cell in self.wanted[column]]
         texts = [cell if isinstance(cell, str) else json.dumps(cell) for cell in cells if cell not in (None, ABSENT)]
         return [text for text in texts if text not in EMPTY]
@@ -204,7 +203,7 @@ class _File:
 
 
 def carry_out(seed: int, number: int, folder: Path) -> Outcome:
-    """One case, in an empty folder."""
+    """Run a case in an empty folder."""
     noise = random.Random(f"{seed} {number}")
     columns = noise.sample(NAMES, noise.choice([1, 1, 2, 3]))
     spoilt = noise.random() < 0.1
@@ -222,13 +221,13 @@ def carry_out(seed: int, number: int, folder: Path) -> Outcome:
     refused = any(file.spoilt for file in files.values())
     try:
         fault = _differences(corpus.load(corpus.prepare(data, progress=False)), files)
-        fault = "is not refused" if refused else fault
+        fault = "was not refused" if refused else fault
     except UserError as error:
-        fault = "" if refused and " holds a" in str(error) and "\n" not in str(error) else f"is refused: {error}"
+        fault = "" if refused and " holds a" in str(error) and "\n" not in str(error) else f"was refused: {error}"
     except Exception:
         fault = traceback.format_exc()
     if _state(source) != before:
-        fault += " changes a file"
+        fault += " changed a file"
     return Outcome(tuple(suffixes), refused, fault and f"case {number}, {columns} of {suffixes}: {fault}")
 
 
@@ -237,7 +236,7 @@ def _differences(prepared: corpus.Corpus, files: dict[str, _File]) -> str:
     counts = collections.Counter(word for words in right["train"] for word in words)
     vocabulary = Vocabulary.build(counts, 1, "classes")
     if prepared.vocabulary != vocabulary:
-        return "has another vocabulary"
+        return "a different vocabulary"
     for split, sentences in right.items():
         read = getattr(prepared, split)
         if len(read) != len(sentences):
@@ -256,7 +255,7 @@ def _state(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def campaign(seed: int, count: int) -> list[Outcome]:
-    """The first cases of a seed."""
+    """Run the first cases of a seed."""
     outcomes = []
     for number in range(count):
         with tempfile.TemporaryDirectory(prefix="schemas-") as folder:
@@ -277,8 +276,8 @@ def main() -> int:
     refused = sum(outcome.refused and not outcome.fault for outcome in outcomes)
     read = len(outcomes) - faults - refused
     print(
-        f"{len(outcomes)} drifts, seed {options.seed}, {time.monotonic() - began:.0f} s: {read} read exactly,"
-        f" {refused} refused in one line as they should be, {faults} faults"
+        f"{len(outcomes)} folders, seed {options.seed}, {time.monotonic() - began:.0f} s: {read} read exactly,"
+        f" {refused} refused in one line as expected, {faults} with a fault"
     )
     formats = collections.Counter(suffix for outcome in outcomes for suffix in outcome.formats)
     print("files:", ", ".join(f"{count} {suffix}" for suffix, count in sorted(formats.items())))

@@ -14,10 +14,14 @@ def campaign(tmp_path_factory):
     return Campaign(tmp_path_factory.mktemp("folders").resolve())
 
 
+# The last one lacks the results of a finished run, which a plan lists again.
+CASES = [*((7, number) for number in range(2 * len(COMMANDS))), (1701, 108)]
+
+
 @pytest.mark.cluster
-@pytest.mark.parametrize("number", range(2 * len(COMMANDS)))
-def test_a_damaged_folder_is_told_of_in_a_line_and_left_as_it_is(campaign, number):
-    outcome = campaign.carry_out(7, number)
+@pytest.mark.parametrize(("seed", "number"), CASES)
+def test_a_damaged_folder_is_told_of_in_a_line_and_left_as_it_is(campaign, seed, number):
+    outcome = campaign.carry_out(seed, number)
     assert outcome.faults == [], (outcome.command.name, outcome.damage, outcome.answer.err)
 
 

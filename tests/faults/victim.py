@@ -1,7 +1,7 @@
-"""The training program with places in it, at one of which it waits for what a campaign does to it.
+"""The training program with places at which it waits for a campaign to kill it.
 
-``victim.py CONFIG [key=value …]`` is run in place of distvae/train.py; its orders are JSON in FAULTS_ORDERS.
-``victim.py nursery`` imports everything once and forks runs: a line of JSON asks, a line answers.
+``victim.py CONFIG [key=value …]`` replaces distvae/train.py; its orders are JSON in FAULTS_ORDERS. ``victim.py
+nursery`` imports everything once and forks runs: it answers each line of JSON with a line of JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distvae.training.step import TrainStep
 from distvae.training.trainer import Trainer
 from distvae.training.writer import RunWriter
 
-# What a save is made of, as the standard library reaches them too.
+# The system calls of a save, which the standard library makes too.
 CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
 
 _PR_SET_PDEATHSIG = 1
@@ -39,14 +39,14 @@ class Orders:
     folder: str  # of `here` and `go`
     place: str | None = None
     rank: int = 0
-    after: int = 0  # the first step of this start at which the place counts
-    skip: int = 0  # how often it is passed by first
+    after: int = 0  # the step from which the place counts
+    skip: int = 0  # number of visits to skip first
 
 
 class Places:
-    """Knows when a process has come to its place.
+    """Notices when a process has reached its place.
 
-    Orders are met once: the process writes ``here``, and goes on when there is a ``go``.
+    The process stops there once: it writes ``here``, and continues when ``go`` exists.
     """
 
     def __init__(self, orders: Orders, rank: int):
@@ -54,11 +54,11 @@ class Places:
         self._waits = orders.place is not None and orders.rank == rank
         self._skip = orders.skip
         self._lock, self._local = threading.Lock(), threading.local()
-        self.step = 0  # that a process is in, or has just been
-        self.beginning = False  # a start takes over what the one before has left
+        self.step = 0  # the current or the last one
+        self.beginning = False  # an attempt takes over the files of the previous one
 
     def visit(self, place: str | None, what: str, prepare: Callable[[], object] = lambda: None) -> None:
-        """Pass a place, and wait there if it is the one. ``prepare`` leaves behind what is to be found then."""
+        """Pass a place, and wait there if it is the ordered one. ``prepare`` first leaves what a kill would leave."""
         with self._lock:
             if not self._waits or place != self._orders.place or self.step < self._orders.after:
                 return
@@ -75,7 +75,7 @@ class Places:
             time.sleep(0.002)
 
     def within(self, function: Callable, name: Callable[..., str]) -> Callable:
-        """The function, whose file-system calls are places called ``name(*arguments)``; not those in another's."""
+        """Wrap a function: its file-system calls become places called ``name(*arguments)``, except in an outer one."""
 
         @functools.wraps(function)
         def inside(*args, **kwargs):
@@ -91,7 +91,7 @@ class Places:
         return inside
 
     def before(self, function: Callable) -> Callable:
-        """The function, before which there is a place when it is called within one."""
+        """Wrap a function: a call within a place becomes a place to wait."""
 
         @functools.wraps(function)
         def call(*args, **kwargs):
@@ -106,7 +106,7 @@ class Places:
         return getattr(self._local, "place", None)
 
     def install(self) -> None:
-        """Put the places into the program."""
+        """Insert the places into the program."""
         writer = RunWriter
         for name in CALLS:
             setattr(os, name, self.before(getattr(os, name)))
@@ -132,7 +132,7 @@ class Places:
         return begin
 
     def _tear_files(self) -> None:
-        """Files that are written to half."""
+        """Write half of a file before its place."""
         save_file, write_text, opened = checkpoints.save_file, Path.write_text, Path.open
 
         def half_saved(tensors, path):
@@ -196,11 +196,11 @@ class Places:
         TrainStep.__call__, trainer._run_stage, scoring._score_batch = before_step, around_stage, before_batch
 
 
-_rename = os.rename  # as it is without places
+_rename = os.rename  # before it is wrapped
 
 
 def run(orders: Orders, rank: int, arguments: list[str]) -> int:
-    """The program, with its places."""
+    """Run the program with its places."""
     Places(orders, rank).install()
     return train.main(arguments)
 
@@ -209,12 +209,15 @@ def run(orders: Orders, rank: int, arguments: list[str]) -> int:
 
 
 def nursery() -> None:
-    """Answer ``{"processes": n, "environment": {}, "orders": {}, "arguments": [], "log": file, "port": n}`` by the
-    numbers of n new processes, a group by itself, and ``null`` by the exit codes of those that have ended since."""
+    """Answer requests on standard input.
+
+    ``{"processes": n, "environment": {}, "orders": {}, "arguments": [], "log": file, "port": n}`` forks n processes as
+    a group and returns their ids; ``null`` returns the exit codes of processes that have ended since the last one.
+    """
     answers = os.dup(1)
-    os.dup2(2, 1)  # libraries speak
+    os.dup2(2, 1)  # libraries print
     import deepspeed  # noqa: F401
-    import torch._dynamo  # which an optimizer imports when it is made
+    import torch._dynamo  # an optimizer imports it
 
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -234,7 +237,7 @@ def _bear(request: dict, rank: int) -> int:
         os.setpgid(child, _group)
         return child
     os.setpgid(0, 0 if rank == 0 else _group)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no campaign, no victims
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # end with the campaign
     log, nothing = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
     for descriptor, of in ((0, nothing), (1, log), (2, log)):
         os.dup2(of, descriptor)
