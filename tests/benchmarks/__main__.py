@@ -1,10 +1,10 @@
-"""How fast this machine trains and scores, against textbook code and against what it could do.
+"""How fast this machine trains and scores, against textbook code and against the machine's ceilings.
 
     python -m tests.benchmarks [--quick] [--out FILE] [--rounds N] [--batch-sizes 32,64,…] [key=value …]
 
-Contestants take turns, round by round; a ratio is the median of the rounds' ratios, with their quartiles. Figures of
-several runs are not comparable where the machine is shared: ratios are. Growth with the sizes of things is measured by
-``python -m tests.benchmarks.growth``, runs that share a device by ``python -m tests.benchmarks.sharing``.
+Contestants take turns, round by round. A ratio is the median over rounds, with its quartiles. On a shared machine
+compare ratios, not times, of several runs. See ``python -m tests.benchmarks.growth`` for how costs grow, and ``python
+-m tests.benchmarks.sharing`` for runs that share a device.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tests.benchmarks.machine import CONSOLE, device, device_name
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="seconds, of batch 32 alone")
-    parser.add_argument("--out", type=Path, help="write all figures there as JSON")
-    parser.add_argument("--rounds", type=int, help="that count")
+    parser.add_argument("--quick", action="store_true", help="batch 32 alone, in seconds")
+    parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
+    parser.add_argument("--rounds", type=int, help="number of timed rounds")
     parser.add_argument("--batch-sizes", help="such as 32,64,128")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the training")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the training")
     options = parser.parse_intermixed_args()
     sizes = options.batch_sizes or ("32" if options.quick else "32,64,128,256,512")
     with tempfile.TemporaryDirectory(prefix="distvae-benchmark-") as folder:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, Any]:
-    """Time all contestants, and the machine."""
+    """Time all contestants and the machine."""
     config = contest.load()
     prepared = corpus.load(corpus.prepare(config.data, progress=False))
     if config.cpu_threads is not None:
@@ -100,7 +100,7 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
     found["scoring"] = _score(contest, processes, machine, rounds, config, vocabulary_size, prepared)
     for process in processes.values():
         process.close()
-    CONSOLE.print("[dim]what processes send each other …")
+    CONSOLE.print("[dim]communication between processes …")
     words = round(float((prepared.train.lengths - 1).mean()))
     precision = f"optimizer.mixed_precision={'bf16' if 'bf16' in kinds else 'no'}"
     sent = communication(contest, batch_sizes, vocabulary_size, words, rounds, precision)
@@ -136,7 +136,7 @@ def _score(contest, processes, machine, rounds, config, vocabulary_size, prepare
 
 
 def _turn(names: list[str], number: int) -> list[str]:
-    """Who comes after whom changes from round to round."""
+    """Return the order of a round, which changes from round to round."""
     start = number % len(names)
     return names[start:] + names[:start]
 
@@ -144,9 +144,9 @@ def _turn(names: list[str], number: int) -> list[str]:
 def show(found: dict[str, Any]) -> None:
     limits = found["ceilings"]
     CONSOLE.print(
-        f"\n{found['device']}, {found['threads']} threads, torch {found['torch']}: products of matrices"
-        f" {limits['float32'] / 1e9:,.0f} GFLOP/s in float32, {limits['bfloat16'] / 1e9:,.0f} in bfloat16; copies"
-        f" {limits['bandwidth'] / 1e9:.0f} GB/s; an operation on one value {limits['launch'] * 1e6:.1f} µs"
+        f"\n{found['device']}, {found['threads']} threads, torch {found['torch']}: matrix products"
+        f" {limits['float32'] / 1e9:,.0f} GFLOP/s in float32, {limits['bfloat16'] / 1e9:,.0f} in bfloat16; copies at"
+        f" {limits['bandwidth'] / 1e9:.0f} GB/s; an operation on one value takes {limits['launch'] * 1e6:.1f} µs"
     )
     table = plain_table(
         "batch", "", "ms/step", "sentences/s", "tokens/s", "× textbook (quartiles)", "of the ceiling", "peak MiB"
@@ -169,9 +169,9 @@ def show(found: dict[str, Any]) -> None:
                 ms = [f"{entry['parts'][part] * 1e3:.1f}" for part in PARTS]
                 split.add_row(str(row["batch_size"]), name, *ms)
     CONSOLE.print(f"\nTraining steps, vocabulary of {found['vocabulary']:,}", table)
-    CONSOLE.print("\nTheir parts, in ms, timed one by one", split)
+    CONSOLE.print("\nParts of a step, in ms, timed one by one", split)
     if found["communication"]:
-        table = plain_table("batch", "of each process", "sending nothing, ms", "communication, ms", "of the step")
+        table = plain_table("batch", "per process", "sending nothing, ms", "communication, ms", "of the step")
         for row in found["communication"]:
             table.add_row(
                 str(row["batch_size"]),

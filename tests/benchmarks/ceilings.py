@@ -1,4 +1,4 @@
-"""What this machine can do, measured, and the time that a step or a scoring takes at the least."""
+"""The measured ceilings of this machine, and lower bounds of the time of a step or a scoring."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from scaling.measure import wait
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Of one device."""
+    """Ceilings of one device."""
 
-    float32: float  # operations a second of the fastest product of matrices, which count 2 for each multiply-add
+    float32: float  # operations per second of the fastest matrix product, 2 per multiply-add
     bfloat16: float
-    bandwidth: float  # bytes a second of a copy, read and written
+    bandwidth: float  # bytes per second of a copy, read and written
     launch: float  # seconds of an operation on one value
 
     def floor(self, works: list[Work], bf16: bool) -> float:
-        """Seconds: each piece of work takes what its operations take, or its bytes, whichever is more."""
+        """Return the least seconds: a piece of work takes the time of its operations or bytes, whichever is longer."""
         peak = self.bfloat16 if bf16 else self.float32
         return sum(max(work.operations / peak, work.bytes / self.bandwidth) for work in works)
 
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of work that has to be done before the next can be."""
+    """A piece of work that must end before the next can begin."""
 
     name: str
     operations: float
@@ -38,10 +38,10 @@ class Work:
 
 
 class Machine:
-    """Measures the ceilings: products of square matrices and of those of the output layer, the faster of both.
+    """Measures the ceilings: the faster of products of square matrices and of the output layer's.
 
-    As often as it is asked, and the median counts: what a shared machine can do changes, and what is timed beside it
-    met it as it was on the whole, not at its best.
+    The ceilings are medians over all calls of ``measure``, because the speed of a shared machine changes, and the
+    contestants saw its average, not its best.
     """
 
     def __init__(self, device: torch.device, hidden_size: int, vocabulary_size: int, rows: int):
@@ -77,7 +77,7 @@ class Machine:
 
 
 def training_step(sizes: ModelConfig, vocabulary_size: int, sentences: int, steps: int, bf16: bool) -> list[Work]:
-    """The work of a training step on sentences of so many decoder steps, each byte moved once.
+    """Return the work of a training step on sentences of ``steps`` decoder steps, each byte moved once.
 
     Weights are float32 and cast once a step for bf16, their gradients are written and read once, the logits written
     once and read and written once for their gradient, which two products read.
@@ -109,7 +109,7 @@ def training_step(sizes: ModelConfig, vocabulary_size: int, sentences: int, step
 def importance_sampling(
     sizes: ModelConfig, vocabulary_size: int, sentences: int, samples: int, steps: int, bf16: bool
 ) -> list[Work]:
-    """The work of decoding so many draws of each sentence."""
+    """Return the work of decoding ``samples`` draws of each sentence."""
     e, h, m, v = sizes.embedding_size, sizes.hidden_size, sizes.latent_size, vocabulary_size
     width, rows = 2 if bf16 else 4, sentences * samples * steps
     weights = (e + m + h) * 4 * h

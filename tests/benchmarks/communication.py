@@ -18,33 +18,35 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Sent:
-    """Seconds of a step whose global batch is shared by some processes."""
+    """Times of a step whose global batch several processes share."""
 
     batch_size: int
     processes: int
-    alone: float  # of its parts, nothing being sent
-    sending: float  # under DDP
+    alone: float  # seconds without sending
+    sending: float  # seconds under DDP
 
     @property
     def communication(self) -> float:
-        """What sending adds: what of it no backward hides."""
+        """Seconds of sending that the backward does not hide."""
         return self.sending - self.alone
 
 
 def communication(
     contest: Contest, batch_sizes: list[int], vocabulary_size: int, tokens: int, rounds: int, *overrides: str
 ) -> list[Sent]:
-    """Time steps of two processes on a CPU, or of one for each GPU; none where there is one GPU,
-    or where the times are too rough to be told."""
+    """Time steps of two processes on a CPU, or of one process per GPU.
+
+    Return nothing for a single GPU, or if the times are too noisy.
+    """
     on_gpus = device().type == "cuda"
     processes = torch.cuda.device_count() if on_gpus else 2
     if processes == 1:
-        CONSOLE.print("One GPU: nothing is sent.")
+        CONSOLE.print("One GPU: there is nothing to send.")
         return []
     shares = {size: max(1, size // processes) for size in batch_sizes}
     each = set(shares.values())
     if len(each) == 1:
-        each |= {4 * n for n in each}  # what a step costs is fitted to two sizes at the least
+        each |= {4 * n for n in each}  # the fit needs two sizes
     threads = [] if on_gpus else [f"cpu_threads={max(1, torch.get_num_threads() // processes)}"]
     launcher = ROOT / "launch" / "accelerate" / ("multi_gpu.yaml" if on_gpus else "cpu.yaml")
     command = [
@@ -55,7 +57,7 @@ def communication(
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        CONSOLE.print(f"What processes send was not measured: {done.stderr.strip()}")
+        CONSOLE.print(f"Communication was not measured: {done.stderr.strip()}")
         return []
     times = {step["each"]: step for step in json.loads(done.stdout)["steps"]}
     return [Sent(size, processes, times[n]["alone"], times[n]["measured"]) for size, n in shares.items()]

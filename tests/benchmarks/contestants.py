@@ -1,7 +1,7 @@
-"""Who is timed: this trainer and the textbook, each in a process of its own, which take turns on the machine.
+"""The contestants: this trainer and the textbook, each in its own process, taking turns on the machine.
 
-So what else the machine does falls on all of them, the textbook has the allocator and the settings that a plain program
-has, and what one of them keeps in memory or in a library's state is not the other's.
+Other load on the machine therefore affects all of them alike, the textbook has the allocator and settings of a plain
+program, and neither shares memory or library state with the other.
 """
 
 from __future__ import annotations
@@ -35,22 +35,21 @@ from tests.benchmarks.machine import device, memory
 from tests.benchmarks.sentences import write_sentences
 from tests.benchmarks.textbook import TextbookTraining, TextbookVAE, importance_weighted_nll
 
-# Sentences of one length that are scored, and are scored together.
+# Number of sentences of one length that are scored together.
 _TOGETHER = 2
 
-# Parts of a step whose times are taken one by one.
+# Parts of a step that are timed one by one.
 PARTS = ("data", "noise", "forward", "backward", "optimizer", "other")
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What all contestants are given."""
+    """The input of all contestants."""
 
     config: Path
     overrides: tuple[str, ...] = ()
-    # Of scoring.
-    sentences: int = 4
-    samples: int = 500
+    sentences: int = 4  # to score
+    samples: int = 500  # importance samples of each
 
     def load(self, *more: str) -> Config:
         return load_config(self.config, [*self.overrides, *more])
@@ -61,7 +60,7 @@ def prepare(folder: Path, overrides: tuple[str, ...], sentences: int) -> Contest
     write_sentences(folder / "data", train=8000, valid=500, test=100)
     config = {
         "data": {"path": str(folder / "data"), "min_count": 1, "cache": str(folder / "cache")},
-        # At these ranges and this rate the weights stay near where they start, however many steps are timed.
+        # With these values the weights stay near their initial ones, however many steps are timed.
         "model": {"init_range": 0.1},
         "optimizer": {"learning_rate": 0.01},
         "checkpoint": {"every_minutes": None},
@@ -71,7 +70,7 @@ def prepare(folder: Path, overrides: tuple[str, ...], sentences: int) -> Contest
 
 
 class Ours:
-    """The program's training step and its evaluation."""
+    """The project's training step and evaluation."""
 
     def __init__(self, contest: Contest, *overrides: str):
         config = self.config = contest.load(*overrides)
@@ -94,7 +93,7 @@ class Ours:
         self.scored = some_of(self.corpus.valid, contest.sentences)
 
     def train(self, batch_size: int, first: int, count: int) -> float:
-        """Seconds of ``count`` steps, from the ``first`` of an epoch on."""
+        """Return the seconds of ``count`` steps, starting with step ``first`` of an epoch."""
         plan, stage = plan_of(self.corpus, batch_size), self.stage
         began = time.perf_counter()
         for i in range(first, first + count):
@@ -104,7 +103,7 @@ class Ours:
         return time.perf_counter() - began
 
     def parts(self, batch_size: int, first: int, count: int) -> dict[str, float]:
-        """Seconds of the parts of ``count`` steps, waiting for the device after each."""
+        """Return the seconds of the parts of ``count`` steps, waiting for the device after each."""
         seconds = dict.fromkeys(PARTS, 0.0)
         accelerator, engine = self.runtime.accelerator, self.engine
         with contextlib.ExitStack() as stack:
@@ -120,7 +119,7 @@ class Ours:
         return seconds
 
     def score(self) -> tuple[float, float]:
-        """Seconds of the importance-weighted NLL of some sentences, and its mean."""
+        """Return the seconds of the importance-weighted NLL of some sentences, and its mean."""
         settings = self.config.evaluation
         settings = replace(settings, batch_size=_TOGETHER, mixed_precision="bf16" if self.bf16 else "no")
         began = time.perf_counter()
@@ -150,7 +149,7 @@ class Ours:
 
 
 class Textbook:
-    """The textbook's step and scoring, on the same sentences; its batches lie on the device beforehand."""
+    """The textbook's step and scoring, on the same sentences; its batches are on the device beforehand."""
 
     def __init__(self, contest: Contest):
         config = contest.load()
@@ -165,7 +164,7 @@ class Textbook:
         self.contest, self.scored = contest, some_of(self.corpus.valid, contest.sentences)
 
     def train(self, batch_size: int, first: int, count: int) -> float:
-        """As ``Ours.train``."""
+        """See ``Ours.train``."""
         plan = plan_of(self.corpus, batch_size)
         batches = [self._batch(plan, batch_size, i % len(plan)) for i in range(first, first + count)]
         self.model.train()
@@ -175,7 +174,7 @@ class Textbook:
         return time.perf_counter() - began
 
     def score(self) -> tuple[float, float]:
-        """As ``Ours.score``."""
+        """See ``Ours.score``."""
         self.model.eval()
         sentences = [torch.tensor(ids, dtype=torch.long, device=self.device) for ids in self.scored]
         began = time.perf_counter()
@@ -191,8 +190,7 @@ class Textbook:
 
 
 class Process:
-    """A contestant in a process of its own. ``ask`` calls one of its methods and waits for what it returns; it is
-    ``tell`` and ``answer``."""
+    """A contestant in its own process. ``ask`` calls one of its methods and returns the result."""
 
     def __init__(self, kind: type, contest: Contest, *overrides: str):
         context = multiprocessing.get_context("spawn")
@@ -206,14 +204,14 @@ class Process:
         return self.answer()
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Ask without waiting."""
+        """Call a method without waiting; ``answer`` returns the result."""
         self._here.send((method, arguments))
 
     def answer(self) -> Any:
         try:
             return self._here.recv()
         except EOFError:
-            raise SystemExit("a contestant ended instead of answering: see above") from None
+            raise SystemExit("a contestant failed: see above") from None
 
     def close(self) -> None:
         self._here.close()
@@ -229,14 +227,14 @@ def _serve(pipe, kind: type, contest: Contest, overrides: tuple[str, ...]) -> No
 
 
 def _peak_memory() -> int:
-    """Bytes: on the GPU where there is one, of the process on a CPU."""
+    """Return the peak memory in bytes: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return memory("VmHWM")
 
 
 def plan_of(sentences: corpus.Corpus, batch_size: int) -> Plan:
-    """The batches of an epoch."""
+    """Return the batches of an epoch."""
     return training_plan(sentences.train.lengths, batch_size, (0, 0, 1))
 
 

@@ -1,8 +1,8 @@
-"""How costs grow: with the sentences of a corpus, with the sizes of the model and its sentences, with a split's size.
+"""How costs grow with the size of a corpus, of the model and its sentences, and of a split.
 
     python -m tests.benchmarks.growth [--sentences 10000,100000,1000000,10000000] [--quick] [--out FILE.json]
 
-Every measurement of a corpus has a process of its own. What is timed of a model takes turns, round by round, in one.
+Each measurement of a corpus runs in its own process. Measurements of a model take turns in one process.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from tests.benchmarks.machine import CONSOLE, device, memory
 BATCH, KEY, PAD = 32, (0, 1, 1), 0
 MIB = 2**20
 
-# Words, as frequent as Zipf's law has them, and the share of sentences that end in 's: as many of SNLI's have more
-# punctuation than commas and a period.
+# Number of words, with frequencies by Zipf's law, and the share of sentences that end in 's: in SNLI this share has
+# punctuation other than commas and a period.
 WORDS, POSSESSIVE = 12_000, 0.02
-# Valid and test hold this share of the sentences each, but not more of them.
+# Valid and test each hold this share of the sentences, up to a limit.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.05, 6_000
 SAMPLING_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a step and a score are timed at."""
+    """Sizes of a timed step or score."""
 
     vocabulary: int
     latent: int = 32
@@ -72,22 +72,22 @@ GROWTH = {
 }
 QUICK_GROWTH = {"vocabulary": (1000, 10_000), "latent": (8, 128), "tokens": (6, 24), "samples": (10, 100)}
 NAMES = {"vocabulary": "vocabulary", "latent": "latent size", "tokens": "words and </s>", "samples": "K"}
-SCORED = 2  # sentences of a score that is timed
+SCORED = 2  # sentences of a timed score
 SPLITS, QUICK_SPLITS = (1000, 4000, 16_000), (500, 2000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description=__doc__.splitlines()[0])
-    parser.add_argument("--sentences", help="of the corpora, such as 10000,100000")
-    parser.add_argument("--quick", action="store_true", help="small sizes, in a minute")
-    parser.add_argument("--out", type=Path, help="write all figures there as JSON")
+    parser.add_argument("--sentences", help="sizes of the corpora, such as 10000,100000")
+    parser.add_argument("--quick", action="store_true", help="small sizes: about a minute")
+    parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
     options = parser.parse_args()
     counts = options.sentences or ("10000,100000" if options.quick else "10000,100000,1000000,10000000")
     found: dict[str, Any] = {"cores": usable_cores(), "torch": torch.__version__, "corpus": []}
     for count in map(int, filter(None, counts.split(","))):
         CONSOLE.print(f"[dim]a corpus of {count:,} sentences …")
         found["corpus"].append(corpus_costs(count))
-    CONSOLE.print("[dim]steps and scores …")
+    CONSOLE.print("[dim]training steps and scores …")
     base, growth = (QUICK_BASE, QUICK_GROWTH) if options.quick else (BASE, GROWTH)
     found |= alone(model_costs, base, growth, QUICK_SPLITS if options.quick else SPLITS, 3 if options.quick else 5)
     for title, table in tables(found):
@@ -96,14 +96,14 @@ def main() -> None:
         options.out.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
 
-# -- A process of its own, and its memory ------------------------------------------------------------------------------
+# -- Measuring in a new process ----------------------------------------------------------------------------------------
 
 
 def alone(function: Callable[..., dict], *arguments: Any, folder: Path | None = None) -> dict[str, Any]:
-    """What a function returns in a new process, with the memory that it takes there beside the imports, in bytes.
+    """Run a function in a new process and return its result with the bytes that it took in addition to the imports.
 
-    ``peak`` is of resident memory, ``peak_anonymous`` of what is no page of a file, and ``worker_peak`` of the resident
-    memory of its largest child; ``peak_disk`` is of the files below ``folder``.
+    ``peak`` is resident memory, ``peak_anonymous`` without pages of files, ``worker_peak`` the resident memory of its
+    largest child, and ``peak_disk`` the size of the files in ``folder``.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -131,11 +131,11 @@ def _answer(connection: Connection, function: Callable[..., dict], *arguments: A
 
 
 def bytes_below(folder: Path) -> int:
-    """The sizes of all files."""
+    """Return the total size of all files."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-# -- Sentences of a corpus ---------------------------------------------------------------------------------------------
+# -- Size of a corpus --------------------------------------------------------------------------------------------------
 
 
 def write_corpus(folder: Path, count: int, seed: int = 0) -> None:
@@ -160,7 +160,7 @@ def _lines(count: int, rng: np.random.Generator) -> str:
 
 
 def corpus_costs(count: int) -> dict[str, Any]:
-    """Time and memory of a corpus of so many sentences in all, and of an epoch's batches."""
+    """Measure time and memory of a corpus of ``count`` sentences, and of an epoch's batches."""
     with tempfile.TemporaryDirectory(prefix="distvae-growth-") as name:
         folder = Path(name, "text")
         folder.mkdir()
@@ -179,7 +179,7 @@ def corpus_costs(count: int) -> dict[str, Any]:
 
 
 def first_batch(data: DataConfig) -> dict[str, Any]:
-    """From a config to the first batch."""
+    """Time the way from a config to the first batch."""
     began = time.perf_counter()
     sentences = corpus.load(corpus.prepare(data, progress=False)).train
     plan = training_plan(sentences.lengths, BATCH, KEY)
@@ -188,7 +188,7 @@ def first_batch(data: DataConfig) -> dict[str, Any]:
 
 
 def plan_alone(data: DataConfig) -> dict[str, Any]:
-    """An epoch's plan: seconds a sentence, and bytes a sentence while it is made and afterwards."""
+    """Measure an epoch's plan, per sentence: seconds, and bytes while it is made and afterwards."""
     lengths = _load(data).lengths
     began = time.process_time()
     training_plan(lengths, BATCH, KEY)
@@ -201,7 +201,7 @@ def plan_alone(data: DataConfig) -> dict[str, Any]:
 
 
 def epoch(data: DataConfig) -> dict[str, Any]:
-    """An epoch's plan, and all of its batches."""
+    """Time an epoch's plan and all of its batches."""
     sentences = _load(data)
     began = time.process_time()
     plan = training_plan(sentences.lengths, BATCH, KEY)
@@ -216,11 +216,11 @@ def _load(data: DataConfig) -> Sentences:
     return corpus.load(next(Path(data.cache).iterdir())).train
 
 
-# -- Sizes of a model and of its sentences -----------------------------------------------------------------------------
+# -- Sizes of a model and its sentences --------------------------------------------------------------------------------
 
 
 def model_costs(base: Sizes, growth: dict[str, Sequence[int]], splits: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Seconds of training steps and of importance-weighted scores, and of the mutual information of whole splits."""
+    """Time training steps, importance-weighted scores, and the mutual information of whole splits."""
     runtime = Runtime()
     grid = {name: [replace(base, **{name: value}) for value in values] for name, values in growth.items()}
     trainers, actions = {}, {}
@@ -262,13 +262,13 @@ def _model(sizes: Sizes) -> ModelConfig:
 
 
 def random_sentences(sizes: Sizes) -> Sentences:
-    """As many as a score is timed on."""
+    """Return the sentences of a timed score."""
     ids = np.random.default_rng(0).integers(3, sizes.vocabulary, (SCORED, sizes.tokens + 1))
     return Sentences(Dataset.from_dict({"ids": ids.tolist()}, Features({"ids": List(Value("int32"))})))
 
 
 def random_posteriors(count: int, latent: int) -> tuple[Posterior, torch.Tensor]:
-    """Posteriors and a draw of each."""
+    """Return posteriors and a draw from each."""
     generator = torch.Generator().manual_seed(0)
     mean, log_variance, noise = torch.randn(3, count, latent, dtype=torch.float64, generator=generator)
     posterior = Posterior(mean, log_variance)
@@ -276,7 +276,7 @@ def random_posteriors(count: int, latent: int) -> tuple[Posterior, torch.Tensor]
 
 
 def scoring_work(sizes: Sizes) -> int:
-    """Operations of the matrix products of a sentence's scores: an encoding, and K + 1 decodings."""
+    """Return the operations of the matrix products of a sentence's scores: one encoding and K + 1 decodings."""
     model = _model(sizes)
     embedding, hidden, latent = model.embedding_size, model.hidden_size, model.latent_size
     encoding = 2 * hidden * (4 * (embedding + hidden) * (sizes.tokens + 1) + 2 * latent)
@@ -285,7 +285,7 @@ def scoring_work(sizes: Sizes) -> int:
 
 
 def take_turns(actions: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
-    """The least seconds of each, as others may use the machine; a first round does not count."""
+    """Return the least seconds of each action, because others may use the machine; the first round does not count."""
     seconds = dict.fromkeys(actions, math.inf)
     for number in range(-1, rounds):
         for name, action in actions.items():
@@ -297,17 +297,20 @@ def take_turns(actions: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, 
     return seconds
 
 
-# -- What is shown -----------------------------------------------------------------------------------------------------
+# -- Tables ------------------------------------------------------------------------------------------------------------
 
 
 def tables(found: dict[str, Any]) -> list[tuple[str, Table]]:
-    """What was measured, each with a title."""
+    """Return tables with their titles."""
     where = f"{found['device'].upper()}, {found['threads']} threads"
     return [
-        (f"To the first batch, imports not counted; {found['cores']} cores", _corpus_table(found["corpus"])),
-        (f"An epoch's batches of {BATCH}, in time of one core", _epoch_table(found["corpus"])),
+        (
+            f"Time to the first batch, without imports; {found['cores']} cores",
+            _corpus_table(found["corpus"]),
+        ),
+        (f"The batches of an epoch, {BATCH} sentences each, on one core", _epoch_table(found["corpus"])),
         (f"A training step of {BATCH} sentences; {where}", _model_table(found["step"])),
-        (f"Scores of a sentence, its importance-weighted NLL among them; {where}", _model_table(found["score"])),
+        (f"Scores of a sentence, with its importance-weighted NLL; {where}", _model_table(found["score"])),
         ("Mutual information of a split", _information_table(found["information"])),
     ]
 
@@ -365,7 +368,7 @@ def _model_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _information_table(rows: list[dict[str, Any]]) -> Table:
-    table = plain_table("sentences", "s", "ns a pair")
+    table = plain_table("sentences", "s", "ns per pair")
     for row in rows:
         pair = row["seconds"] / row["sentences"] ** 2
         table.add_row(f"{row['sentences']:,}", f"{row['seconds']:.2f}", f"{pair * 1e9:.1f}")

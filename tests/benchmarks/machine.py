@@ -18,16 +18,16 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    """As runs note it, and whether a CPU has AMX."""
+    """Return the name that runs note, and whether a CPU has AMX."""
     cpu = Path("/proc/cpuinfo")
     amx = device().type == "cpu" and cpu.exists() and "amx_bf16" in cpu.read_text()
     return f"{environment.device_name()}{' with AMX' if amx else ''}"
 
 
 def memory(name: str, process: int | str = "self") -> int:
-    """Bytes of a process, by their name in /proc: ``VmHWM`` at its peak, ``RssAnon`` of what is no page of a file.
+    """Return a process's memory in bytes: ``VmHWM``, the peak, or ``RssAnon``, without pages of files.
 
-    Not getrusage's peak, which is that of the process that this one was forked from, if that was higher.
+    getrusage's peak is at least that of the process that this one was forked from.
     """
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024

@@ -1,4 +1,4 @@
-"""Sentences made up at random, with the lengths of SNLI's and as many words as its vocabulary has."""
+"""Random sentences with the lengths of SNLI's and a vocabulary of its size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-# How many of 34,782 sentences of SNLI have so many words.
+# Number of sentences of SNLI, of 34,782, by their number of words.
 LENGTHS = {
     2: 78, 3: 835, 4: 3123, 5: 4241, 6: 5884, 7: 5855, 8: 4427, 9: 3648, 10: 2887, 11: 2181, 12: 1623,
 }  # fmt: skip
@@ -14,9 +14,9 @@ WORDS = 12_000
 
 
 def write_sentences(folder: Path, train: int, valid: int, test: int, seed: int = 0) -> None:
-    """Write ``train.txt``, ``valid.txt`` and ``test.txt``: a sentence a line, words as frequent as Zipf's law has them.
+    """Write ``train.txt``, ``valid.txt`` and ``test.txt``: one sentence per line, with word frequencies by Zipf's law.
 
-    Every word stands in ``train.txt`` once more, in sentences of their own, so that the vocabulary is whole.
+    ``train.txt`` also has each word once in additional sentences, so that the vocabulary is complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)

@@ -1,8 +1,8 @@
-"""Throughput of several trainings that share one device.
+"""Throughput of several trainings that share a device.
 
     python -m tests.benchmarks.sharing [--together 1,2,4,8] [--rounds N] [--out FILE] [key=value …]
 
-All train at once, rounds of 1, 2, 4 … taking turns. On a CPU they share its cores, each with a thread at the least.
+They train at once; rounds of 1, 2, 4 … trainings take turns. On a CPU each gets its share of the cores, at least one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sharing", description=__doc__.splitlines()[0])
     parser.add_argument("--together", default="1,2,4,8")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="write all figures there as JSON")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the training")
+    parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the training")
     options = parser.parse_intermixed_args()
     together = [int(count) for count in options.together.split(",")]
     with tempfile.TemporaryDirectory(prefix="distvae-benchmark-") as folder:
         rates = measure(Path(folder), together, options.rounds, tuple(options.overrides))
     alone = np.array(rates[together[0]])
-    table = plain_table("together", "sentences/s of all", f"against {together[0]} (quartiles)", "of each")
+    table = plain_table("together", "sentences/s", f"× {together[0]} (quartiles)", "sentences/s of each")
     for count, seen in rates.items():
         low, mid, high = quartiles(np.array(seen) / alone)
         rate = float(np.median(seen))
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measure(folder: Path, together: list[int], rounds: int, overrides: tuple[str, ...]) -> dict[int, list[float]]:
-    """Sentences a second of all, by how many there are and round."""
+    """Return sentences per second over all trainings, by their number and round."""
     contest = prepare(folder, overrides, sentences=2)
     batch_size = contest.load().optimizer.batch_size
     cores = usable_cores()

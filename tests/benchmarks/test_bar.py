@@ -1,4 +1,4 @@
-"""What must not get lost: ratios to the textbook inside one run, well below what is measured on an idle machine."""
+"""Ratios to the textbook within one run, with bars well below those of an idle machine."""
 
 import json
 import subprocess

@@ -1,8 +1,8 @@
-"""The same model, training step and importance-weighted NLL as a textbook writes them in PyTorch.
+"""The same model, training step and importance-weighted NLL in textbook PyTorch.
 
-Float32 throughout, all logits at once, an optimizer for each half, what is logged read off the device at each step, and
-sentences scored one at a time: what published implementations of this model do. It is what the benchmarks measure
-against, and what the tests hold the fast ways to.
+Like published implementations of this model it uses float32 throughout, all logits at once, an optimizer for each half,
+logs values from the device at each step, and scores sentences one at a time. It is the baseline of the benchmarks and
+the reference of the tests.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TextbookVAE(nn.Module):
 
 
 class TextbookTraining:
-    """Its two optimizers: SGD, one for the encoder, one for the decoder."""
+    """A training step with two optimizers: SGD for the encoder and for the decoder."""
 
     def __init__(self, model: TextbookVAE, learning_rate: float, clip_norm: float):
         self.model, self.clip_norm = model, clip_norm
@@ -77,7 +77,7 @@ class TextbookTraining:
 
 @torch.no_grad()
 def importance_weighted_nll(model: TextbookVAE, sentence: Tensor, samples: int, chunk: int = 100) -> float:
-    """NLL of one sentence, [L], in nats."""
+    """Return the NLL of one sentence, [L], in nats."""
     tokens = sentence[None]
     mean, log_variance = model.encode(tokens, torch.tensor([len(sentence)], device=tokens.device))
     weights = []
