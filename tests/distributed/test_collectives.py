@@ -6,8 +6,8 @@ import json
 from tests.conftest import ROOT, launch
 
 WEIGHTS = 24336  # of the tiny model: one bucket of gradients
-EPOCHS, STEPS = 6, 11  # of both stages; of an epoch
-TRAIN_STEPS = 4 * STEPS  # of the second stage
+SHORT = ["pretrain.max_epochs=1", "train.max_epochs=2"]
+EPOCHS, TRAIN_EPOCHS, STEPS = 3, 2, 11  # of both stages; of the second stage; per epoch
 
 LOOK = "all_reduce [6]"  # of flags
 
@@ -27,11 +27,11 @@ GRADIENTS = {f"all_reduce [{WEIGHTS}]": 1 + EPOCHS * STEPS}
 METHODS = {
     "soft_free_bits": ([], GRADIENTS),
     # Sentences and KL when steps 4 and 11 of an epoch have been made.
-    "every_steps": (["kl.every_steps=4"], GRADIENTS | {"all_reduce [2]": 2 * 4}),
+    "every_steps": (["kl.every_steps=4"], GRADIENTS | {"all_reduce [2]": 2 * TRAIN_EPOCHS}),
     # The mean KL of each dimension.
     "free_bits": (
         ["kl.policy=linear", "kl.free_bits=dimension", "optimizer.accumulation_steps=2"],
-        GRADIENTS | {"all_reduce [4]": TRAIN_STEPS},
+        GRADIENTS | {"all_reduce [4]": TRAIN_EPOCHS * STEPS},
     ),
     # Weights after steps 4, 8 and 11 of an epoch.
     "local_sgd": (["communication.local_sgd_steps=4"], {f"all_reduce [{WEIGHTS}]": 3 * EPOCHS}),
@@ -39,7 +39,10 @@ METHODS = {
 
 
 def test_a_run_sends_what_it_has_to(tiny, tmp_path):
-    runs = [["--", str(tiny), f"run={tmp_path / name}", "evaluation.samples=0", *METHODS[name][0]] for name in METHODS]
+    runs = [
+        ["--", str(tiny), f"run={tmp_path / name}", "evaluation.samples=0", *SHORT, *METHODS[name][0]]
+        for name in METHODS
+    ]
     program = [ROOT / "tests" / "distributed" / "counting.py", tmp_path / "counts.json"]
     done = launch(*itertools.chain(*runs), processes=2, program=program)
     assert done.returncode == 0, done.stderr
