@@ -8,7 +8,7 @@ import pytest
 
 from distvae.train import main
 from tests.compare import assert_same_numbers, records
-from tests.conftest import ROOT, launch
+from tests.conftest import ROOT, fork, launch
 
 # Soft free bits acting inside epochs too, and the one form of each kind: a bound on the global batch's mean, none.
 METHODS = {
@@ -17,32 +17,45 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module", params=METHODS)
-def method(request):
-    return request.param
+WAYS = [(2, 1), (3, 1), (2, 2)]  # processes and accumulation steps
 
 
 @pytest.fixture(scope="module")
-def alone(method, tiny, tmp_path_factory):
-    run = tmp_path_factory.mktemp("alone") / method
-    assert main([str(tiny), *METHODS[method], f"run={run}"]) == 0
-    return run
+def alone(tiny, tmp_path_factory):
+    """The runs by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for method, settings in METHODS.items():
+        assert main([str(tiny), *settings, f"run={folder / method}"]) == 0
+    return folder
 
 
-@pytest.mark.parametrize(("processes", "accumulation"), [(2, 1), (3, 1), (2, 2)])
-def test_ranks_and_accumulation_change_no_number(method, alone, tiny, tmp_path, processes, accumulation):
-    run = tmp_path / "run"
-    done = launch(
-        str(tiny), *METHODS[method], f"run={run}", f"optimizer.accumulation_steps={accumulation}", processes=processes
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def shared(tiny, tmp_path_factory):
+    """The runs by several processes."""
+    folder = tmp_path_factory.mktemp("shared")
+    runs = {
+        (processes, accumulation): [
+            [str(tiny), *settings, f"run={folder / f'{method}-{processes}-{accumulation}'}"]
+            + [f"optimizer.accumulation_steps={accumulation}"]
+            for method, settings in METHODS.items()
+        ]
+        for processes, accumulation in WAYS
+    }
+    codes, told = fork(folder, [{"processes": processes, "runs": runs[processes, n]} for processes, n in WAYS])
+    assert codes == [[0] * processes for processes, _ in WAYS], told
+    return folder
 
-    assert_same_numbers(alone, run, world_size=processes)
+
+@pytest.mark.parametrize(("processes", "accumulation"), WAYS)
+@pytest.mark.parametrize("method", METHODS)
+def test_ranks_and_accumulation_change_no_number(method, alone, shared, processes, accumulation):
+    assert_same_numbers(alone / method, shared / f"{method}-{processes}-{accumulation}", world_size=processes)
 
 
+@pytest.mark.parametrize("method", METHODS)
 def test_the_compared_runs_move_gamma_and_train(alone, method):
     """What the comparison above rests on: weights that move, and decisions that are taken."""
-    rows = records(alone)
+    rows = records(alone / method)
     weights = [row["kl_weight"] for row in rows if row["stage"] == "train"]
     assert weights[0] in (0.5, 1.0)
     assert len(set(weights)) > 1
@@ -52,20 +65,21 @@ def test_the_compared_runs_move_gamma_and_train(alone, method):
         assert last["objective"] > last["re"] + last["kl"] + 0.01
 
 
-def test_processes_that_would_train_alone_stop(tiny, tmp_path):
+def test_processes_that_would_train_alone_stop(tiny, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
-    done = launch(str(tiny), f"run={run}", SLURM_STEP_NUM_TASKS="2")
-    assert done.returncode != 0
-    assert "started 2 processes, but this one sees 1" in done.stderr
-    assert "accelerate launch --multi_gpu --num_processes N" in done.stderr
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert main([str(tiny), f"run={run}"]) == 2
+    told = capsys.readouterr().err
+    assert "started 2 processes, but this one sees 1" in told
+    assert "accelerate launch --multi_gpu --num_processes N" in told
     assert not run.exists()
 
 
 def test_two_processes_tell_bad_input_once(tiny, tmp_path):
     run = tmp_path / "run"
-    done = launch(str(tiny), f"run={run}", "data.path=nowhere.txt", processes=2)
-    assert done.returncode != 0
-    assert done.stderr.count("distvae: ") == 1
+    codes, told = fork(tmp_path, [{"processes": 2, "runs": [[str(tiny), f"run={run}", "data.path=nowhere.txt"]]}])
+    assert codes == [[2, 2]]
+    assert told.count("distvae: ") == 1
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "failed"
     assert "nowhere.txt" in status["reason"]
@@ -82,9 +96,10 @@ def test_the_program_exits_with_2_on_bad_input(tiny, tmp_path):
 
 
 def test_two_processes_evaluate_to_what_one_did(alone):
-    done = launch("evaluate", str(alone), "--json", processes=2, program=["-m", "distvae.cli"])
+    run = alone / "soft_free_bits"
+    done = launch("evaluate", str(run), "--json", processes=2, program=["-m", "distvae.cli"])
     assert done.returncode == 0, done.stderr
-    found, expected = json.loads(done.stdout), json.loads((alone / "results.json").read_text())
+    found, expected = json.loads(done.stdout), json.loads((run / "results.json").read_text())
     assert found["world_size"] == 2
     for name in ("re", "kl", "nll", "mutual_information"):
         assert found["scores"][name]["mean"] == pytest.approx(expected["scores"][name]["mean"], rel=1e-5, abs=1e-6)
