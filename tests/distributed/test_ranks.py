@@ -31,7 +31,7 @@ def alone(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared(tiny, tmp_path_factory):
-    """The runs by several processes."""
+    """The runs by several processes, a run of two without sentences, and ``told``, what they printed."""
     folder = tmp_path_factory.mktemp("shared")
     runs = {
         (processes, accumulation): [
@@ -41,8 +41,11 @@ def shared(tiny, tmp_path_factory):
         ]
         for processes, accumulation in WAYS
     }
-    codes, told = fork(folder, [{"processes": processes, "runs": runs[processes, n]} for processes, n in WAYS])
-    assert codes == [[0] * processes for processes, _ in WAYS], told
+    groups = [{"processes": processes, "runs": runs[processes, n]} for processes, n in WAYS]
+    groups.append({"processes": 2, "runs": [[str(tiny), f"run={folder / 'nowhere'}", "data.path=nowhere.txt"]]})
+    codes, told = fork(folder, groups)
+    assert codes == [*([0] * processes for processes, _ in WAYS), [2, 2]], told
+    (folder / "told").write_text(told)
     return folder
 
 
@@ -75,12 +78,9 @@ def test_processes_that_would_train_alone_stop(tiny, tmp_path, monkeypatch, caps
     assert not run.exists()
 
 
-def test_two_processes_tell_bad_input_once(tiny, tmp_path):
-    run = tmp_path / "run"
-    codes, told = fork(tmp_path, [{"processes": 2, "runs": [[str(tiny), f"run={run}", "data.path=nowhere.txt"]]}])
-    assert codes == [[2, 2]]
-    assert told.count("distvae: ") == 1
-    status = json.loads((run / "status.json").read_text())
+def test_two_processes_tell_bad_input_once(shared):
+    assert (shared / "told").read_text().count("distvae: ") == 1
+    status = json.loads((shared / "nowhere" / "status.json").read_text())
     assert status["state"] == "failed"
     assert "nowhere.txt" in status["reason"]
 
