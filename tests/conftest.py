@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import socket
@@ -116,6 +117,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def pytest_collection_finish():
+    """Keep what was imported out of garbage collections: each run ends with two, which would look through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -5,6 +5,7 @@ are carried out, DDP's own included.
 """
 
 import collections
+import gc
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from distvae.train import main
 
+gc.freeze()  # keeps what is imported out of the runs' garbage collections
 leave, dist.destroy_process_group = dist.destroy_process_group, lambda: None
 counts = []
 for dashes, run in itertools.groupby(sys.argv[2:], lambda word: word == "--"):

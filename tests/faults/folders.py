@@ -11,6 +11,7 @@ import argparse
 import collections
 import contextlib
 import copy
+import gc
 import hashlib
 import io
 import json
@@ -482,6 +483,8 @@ class Campaign:
         # Import before the forks, once.
         import launch.table1  # noqa: F401
         from distvae.sweeps import __main__, plots  # noqa: F401
+
+        gc.freeze()  # keeps these modules out of the commands' garbage collections
 
     def carry_out(self, seed: int, number: int) -> Outcome:
         """Damage a folder and run a command on it."""
