@@ -9,6 +9,7 @@ import pytest
 
 from distvae import cli
 from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
+from distvae.reports import paper_report
 from distvae.reports.paper_report import SENTENCES, make_report, write
 from distvae.runs.checkpoints import load_export
 from distvae.system.errors import UserError
@@ -21,9 +22,13 @@ ROWS = ["AE", "KLA", "PT + KLA", "PT + KLA + FB", "PT + KLA + SFB"]
 def one_seed(tmp_path_factory):
     """The runs of all rows under one seed, and the folder of their report. Tests leave both as they are."""
     folder = tmp_path_factory.mktemp("report")
-    runs = write_table(folder / "runs")
-    write(runs, folder / "pages")
-    return runs, folder / "pages"
+    return write_table(folder / "runs"), folder / "pages"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report(one_seed):
+    """Their report, whose pages are written."""
+    return write(*one_seed)
 
 
 class Page(HTMLParser):
@@ -101,18 +106,13 @@ def test_several_seeds_show_their_spread(tmp_path):
     assert "With one seed" not in report.parts[1].text
 
 
-def test_one_seed_is_said_to_leave_out_an_error(one_seed):
-    runs, _ = one_seed
-    assert (
-        make_report(runs)
-        .parts[1]
-        .text.endswith("With one seed, the errors do not include how much another seed would differ.")
-    )
+def test_one_seed_is_said_to_leave_out_an_error(report):
+    text = report.parts[1].text
+    assert text.endswith("With one seed, the errors do not include how much another seed would differ.")
 
 
-def test_the_summary_says_what_was_scored(one_seed):
-    runs, _ = one_seed
-    summary = make_report(runs).summary
+def test_the_summary_says_what_was_scored(report):
+    summary = report.summary
     assert summary.startswith("5 runs. 200 test sentences, 2,000 tokens; vocabulary ")
     assert summary.endswith("sentences fedcba9876543210; NLL from K = 500 importance samples.")
 
@@ -138,13 +138,6 @@ def test_every_claim_has_a_verdict(one_seed):
     assert {row[1] for row in table[1:]} == {"held"}
 
 
-def test_the_same_runs_give_the_same_pages(one_seed, tmp_path):
-    runs, pages = one_seed
-    write(runs, tmp_path)
-    for path in pages.iterdir():
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-
-
 def test_table_2_decodes_lines_between_the_same_draws_for_all(one_seed):
     runs, pages = one_seed
     head, *rows = tables((pages / "report.md").read_text())[2]
@@ -159,9 +152,8 @@ def test_table_2_decodes_lines_between_the_same_draws_for_all(one_seed):
             assert [row[column] for row in rows[first : first + 11]] == [" ".join(text.split()) for text in expected]
 
 
-def test_captions_are_reconstructed_from_fresh_ones_and_others_from_built_in_or_given_ones(one_seed, tmp_path):
-    runs, _ = one_seed
-    rebuilt = next(part for part in make_report(runs).parts if part.title == "Reconstructions")
+def test_captions_are_reconstructed_from_fresh_ones_and_others_from_built_in_or_given_ones(report, tmp_path):
+    rebuilt = next(part for part in report.parts if part.title == "Reconstructions")
     assert len(rebuilt.lines) == 5
     assert not {line.cells[0] for line in rebuilt.lines} & set(SENTENCES)
     write_run(tmp_path / "kla", "kla", data={"path": "elsewhere"})
@@ -170,9 +162,9 @@ def test_captions_are_reconstructed_from_fresh_ones_and_others_from_built_in_or_
         assert tuple(line.cells[0] for line in rebuilt.lines) == expected
 
 
-def test_the_runs_say_how_they_ended_and_where(one_seed, tmp_path):
+def test_the_runs_say_how_they_ended_and_where(one_seed, report):
     runs, _ = one_seed
-    rows = [line.cells for line in make_report(runs).parts[-1].lines]
+    rows = [line.cells for line in report.parts[-1].lines]
     assert [row[0] for row in rows] == [str(run) for run in runs]
     assert rows[0][3:6] == ["16 epochs, converged", "–", "epoch 14"]
     assert rows[1][3:6] == ["–", "16 epochs, converged", "epoch 14"]
@@ -219,17 +211,21 @@ def test_what_folders_and_sentences_are_called_is_no_markup(tmp_path):
 
 
 def test_the_command_prints_table_1_and_the_claims_and_where_the_page_is(one_seed, tmp_path, capsys):
-    runs, _ = one_seed
+    runs, pages = one_seed
     assert cli.main(["report", *map(str, runs), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert [line.split("  ")[0] for line in said.splitlines() if line.startswith(tuple(ROWS))] == ROWS
     assert said.count(" held ") == 11
     assert said.splitlines()[-1] == str(tmp_path / "report.html")
+    for path in pages.iterdir():  # the same runs give the same pages
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-def test_the_command_prints_json(one_seed, tmp_path, capsys):
-    runs, _ = one_seed
-    assert cli.main(["report", *map(str, runs), "--out", str(tmp_path), "--json"]) == 0
+def test_the_command_prints_json(report, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paper_report, "write", lambda *arguments: asked.append(arguments) or report)
+    assert cli.main(["report", "a", "b", "--out", "c", "--sentence", "d", "--json"]) == 0
+    assert asked == [(["a", "b"], "c", ["d"])]
     found = json.loads(capsys.readouterr().out)
     assert [claim["verdict"] for claim in found["claims"]] == ["held"] * 11
     assert [row[0] for row in found["tables"]["Table 1"][1::3]] == ROWS
