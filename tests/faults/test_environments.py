@@ -12,8 +12,12 @@ def surroundings(tmp_path_factory):
     return Surroundings(tmp_path_factory.mktemp("environments"))
 
 
+# The last one can write neither its output nor its exit code.
+CASES = [*itertools.islice(cases(1), 6), next(itertools.islice(cases(1703), 1, None))]
+
+
 @pytest.mark.cluster
-@pytest.mark.parametrize("case", list(itertools.islice(cases(1), 6)), ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_program_ends_well_or_in_one_line(surroundings, case):
     code, faults = surroundings.carry_out(case)
     assert faults == [], code
