@@ -1,48 +1,49 @@
 """Axes for every kind of values."""
 
-import json
-
 import pytest
 
-from distvae.sweeps.account import gather
-from distvae.sweeps.labels import format_value
-from distvae.sweeps.plots import sections
-from distvae.sweeps.progress import Trial
-from tests.sweep_folders import (
-    scores,
-    sweep_of,
-    write_run,
-    write_sweep,
-)
+from distvae.sweeps.axes import MISSING, axis_of, coordinate, plain, room, whole_ticks
+from distvae.sweeps.space import Dimension
 
 
 @pytest.mark.parametrize(
-    ("key", "values"),
+    ("settings", "kind", "ticks"),
     [
-        ("optimizer.clip_norm", [0.1]),
-        ("optimizer.clip_norm", [1, 1000, 10]),
-        ("optimizer.clip_norm", [None, 5.0]),
-        ("optimizer.weight_decay", [0.0, 1e-6, 0.5]),
-        ("data.distinct", [True, False]),
-        ("data.path", ["a.txt", "<b>&amp;</b>"]),
-        ("data.seed", list(range(12))),
+        ({"grid": (2, 4, 8)}, "linear", [2, 4, 8]),
+        ({"grid": (1, 10, 1000)}, "log", [1, 10, 1000]),
+        ({"grid": (0, 1, 1000)}, "linear", [0, 1, 1000]),
+        ({"log_uniform": (0.01, 10.0)}, "log", [0.01, 0.1, 1.0, 10.0]),
+        ({"log_uniform": (0.1, 0.2)}, "log", [0.1, 0.15, 0.2]),
     ],
 )
-def test_every_kind_of_values_can_be_drawn(tmp_path, key, values):
-    asked = sweep_of(
-        tmp_path / "run",
-        space={key: {"grid": values}},
-        set={"optimizer.name": "adamw"} | ({} if key == "data.path" else {"data.path": "b.txt"}),
-        num_samples=1,
-    )
-    trials = [Trial(number, values, "finished") for number, values in enumerate(asked.points())]
-    for trial in trials:
-        write_run(asked.folder / "trials" / f"{trial.number:04d}", scores(20, 4, 3, 2), epochs=1)
-    write_sweep(asked, trials)
-    against, *_ = (json.loads(figure) for section in sections(gather(asked.folder)) for figure in section.figures)
-    places = [x for trace in against["data"] if trace["yaxis"] == "y" for x in trace["x"]]
-    assert places == (
-        values
-        if isinstance(values[0], (int, float)) and key != "data.distinct"
-        else [format_value(value).replace("&", "&amp;").replace("<", "&lt;") for value in values]
-    )
+def test_wide_values_have_a_logarithmic_axis(settings, kind, ticks):
+    axis = axis_of(Dimension(**settings), [], "kl.multiplier")
+    assert axis["type"] == kind
+    assert axis["tickvals"] == pytest.approx(ticks)
+
+
+def test_names_have_a_place_each():
+    axis = axis_of(Dimension(choice=("none", "<b>")), [], "kl.free_bits")
+    assert (axis["type"], axis["categoryarray"], axis["range"]) == ("category", ["none", "&lt;b>"], [-0.5, 1.5])
+
+
+def test_a_missing_value_lies_below_all_others():
+    axis = coordinate("χ", Dimension(uniform=(1.0, 3.0)), [2.0, MISSING, 3.0])
+    low, *others = axis["tickvals"]
+    assert axis["values"] == [2.0, low, 3.0]
+    assert low < min(others)
+    assert axis["ticktext"][0] == "–"
+
+
+def test_integer_ticks_are_at_most_ten():
+    assert whole_ticks([3, 1, 4]) == [1, 2, 3, 4]
+    assert whole_ticks([1, 25]) == [1, 4, 7, 10, 13, 16, 19, 22, 25]
+
+
+def test_a_single_value_has_room():
+    assert room([0.0]) == [-0.5, 0.5]
+    assert room([2.0, 4.0]) == pytest.approx([1.84, 4.16])
+
+
+def test_plotly_gets_no_tags():
+    assert plain("<a href=x>&amp;\x1b") == "&lt;a href=x>&amp;amp;\\x1b"
