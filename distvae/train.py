@@ -19,7 +19,8 @@ if __name__ == "__main__":
     sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
 from distvae import __version__
-from distvae.config.load import flatten, known_keys, load_config, with_precision
+from distvae.config.keys import flatten, keys_with, known_keys
+from distvae.config.load import load_config, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
 from distvae.distributed.runtime import Runtime
@@ -32,13 +33,14 @@ from distvae.runs.resume import Opening, holds_run, open_run
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError
 from distvae.system.programs import run_program
+from distvae.system.roles import Role
 from distvae.system.signals import InterruptedRun, Signals
 from distvae.training.caller import Caller
 from distvae.training.trainer import Trainer
 from distvae.training.writer import NoWriter, RunWriter
 
-# Keys in which the ranks of a run may differ.
-PER_PROCESS = {"cpu_threads", "data.path", "data.workers"}
+# Keys in which the processes of a run may differ.
+_PER_PROCESS = keys_with(Config, Role.PER_PROCESS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,7 +92,7 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
         if runtime.world_size > 1:
             runtime.agree(_agreed(config))
         if config.run is None:
-            raise UserError("a training needs a folder: name it by run=FOLDER")
+            raise UserError("a run needs a folder: name it by run=FOLDER")
         results = carry_out(config, Path(config.run), runtime, signals, caller or Caller())
     except (UserError, InterruptedRun):
         runtime.close()
@@ -102,7 +104,7 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
 
 def _agreed(config: Config) -> dict[str, Any]:
     """Return the values that must be the same on all ranks, by name."""
-    settings = {key: value for key, value in flatten(config) if key not in PER_PROCESS}
+    settings = {key: value for key, value in flatten(config) if key not in _PER_PROCESS}
     return {"distvae.__version__": __version__, "the code's SHA-256": code_digest()} | settings
 
 
@@ -112,7 +114,7 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
     match opening:
         case Opening(results=Results() as results):
             pass
-        case Opening(start=Attempt() as attempt, checkpoint=checkpoint):
+        case Opening(attempt=Attempt() as attempt, checkpoint=checkpoint):
             writer = RunWriter(run, config, attempt) if runtime.is_main else NoWriter()
             if runtime.is_main and runtime.heartbeat is not None:
                 runtime.heartbeat.on_loss = lambda reason: writer.fail(UserError(reason))

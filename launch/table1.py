@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from distvae.config.load import known_keys, load_config, with_precision
+from distvae.config.keys import known_keys, unread_options
+from distvae.config.load import load_config, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
 from distvae.system.arguments import Parser
@@ -168,7 +169,7 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
 
 def _overrides_of(file: Path, config: Config, overrides: Sequence[str]) -> list[str]:
     """Return the overrides that a row reads: not those of a stage, a policy or free bits that it does not have."""
-    unread = {f"kl.{name}" for name in load_config(file, overrides, stored=True).kl.unread}
+    unread = unread_options(load_config(file, overrides, stored=True)).keys()
     missing = {f"{name}.max_epochs" for name in ("pretrain", "train") if not getattr(config, name).max_epochs}
     return [override for override in overrides if override.partition("=")[0] not in missing | unread]
 

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from distvae.config.load import flatten, known_keys, load_config
+from distvae.config.keys import flatten, known_keys
+from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.distributed.runtime import Runtime
 from distvae.reports.comparison import show_parts

@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from distvae.config.schema import CommunicationConfig, Config, ModelConfig
+from distvae.config.schema import CommunicationConfig, Config, ModelConfig, PowerSGD
 from distvae.model.draws import Noise
 from distvae.model.vae import TextVAE
 
@@ -190,7 +190,7 @@ def step_collectives(
         ]
     if engine == "powersgd":  # which sends one bucket (distributed/runtime.py)
         names = ("gradients left whole", "factors P", "factors Q")
-        sizes = powersgd_sizes(work.gradients, communication.powersgd_rank)
+        sizes = powersgd_sizes(work.gradients, powersgd_rank(communication))
         return [Collective(name, "all_reduce", 4 * size) for name, size in zip(names, sizes, strict=True)]
     width = 2 if engine == "bf16" else 4
     return [
@@ -206,6 +206,12 @@ def _padded(size: int, multiple: int) -> int:
 def local_steps(communication: CommunicationConfig) -> int:
     """Return the steps of local SGD between two averages."""
     return communication.local_sgd_steps or LOCAL_SGD_STEPS
+
+
+def powersgd_rank(communication: CommunicationConfig) -> int:
+    """Return the rank of PowerSGD's factors."""
+    compression = communication.compression
+    return (compression if isinstance(compression, PowerSGD) else PowerSGD()).powersgd_rank
 
 
 def method_collectives(config: Config) -> list[Collective]:

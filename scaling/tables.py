@@ -18,6 +18,7 @@ from scaling.costs import (
     epoch_collectives,
     local_steps,
     method_collectives,
+    powersgd_rank,
     step_collectives,
 )
 from scaling.machine import SHARE, Machine, predict
@@ -127,7 +128,7 @@ def _steps(config: Config, work: Work, machine: Machine, processes: tuple[int, .
 
 def _title(config: Config, engine: Engine) -> str:
     if engine == "powersgd":
-        return f"{ENGINES[engine]} of rank {config.communication.powersgd_rank}"
+        return f"{ENGINES[engine]} of rank {powersgd_rank(config.communication)}"
     if engine == "local_sgd":
         return f"{ENGINES[engine]}, {local_steps(config.communication)} steps"
     return ENGINES[engine]

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Iterable
 
-from distvae.config.load import known_keys, load_config
+from distvae.config.keys import known_keys
+from distvae.config.load import load_config
 from distvae.config.schema import CAPTIONS, SNLI, Config, DataConfig
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError, tell

@@ -148,7 +148,7 @@ def test_compare_sets_runs_side_by_side(run, said):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sample", "{run}/nowhere"], ["nowhere", "is it a run's folder"]),
+        (["sample", "{run}/nowhere"], ["nowhere", "is it a run folder"]),
         (["compare", "{run}/best"], ["results.json"]),
         (["evaluate", "{run}", "--data", "nowhere"], ["nowhere"]),
         (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples: '0': should be a whole number"]),

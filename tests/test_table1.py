@@ -251,7 +251,7 @@ def test_a_run_under_another_config_is_refused(refused, rows, finished, tmp_path
     (tmp_path / "table" / "seed-0").mkdir(parents=True)
     (tmp_path / "table" / "seed-0" / "kla").symlink_to(finished)
     said = refused("--rows", rows(kla=ALONE))
-    assert "seed-0/kla: cannot go on under another config" in said
+    assert "seed-0/kla: cannot resume under another config" in said
     assert "kl.policy (soft_free_bits there, linear here)" in said
 
 

@@ -1,28 +1,30 @@
 """Load a config: the defaults < the files that ``base`` names < the YAML file < ``key=value`` on the command line.
 
-The ``config.yaml`` of a run is the result: it has every setting and no ``base``."""
+A run writes the result to its ``config.yaml``, which has every setting that the run reads, and no ``base``.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from distvae.config.kl import KEYS, KLConfig
+from distvae.config.keys import either, format_readers, known_keys, readers, sections
 from distvae.config.schema import Config, Precision
+from distvae.config.sections import UNREAD, choices_of
 from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
 from distvae.system.settings import at_home
 
-# The sections of format 1, which every stored config has: one that lacks some was cut off. Sections added later take
-# their defaults in older files.
+# The sections of format 1. A stored config that lacks one was truncated. Later sections take their defaults in older
+# files.
 _SECTIONS = (
     "data", "model", "optimizer", "pretrain", "train", "kl", "plateau", "communication", "checkpoint", "evaluation",
     "speed",
@@ -35,16 +37,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     Args:
         path: the YAML file.
         overrides: as ``kl.target_rate=6``; the value is YAML.
-        whole: the file must name every section of format 1, as each file that a run wrote does.
-        stored: a run wrote the file, so options that nothing reads are accepted. ``whole`` implies it.
+        whole: require every section of format 1, which each file that a run wrote has. Implies ``stored``.
+        stored: accept options that nothing reads, because a run of an older version may have written the file.
 
     Raises:
-        ConfigError: the file cannot be read, a key is unknown (the nearest is named), a value is out of range.
+        ConfigError: the file cannot be read, a key is unknown (the error names the nearest), a value is out of range.
     """
     tree = read_tree(path) if whole else read_merged(path)
     missing = [name for name in _SECTIONS if name not in tree]
     if whole and missing:
-        raise ConfigError(f"{path}: is not the whole config of a run: it lacks {', '.join(missing)}")
+        raise ConfigError(f"{path}: is not the complete config of a run: it lacks {', '.join(missing)}")
     for override in overrides:
         apply_override(tree, override)
     if tree.get("run") is None:
@@ -55,7 +57,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
 def read_merged(path: str | Path) -> dict[str, Any]:
     """Read a training config over its bases: the file that ``base`` names, relative to this one, and so on.
 
-    A value replaces the base's, key by key in sections. ``run`` is not inherited: two runs cannot share a folder.
+    A value replaces the base's, and sections are merged key by key. ``run`` is not inherited, because two runs cannot
+    share a folder.
 
     Raises:
         ConfigError: a file cannot be read or is based on itself.
@@ -93,14 +96,18 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Config:
-    """Validate a tree of plain values. ``source`` says in errors where it came from; ``stored`` as in ``load_config``.
+    """Validate a tree of plain values.
+
+    Args:
+        source: where it came from, for errors.
+        stored: as in ``load_config``.
 
     Raises:
-        ConfigError: a key is unknown or a value out of range.
+        ConfigError: a key is unknown or a value is out of range.
     """
     try:
-        # By way of JSON, whose strict rules take a mapping for a data class and a list for a tuple, but no text for a
-        # number and no `true` for 1.
+        # pydantic's strict rules for JSON take a mapping as a data class and a list as a tuple, but no text as a number
+        # and no `true` as 1.
         config = TypeAdapter(Config).validate_json(json.dumps(tree), context={"stored": stored})
     except ValidationError as error:
         wrong = {problem["loc"][:1] if problem["type"] != "json_invalid" else ("run",) for problem in error.errors()}
@@ -112,10 +119,10 @@ def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Con
 
 
 def with_precision(config: Config, precision: Precision) -> Config:
-    """The config with what the launcher may have set, for a run's folder says what it used.
+    """Return the config with the precision that the run uses, which the launcher may have set.
 
     Args:
-        precision: of the training.
+        precision: of training.
     """
     return replace(
         config,
@@ -125,37 +132,21 @@ def with_precision(config: Config, precision: Precision) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The whole config as YAML, which ``load_config`` reads back."""
+    """Return a config as YAML that ``load_config`` reads back."""
     return dump_tree(TypeAdapter(Config).dump_python(config, mode="json"))
 
 
-def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs of dotted key and value."""
-    items = config.flat() if isinstance(config, KLConfig) else vars(config) if is_dataclass(config) else config
-    for key, value in items.items():
-        if is_dataclass(value) or isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def known_keys(kind: type, prefix: str = "") -> Iterator[str]:
-    """The keys of a data class, dotted, and its sections."""
-    for key, hint in get_type_hints(kind).items():
-        yield f"{prefix}{key}"
-        if hint is KLConfig:
-            yield from (f"{prefix}{key}.{name}" for name in KEYS)
-        elif isinstance(hint, type) and is_dataclass(hint):
-            yield from known_keys(hint, f"{prefix}{key}.")
-
-
 def explain(error: ValidationError, kind: type = Config) -> str:
-    """Every problem that was found with a data class, in a line."""
+    """Return all problems of a validation in one line.
+
+    Args:
+        kind: the data class that was validated.
+    """
     return "; ".join(_explain(problem, kind) for problem in error.errors())
 
 
 def run_folder(path: str | Path) -> str:
-    """Where a config's run goes that does not say it: runs/ and the file's path below configs/."""
+    """Return the default run folder of a config file: runs/ and the file's path below configs/."""
     return str(Path("runs", *_below_configs(Path(path))))
 
 
@@ -166,10 +157,10 @@ def _below_configs(path: Path) -> tuple[str, ...]:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Put a ``key=value`` into a tree of plain values; the value is YAML without comments.
+    """Set a ``key=value`` in a tree of plain values. The value is YAML without comments.
 
     Raises:
-        ConfigError: it is not of this form.
+        ConfigError: the override does not have this form.
     """
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -183,7 +174,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value into a tree under its dotted key.
+    """Set the value of a dotted key in a tree of plain values.
 
     Raises:
         ConfigError: a part of the key is a single value.
@@ -199,22 +190,39 @@ def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(problem: ErrorDetails, kind: type) -> str:
-    loc = problem["loc"]
-    if len(loc) > 3 and loc[0] == "kl":  # kl, policy, the policy's name, its option
-        loc = ("kl", *loc[3:])
-    key = ".".join(str(part) for part in loc)
+    key = _key_of(problem["loc"], kind)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         near = difflib.get_close_matches(key, known_keys(kind), n=1, cutoff=0.5)
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "json_invalid":  # lone surrogates, nesting
         return f"is not made of plain keys and values: {problem['ctx']['error']}"
-    message = problem["msg"].removeprefix("Value error, ")
+    given, message = problem["input"], problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == UNREAD:
+        return _explain_unread(key, problem["ctx"], kind)
     if problem["type"] == "value_error":
         return message
-    given = problem["input"]
     if problem["type"] == "union_tag_invalid":
         given, names = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].split(", ")
-        message = f"input should be {', '.join(names[:-1])} or {names[-1]}"
+        message = f"input should be {either(names)}"
     if problem["type"] in ("tuple_type", "list_type") and isinstance(given, str | int | float):
         message += f"; a list: write '{key}=[{given}]'"
     return f"{key} = {given!r}: {message[0].lower() + message[1:]}"
+
+
+def _explain_unread(section: str, context: dict[str, Any], kind: type) -> str:
+    key, default = f"{section}.{context['option']}", context["default"]
+    wanted = readers(kind, key)
+    chosen = " and ".join(f"{choice} is {context['chosen'][choice.rpartition('.')[2]]}" for choice in wanted)
+    return (
+        f"{key} = {context['value']} belongs to {format_readers(wanted)}, and {chosen}: leave it out, or set"
+        f" {key}={'null' if default is None else default}, its default"
+    )
+
+
+def _key_of(location: tuple[int | str, ...], kind: type) -> str:
+    """Return the dotted key of a pydantic location, in which an option comes after the choice and the component."""
+    parts, rest = [], list(location)
+    section = sections(kind).get(str(rest[0])) if rest else None
+    if section is not None and len(rest) > 3 and rest[1] in {choice.key for choice in choices_of(section)}:
+        parts, rest = rest[:1], rest[3:]
+    return ".".join(str(part) for part in [*parts, *rest])

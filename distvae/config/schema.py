@@ -1,4 +1,4 @@
-"""Every setting, as frozen dataclasses whose defaults are the paper's."""
+"""Every setting of a training run, as frozen dataclasses. The defaults are the paper's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from distvae.config.kl import KLConfig, either
+from distvae.config.keys import unread_options
+from distvae.config.kl import KLConfig
+from distvae.config.sections import Section
+from distvae.system.roles import Role
 from distvae.system.settings import (
     LARGEST_INT,
     RULES,
@@ -27,51 +30,50 @@ CAPTIONS = "captions"
 SNLI = "stanfordnlp/snli"
 
 Precision = Literal["no", "bf16"]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 @dataclass(frozen=True, config=RULES)
 class DataConfig:
-    """Which sentences, and how they become ids."""
+    """Which sentences to use, and how they become ids."""
 
-    # `captions` (built in), `stanfordnlp/snli` (the hub's), a file (text, json, jsonl, csv, tsv, parquet; .gz too, but
-    # for parquet), or a folder that holds train.*, valid.* and test.*
-    path: Location = CAPTIONS
-    # Columns that hold sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
+    # `captions` (built in), `stanfordnlp/snli` (of the hub), a file (text, json, jsonl, csv, tsv, parquet; all but
+    # parquet also as .gz), or a folder with train.*, valid.* and test.*
+    path: Annotated[Location, Role.SOURCE, Role.PER_PROCESS] = CAPTIONS
+    # Columns of sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    # Sentences of more whitespace-separated words are left out (and counted). Null: no limit.
+    # Leave out (and count) sentences of more whitespace-separated words. Null: no limit.
     max_words: Positive | None = None
-    # Seeded down-sample per split; for captions, how many to draw. Null: all there are.
+    # Sentences to sample from each split; for captions, sentences to draw. Null: all there are.
     train_size: Positive | None = None
     valid_size: Positive | None = None
     test_size: Positive | None = None
     # Keep each sentence once within its split.
     distinct: bool = False
-    # Words seen fewer times in train are unknown …
+    # Words that occur fewer times in train are unknown.
     min_count: Positive = 2
-    # … and fall into classes by their shape, or into one `<unk>`.
+    # Map unknown words to classes by their shape, or to a single `<unk>`.
     unk: Literal["classes", "single"] = "classes"
-    # Chooses the down-sample and draws the captions; apart from the run's seed, so that runs share their data.
+    # Seed of the sample and of the captions. It is not the run's seed, so that runs share their data.
     seed: Seed = 0
-    # Processes that tokenise. Null: one per CPU core.
-    workers: Positive | None = None
-    # Where tokenised corpora are kept.
-    cache: Location = "~/.cache/distvae"
+    # Processes that tokenize. Null: one per CPU core.
+    workers: Annotated[Positive | None, Role.PLACE, Role.PER_PROCESS] = None
+    # Folder of tokenized corpora.
+    cache: Annotated[Location, Role.PLACE] = "~/.cache/distvae"
 
     @model_validator(mode="after")
     def _captions_are_independent_draws(self) -> DataConfig:
         if self.path == CAPTIONS and (self.distinct or self.max_words or self.columns):
             raise ValueError(
-                "the captions are independent draws whose log p(x) is exact: distinct, max_words and columns do not"
-                " apply to data.path=captions"
+                "distinct, max_words and columns do not apply to data.path=captions: captions are independent draws"
+                " whose log p(x) is exact"
             )
         return self
 
     @model_validator(mode="after")
     def _captions_have_their_vocabulary(self) -> DataConfig:
         if self.path == CAPTIONS and (self.min_count, self.unk) != (type(self).min_count, type(self).unk):
-            raise ValueError(
-                "the captions' words are known, all of them: min_count and unk do not apply to data.path=captions"
-            )
+            raise ValueError("min_count and unk do not apply to data.path=captions, all of whose words are known")
         return self
 
 
@@ -82,76 +84,100 @@ class ModelConfig:
     embedding_size: Positive = 128
     hidden_size: Positive = 512
     latent_size: Positive = 32
-    # All weights start as U(−r, r); embeddings as U(−r', r').
+    # All weights are drawn from U(−r, r), and embeddings from U(−r', r').
     init_range: AboveZero = 0.01
     embedding_init_range: AboveZero = 0.1
-    # On the decoder's input embeddings and on its LSTM's output.
-    dropout: Probability = 0.5
-    # Share of the decoder's input words replaced by the unknown word.
-    word_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # Dropout of the decoder's input embeddings and of its LSTM's output.
+    dropout: Annotated[Probability, Role.MUTABLE] = 0.5
+    # Share of the decoder's input words that the unknown word replaces.
+    word_dropout: Annotated[float, Field(ge=0, le=1), Role.MUTABLE] = 0.0
 
 
 @dataclass(frozen=True, config=RULES)
-class OptimizerConfig:
+class SGD:
+    """Without momentum, as the paper and Li et al. (2019) train."""
+
+    name: Literal["sgd"] = "sgd"
+
+
+@dataclass(frozen=True, config=RULES)
+class AdamW:
+    """Needs a lower learning rate than SGD (Loshchilov & Hutter, 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    # Decoupled weight decay.
+    weight_decay: Annotated[NotNegative, Role.MUTABLE] = 0.0
+
+
+@dataclass(frozen=True, config=RULES)
+class OptimizerConfig(Section):
     """The optimizer and its steps."""
 
-    # `sgd`, without momentum, as the paper and Li et al. (2019) train; or `adamw`, which wants a lower learning rate.
-    name: Literal["sgd", "adamw"] = "sgd"
-    # Of adamw, decoupled from the gradient.
-    weight_decay: NotNegative = 0.0
+    algorithm: Annotated[SGD | AdamW, Field(discriminator="name", alias="name")] = SGD()
     # Sentences of one optimizer step, over all ranks and accumulation steps.
     batch_size: Positive = 32
-    # Micro-batches into which each rank cuts its share of a batch.
-    accumulation_steps: Positive = 1
-    learning_rate: AboveZero = 0.5
-    # Bound on the global norm of the gradient of the mean loss per sentence. Null: none.
-    clip_norm: AboveZero | None = 5.0
-    # `no` or `bf16`. Null: what the launcher says (`--mixed_precision`).
+    # Micro-batches of each rank in a step.
+    accumulation_steps: Annotated[Positive, Role.PLACE] = 1
+    learning_rate: Annotated[AboveZero, Role.MUTABLE] = 0.5
+    # Largest global norm of the gradient of the mean loss per sentence; larger ones are scaled down. Null: no limit.
+    clip_norm: Annotated[AboveZero | None, Role.MUTABLE] = 5.0
+    # `no` or `bf16`. Null: as the launcher sets it (`--mixed_precision`).
     mixed_precision: Precision | None = None
-    # A step whose loss or gradient is not finite moves no weight. It stops the run, or (`skip`) is left out of the
-    # epoch's sums and counted, and the run continues.
-    on_nan: Literal["stop", "skip"] = "stop"
-
-    @model_validator(mode="after")
-    def _options_belong_to_the_optimizer(self) -> OptimizerConfig:
-        if self.weight_decay and self.name != "adamw":
-            raise ValueError(f"optimizer.weight_decay belongs to adamw, not to {self.name}")
-        return self
+    # A step whose loss or gradient is not finite changes no weight. `stop`: it ends the run. `skip`: the run continues,
+    # and the step is counted and left out of the epoch's sums.
+    on_nan: Annotated[Literal["stop", "skip"], Role.EXTENT] = "stop"
 
 
 @dataclass(frozen=True, config=RULES)
-class CommunicationConfig:
-    """What several processes send one another under data parallelism (DDP); ZeRO and FSDP have their own ways."""
+class Uncompressed:
+    """Send gradients in float32."""
 
-    # How gradients travel: in float32, rounded to bf16, or as PowerSGD's low-rank factors (Vogels et al., 2019).
-    compression: Literal["none", "bf16", "powersgd"] = "none"
-    # Rank of the factors: higher is more exact, and more to send.
+    name: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, config=RULES)
+class BF16:
+    """Send gradients rounded to bf16."""
+
+    name: Literal["bf16"] = "bf16"
+
+
+@dataclass(frozen=True, config=RULES)
+class PowerSGD:
+    """Send low-rank factors of gradients (Vogels et al., 2019)."""
+
+    name: Literal["powersgd"] = "powersgd"
+    # Rank of the factors: a higher one is more exact, and more to send.
     powersgd_rank: Positive = 4
-    # Steps that send whole gradients before PowerSGD sets in.
+    # Steps that send whole gradients before PowerSGD begins.
     powersgd_start: Annotated[int, Field(ge=2, le=LARGEST_INT)] = 1000
-    # Local SGD (Stich, 2019): every process steps by its own share of each batch, clipped on its own, and all take the
-    # mean of their weights every so many steps. Null: gradients are reduced in every step.
+
+
+@dataclass(frozen=True, config=RULES)
+class CommunicationConfig(Section):
+    """What processes send each other under data parallelism (DDP). ZeRO and FSDP have their own ways."""
+
+    compression: Annotated[Uncompressed | BF16 | PowerSGD, Field(discriminator="name")] = Uncompressed()
+    # Local SGD (Stich, 2019): each process steps by its own share of each batch and clips on its own. Every so many
+    # steps all processes take the mean of their weights. Null: gradients are reduced in every step.
     local_sgd_steps: Positive | None = None
-    # Under any engine: minutes without a sign of life from a process after which the run stops and names it. Processes
-    # wait for twice as long for each other when they start, and in a collective.
-    timeout_minutes: Annotated[float, Field(gt=0, le=1e6)] = 15.0
+    # Under any engine: minutes without a heartbeat from a process after which the run stops and names the process.
+    # Processes wait twice as long for each other when they start and in a collective.
+    timeout_minutes: Annotated[float, Field(gt=0, le=1e6), Role.PLACE] = 15.0
 
     @model_validator(mode="after")
-    def _options_belong_together(self) -> CommunicationConfig:
-        if self.compression != "none" and self.local_sgd_steps is not None:
+    def _local_sgd_sends_no_gradients(self) -> CommunicationConfig:
+        if not isinstance(self.compression, Uncompressed) and self.local_sgd_steps is not None:
             raise ValueError(
-                f"communication.compression={self.compression} has nothing to compress under local_sgd_steps, which"
-                " sends weights and no gradients"
+                f"communication.compression={self.compression.name} has nothing to compress under local_sgd_steps,"
+                " which sends weights and no gradients"
             )
-        for name in ("powersgd_rank", "powersgd_start"):
-            if self.compression != "powersgd" and getattr(self, name) != getattr(type(self), name):
-                raise ValueError(f"communication.{name} belongs to compression powersgd, not to {self.compression}")
         return self
 
 
 @dataclass(frozen=True, config=RULES)
 class StageConfig:
-    # 0: no such stage.
+    # 0: skip the stage.
     max_epochs: Count = 0
 
 
@@ -159,89 +185,89 @@ class StageConfig:
 class PlateauConfig:
     """When the validation loss stops improving (paper, section 6.2)."""
 
-    # Epochs in a row without improvement that end in a decay.
+    # Consecutive epochs without improvement before a decay.
     patience: Positive = 2
-    # What a decay multiplies the learning rate by.
+    # Factor of the learning rate at a decay.
     decay: OpenUnit = 0.5
-    # The stage ends at this decay.
+    # The stage ends at this many decays.
     max_decays: Positive = 5
 
 
 @dataclass(frozen=True, config=RULES)
 class CheckpointConfig:
-    """When a run is saved, beside the end of each epoch."""
+    """When to save a run, besides the end of each epoch."""
 
-    # Every so many steps. Null: not by steps.
+    # Steps between checkpoints. Null: not by steps.
     every_steps: Positive | None = None
-    # Every so many minutes. Null: not by the clock.
+    # Minutes between checkpoints. Null: not by time.
     every_minutes: AboveZero | None = 10.0
-    # How many checkpoints stay. More than one: a damaged one is passed over for the one before.
+    # Number of checkpoints to keep. With more than one, a run can resume from the one before a damaged one.
     keep: Positive = 2
 
 
 @dataclass(frozen=True, config=RULES)
 class EvaluationConfig:
-    # Sentences evaluated at once on a rank, at most; fewer where each has many importance samples.
-    batch_size: Positive = 128
+    # Most sentences evaluated at once on a rank. Fewer if each has many importance samples.
+    batch_size: Annotated[Positive, Role.PLACE] = 128
     # K of the importance-weighted NLL.
-    importance_samples: Positive = 500
-    # Bound on what a chunk of importance samples may take, in MiB.
-    memory_mb: Positive = 512
-    # Seeds the draws of z, in validation too.
+    importance_samples: Annotated[Positive, Role.EXTENT, Role.AFTER_PRETRAINING] = 500
+    # Most memory of a chunk of importance samples, in MiB.
+    memory_mb: Annotated[Positive, Role.PLACE] = 512
+    # Seed of the draws of z, in validation too.
     seed: Seed = 0
-    # K of an importance-weighted NLL at each validation of the VAE. 0: none, because it takes K decodings per sentence.
-    validation_samples: Count = 0
+    # K of an importance-weighted NLL at each validation of the VAE, which decodes each sentence K times. 0: none.
+    validation_samples: Annotated[Count, Role.EXTENT, Role.AFTER_PRETRAINING] = 0
     # Sentences shown in TensorBoard after each validation.
-    samples: Count = 8
-    # Of the decoder in importance sampling, where it is nearly all of the work; all other scores are float32. Null: as
-    # in the training. A CPU without bfloat16 instructions takes float32.
-    mixed_precision: Precision | None = None
+    samples: Annotated[Count, Role.EXTENT, Role.AFTER_PRETRAINING] = 8
+    # Of the decoder in importance sampling, which is nearly all of the work; all other scores are float32. Null: as in
+    # training. A CPU without bfloat16 instructions uses float32.
+    mixed_precision: Annotated[Precision | None, Role.AFTER_PRETRAINING] = None
 
 
 @dataclass(frozen=True, config=RULES)
 class SpeedConfig:
-    """Faster ways to the same numbers, up to rounding. `auto` takes what the machine and the launch have; what each
-    brings stands in docs/performance.md."""
+    """Faster ways to the same numbers, up to rounding. docs/performance.md has what each of them gains."""
 
-    # Output layer and cross entropy. `fused`: the logits turn into their own gradient, a few rows at a time. `plain`:
-    # torch's, which keep them and three float32 copies.
+    # Output layer and cross entropy. `fused`: compute the gradient in place of the logits, a few rows at a time.
+    # `plain`: torch's, which keeps the logits and three float32 copies of them.
     output_layer: Literal["fused", "plain"] = "fused"
-    # Gradients of the embeddings. `rows`: of the words of a batch alone, which needs sgd and a process alone on a CPU.
-    # `dense`: of the whole vocabulary. `auto`: `rows` where it can be.
+    # Gradients of the embeddings. `rows`: of the words in a batch only; needs sgd and a single process on a CPU.
+    # `dense`: of the whole vocabulary. `auto`: `rows` where possible.
     embedding_gradients: Literal["auto", "rows", "dense"] = "auto"
-    # On a CPU, keep memory that a step has freed for the next one, and do not hand it back to the system.
+    # On a CPU, keep memory that a step has freed for the next step.
     keep_memory: bool = True
-    # On a GPU, record the forward and backward of each shape of batch as a CUDA graph and play it again. For a process
-    # alone, without accumulation steps.
+    # On a GPU, record the forward and backward of each batch shape as a CUDA graph and replay it. For a single process
+    # without accumulation steps.
     cuda_graphs: bool = False
 
 
 @dataclass(frozen=True, config=RULES)
 class Config:
-    # The run's folder. Null: runs/ and the config file's path below configs/.
-    run: Folder | None = None
-    seed: Seed = 0
-    # Threads of each process that trains on a CPU. Null: the machine's cores, shared by its processes; launchers, left
-    # alone, give each process one.
-    cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    # What to do if the run's folder holds a run. `auto`: resume from its newest checkpoint if this config continues it;
-    # `never`: fail. Or the folder of a checkpoint: resume from that one, here or in a new run.
-    resume: Folder = "auto"
-    # A run whose finished pretraining (its folder `pretrained/`) takes the place of this run's.
-    pretrained: Folder | None = None
+    # The run folder. Null: runs/ and the config file's path below configs/.
+    run: Annotated[Folder | None, Role.PLACE] = None
+    seed: Annotated[Seed, Role.PER_RUN] = 0
+    # Threads of each process that trains on a CPU. Null: the machine's cores, divided among its processes.
+    cpu_threads: Annotated[Threads | None, Role.PLACE, Role.PER_PROCESS] = None
+    # What to do if the run folder has a run. `auto`: resume from its newest checkpoint if this config continues it.
+    # `never`: fail. The folder of a checkpoint: resume from it, here or in a new run folder.
+    resume: Annotated[Folder, Role.PLACE] = "auto"
+    # A run whose finished pretraining (its folder `pretrained/`) replaces this run's.
+    pretrained: Annotated[Folder | None, Role.PER_RUN, Role.AFTER_PRETRAINING] = None
     data: DataConfig = plain_field(default_factory=DataConfig)
     model: ModelConfig = plain_field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = plain_field(default_factory=OptimizerConfig)
-    # Stage 1: an autoencoder (γ = 0), whose encoder the next stage keeps and whose decoder it resets.
-    pretrain: StageConfig = plain_field(default_factory=lambda: StageConfig(max_epochs=100))
-    # Stage 2: the VAE, annealing included.
-    train: StageConfig = plain_field(default_factory=lambda: StageConfig(max_epochs=100))
-    kl: KLConfig = plain_field(default_factory=KLConfig)
+    # Stage 1: an autoencoder (γ = 0). The next stage keeps its encoder and resets its decoder.
+    pretrain: Annotated[StageConfig, Role.EXTENT] = plain_field(default_factory=lambda: StageConfig(max_epochs=100))
+    # Stage 2: the VAE, including annealing.
+    train: Annotated[StageConfig, Role.EXTENT, Role.AFTER_PRETRAINING] = plain_field(
+        default_factory=lambda: StageConfig(max_epochs=100)
+    )
+    kl: Annotated[KLConfig, Role.AFTER_PRETRAINING] = plain_field(default_factory=KLConfig)
     plateau: PlateauConfig = plain_field(default_factory=PlateauConfig)
     communication: CommunicationConfig = plain_field(default_factory=CommunicationConfig)
-    checkpoint: CheckpointConfig = plain_field(default_factory=CheckpointConfig)
+    checkpoint: Annotated[CheckpointConfig, Role.PLACE] = plain_field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = plain_field(default_factory=EvaluationConfig)
-    speed: SpeedConfig = plain_field(default_factory=SpeedConfig)
+    speed: Annotated[SpeedConfig, Role.PLACE] = plain_field(default_factory=SpeedConfig)
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Config:
@@ -253,10 +279,10 @@ class Config:
 
     @model_validator(mode="after")
     def _no_step_spoils_those_after_it(self) -> Config:
-        if self.communication.compression == "powersgd" and self.optimizer.on_nan == "skip":
+        if isinstance(self.communication.compression, PowerSGD) and self.optimizer.on_nan == "skip":
             raise ValueError(
-                "optimizer.on_nan=skip does not go with communication.compression=powersgd, which carries what it left"
-                " out of a step's gradient, finite or not, into the next"
+                "optimizer.on_nan=skip does not go with communication.compression=powersgd, which adds what it left"
+                " out of a step's gradient, finite or not, to the next"
             )
         return self
 
@@ -267,13 +293,13 @@ class Config:
 
     @property
     def autoencoder(self) -> bool:
-        """Whether the run ends with an autoencoder, whose z has no prior: an NLL says nothing of it."""
+        """Whether the run ends with an autoencoder, whose z has no prior and which therefore has no NLL."""
         return self.train.max_epochs == 0 or self.kl.policy.autoencoder
 
     @property
     def unread(self) -> dict[str, str]:
-        """Keys that this config's choices do not read, and what reads them. Stages of no epochs read as the others."""
-        found = {f"kl.{name}": either(readers) for name, readers in self.kl.unread.items()}
+        """Keys that this config does not read, and what would read them. Skipped stages count as readers."""
+        found = unread_options(self)
         data = self.data
         if data.path != CAPTIONS and data.train_size is data.valid_size is data.test_size is None:
             found["data.seed"] = "data.train_size, data.valid_size or data.test_size"

@@ -29,7 +29,7 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from distvae.config.schema import CommunicationConfig, Config, OptimizerConfig, Precision
+from distvae.config.schema import CommunicationConfig, Config, OptimizerConfig, PowerSGD, Precision
 from distvae.distributed.device import has_bf16, keep_freed_memory, set_onednn
 from distvae.distributed.heartbeat import Heartbeat, Store
 from distvae.system import launcher
@@ -92,7 +92,7 @@ class Runtime:
         kwargs: list[KwargsHandler] = [
             InitProcessGroupKwargs(timeout=timeout, backend="gloo" if by_deepspeed and on_cpu else None)
         ]
-        if communication.compression == "powersgd":
+        if isinstance(communication.compression, PowerSGD):
             # PowerSGD's hook chains collectives in one thread per bucket, and these threads race over gloo. One bucket
             # is enough, because its messages are small.
             kwargs.append(DistributedDataParallelKwargs(bucket_cap_mb=2**20))
@@ -149,7 +149,7 @@ class Runtime:
             return "alone"
         if self.communication.local_sgd_steps is not None:
             return f"local SGD, {self.communication.local_sgd_steps} steps"
-        compression = self.communication.compression
+        compression = self.communication.compression.name
         return "DDP" if compression == "none" else f"DDP, {compression}"
 
     @property

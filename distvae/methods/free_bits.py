@@ -7,10 +7,11 @@ ranks beforehand, and gate each dimension by it: no gradient passes through a co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
+from distvae.system.roles import Role
 from distvae.system.settings import RULES, NotNegative
 
 if TYPE_CHECKING:  # a config needs the options alone, and PyTorch takes a second to import
@@ -43,7 +44,7 @@ class NoFreeBits:
 @dataclass(frozen=True, config=RULES)
 class _FreeBits:
     # λ in nats per sentence, of soft free bits and of free bits.
-    target_rate: NotNegative = 4.0
+    target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
 
     label: ClassVar[str] = "FB"
 

@@ -4,11 +4,12 @@ Models»)."""
 from __future__ import annotations
 
 from dataclasses import dataclass as state
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from distvae.methods.policy import Gamma, PolicyOptions
+from distvae.system.roles import Role
 from distvae.system.settings import RULES, AboveZero, NotNegative
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Lagrangian(PolicyOptions):
 
     name: Literal["lagrangian"] = "lagrangian"
     # λ in nats per sentence: the minimum of `lagrangian`, the target of soft free bits, the floor of free bits.
-    target_rate: NotNegative = 4.0
+    target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
     # Step size of RMSProp on the multiplier.
     dual_learning_rate: AboveZero = 0.001
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass as state
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from distvae.methods.annealing import annealed
 from distvae.methods.policy import Gamma, PolicyOptions
+from distvae.system.roles import Role
 from distvae.system.settings import RULES, Count, NotNegative, OpenUnit, Positive, Probability
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ class SoftFreeBits(PolicyOptions):
     name: Literal["soft_free_bits"] = "soft_free_bits"
     anneal_epochs: Count = 10
     # λ in nats per sentence, of soft free bits and of free bits.
-    target_rate: NotNegative = 4.0
+    target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
     # β: γ stays as it is while the KL is within (1 ± β)λ.
-    threshold: Probability = 0.05
+    threshold: Annotated[Probability, Role.MUTABLE] = 0.05
     # χ: γ is multiplied by 1 + χ or 1 − χ.
-    multiplier: OpenUnit = 0.1
+    multiplier: Annotated[OpenUnit, Role.MUTABLE] = 0.1
     # γ moves every so many steps of an epoch, by the KL since the last time. Null: once an epoch.
     every_steps: Positive | None = None
 

@@ -11,18 +11,19 @@ from typing import Literal
 
 import numpy as np
 
-from distvae.config.load import flatten, load_config
+from distvae.config.keys import flatten, keys_with
+from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.evaluation.scores import Estimate, SentenceScores, mean_estimate, perplexity
 from distvae.runs.environment import Environment, read_environment
 from distvae.runs.records import EpochRecord, read_metrics
 from distvae.runs.results import Results, load_results, load_sentence_scores
-from distvae.runs.resume import NO_MATTER
 from distvae.system.errors import UserError
 from distvae.system.files import damaged, inside
+from distvae.system.roles import Role
 
 # The keys in which runs of one method may differ.
-_BETWEEN_SEEDS = NO_MATTER | {"seed", "pretrained"}
+_BETWEEN_SEEDS = keys_with(Config, Role.PLACE, Role.SOURCE, Role.PER_RUN)
 
 # A difference counts from this many standard errors.
 CERTAIN = 2.0
@@ -82,11 +83,11 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not os.path.lexists(folder / "config.yaml"):
         raise UserError(f"{folder}: is not a run folder: it has no config.yaml")
+    config = load_config(inside(folder, "config.yaml"), whole=True)  # first, because it has the folder's format
     results = load_results(folder) if os.path.lexists(folder / "results.json") else None
     epochs = read_metrics(folder)
     if results is not None:
         _check_stages(folder, results, epochs)
-    config = load_config(inside(folder, "config.yaml"), whole=True)
     environment = read_environment(folder)
     if results is None:
         return Run(folder, config, epochs, environment)
@@ -217,7 +218,8 @@ def _named(kind: str, run: Run, groups: dict[Settings, list[Run]]) -> str:
     """Return the kind, and the values of the keys in which the methods of the kind differ."""
     alike = [dict(key) for key, group in groups.items() if method_of(group[0].config) == kind]
     own = dict(_settings(run))
-    differing = [key for key in own if len({other[key] for other in alike}) > 1]
+    # An option that only some of them have goes with a choice, which differs too.
+    differing = [key for key in own if len({other[key] for other in alike if key in other}) > 1]
     return f"{kind} ({', '.join(f'{key}={own[key]}' for key in differing)})"
 
 

@@ -1,8 +1,8 @@
 """Attempts at a run: each takes the next number, and the last one counts.
 
-A run may be launched again while processes of an earlier attempt are still alive, on a node that only seemed dead. No
-lock stops such a process, and neither does a check before a write, because the process may stall between the two. So
-everything that an attempt writes carries its number, readers use the highest, and an attempt that sees a later one
+A run may be launched again while processes of an earlier attempt are still alive, on a node that only seemed dead.
+Neither a lock nor a check before each write stops such a process, because it may stall between the check and the write.
+So everything that an attempt writes has its number, readers use the highest, and an attempt that sees a later one
 stops.
 """
 
@@ -26,7 +26,7 @@ from distvae.system.launcher import number as environment_number
 
 FOLDER = "starts"
 
-# Seconds between an attempt's heartbeats, and seconds without one after which an attempt on another machine is dead.
+# Seconds between heartbeats, and seconds without one after which an attempt on another machine counts as dead.
 BEAT = 5.0
 PATIENCE = 4 * BEAT
 
@@ -37,25 +37,25 @@ class Attempt:
 
     number: int
     host: str
-    kernel: str  # identifies the machine's boot and container in which `process` is valid
+    kernel: str  # the machine's boot and the container, in which `process` is valid
     process: int
-    born: str  # start time, which distinguishes this process from a later one with the same number
-    job: str | None  # Slurm job, which had been requeued `requeues` times
+    born: str  # start time of the process; a later process may have the same number
+    job: str | None  # Slurm job, requeued `requeues` times so far
     requeues: int
-    recorded_step: int | None = None  # step that it resumed from: all later records are its own. None: not yet known
+    recorded_step: int | None = None  # step that it resumed from: later records are its own. None: not yet known
     ended: bool = False
 
 
 class SupersededError(UserError):
-    """A later attempt has taken over the run, so this one must write no more."""
+    """A later attempt has taken over the run, so this one must stop writing."""
 
 
 def read_attempts(run: Path) -> list[Attempt]:
-    """Return a run's attempts in order. One whose file is truncated counts as an attempt that has ended."""
+    """Return a run's attempts in order. An attempt whose file is truncated counts as ended."""
     found = []
     for path in _files(run):
         try:
-            found.append(read_as(Attempt, path, "a start of a run"))
+            found.append(read_as(Attempt, path, "an attempt at a run"))
         except UserError:
             found.append(Attempt(int(path.stem), "?", "?", 0, "", None, 0, ended=True))
     return found
@@ -69,13 +69,13 @@ def responsible(attempts: list[Attempt], step: int) -> int:
 
 def last_begun(run: Path) -> int:
     """Return the number of the last attempt that has begun to record; 0 if there is none."""
-    return max((start.number for start in read_attempts(run) if start.recorded_step is not None), default=0)
+    return max((one.number for one in read_attempts(run) if one.recorded_step is not None), default=0)
 
 
 def claim(run: Path, overtake: bool = False) -> Attempt:
     """Become the last attempt at a run, unless another one is still alive.
 
-    A job that Slurm has requeued supersedes its own former processes, which may live on where a node seemed dead.
+    A job that Slurm has requeued supersedes its own earlier processes, which may live on a node that seemed dead.
 
     Args:
         overtake: supersede any other attempt too.
@@ -88,70 +88,70 @@ def claim(run: Path, overtake: bool = False) -> Attempt:
         former = next(reversed(read_attempts(run)), None)
         number = 1 if former is None else former.number + 1
         job, requeues = os.environ.get("SLURM_JOB_ID"), environment_number("SLURM_RESTART_COUNT", 0)
-        start = Attempt(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
-        if not (overtake or former is None or former.ended or _succeeds(start, former)) and _lives(run, former):
+        attempt = Attempt(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
+        if not (overtake or former is None or former.ended or _succeeds(attempt, former)) and _is_alive(run, former):
             raise UserError(
-                f"{run}: start {former.number} trains there, as process {former.process} of {former.host}; wait for it,"
-                " end it, or name another run=FOLDER"
+                f"{run}: attempt {former.number} is training it, as process {former.process} on {former.host}; wait for"
+                " it, end it, or name another run=FOLDER"
             )
         try:
             with _file(run, number).open("x", encoding="utf-8") as file:
-                json.dump(asdict(start), file)
+                json.dump(asdict(attempt), file)
         except FileExistsError:
             continue  # another attempt was faster
-        return start
+        return attempt
 
 
 class Lease:
     """The main process's lease on a run: sends heartbeats and detects a later attempt."""
 
-    def __init__(self, run: Path, start: Attempt):
-        self._run, self._start = run, start
+    def __init__(self, run: Path, attempt: Attempt):
+        self._run, self._attempt = run, attempt
         self.lost = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="sign of life", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="heartbeat of the run", daemon=True)
         self._thread.start()
 
     def begin(self, recorded_step: int) -> None:
-        """Record the step after which all records are this attempt's."""
+        """Record the step after which all records belong to this attempt."""
         self._write(recorded_step=recorded_step)
 
     def check(self) -> None:
         """Check that this is still the last attempt.
 
         Raises:
-            SupersededError: a later one exists, or the folder is gone.
+            SupersededError: there is a later one, or the folder is gone.
         """
         last = max((int(path.stem) for path in _files(self._run)), default=0)
-        if last != self._start.number:
+        if last != self._attempt.number:
             self.lost = True
         if self.lost:
-            number = self._start.number
-            why = f"start {last} goes on with it" if last > number else "its folder is gone"
-            raise SupersededError(f"{self._run}: {why}; start {number} stops, and writes no more")
+            number = self._attempt.number
+            why = f"attempt {last} has taken over" if last > number else "its folder is gone"
+            raise SupersededError(f"{self._run}: {why}; attempt {number} stops and writes nothing more")
 
     def release(self) -> None:
         """Record that this attempt has ended."""
         self._ended.set()
         self._thread.join()
         if not self.lost:
-            with contextlib.suppress(OSError):  # then the end of the process shows it
+            with contextlib.suppress(OSError):  # the end of the process shows it too
                 self._write(ended=True)
 
     def _write(self, **changes: Any) -> None:
-        self._start = replace(self._start, **changes)
-        write_json(_file(self._run, self._start.number), asdict(self._start))
+        self._attempt = replace(self._attempt, **changes)
+        write_json(_file(self._run, self._attempt.number), asdict(self._attempt))
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             try:
-                os.utime(_file(self._run, self._start.number))
+                os.utime(_file(self._run, self._attempt.number))
                 self.check()
             except (FileNotFoundError, SupersededError):
                 self.lost = True
                 return
             except OSError as error:  # a network file system may recover
-                warning = f"distvae: WARNING {self._run}: no sign of life: {error.strerror}"
+                warning = f"distvae: WARNING {self._run}: no heartbeat: {error.strerror}"
                 print(printable(warning), file=sys.stderr)
 
 
@@ -165,26 +165,26 @@ def _files(run: Path) -> list[Path]:
     )
 
 
-def _succeeds(start: Attempt, former: Attempt) -> bool:
-    return start.job is not None and start.job == former.job and start.requeues > former.requeues
+def _succeeds(attempt: Attempt, former: Attempt) -> bool:
+    return attempt.job is not None and attempt.job == former.job and attempt.requeues > former.requeues
 
 
-def _lives(run: Path, start: Attempt) -> bool:
-    if start.kernel == _kernel():
-        return _born(start.process) == start.born
-    waiting = f"{run}: waiting for signs of life of start {start.number} on {start.host} …"
+def _is_alive(run: Path, attempt: Attempt) -> bool:
+    if attempt.kernel == _kernel():
+        return _born(attempt.process) == attempt.born
+    waiting = f"{run}: waiting for a heartbeat of attempt {attempt.number} on {attempt.host} …"
     print(printable(waiting), file=sys.stderr)
-    seen, end = _last_beat(run, start), time.monotonic() + PATIENCE
+    seen, end = _last_beat(run, attempt), time.monotonic() + PATIENCE
     while time.monotonic() < end:
         time.sleep(BEAT / 10)
-        if _last_beat(run, start) != seen:
+        if _last_beat(run, attempt) != seen:
             return True
     return False
 
 
-def _last_beat(run: Path, start: Attempt) -> int:
-    # An open file has the server's times; those of a path may be cached.
-    with _file(run, start.number).open() as file:
+def _last_beat(run: Path, attempt: Attempt) -> int:
+    # An open file has the server's times, and those of a path may be cached.
+    with _file(run, attempt.number).open() as file:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
@@ -206,6 +206,6 @@ def living(process: int) -> tuple[str, int, str] | None:
 
 
 def _born(process: int) -> str:
-    """Return when a live process began; an empty string for a dead one."""
+    """Return a live process's start time; an empty string for a dead one."""
     found = living(process)
     return "" if found is None else found[2]

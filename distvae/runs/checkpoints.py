@@ -1,7 +1,7 @@
 """Checkpoints, from which a run resumes, and exports, from which models are evaluated and sampled.
 
-Tensors are safetensors, the rest is JSON and YAML: no file read here can run code. A checkpoint or export is a folder
-that is complete or absent (``files.py``), and none of its files is read through a link that leaves it.
+Tensors are stored as safetensors, the rest as JSON and YAML: no file read here can run code. The folder of a checkpoint
+or export is complete or absent (``files.py``), and no file is read through a link that leaves it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from distvae.system.settings import Count
 
 Weights = dict[str, Tensor]
 
-# A link to the newest checkpoint, for people and for `resume=`.
+# Name of the link to the newest checkpoint, for users and for `resume=`.
 LATEST = "latest"
 
 # Files of every checkpoint and of every export.
@@ -54,7 +54,6 @@ _CHECKPOINT = ("model.safetensors", "ranks.safetensors", "config.yaml", "state.j
 _EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
 
 _NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
-
 
 # State that policies and plateau rules keep from epoch to epoch.
 _State = bool | int | float | None
@@ -78,7 +77,7 @@ class RunState:
 
     @property
     def recorded_step(self) -> int:
-        """Optimizer steps at the end of the last epoch: records up to there are kept."""
+        """Optimizer steps at the end of the last epoch. Records up to there are kept."""
         return self.step - self.batches
 
 
@@ -169,7 +168,7 @@ def save_checkpoint(
     pointer = temporary(checkpoints / LATEST)
     pointer.symlink_to(target.name)
     os.replace(pointer, checkpoints / LATEST)
-    # Checkpoints of a later attempt are not this one's to remove.
+    # Leave the checkpoints of a later attempt.
     for old in [folder for folder in list_checkpoints(run) if _order(folder)[0] <= start][:-keep]:
         gone = temporary(old)
         os.rename(old, gone)  # atomically: a reader finds it complete or absent
@@ -180,7 +179,7 @@ def save_checkpoint(
 def list_checkpoints(run: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, oldest first.
 
-    Those of a later attempt come after all of an earlier one, which may have kept writing after it was thought dead.
+    Those of a later attempt come after all of an earlier one, which may have kept writing while it seemed dead.
     """
     return sorted((path for path in (run / "checkpoints").glob("start-*") if _NAME.fullmatch(path.name)), key=_order)
 
@@ -199,11 +198,11 @@ def newest_checkpoint(run: Path) -> Path | None:
         except FormatError:  # an older checkpoint would lose what the newer version trained
             raise
         except UserError as error:
-            print(f"distvae: WARNING {error}; passed over for the checkpoint before", file=sys.stderr)
+            print(f"distvae: WARNING {error}; the run resumes from the checkpoint before it", file=sys.stderr)
         else:
             return folder
     if found:
-        raise UserError(f"{run / 'checkpoints'}: no checkpoint there is whole; name another run=FOLDER, or delete them")
+        raise UserError(f"{run / 'checkpoints'}: no checkpoint is complete; name another run=FOLDER, or delete them")
     return None
 
 
@@ -285,7 +284,7 @@ class Export:
             UserError: weights, config and vocabulary do not match.
         """
         parts = self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown
-        with torch.device("meta"):  # a config that does not match may ask for more memory than there is
+        with torch.device("meta"):  # a config that does not match may need more memory than there is
             check_weights(model_of(*parts), self.weights, self.folder)
         model = model_of(*parts)
         model.load_state_dict(self.weights)
@@ -315,7 +314,7 @@ def check_weights(model: TextVAE, weights: Weights, where: Path) -> None:
 def _check_finite(weights: Weights, where: Path) -> None:
     for name, value in weights.items():
         if not value.isfinite().all():
-            raise UserError(f"{where}: the weights {name} are not all finite, and nothing can be computed with them")
+            raise UserError(f"{where}: the weights {name} are not all finite")
 
 
 def load_export(path: str | Path, kind: str = "best") -> Export:
@@ -329,15 +328,15 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
     folder = inside(path, kind) if (path / kind).is_dir() else path
     if not (folder / "model.safetensors").is_file():
         raise UserError(
-            f"{path}: holds neither {kind}/model.safetensors nor model.safetensors; is it a run's folder, and has it"
-            " come that far?"
+            f"{path}: contains neither {kind}/model.safetensors nor model.safetensors; is it a run folder, and has the"
+            " run come that far?"
         )
     manifest = verify(folder, *_EXPORT)
     if kind == "best" and (path / "results.json").is_file() and manifest.start < last_begun(path):
-        # A process that was thought dead may stall between the check of its lease and the write.
+        # A process that seemed dead may stall between the check of its lease and the write.
         raise UserError(
-            f"{folder}: was written by start {manifest.start} of the run, which a later start has ended; have it"
-            f" written again by resume={path / 'checkpoints' / LATEST}"
+            f"{folder}: was written by attempt {manifest.start} at the run, which a later attempt has finished; write"
+            f" it again by resume={path / 'checkpoints' / LATEST}"
         )
     weights = _load_tensors(folder, "model.safetensors")
     _check_finite(weights, folder)

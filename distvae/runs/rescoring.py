@@ -34,7 +34,7 @@ def rescore(
     if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:
         raise UserError(
             f"{name}: its vocabulary ({found.vocabulary.fingerprint}) is not that of {data.path}"
-            f" ({prepared.vocabulary.fingerprint}): these are not the sentences that it learnt from"
+            f" ({prepared.vocabulary.fingerprint}): it was trained on other sentences"
         )
     sentences = getattr(prepared, split)
     with Progress("evaluate", len(sentences), runtime.is_main) as progress:

@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from distvae.config.load import dump_config, flatten, load_config
+from distvae.config.keys import flatten, keys_with
+from distvae.config.load import dump_config, load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
 from distvae.runs import attempts, checkpoints
@@ -19,6 +20,7 @@ from distvae.runs.status import end_status, read_status, write_status
 from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
 from distvae.system.formats import FormatError
+from distvae.system.roles import Role
 
 # Files of a run folder that describe the run.
 DESCRIPTIONS = (
@@ -31,25 +33,17 @@ PRODUCTS = (
     "not_finite.json",
 )  # fmt: skip
 
-# Keys that may differ when a run resumes. NO_MATTER: locations and resources (sentences are compared by fingerprint).
-# MAY_CHANGE: the length of the run and what is evaluated.
-NO_MATTER = {
-    "run", "resume", "cpu_threads", "data.path", "data.cache", "data.workers", "optimizer.accumulation_steps",
-    "evaluation.batch_size", "evaluation.memory_mb", "checkpoint.every_steps", "checkpoint.every_minutes",
-    "checkpoint.keep", "communication.timeout_minutes", "speed.output_layer", "speed.embedding_gradients",
-    "speed.keep_memory", "speed.cuda_graphs",
-}  # fmt: skip
-MAY_CHANGE = {
-    "pretrain.max_epochs", "train.max_epochs", "optimizer.on_nan", "evaluation.importance_samples",
-    "evaluation.validation_samples", "evaluation.samples",
-}  # fmt: skip
+# Keys that may differ when a run resumes. Sentences are compared by their fingerprint. If a key of the second set
+# differs, a finished run continues.
+_IGNORED = keys_with(Config, Role.PLACE, Role.SOURCE)
+_MAY_CHANGE = keys_with(Config, Role.EXTENT)
 
 
 @dataclass(frozen=True)
 class Opening:
     """How a run begins."""
 
-    start: Attempt | None  # None: the run has finished, and `results` are its results
+    attempt: Attempt | None  # None: the run has finished, and `results` are its results
     checkpoint: Path | None = None  # to resume from
     results: Results | None = None
 
@@ -58,15 +52,15 @@ def holds_run(run: Path) -> bool:
     """Return whether ``run`` contains a run: more than a record of failed attempts.
 
     Raises:
-        UserError: it cannot be a run folder, because it has files that no run wrote and that a run would overwrite.
+        UserError: it has files that no run wrote and that a run would overwrite.
     """
     try:
         names = {path.name for path in run.iterdir()} if run.is_dir() else set()
     except OSError as error:
-        raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
+        raise UserError(f"run={run}: cannot be a run folder: {error.strerror}") from None
     if attempts.FOLDER in names:
         return not names.isdisjoint(PRODUCTS)
-    # Before its first attempt, a run whose config was refused has a status, and a trial of a sweep has its lineage.
+    # Before its first attempt, a run whose config was refused has a status, and a trial of a sweep has a lineage.
     theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
     if "status.json" in theirs:
         with contextlib.suppress(UserError):
@@ -74,7 +68,7 @@ def holds_run(run: Path) -> bool:
             theirs.remove("status.json")
     if theirs:
         raise UserError(
-            f"run={run}: holds {', '.join(sorted(theirs))}, which no run wrote there and a run would overwrite; name"
+            f"run={run}: holds {', '.join(sorted(theirs))}, which no run wrote and a run would overwrite; name"
             " another run=FOLDER"
         )
     return False
@@ -95,9 +89,7 @@ def open_run(
     found = None
     if holds_run(run):
         if config.resume == "never":
-            raise UserError(
-                f"{run}: a run is there already; go on with it by resume=auto, or name another folder by run=FOLDER"
-            )
+            raise UserError(f"{run}: contains a run already; resume it by resume=auto, or name another run=FOLDER")
         results = finished(config, run, may_change)
         if results is not None:
             with writing(run):
@@ -114,9 +106,9 @@ def open_run(
         _check_state(config, found)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        start = attempts.claim(run, overtake)
+        attempt = attempts.claim(run, overtake)
     except OSError as error:
-        raise UserError(f"run={run}: cannot be a run's folder: {error.strerror}") from None
+        raise UserError(f"run={run}: cannot be a run folder: {error.strerror}") from None
     with writing(run):
         for folder in (run, run / "checkpoints"):
             sweep(folder)
@@ -125,8 +117,8 @@ def open_run(
             (run / name).unlink(missing_ok=True)
         write_text(run / "config.yaml", dump_config(config))
         write_json(run / "environment.json", environment(processes))
-        write_status(run, "running", start=start.number)
-    return Opening(start, found)
+        write_status(run, "running", start=attempt.number)
+    return Opening(attempt, found)
 
 
 def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()) -> Results | None:
@@ -169,44 +161,45 @@ def _named(config: Config, run: Path, may_change: frozenset[str]) -> Path:
     checkpoints.verify_checkpoint(folder)
     _changed(load_config(folder / "config.yaml", whole=True), config, folder, may_change)
     if holds_run(run) and not folder.is_relative_to(run.resolve()):
-        raise UserError(f"resume={config.resume}: is of another run than the one in {run}; name a new run=FOLDER")
+        raise UserError(
+            f"resume={config.resume}: belongs to another run than the one in {run}; name another run=FOLDER"
+        )
     return folder
 
 
 def _changed(there: Config, here: Config, where: Path, may_change: frozenset[str]) -> set[str]:
-    """Return the keys of MAY_CHANGE in which a config differs from the run that it resumes.
+    """Return the keys in which a config differs from the run that it resumes.
 
     Raises:
         UserError: another key differs.
     """
     started, unread = dict(flatten(there)), there.unread.keys() & here.unread.keys()
-    # An option that only one of them has goes with the component that declares it, which differs too.
+    # If only one of them has an option, the choices of a component differ too.
     changed = {
         key: value
         for key, value in flatten(here)
-        if key in started and started[key] != value and key not in NO_MATTER | unread
+        if key in started and started[key] != value and key not in _IGNORED | unread
     }
     differing = [
         f"{key} ({started[key]} there, {value} here)"
         for key, value in changed.items()
-        if key not in MAY_CHANGE | may_change
+        if key not in _MAY_CHANGE | may_change
     ]
     if differing:
-        raise UserError(f"{where}: cannot go on under another config: {', '.join(differing)}; name another run=FOLDER")
+        raise UserError(f"{where}: cannot resume under another config: {', '.join(differing)}; name another run=FOLDER")
     return set(changed)
 
 
 def _check_state(config: Config, folder: Path) -> None:
-    """Check that a config can resume from a checkpoint, before anything is written.
+    """Check that a config can resume from a checkpoint, before the run writes anything.
 
     Raises:
-        UserError: the sentences or their ids have changed, or the config changes the length of a pretraining that has
-            ended.
+        UserError: the sentences or their ids have changed, or the config changes the length of a finished pretraining.
     """
     state, there = checkpoints.load_state(folder), load_config(folder / "config.yaml", whole=True)
     if state.stage != "pretrain" and there.pretrain != config.pretrain:
         raise UserError(
-            f"{folder}: its pretraining has ended, at pretrain.max_epochs={there.pretrain.max_epochs}, not"
+            f"{folder}: its pretraining ended at pretrain.max_epochs={there.pretrain.max_epochs}, not"
             f" {config.pretrain.max_epochs}; name another run=FOLDER"
         )
     _check_sentences(config, state.data, folder)
@@ -224,6 +217,6 @@ def _check_sentences(config: Config, trained_on: str, where: Path) -> None:
     found = corpus.fingerprint(config.data)
     if found != trained_on:
         raise UserError(
-            f"{where}: was trained on other sentences ({trained_on}) than {config.data.path} holds now ({found}), or on"
-            " what another version of distvae or NLTK made of them; name another run=FOLDER"
+            f"{where}: was trained on other sentences ({trained_on}) than {config.data.path} holds now ({found}), or"
+            " another version of distvae or NLTK prepared them; name another run=FOLDER"
         )

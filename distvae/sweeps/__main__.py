@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from distvae.config.load import known_keys
+from distvae.config.keys import known_keys
 from distvae.config.schema import Config
 from distvae.reports import comparison
 from distvae.sweeps import INSTALL, checks, storage

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 
-from distvae.config.kl import OPTIONS
-from distvae.config.load import flatten
+from distvae.config.keys import flatten, keys_with, option_defaults, readers
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
 from distvae.sweeps.space import Value
 from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
+from distvae.system.roles import Role
 
 # Keys that a sweep sets for each trial.
 _OWN = {"run", "resume", "cpu_threads", "evaluation.validation_samples"}
@@ -19,12 +19,8 @@ _OWN = {"run", "resume", "cpu_threads", "evaluation.validation_samples"}
 # Most trials of a sweep, because all are listed before it starts.
 _MOST = 100_000
 
-# Keys that population-based training may change during a run: the shapes of weights and the sentences do not depend on
-# them.
-_MUTABLE = {
-    "kl.target_rate", "kl.threshold", "kl.multiplier", "model.dropout", "model.word_dropout",
-    "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.weight_decay",
-}  # fmt: skip
+# Keys that population-based training may change during a run.
+_MUTABLE = keys_with(Config, Role.MUTABLE)
 
 
 def warn_of_repeats(sweep: Sweep) -> str | None:
@@ -48,7 +44,7 @@ def check_sweep(sweep: Sweep) -> None:
         UserError: the sweep does not make sense.
     """
     config, space = sweep.config, sweep.config.space
-    known = {key for key, _ in flatten(Config())} | {f"kl.{name}" for name in OPTIONS}
+    known = {key for key, _ in flatten(Config())} | option_defaults(Config).keys()
     for key in [*config.set, *space]:
         if key in _OWN:
             raise UserError(f"{key}: the sweep sets it itself for each trial")
@@ -96,27 +92,28 @@ def check_read(sweep: Sweep) -> None:
     """
     configs = []
     for values in itertools.chain(sweep.some(), sweep.samples()):
-        config = sweep.config_of(values, sweep.folder)
+        unread = sweep.config_of(values, sweep.folder).unread
         for key in values:
-            if key in config.unread:
-                raise UserError(_not_read(sweep, key, values, config))
-        configs.append(config.unread)
-    never = {key: readers for key, readers in configs[-1].items() if all(key in unread for unread in configs)}
-    here = dict(flatten(sweep.tree_of({}, sweep.folder)))
-    for key, readers in never.items():
-        if key.startswith("kl.") and key in here and here[key] != OPTIONS[key.removeprefix("kl.")]:
-            raise UserError(f"{key} = {here[key]}: no trial reads it ({readers} would): leave it out")
+            if key in unread:
+                raise UserError(_not_read(sweep, key, values, unread[key]))
+        configs.append(unread)
+    never = {key: reader for key, reader in configs[-1].items() if all(key in unread for unread in configs)}
+    here, defaults = dict(flatten(sweep.tree_of({}, sweep.folder))), option_defaults(Config)
+    for key, reader in never.items():
+        if key in defaults and key in here and here[key] != defaults[key]:
+            raise UserError(f"{key} = {here[key]}: no trial reads it ({reader} would): leave it out")
 
 
-def _not_read(sweep: Sweep, key: str, values: dict[str, Value], config: Config) -> str:
-    chosen = ", ".join(f"{other} = {values[other]}" for other in ("kl.policy", "kl.free_bits") if other in values)
-    text = f"space.{key}: a trial{f' with {chosen}' * bool(chosen)} does not read it ({config.unread[key]} would)"
-    readers = config.kl.unread.get(key.removeprefix("kl."), ()) if "kl.policy" in values else ()
-    reading = [policy for policy in readers if policy in sweep.config.space["kl.policy"].values]
-    if not reading:
-        return f"{text}: leave it out"
-    wanted = reading[0] if len(reading) == 1 else f"[{', '.join(reading)}]"
-    return f"{text}: give it `when: {{kl.policy: {wanted}}}`"
+def _not_read(sweep: Sweep, key: str, values: dict[str, Value], reader: str) -> str:
+    choices = {choice: names for choice, names in readers(Config, key).items() if choice in values}
+    chosen = ", ".join(f"{choice} = {values[choice]}" for choice in choices)
+    text = f"space.{key}: a trial{f' with {chosen}' * bool(chosen)} does not read it ({reader} would)"
+    for choice, names in choices.items():
+        reading = [name for name in names if name in sweep.config.space[choice].values]
+        if reading:
+            wanted = reading[0] if len(reading) == 1 else f"[{', '.join(reading)}]"
+            return f"{text}: give it `when: {{{choice}: {wanted}}}`"
+    return f"{text}: leave it out"
 
 
 def _check_conditions(sweep: Sweep, known: set[str]) -> None:

@@ -7,10 +7,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from distvae.config.keys import flatten, keys_with
 from distvae.config.kl import KLConfig
-from distvae.config.load import flatten
 from distvae.config.schema import Config, StageConfig
-from distvae.runs.resume import NO_MATTER
+from distvae.system.roles import Role
+
+# Keys that pretraining does not depend on.
+_IGNORED = keys_with(Config, Role.PLACE, Role.AFTER_PRETRAINING)
 
 
 def pretraining_of(config: Config, folder: Path) -> Config | None:
@@ -31,7 +34,4 @@ def fingerprint(config: Config) -> str:
 
 def matters_to_pretraining(key: str) -> bool:
     """Return whether the result of pretraining depends on a config key."""
-    section = key.partition(".")[0]
-    if key in NO_MATTER - {"data.path"} or section in ("train", "kl", "checkpoint", "pretrained"):
-        return False
-    return section != "evaluation" or key == "evaluation.seed"
+    return key not in _IGNORED

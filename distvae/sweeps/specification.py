@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from distvae.evaluation.metrics import METRICS, Direction, Metric
 from distvae.sweeps.space import Dimension
+from distvae.system.roles import Role
 from distvae.system.settings import RULES, AboveZero, Count, Folder, OpenUnit, Positive, Seed
 
 
@@ -148,11 +149,11 @@ class StopConfig:
 @checked(frozen=True, config=RULES)
 class SweepConfig:
     # The training config that the trials start from.
-    base: Folder
+    base: Annotated[Folder, Role.SOURCE]
     # Config keys and their values: `kl.target_rate: {grid: [2, 4, 8]}`.
     space: Annotated[dict[str, Dimension], Field(min_length=1)]
     # The sweep folder. Null: runs/ and the file's path below configs/.
-    run: Folder
+    run: Annotated[Folder, Role.PLACE]
     # Config keys that differ from `base` in all trials.
     set: dict[str, Any] = plain_field(default_factory=dict)
     # `random` draws values and lists grids. `optuna` learns from earlier trials by a tree-structured Parzen estimator
@@ -166,12 +167,8 @@ class SweepConfig:
     scheduler: SchedulerConfig = plain_field(default_factory=SchedulerConfig)
     trial: TrialConfig = plain_field(default_factory=TrialConfig)
     # Most trials to run at once. Null: as many as fit.
-    max_concurrent: Positive | None = None
-    finalists: FinalistsConfig = plain_field(default_factory=FinalistsConfig)
+    max_concurrent: Annotated[Positive | None, Role.PLACE] = None
+    finalists: Annotated[FinalistsConfig, Role.EXTENT] = plain_field(default_factory=FinalistsConfig)
     # How often to restart a trial whose process was lost. User errors and non-finite numbers are not retried.
     max_restarts: Count = 3
-    stop: StopConfig = plain_field(default_factory=StopConfig)
-
-
-# Keys that may change when a sweep is resumed.
-MAY_CHANGE = {"base", "run", "max_concurrent", "finalists", "stop"}
+    stop: Annotated[StopConfig, Role.EXTENT] = plain_field(default_factory=StopConfig)

@@ -11,15 +11,17 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from distvae.config.load import apply_override, dump_config, explain, flatten, parse_config, read_merged, run_folder
+from distvae.config.keys import fields_with, flatten
+from distvae.config.load import apply_override, dump_config, explain, parse_config, read_merged, run_folder
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError, dump_tree, read_tree
 from distvae.runs.attempts import read_attempts
 from distvae.sweeps.checks import check_read, check_sweep
 from distvae.sweeps.space import Dimension
-from distvae.sweeps.specification import MAY_CHANGE, SweepConfig
+from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
+from distvae.system.roles import Role
 
 
 def load_sweep(path: str | Path, overrides: tuple[str, ...] = ()) -> Sweep:
@@ -83,11 +85,12 @@ def _whole_base(sweep: Sweep) -> Config:
 
 def differences(there: Sweep, here: Sweep) -> list[str]:
     """Return the settings that keep one sweep from resuming another, with both values."""
+    may_change = fields_with(SweepConfig, Role.PLACE, Role.SOURCE, Role.EXTENT)
 
     def settings(sweep: Sweep) -> dict[str, Any]:
         tree = TypeAdapter(SweepConfig).dump_python(sweep.config, mode="json")
         base = {f"base: {key}": value for key, value in flatten(_whole_base(sweep))}
-        return {key: value for key, value in tree.items() if key not in MAY_CHANGE} | base
+        return {key: value for key, value in tree.items() if key not in may_change} | base
 
     old, new = settings(there), settings(here)
     return [f"{key} ({old[key]} there, {new[key]} here)" for key in new if old[key] != new[key]]

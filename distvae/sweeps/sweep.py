@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distvae.config.load import flatten, parse_config, set_key
+from distvae.config.keys import flatten
+from distvae.config.load import parse_config, set_key
 from distvae.config.schema import Config
 from distvae.sweeps.pretraining import fingerprint, matters_to_pretraining, pretraining_of
 from distvae.sweeps.space import Chance, Seeded, Value
@@ -150,7 +151,8 @@ class Sweep:
         found = {}
         for number, values in enumerate(self.points()):
             config = self.config_of(values, self.folder)
-            read = {key: value for key, value in flatten(config) if key not in config.unread}
+            unread = config.unread
+            read = {key: value for key, value in flatten(config) if key not in unread}
             earlier = first.setdefault(json.dumps(read, sort_keys=True), number)
             if earlier != number:
                 found[number] = earlier

@@ -1,4 +1,9 @@
-"""The format number of the files that distvae writes: configs, sweeps, checkpoints, exports and results.
+"""The format number of what distvae writes.
+
+The first file that is read of a folder has the number of all files in it: ``config.yaml`` of a run, ``sweep.yaml`` of
+a sweep, ``manifest.json`` of a checkpoint or an export. ``metrics.jsonl``, ``sentences.parquet``, ``status.json`` and
+the like have none of their own. Every config, ``results.json`` and ``state.json`` has one. Cached corpora have another
+number, ``corpus.FORMAT``, and a folder of their own for each.
 
 A new optional key needs no new number, because defaults fill the keys that an older file lacks. Raise ``FORMAT`` when
 the code of an older version would misread a new file.

@@ -69,7 +69,7 @@ def assert_close(here, there):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_steps_are_torchs_own(runtime, model, name):
     settings, twin = SETTINGS[name], copy.deepcopy(model)
-    if settings.name == "sgd":
+    if settings.algorithm.name == "sgd":
         reference = torch.optim.SGD(twin.parameters(), 0.3)
     else:
         reference = torch.optim.AdamW(twin.parameters(), 0.01, weight_decay=0.2)

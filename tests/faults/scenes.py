@@ -67,7 +67,7 @@ def overtaken(campaign: Campaign, place: str, after: int, skip: int = 0) -> list
     if left := first.wait(GONE):
         faults.append(f"processes {left} survived")
     lines = [line for line in first.log.splitlines() if line.startswith("distvae: ")]
-    if first.codes != [2] or len(lines) != 1 or "start 2 goes on with it; start 1 stops" not in lines[0]:
+    if first.codes != [2] or len(lines) != 1 or "attempt 2 has taken over; attempt 1 stops" not in lines[0]:
         faults.append(f"the first attempt ended with {first.codes}: {first.log[-1500:]}")
     after_all = seen(run)
     return faults + [f"changed: {name}" for name in before if before[name] != after_all[name]]
@@ -81,7 +81,7 @@ def refused(campaign: Campaign) -> list[str]:
     second = campaign.job(ALONE, "sgd", run)
     second.wait()
     lines = _said(second)
-    if second.codes != [2] or len(lines) != 1 or "start 1 trains there" not in lines[0]:
+    if second.codes != [2] or len(lines) != 1 or "attempt 1 is training it" not in lines[0]:
         faults.append(f"the second attempt ended with {second.codes}: {second.log}")
     first.send(signal.SIGKILL, "all")
     first.wait()

@@ -104,7 +104,7 @@ def test_a_read_only_folder_is_one_line(tiny, finished, tmp_path, disk):
         (done,) = train(str(tiny), f"run={run}")
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
-        assert f"run={run}: cannot be a run's folder: Read-only file system" in done.stderr
+        assert f"run={run}: cannot be a run folder: Read-only file system" in done.stderr
         assert done.stdout == ""
 
 

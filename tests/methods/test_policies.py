@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distvae.config.kl import KLConfig, options_of
+from distvae.config.kl import KLConfig
+from distvae.config.sections import declared
 from distvae.methods import FREE_BITS, POLICIES
 from distvae.methods.annealing import Linear
 from distvae.methods.soft_free_bits import SoftFreeBits, Steered
@@ -273,7 +274,7 @@ def test_components_that_share_an_option_give_it_one_default_and_meaning():
     seen = {}
     for kind in [*POLICIES.values(), *FREE_BITS.values()]:
         hints = get_type_hints(kind, include_extras=True)
-        for name, default in options_of(kind).items():
+        for name, default in declared(kind).items():
             assert seen.setdefault(name, (hints[name], default)) == (hints[name], default)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from distvae.reports.methods import difference, distance, gather, method_of, read_run, steadiness
 from distvae.system.errors import UserError
+from distvae.system.formats import FormatError
 from tests.paper_folders import PAPER, TOKENS, N, config_of, sentence_scores, write_run, write_table
 
 KINDS = ["AE", "KLA", "PT + KLA", "PT + KLA + FB", "PT + KLA + SFB"]
@@ -58,6 +59,18 @@ def test_methods_of_a_kind_are_told_apart_by_what_they_differ_in(tmp_path):
     assert names == [
         "PT + KLA + SFB (kl.multiplier=0.1, kl.target_rate=4.0)",
         "PT + KLA + SFB (kl.multiplier=0.2, kl.target_rate=8.0)",
+    ]
+
+
+def test_an_option_that_only_some_have_tells_no_methods_apart(tmp_path):
+    write_run(tmp_path / "constant", "pt_kla", kl={"policy": "constant"})
+    write_run(tmp_path / "linear", "pt_kla", kl={"policy": "linear", "anneal_epochs": 0})
+    write_run(tmp_path / "adamw", "pt_kla", kl={"policy": "constant"}, optimizer={"name": "adamw", "weight_decay": 0.1})
+    names = [method.name for method in gather([tmp_path / name for name in ("constant", "linear", "adamw")])]
+    assert names == [
+        "PT (kl.policy=constant, optimizer.name=sgd)",
+        "PT (kl.policy=linear, optimizer.name=sgd)",
+        "PT (kl.policy=constant, optimizer.name=adamw)",
     ]
 
 
@@ -184,6 +197,16 @@ def test_a_run_that_still_trains_is_read(tmp_path):
 
 
 # -- What cannot be used -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_a_newer_format_is_refused_for_that(tmp_path):
+    write_run(tmp_path / "a", "kla")
+    (tmp_path / "a" / "results.json").unlink()
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"of": "another form"}\n')
+    config = (tmp_path / "a" / "config.yaml").read_text()
+    (tmp_path / "a" / "config.yaml").write_text(config.replace("format: 1", "format: 99"))
+    with pytest.raises(FormatError, match="config.yaml: has format 99"):
+        gather([tmp_path / "a"])
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Every start of a run has a number, and the last one counts."""
+"""Attempts at a run have numbers, and the last one counts."""
 
 import json
 import os
@@ -12,14 +12,15 @@ from distvae.runs import attempts
 from distvae.runs.attempts import Lease, SupersededError, claim, read_attempts, responsible
 from distvae.system.errors import UserError
 
-# A start in a process of its own, which prints its number and then lives until it is told.
+# An attempt in a process of its own, which prints its number and lives until its input ends.
 CLAIM = """
 import sys
 from pathlib import Path
 from distvae.runs.attempts import Lease, claim
 run = Path(sys.argv[1])
-lease = Lease(run, claim(run))
-print(lease._start.number, flush=True)
+attempt = claim(run)
+lease = Lease(run, attempt)
+print(attempt.number, flush=True)
 sys.stdin.readline()
 """
 
@@ -49,21 +50,21 @@ def other(tmp_path):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """Makes starts of before those of another machine, with signs of life that come, and are missed, sooner."""
+    """Makes earlier attempts those of another machine, with a short time between heartbeats."""
     monkeypatch.setattr(attempts, "_kernel", lambda: "another kernel")
     monkeypatch.setattr(attempts, "BEAT", 0.05)
     monkeypatch.setattr(attempts, "PATIENCE", 0.4)
 
 
-def test_a_second_start_is_refused_while_the_first_lives(tmp_path, other):
+def test_a_second_attempt_is_refused_while_the_first_lives(tmp_path, other):
     process = other()
-    with pytest.raises(UserError, match=f"start 1 trains there, as process {process.pid} of ") as caught:
+    with pytest.raises(UserError, match=f"attempt 1 is training it, as process {process.pid} on ") as caught:
         claim(tmp_path)
     assert "\n" not in str(caught.value)
     assert [start.number for start in read_attempts(tmp_path)] == [1]
 
 
-def test_what_a_dead_start_left_bars_nobody(tmp_path, other):
+def test_a_dead_attempt_bars_nobody(tmp_path, other):
     process = other()
     process.kill()
     process.wait()
@@ -71,7 +72,7 @@ def test_what_a_dead_start_left_bars_nobody(tmp_path, other):
     assert claim(tmp_path).number == 2
 
 
-def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path):
+def test_a_process_with_the_number_of_a_dead_one_is_another(tmp_path):
     claim(tmp_path)
     path = tmp_path / "starts" / "0001.json"
     content = json.loads(path.read_text()) | {"born": "7"}  # this process's number, but not this process
@@ -79,45 +80,45 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_pat
     assert claim(tmp_path).number == 2
 
 
-def test_a_start_that_has_ended_bars_nobody_though_its_process_lives(tmp_path):
+def test_an_attempt_that_has_ended_bars_nobody_though_its_process_lives(tmp_path):
     Lease(tmp_path, claim(tmp_path)).release()
     assert read_attempts(tmp_path)[0].ended
     assert claim(tmp_path).number == 2
 
 
 @pytest.mark.parametrize("content", ["", '{"number": 1', "[]", '{"number": 1}'])
-def test_a_start_that_was_cut_off_as_it_said_who_it_is_counts_and_is_dead(tmp_path, content):
+def test_an_attempt_whose_file_is_truncated_counts_and_is_dead(tmp_path, content):
     (tmp_path / "starts").mkdir()
     (tmp_path / "starts" / "0001.json").write_text(content)
     assert claim(tmp_path).number == 2
 
 
-def test_a_start_elsewhere_lives_while_it_gives_signs(tmp_path, elsewhere, monkeypatch):
+def test_an_attempt_elsewhere_lives_while_its_heart_beats(tmp_path, elsewhere, monkeypatch):
     monkeypatch.setattr(attempts, "_kernel", lambda: "that kernel")
     lease = Lease(tmp_path, claim(tmp_path))
     monkeypatch.setattr(attempts, "_kernel", lambda: "this kernel")
-    with pytest.raises(UserError, match="start 1 trains there"):
+    with pytest.raises(UserError, match="attempt 1 is training it"):
         claim(tmp_path)
     lease._ended.set()
     lease._thread.join()
     assert claim(tmp_path).number == 2
 
 
-def test_a_start_elsewhere_that_is_silent_is_dead(tmp_path, other, elsewhere, capsys):
+def test_an_attempt_elsewhere_without_a_heartbeat_is_dead(tmp_path, other, elsewhere, capsys):
     other()
     assert claim(tmp_path).number == 2  # its own beat is slower than the patience here
-    assert "waiting for signs of life of start 1" in capsys.readouterr().err
+    assert "waiting for a heartbeat of attempt 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("requeues", "goes"), [("1", True), ("0", False)])
-def test_a_requeued_job_goes_before_its_own_former_processes_alone(tmp_path, other, monkeypatch, requeues, goes):
+def test_a_requeued_job_supersedes_only_its_own_processes(tmp_path, other, monkeypatch, requeues, goes):
     other(SLURM_JOB_ID="7", SLURM_RESTART_COUNT="0")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", requeues)
     if goes:
         assert claim(tmp_path).number == 2
         return
-    with pytest.raises(UserError, match="start 1 trains there"):
+    with pytest.raises(UserError, match="attempt 1 is training it"):
         claim(tmp_path)
 
 
@@ -125,11 +126,11 @@ def test_another_job_is_refused(tmp_path, other, monkeypatch):
     other(SLURM_JOB_ID="7")
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    with pytest.raises(UserError, match="start 1 trains there"):
+    with pytest.raises(UserError, match="attempt 1 is training it"):
         claim(tmp_path)
 
 
-def test_starts_at_the_same_time_have_different_numbers_or_are_refused(tmp_path):
+def test_simultaneous_attempts_have_different_numbers_or_are_refused(tmp_path):
     """Twelve at once: whoever has the last number is the one that counts, and nobody shares one."""
     code = "import sys; from pathlib import Path; from distvae.runs.attempts import claim\n"
     code += "print(claim(Path(sys.argv[1])).number)"
@@ -154,11 +155,11 @@ def test_starts_at_the_same_time_have_different_numbers_or_are_refused(tmp_path)
 # -- Being overtaken ---------------------------------------------------------------------------------------------------
 
 
-def test_a_start_sees_that_another_goes_on(tmp_path, elsewhere):
+def test_an_attempt_sees_that_another_has_taken_over(tmp_path, elsewhere):
     lease = Lease(tmp_path, claim(tmp_path))
     lease.check()
     (tmp_path / "starts" / "0002.json").write_text("")
-    with pytest.raises(SupersededError, match="start 2 goes on with it; start 1 stops") as caught:
+    with pytest.raises(SupersededError, match="attempt 2 has taken over; attempt 1 stops") as caught:
         lease.check()
     assert "\n" not in str(caught.value)
     lease._thread.join(timeout=5)
@@ -168,7 +169,7 @@ def test_a_start_sees_that_another_goes_on(tmp_path, elsewhere):
     assert (tmp_path / "starts" / "0001.json").read_bytes() == before
 
 
-def test_the_sign_of_life_sees_it_by_itself(tmp_path, elsewhere):
+def test_the_heartbeat_sees_it_by_itself(tmp_path, elsewhere):
     lease = Lease(tmp_path, claim(tmp_path))
     (tmp_path / "starts" / "0002.json").write_text("")
     end = time.monotonic() + 5
@@ -177,18 +178,18 @@ def test_the_sign_of_life_sees_it_by_itself(tmp_path, elsewhere):
         time.sleep(0.01)
 
 
-def test_a_start_whose_folder_is_gone_stops(tmp_path, elsewhere):
+def test_an_attempt_whose_folder_is_gone_stops(tmp_path, elsewhere):
     lease = Lease(tmp_path, claim(tmp_path))
     (tmp_path / "starts" / "0001.json").unlink()
     lease._thread.join(timeout=5)
-    with pytest.raises(SupersededError, match="its folder is gone; start 1 stops"):
+    with pytest.raises(SupersededError, match="its folder is gone; attempt 1 stops"):
         lease.check()
 
 
 # -- Whose records count -----------------------------------------------------------------------------------------------
 
 
-def test_records_count_up_to_where_the_next_start_went_on(tmp_path):
+def test_records_count_up_to_where_the_next_attempt_resumed(tmp_path):
     for recorded in (0, 20, None, 10):
         lease = Lease(tmp_path, claim(tmp_path))
         if recorded is not None:

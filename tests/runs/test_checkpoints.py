@@ -384,9 +384,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_file(
     assert newest_checkpoint(tmp_path) == before
     warning = capsys.readouterr().err
     assert warning.startswith(f"distvae: WARNING {folder / name}: ")
-    assert "passed over for the checkpoint before" in warning
+    assert "the run resumes from the checkpoint before it" in warning
     damage(before / name, how)
-    with pytest.raises(UserError, match="no checkpoint there is whole") as caught:
+    with pytest.raises(UserError, match="no checkpoint is complete") as caught:
         newest_checkpoint(tmp_path)
     assert_one_line_about(caught.value, tmp_path / "checkpoints")
 
@@ -460,7 +460,7 @@ def test_a_swapped_vocabulary_is_refused(tmp_path):
 @pytest.mark.parametrize("folder", ["none", "empty"])
 def test_a_folder_without_an_export_is_one_line_that_names_it(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds neither best/model.safetensors nor model.safetensors") as caught:
+    with pytest.raises(UserError, match="contains neither best/model.safetensors nor model.safetensors") as caught:
         load_export(tmp_path / folder)
     assert_one_line_about(caught.value, tmp_path / folder)
 

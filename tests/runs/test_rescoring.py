@@ -37,5 +37,5 @@ def test_another_split_has_other_scores(cache):
 
 def test_sentences_of_another_vocabulary_are_refused(cache):
     export = replace(load_export(FIXTURE), vocabulary=Vocabulary.closed(["a", "b"]))
-    with pytest.raises(UserError, match="these are not the sentences that it learnt from"):
+    with pytest.raises(UserError, match="it was trained on other sentences"):
         score(export, cache)

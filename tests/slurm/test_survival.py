@@ -194,7 +194,7 @@ def test_a_job_on_a_node_that_only_seemed_dead_gives_way_to_its_successor(jobs, 
     while jobs.cluster.processes(node):
         assert time.monotonic() < end, "the former start still runs"
         time.sleep(0.5)
-    assert "start 2 goes on with it; start 1 stops, and writes no more" in jobs.log("haunted", 0)
+    assert "attempt 2 has taken over; attempt 1 stops and writes nothing more" in jobs.log("haunted", 0)
     # Its end does not count as the job's.
     assert jobs.end("haunted").fields["ExitCode"] == "0:0"
 

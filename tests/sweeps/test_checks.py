@@ -28,13 +28,28 @@ REFUSED = {
     "whole numbers": ({"space": {"seed": {"uniform": [0.5, 1.5]}}}, "seed = 0.5"),
     "not together": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]},
                                 "kl.weight": {"choice": [0.5, 1.0]}}},
-                     "does not read it (policies constant, linear and cyclical would): give it `when: {kl.policy:"
-                     " linear}`"),
+                     "give it `when: {kl.policy: linear}`"),
     "not read": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]}} | LAMBDA_DRAWN},
-                 "space.kl.target_rate: a trial with kl.policy = linear does not read it (policies soft_free_bits and"
-                 " lagrangian would): give it `when: {kl.policy: soft_free_bits}`"),
+                 "space.kl.target_rate: a trial with kl.policy = linear does not read it (kl.policy=soft_free_bits"),
+    "not read, what to do": ({"space": {"kl.policy": {"choice": ["linear", "soft_free_bits"]}} | LAMBDA_DRAWN},
+                             "give it `when: {kl.policy: soft_free_bits}`"),
+    "not read by any form": (
+        {"set": {"kl.policy": "linear"},
+         "space": {"kl.free_bits": {"choice": ["none", "batch"]}} | LAMBDA_DRAWN},
+        "a trial with kl.free_bits = none does not read it",
+    ),
+    "no condition on a form": (
+        {"set": {"kl.policy": "linear"},
+         "space": {"kl.free_bits": {"choice": ["none", "batch"]}} | LAMBDA_DRAWN},
+        "give it `when: {kl.free_bits: batch}`",
+    ),
+    "an option of another optimizer": (
+        {"space": {"optimizer.name": {"choice": ["sgd", "adamw"]}, "optimizer.weight_decay": {"choice": [0.1, 0.2]}}},
+        "space.optimizer.weight_decay: a trial with optimizer.name = sgd does not read it (optimizer.name=adamw would):"
+        " give it `when: {optimizer.name: adamw}`",
+    ),
     "never read": ({"set": {"kl": {"policy": "linear", "target_rate": 4.0}}, "space": CHI},
-                   "space.kl.multiplier: a trial does not read it (policy soft_free_bits would): leave it out"),
+                   "space.kl.multiplier: a trial does not read it (kl.policy=soft_free_bits would): leave it out"),
     "set and never read": ({"set": {"kl.policy": "linear", "kl.threshold": 0.2}, "space": {"seed": {"grid": [0, 1]}}},
                            "kl.threshold = 0.2: no trial reads it"),
     "seed of no draw": ({"set": {"data": {"path": "a.txt", "train_size": None, "valid_size": None, "test_size": None}},

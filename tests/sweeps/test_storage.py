@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from distvae.config.keys import fields_with
+from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.storage import differences, dump_sweep, load_sweep, open_sweep
 from distvae.system.errors import UserError
+from distvae.system.roles import Role
 from tests.conftest import ROOT
 from tests.sweep_folders import BASE, LAMBDA, write_sweep
 
@@ -90,6 +93,11 @@ def test_a_sweep_comes_back_from_its_folder_wherever_that_is(ask, tmp_path):
     assert replace(there.config, run=asked.config.run) == asked.config
     assert differences(there, asked) == differences(asked, there) == []
     assert dump_sweep(there)["base.yaml"] == dump_sweep(asked)["base.yaml"]
+
+
+def test_what_may_change_when_a_sweep_resumes():
+    roles = Role.PLACE, Role.SOURCE, Role.EXTENT
+    assert fields_with(SweepConfig, *roles) == {"base", "run", "max_concurrent", "finalists", "stop"}
 
 
 def test_what_makes_one_sweep_another_is_named(ask):

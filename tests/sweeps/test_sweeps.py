@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from distvae.config.load import flatten, load_config
+from distvae.config.keys import flatten
+from distvae.config.load import load_config
 from distvae.runs.checkpoints import list_checkpoints
 from distvae.sweeps.lineage import generations, history
 from distvae.sweeps.ranking import outcome, rank

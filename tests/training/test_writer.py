@@ -223,7 +223,7 @@ def test_a_superseded_attempt_writes_no_more(tmp_path, writer):
     assert not (tmp_path / "status.json").exists()
     kept = load_export(tmp_path).weights
     assert all(torch.equal(kept[name], value) for name, value in weights(1).items())
-    with pytest.raises(UserError, match="start 2"):
+    with pytest.raises(UserError, match="attempt 2"):
         written.raise_failure()
 
 

@@ -7,7 +7,7 @@ that shards the weights keeps the trainer's model as a full replica, which ``gat
 
 from __future__ import annotations
 
-from distvae.config.schema import OptimizerConfig
+from distvae.config.schema import SGD, OptimizerConfig
 from distvae.distributed.engines.base import Engine, load_optimizer_state, optimizer_state, set_learning_rate
 from distvae.distributed.engines.fsdp import FullySharded
 from distvae.distributed.engines.replicated import Replicated
@@ -39,11 +39,11 @@ def make_engine(
     Raises:
         UserError: ``embedding_gradients`` is "rows", but row gradients would not give the same steps.
     """
-    rows = settings.name == "sgd" and runtime.device.type == "cpu" and runtime.engine == "alone"
+    rows = isinstance(settings.algorithm, SGD) and runtime.device.type == "cpu" and runtime.engine == "alone"
     if embedding_gradients == "rows" and not rows:
         raise UserError(
-            "speed.embedding_gradients=rows needs optimizer.name=sgd and a single process on a CPU, not"
-            f" {settings.name} and {runtime.processes} on {runtime.device.type}; auto uses rows where possible"
+            "speed.embedding_gradients=rows needs optimizer.name=sgd and a single process on a CPU, not "
+            f"{settings.algorithm.name} and {runtime.processes} on {runtime.device.type}; auto uses rows where possible"
         )
     for part in (model.encoder, model.decoder):
         part.embedding.sparse = rows and embedding_gradients != "dense"

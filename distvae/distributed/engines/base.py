@@ -8,7 +8,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from distvae.config.schema import OptimizerConfig
+from distvae.config.schema import AdamW, OptimizerConfig
 
 # AdamW's state: two tensors per weight, and the number of steps.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -82,8 +82,9 @@ def load_optimizer_state(engine: Engine, state: dict[str, Tensor]) -> None:
 
 
 def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerConfig) -> torch.optim.Optimizer:
-    if settings.name == "adamw":
-        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    if isinstance(settings.algorithm, AdamW):
+        decay = settings.algorithm.weight_decay
+        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=decay, fused=True)
     parameters = list(parameters)
     # On a CPU the fused step also writes the clipped gradient, which doubles the memory traffic.
     on_gpu = parameters[0].device.type == "cuda"

@@ -9,7 +9,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from distvae.config.schema import CommunicationConfig, OptimizerConfig
+from distvae.config.schema import BF16, CommunicationConfig, OptimizerConfig, PowerSGD
 from distvae.distributed.engines.base import MOMENTS, allocate_state, build_optimizer, clipped_step, gradient_of
 from distvae.distributed.runtime import Runtime
 from distvae.model.draws import Noise
@@ -30,7 +30,7 @@ class Replicated:
         reduces = runtime.world_size > 1 and self._average_every is None
         trained: nn.Module = model
         # Compressed to bf16, a value would lose most of its digits.
-        if carries and reduces and runtime.communication.compression != "bf16":
+        if carries and reduces and not isinstance(runtime.communication.compression, BF16):
             trained = _Carrying(model)
             self.carrier = trained.carrier
         # Local SGD reduces no gradients, so it does not wrap the model in DDP.
@@ -157,14 +157,15 @@ def _compress(
     module: DistributedDataParallel, communication: CommunicationConfig
 ) -> powerSGD_hook.PowerSGDState | None:
     """Register the compression hook that the config asks for. Returns PowerSGD's state."""
-    if communication.compression == "bf16":
+    compression = communication.compression
+    if isinstance(compression, BF16):
         # Wrapped: torch recognises its hook by name and rejects it over gloo, which does sum bf16 correctly.
         module.register_comm_hook(None, lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket))
-    elif communication.compression == "powersgd":
+    elif isinstance(compression, PowerSGD):
         memory = powerSGD_hook.PowerSGDState(
             None,
-            matrix_approximation_rank=communication.powersgd_rank,
-            start_powerSGD_iter=communication.powersgd_start,
+            matrix_approximation_rank=compression.powersgd_rank,
+            start_powerSGD_iter=compression.powersgd_start,
         )
         module.register_comm_hook(memory, powerSGD_hook.powerSGD_hook)
         return memory

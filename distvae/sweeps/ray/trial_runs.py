@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from distvae.config.load import flatten, load_config
+from distvae.config.keys import flatten
+from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.runs import checkpoints
 from distvae.sweeps import lineage
@@ -104,7 +105,8 @@ def has_values(sweep: Sweep, generation: Generation, values: dict[str, Value]) -
         return True
     there = dict(flatten(load_config(generation.run / "config.yaml", stored=True)))
     here = dict(flatten(sweep.config_of(values, generation.run)))
-    return all(there[key] == here[key] for key in sweep.config.space)
+    # A key with a condition may be an option that this trial does not read.
+    return all(there.get(key) == here.get(key) for key in sweep.config.space)
 
 
 def is_running(run: Path) -> bool:

@@ -12,6 +12,7 @@ from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.records import read_metrics
 from distvae.runs.status import write_status
 from distvae.sweeps import lineage
+from distvae.sweeps.lineage import Generation
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
 from distvae.train import train
 from distvae.training.caller import Caller
@@ -19,7 +20,7 @@ from tests.sweep_folders import pbt_sweep, sweep_of
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
-from distvae.sweeps.ray.trial_runs import choose_run, is_running, trial_config
+from distvae.sweeps.ray.trial_runs import choose_run, has_values, is_running, trial_config
 
 NEW, RATE = {"kl.target_rate": 4.8}, {"kl.target_rate": 4.0}
 
@@ -155,3 +156,16 @@ def test_a_run_is_running_while_its_status_says_so(tmp_path):
     assert not is_running(tmp_path)
     (tmp_path / "status.json").write_text("{")
     assert not is_running(tmp_path)
+
+
+def test_a_trial_need_not_read_every_key_of_the_space(tmp_path):
+    space = {
+        "kl.policy": {"choice": ["linear", "soft_free_bits"]},
+        "kl.multiplier": {"choice": [0.1, 0.2], "when": {"kl.policy": "soft_free_bits"}},
+    }
+    asked = sweep_of(tmp_path / "sweep", space=space)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(dump_config(asked.config_of({"kl.policy": "linear"}, run)))
+    assert has_values(asked, Generation(run), {"kl.policy": "linear"})
+    assert not has_values(asked, Generation(run), {"kl.policy": "soft_free_bits", "kl.multiplier": 0.1})
