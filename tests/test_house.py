@@ -5,6 +5,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import setuptools
@@ -57,22 +58,58 @@ def test_the_readme_names_every_package_and_no_other():
 
 
 def test_the_readmes_commands_are_what_ci_runs():
-    commands = section("Two commands").split("```")[1]
+    commands = section("Install and demo").split("```")[1]
     promised = re.findall(r"^(make \w+)", commands, flags=re.MULTILINE)
     run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert promised
     assert set(promised) <= set(run)
 
 
-def test_documents_link_to_what_is_there():
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
-def test_no_placeholder_is_left_in_a_document():
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        assert not re.findall(r"^[A-Z_]{5,}$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+def anchors(document: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_lead_to_files_and_headings_that_exist(document):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8")):
+        file = document.parent / target if target else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_no_placeholder_is_left_in_a_document(document):
+    assert not re.findall(r"^[A-Z_]{5,}$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_the_readme_lists_every_page():
+    pages = re.findall(r"^\| \[\w+\]\(docs/(\w+\.md)\)", section("Documentation"), flags=re.MULTILINE)
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_what_contributing_quotes_is_in_the_files():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", guide, flags=re.MULTILINE | re.DOTALL)
+    assert [path for path, _ in quoted] == [
+        "distvae/methods/cyclical.py",
+        "distvae/methods/cyclical.py",
+        "tests/methods/test_cyclical.py",
+        "distvae/methods/__init__.py",
+        "docs/measures.md",
+    ]
+    for path, excerpt in quoted:
+        assert excerpt.rstrip("\n") in (ROOT / path).read_text(encoding="utf-8"), path
+
+
+def test_what_contributing_names_exists():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`([\w.]+/[\w./]*)`", guide):
+        assert (ROOT / path).exists() or (PACKAGE / path).exists(), path
 
 
 def test_what_a_test_needs_is_there_or_it_skips_or_fails(monkeypatch):

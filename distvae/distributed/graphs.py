@@ -28,7 +28,7 @@ class _Recorded:
 
 
 class GraphedSteps:
-    """Runs ``compute(**inputs)``, which leaves gradients, by replaying a recording of it.
+    """Run ``compute(**inputs)``, which leaves gradients, by replaying a recording of it.
 
     Args:
         parameters: receive the gradients. A parameter has the same gradient tensor after every call; it holds the
