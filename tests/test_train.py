@@ -493,7 +493,7 @@ def test_a_finished_run_answers_for_its_own_sentences_alone(tiny, tmp_path, caps
     for path, words in [
         (text, "was trained on other sentences"),
         (other, "was trained on other sentences"),
-        (tmp_path / "nowhere.txt", "there is no such file"),
+        (tmp_path / "nowhere.txt", "no such file"),
     ]:
         assert main([*command, f"data.path={path}"]) == 2
         said = capsys.readouterr()
