@@ -55,7 +55,7 @@ def _find(path: str) -> None:
     if path in (CAPTIONS, SNLI) or os.path.exists(place):
         return
     if not os.path.isabs(place):
-        raise UserError(f"data.path={path}: there is no such file or folder")
+        raise UserError(f"data.path={path}: no such file or folder")
     print(f"distvae: WARNING data.path={path}: not found here; the job fails unless its nodes have it", file=sys.stderr)
 
 

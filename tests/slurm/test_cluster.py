@@ -184,7 +184,7 @@ def test_a_requeued_job_runs_the_same_copy_and_bad_input_ends_it_with_one_line(c
     job = cluster.wait(number)
     assert time.monotonic() - started < 60
     assert job.state == "FAILED"
-    line = f"distvae: {data}: there is no such file or folder; "
+    line = f"distvae: {data}: no such file or folder, "
     assert job.log.count(line) == 1
     assert job.log.split("a log of each node: ")[-1].startswith(f"runs/slurm/{number}/logs-1/\n")
     status = json.loads((checkout / "runs" / "tests" / "tiny" / "status.json").read_text())

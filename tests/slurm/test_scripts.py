@@ -47,7 +47,7 @@ def test_shellcheck_has_nothing_to_say():
         ([CONFIG, "--run", "x"], "--run is not an option; write run=x"),
         (["run=x", CONFIG], "'run=x' is not a config; the config comes before the settings"),
         (["tiny"], f"tiny: cannot be read as a config: No such file or directory; did you mean {CONFIG}?"),
-        ([CONFIG, "data.path=no/where"], "data.path=no/where: there is no such file or folder"),
+        ([CONFIG, "data.path=no/where"], "data.path=no/where: no such file or folder"),
     ],
 )
 @pytest.mark.parametrize("script", ["train.sh", "submit.sh"])
