@@ -44,6 +44,13 @@ def test_a_run_that_fails_proves_nothing():
     assert compare(BEFORE, failed) == (False, "FAILED: this tree's ended with 2: distvae: no")
 
 
+def test_a_run_that_the_revision_refuses_is_new():
+    refused = "ended with 2: distvae: kl.policy = 'lagrangian': input should be 'constant' or 'linear'"
+    assert compare(refused, {"a": "1"})[0]
+    assert not compare(refused, refused)[0]
+    assert not compare("ended with 1: Traceback", {"a": "1"})[0]
+
+
 def test_values_are_exact_and_lists_have_their_lengths():
     content = {"re": {"mean": 0.1 + 0.2}, "kl": [1, None], "latent": {"state": "dead", "advice": "more epochs"}}
     assert dict(flatten(content, "train 1")) == {

@@ -28,7 +28,7 @@ class Plateau:
     decays: int = 0
 
     def observe(self, loss: float) -> Verdict:
-        """One epoch's validation loss → whether to keep these weights, go on, decay, or stop.
+        """Return what an epoch's validation loss asks for: keep these weights, wait, decay, or stop.
 
         On DECAY the learning rate has been multiplied, and the caller puts the best weights back; so it does on STOP,
         the last decay.
