@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from distvae.methods.policy import Gamma, PolicyOptions
+from distvae.methods.policy import ENOUGH, Gamma, PolicyOptions
 from distvae.system.roles import Role
 from distvae.system.settings import RULES, AboveZero, NotNegative
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 # As in the authors' program: where the multiplier starts, and RMSProp's decay and ε.
 START, DECAY, EPSILON = 1.01, 0.99, 1e-8
-
-# Weights may be the best with a validation KL of at least this share of λ: a KL that is held at λ is often just below.
-ENOUGH = 0.95
 
 
 @dataclass(frozen=True, config=RULES)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:  # a config needs the options alone, and PyTorch takes a second to import
     from torch import Tensor
 
+# Of λ: the least validation KL of weights that may be the best, under a policy that holds the KL at λ at every step.
+ENOUGH = 0.95
+
 
 class Gamma(ABC):
     """γ during a stage. Every rank holds one; all see the same reduced KL, so all hold the same γ.
@@ -26,6 +29,10 @@ class Gamma(ABC):
     @value.setter
     def value(self, value: float) -> None:
         self.weight.fill_(value)
+
+    def return_to(self, weight: float) -> None:
+        """Called where the best weights come back, with the γ that they were trained with."""
+        self.value = weight
 
     def start_step(self, epoch_share: float) -> None:  # noqa: B027
         """Called before a step, with the share of the epoch's batches already trained, in [0, 1)."""

@@ -164,7 +164,7 @@ class Trainer:
         elif best is not None and verdict in (Verdict.DECAY, Verdict.STOP):
             self._load(best.weights)
             load_optimizer_state(self.engine, {})
-            stage.objective.gamma.value = best.kl_weight
+            stage.objective.gamma.return_to(best.kl_weight)
             progress.converged = verdict is Verdict.STOP
         return verdict
 
