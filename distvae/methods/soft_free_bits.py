@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from distvae.methods.annealing import annealed
+from distvae.methods.annealing import AnnealBy, annealed
 from distvae.methods.policy import Gamma, PolicyOptions
 from distvae.system.roles import Role
 from distvae.system.settings import RULES, Count, NotNegative, OpenUnit, Positive, Probability
@@ -23,6 +23,7 @@ class SoftFreeBits(PolicyOptions):
 
     name: Literal["soft_free_bits"] = "soft_free_bits"
     anneal_epochs: Count = 10
+    anneal_by: AnnealBy = "epoch"
     # λ in nats per sentence, of soft free bits and of free bits.
     target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
     # β: γ stays as it is while the KL is within (1 ± β)λ.
@@ -65,7 +66,11 @@ class Steered(Gamma):
     in_band: bool = False  # a KL has been within (1 ± β)λ since annealing ended
 
     def __post_init__(self) -> None:
-        self.value = annealed(self.epochs, self.options.anneal_epochs)
+        self._anneal(0.0)
+
+    def start_step(self, epoch_share: float) -> None:
+        if self.options.anneal_by == "step" and self.epochs < self.options.anneal_epochs:
+            self._anneal(epoch_share)
 
     def end_interval(self, kl: float) -> None:
         if self.epochs >= self.options.anneal_epochs:
@@ -74,9 +79,16 @@ class Steered(Gamma):
     def end_epoch(self, kl: float) -> None:
         self.epochs += 1
         if self.epochs < self.options.anneal_epochs:
-            self.value = annealed(self.epochs, self.options.anneal_epochs)
-        elif self.options.every_steps is None:
+            self._anneal(0.0)
+            return
+        if self.epochs == self.options.anneal_epochs:
+            self.value = 1.0
+        if self.options.every_steps is None:
             self._move(kl)
+
+    def _anneal(self, epoch_share: float) -> None:
+        options = self.options
+        self.value = annealed(self.epochs, options.anneal_epochs, options.anneal_by, epoch_share)
 
     def may_be_best(self, valid_kl: float) -> bool:
         options = self.options

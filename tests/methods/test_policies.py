@@ -15,6 +15,7 @@ from distvae.methods.soft_free_bits import SoftFreeBits, Steered
 from tests.methods.gamma import gamma_of
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+TENTHS_FROM_0 = [0.0, *TENTHS[:-1]]
 RATE, THRESHOLD, MULTIPLIER = 4.0, 0.05, 0.1
 CEILING, FLOOR = (1 + THRESHOLD) * RATE, (1 - THRESHOLD) * RATE
 KL = st.floats(0, 20) | st.sampled_from([RATE, CEILING, FLOOR])
@@ -242,6 +243,28 @@ def test_linear_rises_in_equal_steps_and_stays(end):
     assert weights(policy, [math.nan, 0.0, 4.0, 100.0] * 4) == [end * tenth for tenth in TENTHS] + [end] * 6
 
 
+@pytest.mark.parametrize("name", ["linear", "soft_free_bits"])
+def test_annealing_by_step_rises_evenly_from_0_to_its_end(name):
+    policy = gamma_of(KLConfig(policy=name, anneal_epochs=2, anneal_by="step").policy)
+    seen = []
+    for _ in range(4):
+        for batch in range(5):
+            policy.start_step(batch / 5)
+            seen.append(policy.value)
+        policy.end_epoch(4.0)  # within the band
+    assert seen == pytest.approx(TENTHS_FROM_0 + [1.0] * 10)
+
+
+def test_steering_begins_from_1_after_annealing_by_step():
+    policy = gamma_of(SoftFreeBits(anneal_epochs=1, anneal_by="step", target_rate=RATE, multiplier=MULTIPLIER))
+    policy.start_step(0.9)
+    assert policy.value == 0.9
+    policy.end_epoch(0.0)
+    assert policy.value == 0.9  # 1 · (1 − χ)
+    policy.start_step(0.5)
+    assert policy.value == 0.9
+
+
 def test_linear_has_no_best_before_annealing_has_ended():
     policy = gamma_of(Linear(anneal_epochs=3))
     allowed = []
@@ -308,16 +331,17 @@ def observed(policy, events: list[tuple[str, float]]) -> list[tuple[float, bool]
     name=st.sampled_from(sorted(POLICIES)),
     every_steps=st.sampled_from([None, 7]),
     anneal_epochs=st.integers(0, 4),
+    by=st.sampled_from(["epoch", "step"]),
     events=st.lists(
         st.tuples(st.sampled_from(["end_epoch", "end_interval", "start_step", "end_step"]), KL), max_size=20
     ),
     cut=st.integers(0, 20),
     decayed=st.booleans(),
 )
-def test_a_policy_goes_on_from_its_saved_state(name, every_steps, anneal_epochs, events, cut, decayed):
+def test_a_policy_goes_on_from_its_saved_state(name, every_steps, anneal_epochs, by, events, cut, decayed):
     settings = KLConfig(
         policy=name,
-        **{"anneal_epochs": anneal_epochs} if name in ("linear", "soft_free_bits") else {},
+        **{"anneal_epochs": anneal_epochs, "anneal_by": by} if name in ("linear", "soft_free_bits") else {},
         **{"every_steps": every_steps} if name == "soft_free_bits" else {},
         **{"cycles": 2, "cycle_epochs": 3} if name == "cyclical" else {},
     )
