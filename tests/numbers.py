@@ -62,6 +62,8 @@ RUNS = {
     "every_steps": "kl.every_steps=4",
     "cyclical": f"{NO_ANNEALING} kl.policy=cyclical kl.cycles=2 kl.cycle_epochs=1",
     "lagrangian": LAGRANGIAN,
+    "PI control": f"{NO_ANNEALING} kl.policy=pi_control kl.target_rate=0.3 kl.integral=0.01",
+    "annealing by step": f"{LINEAR} kl.anneal_by=step",
     **{form: f"{FREE_BITS}={form}" for form in ("dimension", "sentence_dimension", "sentence", "batch")},
     "pretraining": "pretrain.max_epochs=2",
     "word dropout": "model.word_dropout=0.3",

@@ -30,7 +30,7 @@ class Lagrangian(PolicyOptions):
     # λ in nats per sentence: the minimum of `lagrangian`, the target of soft free bits, the floor of free bits.
     target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
     # Step size of RMSProp on the multiplier.
-    dual_learning_rate: AboveZero = 0.001
+    dual_learning_rate: Annotated[AboveZero, Role.MUTABLE] = 0.001
 
     label: ClassVar[str] = "MDR"
     needs_step_kl: ClassVar[bool] = True

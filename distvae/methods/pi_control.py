@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as state
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from distvae.methods.policy import ENOUGH, Gamma, PolicyOptions
+from distvae.system.roles import Role
 from distvae.system.settings import RULES, NotNegative
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ class PIControl(PolicyOptions):
 
     name: Literal["pi_control"] = "pi_control"
     # λ in nats per sentence: what `soft_free_bits`, `lagrangian` and `pi_control` aim at, and the floor of free bits.
-    target_rate: NotNegative = 4.0
+    target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
     # K_p of `pi_control`.
-    proportional: NotNegative = 0.01
+    proportional: Annotated[NotNegative, Role.MUTABLE] = 0.01
     # K_i of `pi_control`.
-    integral: NotNegative = 0.0001
+    integral: Annotated[NotNegative, Role.MUTABLE] = 0.0001
 
     label: ClassVar[str] = "PI"
     needs_step_kl: ClassVar[bool] = True
