@@ -214,9 +214,11 @@ def powersgd_rank(communication: CommunicationConfig) -> int:
     return (compression if isinstance(compression, PowerSGD) else PowerSGD()).powersgd_rank
 
 
-def method_collectives(config: Config) -> list[Collective]:
-    """Return what the method adds to a step under any engine."""
+def method_collectives(config: Config, engine: Engine) -> list[Collective]:
+    """Return what the method adds to a step."""
     collectives = []
+    if config.kl.policy.needs_step_kl and engine not in ("ddp", "powersgd"):  # whose gradients carry it
+        collectives.append(Collective("KL of the step, for γ", "all_reduce", 4))
     if config.kl.free_bits.needs_batch_mean:
         size = 4 * config.model.latent_size
         collectives.append(Collective("batch mean of the KL, for free bits", "all_reduce", size))

@@ -95,7 +95,7 @@ def _messages(config: Config, work: Work, processes: int) -> Table:
             f"{sum(collective.bytes * collective.per_step for collective in sent):,.0f}",
             f"{sum(map(_passed, sent)) / ring:.1%}",
         )
-    for collective in method_collectives(config):
+    for collective in method_collectives(config, "ddp"):
         every = "" if collective.per_step == 1 else f" every {1 / collective.per_step:.0f} steps"
         table.add_row(f"{collective.what}, with each of these", f"1 all-reduce{every}", f"{collective.bytes:,}", "")
     return table
@@ -113,7 +113,7 @@ def _steps(config: Config, work: Work, machine: Machine, processes: tuple[int, .
     )
     rows: list[tuple[int, Engine]] = [(1, "ddp"), *((n, engine) for n in processes if n > 1 for engine in ENGINES)]
     for n, engine in rows:
-        sent = step_collectives(work, engine, n, config.communication) + method_collectives(config)
+        sent = step_collectives(work, engine, n, config.communication) + method_collectives(config, engine)
         found = predict(work, sent, machine, n, batch)
         table.add_row(
             f"{n} × {_title(config, engine)}" if n > 1 else "1 process",

@@ -154,11 +154,12 @@ def over_gloo(collectives):
     "kl",
     [
         {"every_steps": 3},
+        {"policy": "lagrangian", "anneal_epochs": 10},
         {"policy": "linear", "free_bits": "dimension"},
         {"policy": "linear", "free_bits": "batch"},
         {"policy": "linear", "free_bits": "sentence"},
     ],
-    ids=lambda kl: kl.get("free_bits", "soft"),
+    ids=lambda kl: kl.get("free_bits", kl.get("policy", "soft")),
 )
 def test_a_run_sums_what_is_predicted(tiny, tmp_path, monkeypatch, kl):
     """All that the program itself sums over ranks, in a run of one epoch of 11 steps and 20 validation sentences."""
@@ -180,7 +181,7 @@ def test_a_run_sums_what_is_predicted(tiny, tmp_path, monkeypatch, kl):
     config = load_config(tiny, settings)
     steps = 11
     expected = Counter()
-    for c in method_collectives(config):
+    for c in method_collectives(config, "local_sgd"):
         # The last interval of soft free bits takes what is left.
         expected[c.bytes] += int(steps * c.per_step)
     sums, scores, information = epoch_collectives(config.model, 20)
