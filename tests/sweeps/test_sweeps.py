@@ -19,6 +19,7 @@ import yaml
 from distvae.config.keys import flatten
 from distvae.config.load import load_config
 from distvae.runs.checkpoints import list_checkpoints
+from distvae.runs.records import read_metrics
 from distvae.sweeps.lineage import generations, history
 from distvae.sweeps.ranking import outcome, rank
 from distvae.sweeps.storage import open_sweep
@@ -124,7 +125,7 @@ def test_a_trial_is_the_training_and_the_sweep_tells_of_it(tmp_path, tiny):
         {
             trial["number"]: outcome(
                 load_config(folder / "trials" / f"{trial['number']:04d}" / "config.yaml"),
-                records(folder / "trials" / f"{trial['number']:04d}"),
+                read_metrics(folder / "trials" / f"{trial['number']:04d}"),
             )
             for trial in found
         },
