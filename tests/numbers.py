@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,8 +83,8 @@ RUNS = {
     **{engine: f"{engine}.yaml {ADAMW}" for engine in ("zero2", "zero3", "fsdp2")},
 }
 
-ENDED = "ended with"
-REFUSED = f"{ENDED} 2: distvae: "  # a user error, such as an option that the revision does not have
+# How a run ends by a user error, such as an option that the revision does not have. Launchers turn its 2 into a 1.
+REFUSED = re.compile(r"ended with [12]: distvae: ")
 
 Record = dict[str, str]  # what a run left: by its place, every value's repr and every tensor's digest
 Outcome = Record | str  # or why it left nothing
@@ -124,7 +125,7 @@ def compare(before: Outcome, after: Outcome) -> tuple[bool, str]:
 
     A run whose settings the revision refuses is new: there is nothing to compare it with.
     """
-    if isinstance(before, str) and before.startswith(REFUSED) and not isinstance(after, str):
+    if isinstance(before, str) and REFUSED.match(before) and not isinstance(after, str):
         return True, f"new: the revision's {before}"
     for whose, outcome in (("the revision's", before), ("this tree's", after)):
         if isinstance(outcome, str):
@@ -151,7 +152,7 @@ def train(tree: Path, folder: Path, name: str) -> Outcome:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode != 0:
             said = [line for line in done.stderr.splitlines() if line.startswith("distvae: ")]
-            return f"{ENDED} {done.returncode}: {' '.join(said[:1]) or done.stderr[-500:]}"
+            return f"ended with {done.returncode}: {' '.join(said[:1]) or done.stderr[-500:]}"
     return record(run)
 
 
