@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distvae.config.schema import Config
-from distvae.methods.soft_free_bits import SoftFreeBits
 
 # `dead`: the latent hardly distinguishes sentences. `hollow`: most of the KL is spent on a posterior that hardly
 # depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
@@ -111,8 +110,7 @@ def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
         found.append("pretraining of the encoder (pretrain.max_epochs)")
     if config.kl.rate is not None:
         found.append(f"more epochs than train.max_epochs={config.train.max_epochs}")
-        if isinstance(config.kl.policy, SoftFreeBits) and config.kl.policy.every_steps is None:
-            found.append("kl.every_steps=40, which adapts γ within epochs")
+    found += config.kl.policy.remedies
     if state != "weak":
         found += [slower, weaker]
     return found

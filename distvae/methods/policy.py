@@ -95,6 +95,11 @@ class PolicyOptions(ABC):
         """Steps between two calls of ``end_interval``; None: it is not called."""
         return None
 
+    @property
+    def remedies(self) -> list[str]:
+        """What to try where the latent is not alive, in a few words each."""
+        return []
+
     @abstractmethod
     def start(self, weight: Tensor) -> Gamma:
         """Return the γ of a stage before its first step.

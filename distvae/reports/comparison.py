@@ -66,15 +66,15 @@ def remarks(results: dict[str, Results]) -> list[str]:
         for end in r.stages:
             if end.best_epoch is None:
                 lines.append(
-                    f"WARNING {name}: no epoch of {end.stage} qualified as the best (annealing had not ended, or the KL"
-                    f" never reached its band), so the last weights, of epoch {end.epochs}, were scored; try a higher"
-                    f" {end.stage}.max_epochs, fewer kl.anneal_epochs or kl.every_steps=40"
+                    f"WARNING {name}: no epoch of {end.stage} qualified as the best (γ had not reached its end, or the"
+                    f" KL not its target), so the last weights, of epoch {end.epochs}, were scored; try a higher"
+                    f" {end.stage}.max_epochs, or a shorter annealing (kl.anneal_epochs)"
                 )
             elif not end.settled:
                 lines.append(
                     f"WARNING {name}: {end.stage} keeps the weights of epoch {end.best_epoch} of {end.epochs}, because"
-                    f" in {end.passed_over} later ones the validation KL was below its band; if γ swings, try a smaller"
-                    " kl.multiplier or a larger kl.threshold"
+                    f" in {end.passed_over} later ones the validation KL was below its target; if γ swings, try smaller"
+                    " steps of it, such as a smaller kl.multiplier of soft_free_bits"
                 )
             elif not end.converged:
                 lines.append(f"{name}: {end.stage} ended at its limit of {end.epochs} epochs, not converged")
