@@ -313,7 +313,8 @@ PRETRAINING = {
         (
             [Role.MUTABLE],
             {
-                "kl.target_rate", "kl.threshold", "kl.multiplier", "model.dropout", "model.word_dropout",
+                "kl.target_rate", "kl.threshold", "kl.multiplier", "kl.dual_learning_rate", "kl.proportional",
+                "kl.integral", "model.dropout", "model.word_dropout",
                 "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.weight_decay",
             },
         ),
