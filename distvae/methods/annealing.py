@@ -87,7 +87,7 @@ class Annealing(Gamma):
             self._anneal(epoch_share)
 
     def end_epoch(self, kl: float) -> None:
-        self.epochs += 1
+        super().end_epoch(kl)
         self._anneal(0.0)
 
     def _anneal(self, epoch_share: float) -> None:

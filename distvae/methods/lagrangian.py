@@ -63,9 +63,6 @@ class Multiplier(Gamma):
         self.square.copy_(square.where(made, self.square))
         self.weight.copy_((self.weight - change).clamp(max=1.0).where(made, self.weight))
 
-    def end_epoch(self, kl: float) -> None:
-        self.epochs += 1
-
     def may_be_best(self, valid_kl: float) -> bool:
         return valid_kl >= ENOUGH * self.options.target_rate
 

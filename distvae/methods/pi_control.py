@@ -65,9 +65,6 @@ class Controlled(Gamma):
         self.integral.copy_(integral.where(made, self.integral))
         self.weight.copy_(weight.where(made, self.weight))
 
-    def end_epoch(self, kl: float) -> None:
-        self.epochs += 1
-
     def may_be_best(self, valid_kl: float) -> bool:
         return valid_kl >= ENOUGH * self.options.target_rate
 

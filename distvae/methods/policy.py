@@ -47,9 +47,9 @@ class Gamma(ABC):
     def end_interval(self, kl: float) -> None:  # noqa: B027
         """Called every ``interval`` steps, with the mean KL over all ranks since then, in nats per sentence."""
 
-    @abstractmethod
     def end_epoch(self, kl: float) -> None:
-        """Called after an epoch, with its mean training KL over all ranks, in nats per sentence."""
+        """Called after an epoch, with its mean training KL over all ranks, in nats per sentence. Counts it."""
+        self.epochs += 1
 
     @abstractmethod
     def may_be_best(self, valid_kl: float) -> bool:

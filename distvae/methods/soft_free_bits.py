@@ -81,7 +81,7 @@ class Steered(Gamma):
             self._move(kl)
 
     def end_epoch(self, kl: float) -> None:
-        self.epochs += 1
+        super().end_epoch(kl)
         if self.epochs < self.options.anneal_epochs:
             self._anneal(0.0)
             return

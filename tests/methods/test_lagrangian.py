@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import math
 
 import pytest
 import torch
@@ -15,18 +14,9 @@ from distvae.methods.objective import Objective
 from distvae.train import main
 from tests.compare import numbers, records
 from tests.conftest import ROOT, fork, launch
-from tests.methods.gamma import gamma_of
+from tests.methods.gamma import gamma_of, steps
 
 CPU = torch.device("cpu")
-
-
-def steps(policy, kls: list[float]) -> list[float]:
-    """γ after each step."""
-    seen = []
-    for kl in kls:
-        policy.end_step(torch.tensor(kl))
-        seen.append(policy.value)
-    return seen
 
 
 def test_the_multiplier_ascends_by_rmsprop():
@@ -62,15 +52,6 @@ def test_the_gradient_is_that_of_the_lagrangian():
     u = 1 - objective.gamma.value
     (re + other.sum(dim=1) + u * (4.0 - other.sum(dim=1))).sum().backward()
     torch.testing.assert_close(one.grad, other.grad)
-
-
-@pytest.mark.parametrize("kl", [math.nan, math.inf])
-def test_a_step_without_a_finite_kl_moves_nothing(kl):
-    policy = gamma_of(Lagrangian())
-    steps(policy, [1.0, 2.0])
-    before = policy.state_dict()
-    steps(policy, [kl])
-    assert policy.state_dict() == before
 
 
 def test_weights_may_be_the_best_with_a_kl_near_lambda():

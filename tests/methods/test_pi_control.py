@@ -4,20 +4,10 @@ import itertools
 import math
 
 import pytest
-import torch
 
 from distvae.config.kl import KLConfig
 from distvae.methods.pi_control import PIControl
-from tests.methods.gamma import gamma_of
-
-
-def steps(policy, kls: list[float]) -> list[float]:
-    """γ after each step."""
-    seen = []
-    for kl in kls:
-        policy.end_step(torch.tensor(kl))
-        seen.append(policy.value)
-    return seen
+from tests.methods.gamma import gamma_of, steps
 
 
 def test_gamma_is_the_controllers_by_hand():
@@ -45,15 +35,6 @@ def test_gamma_rises_above_lambda_and_falls_below_it():
     policy = gamma_of(PIControl(target_rate=4.0))
     assert all(b > a for a, b in itertools.pairwise(steps(policy, [9.0] * 20)))
     assert all(b < a for a, b in itertools.pairwise(steps(policy, [3.0] * 20)))
-
-
-@pytest.mark.parametrize("kl", [math.nan, math.inf])
-def test_a_step_without_a_finite_kl_moves_nothing(kl):
-    policy = gamma_of(PIControl())
-    steps(policy, [9.0, 5.0])
-    before = policy.state_dict()
-    steps(policy, [kl])
-    assert policy.state_dict() == before
 
 
 def test_gamma_goes_on_from_that_of_the_best_weights():

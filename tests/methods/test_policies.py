@@ -12,7 +12,7 @@ from distvae.config.sections import declared
 from distvae.methods import FREE_BITS, POLICIES
 from distvae.methods.annealing import Linear
 from distvae.methods.soft_free_bits import SoftFreeBits, Steered
-from tests.methods.gamma import gamma_of
+from tests.methods.gamma import gamma_of, steps
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 TENTHS_FROM_0 = [0.0, *TENTHS[:-1]]
@@ -312,6 +312,17 @@ def test_policies_are_made_from_their_settings():
         (0.175, 0.7, 4),
         (0.7, 0.7, 0),
     ]
+
+
+@pytest.mark.parametrize("kl", [math.nan, math.inf])
+@pytest.mark.parametrize("name", [name for name, kind in POLICIES.items() if kind.needs_step_kl])
+def test_a_step_without_a_finite_kl_moves_nothing(name, kl):
+    policy = gamma_of(POLICIES[name]())
+    first, last = steps(policy, [1.0, 9.0])
+    assert first != last
+    before = policy.state_dict()
+    steps(policy, [kl])
+    assert policy.state_dict() == before
 
 
 EVENTS = ["start_step", "end_step", "end_interval", "end_epoch"]
