@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from distvae.evaluation.scores import Estimate, Scores
+from distvae.evaluation.scores import Estimate, Scores, fixed
 
 Direction = Literal["min", "max"]
 
@@ -53,7 +53,7 @@ class Metric:
 
     def number(self, value: float) -> str:
         """Format a value."""
-        return f"{round(value, self.decimals) + 0.0:.{self.decimals}f}"  # + 0.0 makes −0 a 0
+        return fixed(value, self.decimals)
 
     def short(self, scores: Scores) -> str | None:
         """Format the score without its error: ``30.44``, ``2 of 16``."""
@@ -65,10 +65,7 @@ class Metric:
     def text(self, scores: Scores) -> str | None:
         """Format the score with its standard error: ``30.44 ± 0.14``."""
         found = self.of(scores)
-        if not isinstance(found, Estimate):
-            return self.short(scores)
-        error = "?" if found.standard_error is None else self.number(found.standard_error)
-        return f"{self.number(found.mean)} ± {error}"
+        return found.text(self.decimals) if isinstance(found, Estimate) else self.short(scores)
 
 
 _NATS = "nats per sentence"

@@ -18,6 +18,11 @@ ACTIVE_VARIANCE = 0.01
 LARGEST_SCORE = 1e60
 
 
+def fixed(value: float, decimals: int = 2) -> str:
+    """Format a number, and −0 as 0."""
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean per sentence, or a perplexity, and its standard error over sentences."""
@@ -26,8 +31,12 @@ class Estimate:
     standard_error: float | None  # None: a single sentence
 
     def __str__(self) -> str:
-        error = "?" if self.standard_error is None else f"{self.standard_error:.2f}"
-        return f"{round(self.mean, 2) + 0.0:.2f} ± {error}"  # + 0.0 makes −0 a 0
+        return self.text(2)
+
+    def text(self, decimals: int) -> str:
+        """Format it: ``30.44 ± 0.14``."""
+        error = "?" if self.standard_error is None else fixed(self.standard_error, decimals)
+        return f"{fixed(self.mean, decimals)} ± {error}"
 
 
 @dataclass(frozen=True)

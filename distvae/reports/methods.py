@@ -14,7 +14,7 @@ import numpy as np
 from distvae.config.keys import flatten, keys_with
 from distvae.config.load import load_config
 from distvae.config.schema import Config
-from distvae.evaluation.scores import Estimate, SentenceScores, mean_estimate, perplexity
+from distvae.evaluation.scores import Estimate, SentenceScores, fixed, mean_estimate, perplexity
 from distvae.runs.environment import Environment, read_environment
 from distvae.runs.records import EpochRecord, read_metrics
 from distvae.runs.results import Results, load_results, load_sentence_scores
@@ -121,7 +121,7 @@ class Score:
     def __str__(self) -> str:
         error = "" if self.error is None else f" ± {self.error:.2f}"
         spread = "" if self.spread is None else f" ({self.spread:.2f})"
-        return f"{round(self.mean, 2) + 0.0:.2f}{error}{spread}"
+        return f"{fixed(self.mean)}{error}{spread}"
 
 
 @dataclass(frozen=True)
