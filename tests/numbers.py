@@ -63,6 +63,7 @@ RUNS = {
     "every_steps": "kl.every_steps=4",
     "cyclical": f"{NO_ANNEALING} kl.policy=cyclical kl.cycles=2 kl.cycle_epochs=1",
     "lagrangian": LAGRANGIAN,
+    "from above": f"{NO_ANNEALING} kl.policy=from_above kl.target_rate=0.3",
     "PI control": f"{NO_ANNEALING} kl.policy=pi_control kl.target_rate=0.3 kl.integral=0.01",
     "annealing by step": f"{LINEAR} kl.anneal_by=step",
     **{form: f"{FREE_BITS}={form}" for form in ("dimension", "sentence_dimension", "sentence", "batch")},

@@ -13,11 +13,12 @@ from pydantic import Field
 from distvae.methods.annealing import Constant, Linear
 from distvae.methods.cyclical import Cyclical
 from distvae.methods.free_bits import BatchBits, DimensionBits, NoFreeBits, SentenceBits, SentenceDimensionBits
+from distvae.methods.from_above import FromAbove
 from distvae.methods.lagrangian import Lagrangian
 from distvae.methods.pi_control import PIControl
 from distvae.methods.soft_free_bits import SoftFreeBits
 
-_Policies = Constant | Linear | Cyclical | SoftFreeBits | Lagrangian | PIControl
+_Policies = Constant | Linear | Cyclical | SoftFreeBits | FromAbove | Lagrangian | PIControl
 _Forms = NoFreeBits | DimensionBits | SentenceDimensionBits | SentenceBits | BatchBits
 
 Policy = Annotated[_Policies, Field(discriminator="name")]

@@ -46,7 +46,7 @@ def test_options_have_defaults_and_readers():
 
 def test_unread_options_have_their_readers():
     found = unread_options(Config(kl=KLConfig(policy="linear")))
-    assert found["kl.threshold"] == "kl.policy=soft_free_bits"
+    assert found["kl.threshold"] == "kl.policy=soft_free_bits or from_above"
     assert "kl.weight" not in found
     assert found.keys() < option_defaults(Config).keys()
 

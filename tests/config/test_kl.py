@@ -20,8 +20,8 @@ def test_every_steps_belongs_to_soft_free_bits(load, policy):
 @pytest.mark.parametrize(
     ("policy", "given", "reader"),
     [
-        ("linear", "threshold=0.9", "kl.policy=soft_free_bits"),
-        ("linear", "multiplier=0.7", "kl.policy=soft_free_bits"),
+        ("linear", "threshold=0.9", "kl.policy=soft_free_bits or from_above"),
+        ("linear", "multiplier=0.7", "kl.policy=soft_free_bits or from_above"),
         ("linear", "target_rate=2", r"kl.policy=.*soft_free_bits.*, or kl.free_bits=dimension, .* or batch"),
         ("constant", "target_rate=2", r"kl.policy=.*soft_free_bits.*, or kl.free_bits=dimension, .* or batch"),
         ("constant", "anneal_epochs=3", "kl.policy=linear.* soft_free_bits"),
@@ -56,5 +56,5 @@ def test_a_run_of_an_older_version_may_have_an_option_that_nothing_read(load, tm
     for options in ({"whole": True}, {"stored": True}):
         config = load_config(tmp_path / "config.yaml", **options)
         assert config.kl == KLConfig(policy="linear")
-        assert config.unread["kl.threshold"] == "kl.policy=soft_free_bits"
+        assert config.unread["kl.threshold"] == "kl.policy=soft_free_bits or from_above"
         assert with_precision(config, "no").kl == config.kl

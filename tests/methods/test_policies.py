@@ -11,7 +11,7 @@ from distvae.config.kl import KLConfig
 from distvae.config.sections import declared
 from distvae.methods import FREE_BITS, POLICIES
 from distvae.methods.annealing import Linear
-from distvae.methods.soft_free_bits import SoftFreeBits, Steered
+from distvae.methods.soft_free_bits import AnnealedThenSteered, SoftFreeBits
 from tests.methods.gamma import gamma_of, steps
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
@@ -21,7 +21,7 @@ CEILING, FLOOR = (1 + THRESHOLD) * RATE, (1 - THRESHOLD) * RATE
 KL = st.floats(0, 20) | st.sampled_from([RATE, CEILING, FLOOR])
 
 
-def soft_free_bits(anneal_epochs: int = 0, every_steps: int | None = None) -> Steered:
+def soft_free_bits(anneal_epochs: int = 0, every_steps: int | None = None) -> AnnealedThenSteered:
     return gamma_of(options(THRESHOLD, MULTIPLIER, anneal_epochs, every_steps))
 
 

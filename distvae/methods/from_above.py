@@ -1,0 +1,60 @@
+"""Soft free bits that approach the target from above, which need neither pretraining nor annealing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as state
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from distvae.methods.soft_free_bits import Band, Steered
+from distvae.system.settings import RULES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# γ at first: nearly an autoencoder, but the KL term keeps the posterior from drifting away from the prior.
+START = 0.01
+# Steps between two moves of γ.
+STEPS = 40
+
+
+@dataclass(frozen=True, config=RULES)
+class FromAbove(Band):
+    """γ starts at 0.01. The KL soon exceeds λ, and every 40 steps γ moves by the rule of soft free bits.
+
+    The decoder therefore never trains without a z that is worth using, as it does while annealing raises γ to 1.
+    """
+
+    name: Literal["from_above"] = "from_above"
+
+    label: ClassVar[str] = "SFB from above"
+
+    @property
+    def interval(self) -> int:
+        return STEPS
+
+    def start(self, weight: Tensor) -> Approach:
+        return Approach(weight, self)
+
+
+@state
+class Approach(Steered):
+    """γ of soft free bits from above. The KL has to exceed its band before it can arrive there."""
+
+    above: bool = False  # a KL has been above the band
+
+    def __post_init__(self) -> None:
+        self.value = START
+
+    def end_interval(self, kl: float) -> None:
+        self.above |= kl > self.options.ceiling
+        self.move(kl)
+        self.in_band &= self.above
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "above": self.above}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.above = state["above"]
