@@ -103,14 +103,11 @@ def _remedies(state: LatentState, config: Config, stage: str) -> list[str]:
     weaker = f"a model.word_dropout above {config.model.word_dropout:g}, which weakens the decoder"
     if stage == "pretrain" or config.kl.policy.autoencoder:
         return [slower, weaker]
-    found = []
-    if config.kl.rate is None:
-        found.append("kl.policy=soft_free_bits, which keeps the KL at kl.target_rate")
-    if config.pretrained is None and config.pretrain.max_epochs == 0:
+    found = list(config.kl.policy.remedies)
+    if config.kl.policy.needs_pretraining and config.pretrained is None and config.pretrain.max_epochs == 0:
         found.append("pretraining of the encoder (pretrain.max_epochs)")
     if config.kl.rate is not None:
         found.append(f"more epochs than train.max_epochs={config.train.max_epochs}")
-    found += config.kl.policy.remedies
     if state != "weak":
         found += [slower, weaker]
     return found

@@ -29,10 +29,15 @@ class FromAbove(Band):
     name: Literal["from_above"] = "from_above"
 
     label: ClassVar[str] = "SFB from above"
+    needs_pretraining: ClassVar[bool] = False
 
     @property
     def interval(self) -> int:
         return STEPS
+
+    @property
+    def remedies(self) -> list[str]:
+        return []
 
     def start(self, weight: Tensor) -> Approach:
         return Approach(weight, self)

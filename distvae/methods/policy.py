@@ -73,6 +73,7 @@ class PolicyOptions(ABC):
 
     label: ClassVar[str] = ""  # in tables, beside PT, KLA and FB; empty: none
     warm_up_label: ClassVar[str] = "KLA"  # in tables, where ``warm_up`` is not 0
+    needs_pretraining: ClassVar[bool] = True  # whether a latent that is not alive may lack a pretrained encoder
     needs_step_kl: ClassVar[bool] = False  # whether ``end_step`` is called
 
     @property
@@ -97,8 +98,8 @@ class PolicyOptions(ABC):
 
     @property
     def remedies(self) -> list[str]:
-        """What to try where the latent is not alive, in a few words each."""
-        return []
+        """What to try first where the latent is not alive, in a few words each."""
+        return ["kl.policy=from_above, which keeps the KL at kl.target_rate"]
 
     @abstractmethod
     def start(self, weight: Tensor) -> Gamma:

@@ -63,10 +63,6 @@ class SoftFreeBits(Band):
     def interval(self) -> int | None:
         return self.every_steps
 
-    @property
-    def remedies(self) -> list[str]:
-        return ["kl.every_steps=40, which adapts γ within epochs"] if self.every_steps is None else []
-
     def start(self, weight: Tensor) -> AnnealedThenSteered:
         return AnnealedThenSteered(weight, self)
 

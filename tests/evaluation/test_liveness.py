@@ -39,24 +39,13 @@ ALONE = {"pretrain": StageConfig(0)}
 @pytest.mark.parametrize(
     ("config", "stage", "named", "unnamed"),
     [
-        # The default recipe: what it already does is not advised.
-        (Config(), "train", ["kl.every_steps=40", "train.max_epochs=100", "word_dropout"], ["pretrain", "soft_free"]),
-        (Config(kl=KLConfig(every_steps=40)), "train", ["train.max_epochs"], ["every_steps"]),
-        (
-            Config(kl=KLConfig(policy="linear")),
-            "train",
-            ["kl.policy=soft_free_bits"],
-            ["every_steps", "pretraining of the encoder"],
-        ),
-        (Config(kl=KLConfig(policy="linear"), **ALONE), "train", ["soft_free_bits", "pretraining of the encoder"], []),
-        (Config(**ALONE), "train", ["pretraining of the encoder"], ["kl.policy"]),
+        # What a run already does is not advised.
+        (Config(), "train", ["kl.policy=from_above", "train.max_epochs=100", "word_dropout"], ["pretrain"]),
+        (Config(**ALONE), "train", ["kl.policy=from_above", "pretraining of the encoder"], []),
         (Config(pretrained="runs/ae", **ALONE), "train", ["more epochs"], ["pretraining of the encoder"]),
-        (
-            Config(kl=KLConfig(policy="linear", free_bits="sentence")),
-            "train",
-            ["more epochs"],
-            ["kl.policy", "every_steps"],
-        ),
+        (Config(kl=KLConfig(policy="linear"), **ALONE), "train", ["from_above", "pretraining of the encoder"], []),
+        (Config(kl=KLConfig(policy="linear", free_bits="sentence")), "train", ["more epochs", "from_above"], []),
+        (Config(kl=KLConfig(policy="from_above"), **ALONE), "train", ["more epochs"], ["from_above", "pretrain"]),
         # γ plays no part in an autoencoder.
         (Config(), "pretrain", ["optimizer.learning_rate below 0.5", "word_dropout above 0"], ["kl.", "train.max"]),
         (Config(optimizer=OptimizerConfig(learning_rate=0.003)), "pretrain", ["learning_rate below 0.003"], ["kl."]),
