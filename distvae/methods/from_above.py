@@ -13,15 +13,15 @@ from distvae.system.settings import RULES
 if TYPE_CHECKING:
     from torch import Tensor
 
-# γ at first: nearly an autoencoder, but the KL term keeps the posterior from drifting away from the prior.
-START = 0.01
+# γ at first: low enough for z to become useful, high enough to keep the posterior from drifting away from the prior.
+START = 0.1
 # Steps between two moves of γ.
 STEPS = 40
 
 
 @dataclass(frozen=True, config=RULES)
 class FromAbove(Band):
-    """γ starts at 0.01. The KL soon exceeds λ, and every 40 steps γ moves by the rule of soft free bits.
+    """γ starts at 0.1. The KL soon exceeds λ, and every 40 steps γ moves by the rule of soft free bits.
 
     The decoder therefore never trains without a z that is worth using, as it does while annealing raises γ to 1.
     """

@@ -20,23 +20,23 @@ def weights(policy, kls: list[float]) -> list[float]:
 
 def test_the_trajectory_of_the_rule_from_a_small_weight():
     policy = gamma_of(OPTIONS)
-    assert policy.value == 0.01
-    low, high = 0.01 * 0.9, 0.01 * 0.9 * 1.1 * 1.1
+    assert policy.value == 0.1
+    low, high = 0.1 * 0.9, 0.1 * 0.9 * 1.1 * 1.1
     seen = weights(policy, [0.5, 9.0, 4.3, 4.2, 3.8, 3.7, 1e3])
     assert seen == pytest.approx([low, low * 1.1, high, high, high, high * 0.9, high * 0.9 * 1.1], rel=1e-12)
 
 
 def test_gamma_is_at_most_one():
     policy = gamma_of(OPTIONS)
-    # ln 100 / ln 1.1 = 48.3
-    assert weights(policy, [50.0] * 60)[47:50] == [pytest.approx(0.01 * 1.1**48), 1.0, 1.0]
+    # ln 10 / ln 1.1 = 24.2
+    assert weights(policy, [50.0] * 30)[23:26] == [pytest.approx(0.1 * 1.1**24), 1.0, 1.0]
 
 
 def test_it_moves_within_epochs_and_not_at_their_ends():
     policy = gamma_of(OPTIONS)
     for kl in (0.0, 4.0, 50.0):
         policy.end_epoch(kl)
-    assert (policy.value, policy.epochs) == (0.01, 3)
+    assert (policy.value, policy.epochs) == (0.1, 3)
     assert KLConfig(policy="from_above").policy.interval == STEPS
 
 
@@ -59,7 +59,7 @@ def test_the_band_counts_only_once_the_kl_has_come_from_above():
 
 def test_a_kl_that_full_weight_cannot_lower_has_arrived():
     policy = gamma_of(OPTIONS)
-    weights(policy, [50.0] * 49)
+    weights(policy, [50.0] * 25)
     assert (policy.value, policy.may_be_best(50.0)) == (1.0, False)
     policy.end_interval(50.0)
     assert policy.may_be_best(50.0)
