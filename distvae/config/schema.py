@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from distvae.config.keys import unread_options
+from distvae.config.keys import flatten, unread_options
 from distvae.config.kl import KLConfig
 from distvae.config.sections import Section
+from distvae.methods.annealing import Constant
 from distvae.system.roles import Role
 from distvae.system.settings import (
     LARGEST_INT,
@@ -83,7 +84,8 @@ class ModelConfig:
 
     embedding_size: Positive = 128
     hidden_size: Positive = 512
-    latent_size: Positive = 32
+    # Dimensions of z. 0: no latent variable, so the model is an LSTM language model.
+    latent_size: Count = 32
     # All weights are drawn from U(−r, r), and embeddings from U(−r', r').
     init_range: AboveZero = 0.01
     embedding_init_range: AboveZero = 0.1
@@ -241,6 +243,19 @@ class SpeedConfig:
     cuda_graphs: bool = False
 
 
+# What a language model, which has no latent variable, has to set.
+_LANGUAGE_MODEL = {
+    "pretrain.max_epochs": 0,
+    **{f"kl.{key}": value for key, value in KLConfig(policy=Constant()).flat().items()},
+}
+
+# What only a model with a latent variable reads.
+_OF_THE_LATENT_VARIABLE = (
+    "pretrained", *_LANGUAGE_MODEL, "evaluation.importance_samples", "evaluation.validation_samples",
+    "evaluation.seed", "evaluation.mixed_precision",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, config=RULES)
 class Config:
     # The run folder. Null: runs/ and the config file's path below configs/.
@@ -286,6 +301,25 @@ class Config:
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_language_model_has_nothing_of_a_latent_variable(self) -> Config:
+        if not self.language_model:
+            return self
+        given = dict(flatten(self))
+        wrong = [f"set {key}={value}" for key, value in _LANGUAGE_MODEL.items() if given.get(key, value) != value]
+        if self.pretrained is not None:
+            wrong.append("leave pretrained out")
+        if wrong:
+            raise ValueError(
+                f"model.latent_size = 0 is a language model, which has no encoder and no KL: {', '.join(wrong)}"
+            )
+        return self
+
+    @property
+    def language_model(self) -> bool:
+        """Whether the model has no latent variable: an LSTM language model, whose NLL is exact."""
+        return self.model.latent_size == 0
+
     @property
     def last_stage(self) -> str:
         """The stage whose weights are the run's."""
@@ -305,4 +339,6 @@ class Config:
             found["data.seed"] = "data.train_size, data.valid_size or data.test_size"
         if self.pretrained is not None:
             found["pretrain.max_epochs"] = "a run without pretrained"
+        if self.language_model:
+            found |= dict.fromkeys(_OF_THE_LATENT_VARIABLE, "a model.latent_size above 0")
         return found

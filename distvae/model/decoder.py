@@ -38,6 +38,8 @@ class Output(nn.Linear):
 class Decoder(nn.Module):
     """p(x|z): an LSTM with c₀ = W z, h₀ = tanh c₀, z concatenated to every input embedding, and no output bias.
 
+    With m = 0 it is p(x), from c₀ = h₀ = 0.
+
     Args:
         sizes: E, H, m and the dropout rate.
         vocabulary_size: V.
@@ -51,13 +53,17 @@ class Decoder(nn.Module):
         self.pad, self.unknown = pad, unknown
         self.dropout = sizes.dropout
         self.embedding = nn.Embedding(vocabulary_size, sizes.embedding_size)
-        self.latent_to_cell = nn.Linear(sizes.latent_size, sizes.hidden_size, bias=False)
+        # A weight without values would have a gradient without values, which not every engine can send.
+        self.latent_to_cell = nn.Linear(sizes.latent_size, sizes.hidden_size, bias=False) if sizes.latent_size else None
         self.lstm = nn.LSTM(sizes.embedding_size + sizes.latent_size, sizes.hidden_size, batch_first=True)
         self.output = Output(sizes.hidden_size, vocabulary_size, pad, fused_output)
 
     def initial_state(self, z: Tensor) -> State:
         """Return the first state of the LSTM for z [b, m]."""
-        cell = self.latent_to_cell(z).unsqueeze(0)
+        if self.latent_to_cell is None:
+            cell = z.new_zeros(1, len(z), self.lstm.hidden_size)
+        else:
+            cell = self.latent_to_cell(z).unsqueeze(0)
         return torch.tanh(cell), cell
 
     def forward(self, inputs: Tensor, z: Tensor, state: State) -> tuple[Tensor, State]:

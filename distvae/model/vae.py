@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from distvae.config.schema import Config, ModelConfig
 from distvae.model.decoder import Decoder
 from distvae.model.draws import Noise
-from distvae.model.encoder import Encoder
+from distvae.model.encoder import Encoder, NoEncoder
 
 
 class TextVAE(nn.Module):
-    """An encoder and a decoder.
+    """An encoder and a decoder. With m = 0 the decoder alone, which is an LSTM language model.
 
     Args:
         sizes: E, H, m and the dropout rate.
@@ -28,7 +28,7 @@ class TextVAE(nn.Module):
     def __init__(self, sizes: ModelConfig, vocabulary_size: int, pad: int, unknown: int, fused_output: bool = True):
         super().__init__()
         self.latent_size = sizes.latent_size
-        self.encoder = Encoder(sizes, vocabulary_size)
+        self.encoder = Encoder(sizes, vocabulary_size) if sizes.latent_size else NoEncoder()
         self.decoder = Decoder(sizes, vocabulary_size, pad, unknown, fused_output)
 
     def forward(

@@ -38,7 +38,7 @@ OUT_OF_RANGE = [
     ("data.path", ["a", "b"]),
     ("model.embedding_size", 0),
     ("model.hidden_size", -512),
-    ("model.latent_size", 0),
+    ("model.latent_size", -1),
     ("model.latent_size", 2.5),
     ("model.init_range", 0),
     ("model.embedding_init_range", -0.1),
@@ -271,6 +271,45 @@ def test_a_given_pretraining_needs_a_stage_after_it(load):
     assert "pretrained" in message
     assert "train.max_epochs" in message
     assert load("", "pretrained=runs/ae").pretrained == "runs/ae"
+
+
+LANGUAGE_MODEL = "model: {latent_size: 0}\npretrain: {max_epochs: 0}\nkl: {policy: constant}\n"
+
+
+def test_a_language_model_has_no_latent_variable(load):
+    config = load(LANGUAGE_MODEL)
+    assert config.language_model
+    assert not config.autoencoder
+    assert not load("").language_model
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("pretrain.max_epochs=3", "set pretrain.max_epochs=0"),
+        ("kl.policy=linear", "set kl.policy=constant"),
+        ("kl.policy=soft_free_bits", "set kl.policy=constant"),
+        ("kl.weight=0.5", "set kl.weight=1.0"),
+        ("kl.weight=0", "set kl.weight=1.0"),
+        ("kl.free_bits=batch", "set kl.free_bits=none"),
+        ("pretrained=runs/ae", "leave pretrained out"),
+    ],
+)
+def test_what_needs_a_latent_variable_is_refused_without_one(load, override, advice):
+    said = str(refused(load, LANGUAGE_MODEL, override))
+    assert said.endswith(f"model.latent_size = 0 is a language model, which has no encoder and no KL: {advice}")
+
+
+def test_all_that_a_language_model_has_to_set_is_said_at_once(load):
+    said = str(refused(load, "", "model.latent_size=0"))
+    assert said.endswith("set pretrain.max_epochs=0, set kl.policy=constant")
+
+
+def test_a_language_model_does_not_read_the_options_of_a_latent_variable(load):
+    unread = load(LANGUAGE_MODEL, "evaluation.importance_samples=7").unread
+    assert unread["evaluation.importance_samples"] == "a model.latent_size above 0"
+    assert {"pretrained", "pretrain.max_epochs", "kl.policy", "kl.target_rate", "evaluation.seed"} < unread.keys()
+    assert "evaluation.importance_samples" not in load("").unread
 
 
 def test_powersgd_cannot_leave_a_step_out(load):

@@ -9,8 +9,10 @@ from distvae.model.draws import Noise
 from tests.model.tiny import (
     BOS,
     EOS,
+    NO_LATENT,
     PAD,
     SENTENCES,
+    SIZES,
     UNKNOWN,
     A,
     B,
@@ -24,8 +26,9 @@ from tests.model.tiny import (
 )
 
 
-def test_reconstruction_is_the_lstm_equations():
-    model, z = tiny_model(), normal(len(SENTENCES), 2)
+@pytest.mark.parametrize("sizes", [SIZES, NO_LATENT], ids=["vae", "language model"])
+def test_reconstruction_is_the_lstm_equations(sizes):
+    model, z = tiny_model(sizes), normal(len(SENTENCES), sizes.latent_size)
     found = model.decoder.reconstruction(padded(SENTENCES)[0], z)
     expected = [reconstruction_by_hand(model, s[:-1], s[1:], z[i]) for i, s in enumerate(SENTENCES)]
     torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-13)
@@ -124,8 +127,9 @@ def test_one_step_at_a_time_is_the_whole_prefix():
     torch.testing.assert_close(state, last, rtol=0, atol=1e-14)
 
 
-def test_probabilities_of_all_sentences_and_of_all_that_is_none_sum_to_one():
-    model, z = tiny_model(vocabulary_size=5), normal(1, 2)
+@pytest.mark.parametrize("sizes", [SIZES, NO_LATENT], ids=["vae", "language model"])
+def test_probabilities_of_all_sentences_and_of_all_that_is_none_sum_to_one(sizes):
+    model, z = tiny_model(sizes, vocabulary_size=5), normal(1, sizes.latent_size)
     decoder, limit = model.decoder, 4
 
     def probabilities(strings: list[tuple[int, ...]]) -> Tensor:

@@ -7,7 +7,18 @@ from torch import nn
 from distvae.config.schema import ModelConfig
 from distvae.model.draws import Noise, generator
 from distvae.model.vae import TextVAE, initialise
-from tests.model.tiny import PAD, SENTENCES, SIZES, UNKNOWN, coins, losses_and_gradients, normal, padded, tiny_model
+from tests.model.tiny import (
+    NO_LATENT,
+    PAD,
+    SENTENCES,
+    SIZES,
+    UNKNOWN,
+    coins,
+    losses_and_gradients,
+    normal,
+    padded,
+    tiny_model,
+)
 
 
 def test_parameters_are_the_papers():
@@ -28,6 +39,27 @@ def test_parameters_are_the_papers():
         "decoder.lstm.bias_hh_l0": (4 * 512,),
         "decoder.output.weight": (4000, 512),
     }
+
+
+def test_parameters_of_a_language_model_are_the_decoders():
+    shapes = {n: tuple(p.shape) for n, p in TextVAE(ModelConfig(latent_size=0), 4000, PAD, UNKNOWN).named_parameters()}
+    assert shapes == {
+        "decoder.embedding.weight": (4000, 128),
+        "decoder.lstm.weight_ih_l0": (4 * 512, 128),
+        "decoder.lstm.weight_hh_l0": (4 * 512, 512),
+        "decoder.lstm.bias_ih_l0": (4 * 512,),
+        "decoder.lstm.bias_hh_l0": (4 * 512,),
+        "decoder.output.weight": (4000, 512),
+    }
+
+
+def test_a_language_model_has_a_posterior_of_no_dimensions_and_trains_all_its_weights():
+    model = tiny_model(NO_LATENT)
+    noise = Noise(normal(4, 0), coins(4, 5), coins(4, 5, 3), coins(4, 5, 4))
+    re, mean, log_variance = model(*padded(SENTENCES), noise)
+    assert mean.shape == log_variance.shape == (4, 0)
+    re.sum().backward()
+    assert all(parameter.grad.any() for parameter in model.parameters())
 
 
 def test_forward_is_its_parts():

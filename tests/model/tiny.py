@@ -1,5 +1,7 @@
 """A tiny model, and its equations written out by hand."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,9 @@ PAD, BOS, EOS, UNKNOWN, A, B, C = range(7)
 SIZES = ModelConfig(
     embedding_size=3, hidden_size=4, latent_size=2, dropout=0.25, init_range=0.9, embedding_init_range=1.5
 )
+
+# Without a latent variable: a language model.
+NO_LATENT = dataclasses.replace(SIZES, latent_size=0)
 
 SENTENCES = [[BOS, A, C, EOS], [BOS, EOS], [BOS, B, B, UNKNOWN, A, EOS], [BOS, C, EOS]]
 
@@ -64,7 +69,7 @@ def reconstruction_by_hand(
     output_scale: Tensor | None = None,
 ) -> Tensor:
     decoder = model.decoder
-    c = decoder.latent_to_cell.weight @ z
+    c = decoder.latent_to_cell.weight @ z if len(z) else torch.zeros(decoder.lstm.hidden_size, dtype=z.dtype)
     h = torch.tanh(c)
     total = torch.zeros((), dtype=torch.float64)
     for t, (token, target) in enumerate(zip(inputs, targets, strict=True)):

@@ -7,6 +7,8 @@ that shards the weights keeps the trainer's model as a full replica, which ``gat
 
 from __future__ import annotations
 
+from torch import nn
+
 from distvae.config.schema import SGD, OptimizerConfig
 from distvae.distributed.engines.base import Engine, load_optimizer_state, optimizer_state, set_learning_rate
 from distvae.distributed.engines.fsdp import FullySharded
@@ -45,8 +47,9 @@ def make_engine(
             "speed.embedding_gradients=rows needs optimizer.name=sgd and a single process on a CPU, not "
             f"{settings.algorithm.name} and {runtime.processes} on {runtime.device.type}; auto uses rows where possible"
         )
-    for part in (model.encoder, model.decoder):
-        part.embedding.sparse = rows and embedding_gradients != "dense"
+    for part in model.modules():
+        if isinstance(part, nn.Embedding):
+            part.sparse = rows and embedding_gradients != "dense"
     if runtime.zero_stage is not None:
         return Zero(runtime, model, settings)
     if runtime.fsdp:
