@@ -229,8 +229,10 @@ def method_collectives(config: Config, engine: Engine) -> list[Collective]:
 
 def epoch_collectives(sizes: ModelConfig, sentences: int) -> list[Collective]:
     """Return what an epoch sends once: its sums, and those of a validation of ``sentences``."""
-    return [
+    collectives = [
         Collective("sums of the epoch", "all_reduce", 8 * (3 + sizes.latent_size)),
         Collective("scores of the validation", "all_reduce", 8 * (6 + 3 * sizes.latent_size) * sentences),
-        Collective("mutual information", "all_reduce", 8 * sentences),
     ]
+    if sizes.latent_size:
+        collectives.append(Collective("mutual information", "all_reduce", 8 * sentences))
+    return collectives

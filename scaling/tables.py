@@ -48,8 +48,8 @@ def prediction(
         f"a sentence of {tokens} tokens: {work.flops / 1e9:.3f} GFLOP, and {work.draws:,} random numbers on every"
         " process",
         _messages(config, work, processes[0]),
-        f"an epoch: {sums} bytes of sums, {' + '.join(validation)} bytes a sentence of the validation; 3 all-reduces;"
-        " about once a second 48 bytes of flags",
+        f"an epoch: {sums} bytes of sums, {' + '.join(validation)} bytes a sentence of the validation;"
+        f" {1 + len(validation)} all-reduces; about once a second 48 bytes of flags",
         _steps(config, work, machine, processes),
     ]
 

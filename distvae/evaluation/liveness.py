@@ -83,7 +83,12 @@ def judge(kl: float, mutual_information: float, sentences: int, config: Config, 
         kl, mutual_information, sentences: as for ``latent_state``.
         config: the config of the run.
         stage: the stage that trained the weights, ``pretrain`` or ``train``.
+
+    Returns:
+        The state and advice; None where there is nothing to judge: in a language model, or by a single sentence.
     """
+    if config.language_model:
+        return None
     rate = config.kl.rate if stage == "train" else None
     state = latent_state(kl, mutual_information, sentences, rate)
     if state in (None, "alive"):

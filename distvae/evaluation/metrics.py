@@ -74,7 +74,7 @@ _DECLARED = (
     Metric("re", "RE", "reconstruction error", "min", _NATS, curve="re/valid", in_sweeps=False),
     Metric("kl", "KL", "KL of posterior and prior", "max", _NATS, width=5, curve="kl/valid"),
     Metric("neg_elbo", "−ELBO", "RE + KL, which prefers collapse", "min", _NATS, curve="neg_elbo/valid"),
-    Metric("nll", "NLL", "−log p(x) by importance sampling", "min", _NATS, curve="nll/valid"),
+    Metric("nll", "NLL", "−log p(x)", "min", _NATS, curve="nll/valid"),
     Metric("ppl", "PPL", "perplexity per token, by the NLL", "min", in_sweeps=False),
     Metric("elbo_ppl", "ELBO PPL", "perplexity per token, by −ELBO", "min", in_sweeps=False),
     Metric(

@@ -53,12 +53,17 @@ class Scores:
     mutual_information: Estimate  # under the posterior mixture of these sentences: at most ln(sentences)
     kl_per_dimension: tuple[float, ...]
     seed: int
-    importance_samples: int = 0  # K; 0: no NLL
+    importance_samples: int = 0  # K; 0: no NLL, or that of a language model, which is exact
     nll: Estimate | None = None
     ppl: Estimate | None = None
     effective_samples: float | None = None  # mean over sentences of 1 / Σ w̃², w̃ the normalised importance weights
     # Paired difference NLL − (−ELBO), at most 0 in expectation, both in the precision of the NLL.
     nll_excess: Estimate | None = None
+
+    @property
+    def language_model(self) -> bool:
+        """Whether the model has no latent variable. Its NLL is its RE."""
+        return not self.kl_per_dimension
 
     @property
     def finite(self) -> bool:
@@ -93,7 +98,12 @@ class Scores:
             return f"kl is {self.kl.mean}, and its dimensions add up to {sum(self.kl_per_dimension)}"
         if not 0 <= self.active_units <= len(self.kl_per_dimension):
             return f"{self.active_units} of {len(self.kl_per_dimension)} units are active"
-        if len({self.importance_samples == 0, self.nll is None, self.ppl is None, self.effective_samples is None}) > 1:
+        sampled = {self.importance_samples != 0, self.effective_samples is not None}
+        if self.language_model:
+            exact = self.nll is not None and sums_agree(self.nll.mean, self.re.mean)
+            if not exact or self.ppl is None or sampled != {False}:
+                return "there is no latent variable, and nll is not re"
+        elif len(sampled | {self.nll is not None, self.ppl is not None}) > 1:
             return f"importance_samples is {self.importance_samples}, which contradicts nll or ppl"
         if not 0 <= (self.effective_samples or 0.0) <= self.importance_samples * (1 + 1e-6):
             return f"{self.effective_samples} of {self.importance_samples} importance samples are effective"

@@ -1,4 +1,6 @@
-"""Score a model on a split: −ELBO, importance-weighted NLL, perplexity, active units, mutual information.
+"""Score a model on a split: −ELBO, NLL, perplexity, active units, mutual information.
+
+The NLL of a VAE is importance weighted. That of a language model, which has no z to integrate over, is exact.
 
 Every rank scores its share of each batch into its rows of a table. One sum over ranks completes the table, and all
 statistics are computed from the whole table. Each sentence therefore counts exactly once for any number of ranks, and
@@ -56,13 +58,16 @@ def score(
 
     Args:
         model: not wrapped for training.
-        importance_samples: K of the NLL; 0 leaves NLL and PPL out.
+        importance_samples: K of the NLL; 0 leaves NLL and PPL out. A language model needs none: its NLL is its RE.
         on_progress: called with the number of sentences scored since the last call, equally often on every rank; with 0
             while the mutual information is computed.
 
     Returns:
         Scores of the split and of each sentence, the same on every rank.
     """
+    exact = model.latent_size == 0
+    if exact:
+        importance_samples = 0
     training = model.training
     model.eval()
     try:
@@ -78,7 +83,7 @@ def score(
         re=table.re,
         kl=kl.sum(axis=1),
         mutual_information=information,
-        nll=table.nll if importance_samples else None,
+        nll=table.re if exact else table.nll if importance_samples else None,
     )
     scores = Scores.of(
         each,
@@ -162,9 +167,11 @@ def mutual_information(
         on_progress: called between chunks, equally often on every rank.
 
     Returns:
-        [N], the same on every rank. Ranks share the work: one collective.
+        [N], the same on every rank. Ranks share the work: one collective, or none if z has no dimensions.
     """
     n = len(z)
+    if z.shape[1] == 0:
+        return np.zeros(n)
     mine = share(n, runtime.rank, runtime.world_size)
     mean, log_variance, z = (x.to(runtime.device) for x in (posterior.mean, posterior.log_variance, z))
     precision = torch.exp(-log_variance)

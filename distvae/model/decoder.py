@@ -61,7 +61,7 @@ class Decoder(nn.Module):
     def initial_state(self, z: Tensor) -> State:
         """Return the first state of the LSTM for z [b, m]."""
         if self.latent_to_cell is None:
-            cell = z.new_zeros(1, len(z), self.lstm.hidden_size)
+            cell = torch.zeros(1, len(z), self.lstm.hidden_size, dtype=self.output.weight.dtype, device=z.device)
         else:
             cell = self.latent_to_cell(z).unsqueeze(0)
         return torch.tanh(cell), cell

@@ -48,9 +48,8 @@ def remarks(results: dict[str, Results]) -> list[str]:
     """Return the remarks and warnings to print under the table."""
     first = next(iter(results.values()))
     lines = [
-        f"{name}: {r.scores.sentences:,} sentences, {r.scores.tokens:,} tokens; {_importance_sampling(r.scores)}draws"
-        f" by seed {r.scores.seed}; MI is at most ln {r.scores.sentences:,}; vocabulary {r.vocabulary} of"
-        f" {r.vocabulary_size:,}"
+        f"{name}: {r.scores.sentences:,} sentences, {r.scores.tokens:,} tokens; {_drawn(r.scores)}; vocabulary"
+        f" {r.vocabulary} of {r.vocabulary_size:,}"
         for name, r in results.items()
     ]
     if len({line.partition(": ")[2] for line in lines}) == 1:
@@ -88,13 +87,17 @@ def remarks(results: dict[str, Results]) -> list[str]:
     return lines
 
 
-def _importance_sampling(scores: Scores) -> str:
-    if scores.importance_samples == 0:
-        return ""
-    return (
-        f"NLL from K = {scores.importance_samples} importance samples, {scores.effective_samples:.0f} of them"
-        " effective; "
-    )
+def _drawn(scores: Scores) -> str:
+    """Return how the scores depend on draws of z."""
+    if scores.language_model:
+        return "no z, so the NLL is exact"
+    sampling = ""
+    if scores.importance_samples:
+        sampling = (
+            f"NLL from K = {scores.importance_samples} importance samples, {scores.effective_samples:.0f} of them"
+            " effective; "
+        )
+    return f"{sampling}draws by seed {scores.seed}; MI is at most ln {scores.sentences:,}"
 
 
 def show(results: dict[str, Results]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from distvae.config.kl import KLConfig
-from distvae.config.schema import Config, OptimizerConfig, StageConfig
+from distvae.config.schema import Config, ModelConfig, OptimizerConfig, StageConfig
 from distvae.evaluation.liveness import LatentWatch, judge, latent_state, missing_information
 
 
@@ -31,6 +31,11 @@ def test_few_sentences_can_hold_little_information():
     assert latent_state(kl=4.0, mutual_information=0.69, sentences=2, target_rate=4.0) == "alive"
     assert latent_state(kl=4.0, mutual_information=0.0, sentences=2) == "dead"
     assert latent_state(kl=4.0, mutual_information=0.0, sentences=1) is None
+
+
+def test_a_language_model_has_no_latent_to_judge():
+    config = Config(model=ModelConfig(latent_size=0), pretrain=StageConfig(0), kl=KLConfig(policy="constant"))
+    assert judge(0.0, 0.0, 4000, config, "train") is None
 
 
 ALONE = {"pretrain": StageConfig(0)}

@@ -92,6 +92,22 @@ def test_scores_that_contradict_each_other_are_named(change, message):
     assert replace(SCORES, **change).contradiction == message
 
 
+def test_the_nll_of_a_language_model_is_its_re():
+    exact = replace(
+        SCORES, kl=Estimate(0.0, 0.0), neg_elbo=SCORES.re, elbo_ppl=Estimate(math.exp(3.0), 1.0), active_units=0,
+        mutual_information=Estimate(0.0, 0.0), kl_per_dimension=(), nll=SCORES.re, ppl=Estimate(math.exp(3.0), 1.0),
+    )  # fmt: skip
+    assert exact.language_model
+    assert not SCORES.language_model
+    assert exact.contradiction is None
+    for change in (
+        {"nll": Estimate(9.5, 0.1), "ppl": Estimate(math.exp(9.5 / 3), 1.0)},
+        {"nll": None, "ppl": None},
+        {"importance_samples": 5, "effective_samples": 2.0},
+    ):
+        assert replace(exact, **change).contradiction == "there is no latent variable, and nll is not re"
+
+
 def test_scores_are_finite_when_every_mean_is():
     assert SCORES.finite
     assert not replace(SCORES, ppl=Estimate(math.inf, None)).finite

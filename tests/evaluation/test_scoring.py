@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from distvae.evaluation.scoring import (
 from distvae.model.draws import generator
 from distvae.model.posterior import Posterior
 from distvae.model.vae import TextVAE, initialise
+from tests.model.tiny import reconstruction_by_hand
 
 PAD, BOS, EOS, UNKNOWN, A, B, C = range(7)
 WORDS = [[A, C], [], [B, B, UNKNOWN, A], [C], [A, A, A, A, A, A], [B, C, B], [C, A]]
@@ -287,6 +289,63 @@ def test_rounding_to_bf16_puts_no_nll_above_the_neg_elbo(fused):
 def test_a_cpu_without_bf16_scores_in_float32(monkeypatch):
     monkeypatch.setattr(scoring, "has_bf16", lambda device: False)
     assert scored_in("bf16") == scored_in("no") == scored_in(None)
+
+
+# -- A language model --------------------------------------------------------------------------------------------------
+
+
+def nll_by_hand(model: TextVAE, ids: Sequence[int]) -> float:
+    """−log p of these ids after `<s>`, one softmax after the other."""
+    return reconstruction_by_hand(model, [BOS, *ids[:-1]], list(ids), torch.zeros(0, dtype=torch.float64)).item()
+
+
+def test_the_nll_of_a_language_model_is_that_of_all_sentences_enumerated():
+    model = tiny_model(latent_size=0, vocabulary_size=5)
+    words, longest = (BOS, UNKNOWN, A), 3
+    sentences = [ids for length in range(longest + 1) for ids in itertools.product(words, repeat=length)]
+    scores, each = score(model, sentences_of(sentences), SETTINGS, ALONE, importance_samples=20)
+    assert each.nll == pytest.approx([nll_by_hand(model, [*ids, EOS]) for ids in sentences], abs=1e-12)
+    # A text ends within so many words, goes astray to a padding, which no sentence holds, or is longer.
+    stray = sum(math.exp(-nll_by_hand(model, [*ids, PAD])) for ids in sentences)
+    longer = sum(math.exp(-nll_by_hand(model, ids)) for ids in itertools.product(words, repeat=longest + 1))
+    ended = np.exp(-each.nll).sum()
+    assert 0.2 < ended < 0.9
+    assert ended + stray + longer == pytest.approx(1, abs=1e-12)
+    tokens = sum(len(ids) + 1 for ids in sentences)
+    assert scores.ppl.mean == pytest.approx(math.exp(each.nll.sum() / tokens), rel=1e-12)
+
+
+def test_the_nll_of_a_language_model_is_its_re_and_its_latent_is_nothing():
+    scores, each = score(tiny_model(latent_size=0), sentences_of(WORDS), SETTINGS, ALONE, importance_samples=20)
+    assert scores.language_model
+    assert scores.re == scores.neg_elbo == scores.nll
+    assert scores.re.standard_error > 0.1
+    assert scores.ppl == scores.elbo_ppl
+    assert scores.kl == scores.mutual_information == Estimate(0, 0)
+    assert (scores.active_units, scores.kl_per_dimension) == (0, ())
+    assert (scores.importance_samples, scores.effective_samples, scores.nll_excess) == (0, None, None)
+    assert scores.contradiction is None
+    assert not each.mutual_information.any()
+
+
+@pytest.mark.parametrize("importance_samples", [0, 2**12])
+def test_a_language_model_decodes_each_sentence_once(importance_samples):
+    model, rows = tiny_model(latent_size=0), []
+    model.decoder.lstm.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    done = []
+    settings = replace(SETTINGS, mixed_precision="bf16", seed=importance_samples)
+    found = evaluate(model, sentences_of(WORDS), settings, ALONE, importance_samples, done.append)
+    assert rows == done == [3, 3, 1]
+    assert replace(found, seed=1) == evaluate(model, sentences_of(WORDS), SETTINGS, ALONE)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_score_a_language_model_alike(world_size):
+    model, sentences = tiny_model(latent_size=0), sentences_of(WORDS)
+    alone = evaluate(model, sentences, SETTINGS, ALONE)
+    every = on_ranks(world_size, lambda rank: evaluate(copy.deepcopy(model), sentences, SETTINGS, rank))
+    assert all(scores == every[0] for scores in every)
+    assert_same(every[0], alone)
 
 
 # -- Each sentence once, whatever the ranks, batches and chunks --------------------------------------------------------

@@ -184,3 +184,12 @@ def test_a_latent_that_is_not_alive_is_a_warning_with_advice():
     }
     assert cells(results)["latent"] == ("dead", "alive")
     assert warnings(results) == ["WARNING kla: the latent is dead: Try this"]
+
+
+def test_a_language_model_draws_nothing():
+    scores = replace(
+        COLLAPSED.scores, kl_per_dimension=(), importance_samples=0, effective_samples=None, nll_excess=None
+    )
+    (line,) = remarks({"lm": replace(COLLAPSED, scores=scores)})
+    assert line == "6,000 sentences, 61,234 tokens; no z, so the NLL is exact; vocabulary 0123456789abcdef of 411"
+    assert cells({"lm": replace(COLLAPSED, scores=scores)})["AU, active units"] == ("0 of 0",)
