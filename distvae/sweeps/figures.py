@@ -45,7 +45,7 @@ def _hover(entry: ScoredTrial, account: Account) -> str:
     return (
         f"trial {entry.number}, {entry.trial.state}<br>{values}<br>{metrics}<br>"
         f"{'' if found.target_rate is None else f'λ {found.target_rate:g}, '}γ {found.kl_weight:.3g}<br>"
-        f"latent {found.latent}"
+        f"latent {found.latent or '–'}"
     )
 
 

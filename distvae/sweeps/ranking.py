@@ -56,7 +56,9 @@ class Outcome:
 
     @property
     def latent(self) -> LatentState | None:
-        """State of the latent. None if a single sentence was scored."""
+        """State of the latent. None in a language model, or if a single sentence was scored."""
+        if self.scores.language_model:
+            return None
         return latent_state(self.kl, self.mutual_information, self.scores.sentences, self.target_rate)
 
     def kl_off(self, objective: ObjectiveConfig) -> float:
@@ -67,9 +69,10 @@ class Outcome:
 
     def violation(self, objective: ObjectiveConfig) -> float:
         """Return by how many nats the constraints are missed: KL outside its tolerance, plus missing information."""
-        sentences = self.scores.sentences
-        missing = missing_information(self.kl, self.mutual_information, sentences, self.target_rate)
-        return self.kl_off(objective) + (missing if objective.require_alive else 0.0)
+        off = self.kl_off(objective)
+        if not objective.require_alive or self.latent is None:
+            return off
+        return off + missing_information(self.kl, self.mutual_information, self.scores.sentences, self.target_rate)
 
     def shortcomings(self, objective: ObjectiveConfig) -> str:
         """Describe which constraints are missed; empty if none."""

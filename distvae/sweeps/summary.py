@@ -76,7 +76,7 @@ def _described(entry: ScoredTrial, account: Account) -> str:
             continue
         score = metric.text(found.scores) if metric.key == "nll" else metric.short(found.scores)
         text += f"{metric.title} {score}{_rate(found) if metric.key == 'kl' else ''}, "
-    text += f"latent {found.latent}"
+    text += f"latent {found.latent or '–'}"
     if "test" in entry.finalist:
         scores = entry.finalist["test"].scores
         text += f"; test NLL {scores.nll} with K = {scores.importance_samples}"

@@ -40,6 +40,15 @@ def test_a_latent_misses_by_the_information_that_it_lacks():
     assert came_to(mi=0.0).violation(replace(NLL, require_alive=False)) == 0
 
 
+def test_a_language_model_has_no_latent_that_could_be_dead():
+    found = came_to(kl=0.0, rate=None, mi=0.0, units=0)
+    exact = replace(found, scores=replace(found.scores, kl_per_dimension=()))
+    assert (found.latent, exact.latent) == ("dead", None)
+    assert found.violation(NLL) > 0
+    assert exact.violation(NLL) == 0
+    assert exact.shortcomings(NLL) == ""
+
+
 def test_a_dead_latent_whose_kl_is_right_does_not_win():
     """Its KL is in its band, its NLL is the lowest, and it tells nothing."""
     found = {

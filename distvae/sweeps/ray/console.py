@@ -25,9 +25,8 @@ def trial_line(state: SweepState, trial: Trial) -> str:
         line += f" ({trial.reason})"
     if found is not None:
         shown = [metric for metric in state.sweep.config.objective.shown if metric.key in found.metrics]
-        line += (
-            f", {' '.join(f'{metric.title} {metric.short(found.scores)}' for metric in shown)} latent {found.latent}"
-        )
+        line += f", {' '.join(f'{metric.title} {metric.short(found.scores)}' for metric in shown)}"
+        line += f" latent {found.latent or '–'}"
     line += f", {values}, after {timedelta(seconds=round(trial.seconds))}; {counts(state)}"
     if outcomes:
         line += f"; {best_trial(state.sweep.config.objective, outcomes)}"

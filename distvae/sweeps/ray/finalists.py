@@ -86,8 +86,9 @@ def _finalists(state: SweepState) -> list[int]:
 
 
 def _is_scored(path: Path, importance_samples: int) -> bool:
-    """Return whether a finalist's file has scores with this number of importance samples."""
+    """Return whether a finalist's file has scores with this number of importance samples, or exact ones."""
     try:
-        return {scores["scores"]["importance_samples"] for scores in read_json(path).values()} == {importance_samples}
+        found = {scores["scores"]["importance_samples"] for scores in read_json(path).values()}
+        return found in ({importance_samples}, {0})
     except (UserError, AttributeError, KeyError, TypeError):  # damaged
         return False
