@@ -197,6 +197,8 @@ def gather(folders: Sequence[str | Path]) -> list[Method]:
 
 def method_of(config: Config) -> str:
     """Return the name of a config's method, as the paper would form it."""
+    if config.language_model:
+        return "LSTM-LM"
     if config.autoencoder:
         return "AE"
     parts = ["PT"] if config.pretrained is not None or config.pretrain.max_epochs else []

@@ -99,8 +99,9 @@ def make_report(folders: Sequence[str | Path], sentences: Sequence[str] = ()) ->
     methods = gather(folders)
     found = claims(methods)
     shown = [method for method in methods if method.finished]
-    heads = ["", *(method.name for method in shown)]
-    exports = [load_export(method.finished[0].folder) for method in shown]
+    with_latent = [method for method in shown if not method.runs[0].config.language_model]
+    heads = ["", *(method.name for method in with_latent)]
+    exports = [load_export(method.finished[0].folder) for method in with_latent]
     parts = [
         Part("Table 1", _about_table(methods), _TABLE_HEADER, _table(methods), tuple(_table_notes(methods))),
         Part(

@@ -35,6 +35,15 @@ def test_methods_have_the_papers_names(tmp_path):
         ({"kl": {"policy": "linear", "anneal_epochs": 0, "free_bits": "batch"}}, "PT + FB"),
         ({"pretrained": None, "pretrain": {"max_epochs": 0}, "kl": {"policy": "constant"}}, "VAE"),
         ({"kl": {"free_bits": "sentence"}}, "PT + KLA + FB + SFB"),
+        (
+            {
+                "pretrained": None,
+                "pretrain": {"max_epochs": 0},
+                "kl": {"policy": "constant"},
+                "model": {"latent_size": 0},
+            },
+            "LSTM-LM",
+        ),
     ],
 )
 def test_other_methods_have_names_too(tmp_path, tree, name):
