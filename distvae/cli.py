@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("decoding")
     default = Decoding()
-    group.add_argument("--method", choices=("greedy", "sample", "beam"), default=default.method)
+    group.add_argument(
+        "--method", choices=("greedy", "sample", "beam"), help="default: greedy; of a language model, sample"
+    )
     group.add_argument("--temperature", type=float, default=default.temperature, help="of sample")
     group.add_argument("--top-k", type=int, help="of sample: from the k most likely tokens")
     group.add_argument("--top-p", type=float, help="of sample: from the most likely tokens with total probability p")
@@ -123,6 +125,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     found = load_export(options.run)
     if options.importance_samples is not None and found.config.autoencoder:
         raise UserError(f"--importance-samples: {options.run} is an autoencoder; its z has no prior, so it has no NLL")
+    if found.config.language_model:
+        for option, value in (("--importance-samples", options.importance_samples), ("--seed", options.seed)):
+            if value is not None:
+                raise UserError(f"{option}: {options.run} is a language model; it draws no z, and its NLL is exact")
     data = found.config.data if options.data is None else replace(found.config.data, path=options.data)
     given = {"importance_samples": options.importance_samples, "seed": options.seed}
     try:
@@ -152,8 +158,10 @@ def _warn_of_other_sentences(run: str, results: Results) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    """Decode draws from the prior."""
+    """Decode draws from the prior. A language model, which has none, draws words."""
     model, found = _load(options.run)
+    if found.config.language_model and options.method is None:
+        options.method = "sample"
     z = prior_draws(model, options.count, options.seed)
     sentences = _decode(model, z, found, options)
     _print(options, sentences, {"sentences": sentences})
@@ -161,7 +169,7 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _interpolate(options: argparse.Namespace) -> None:
     """Decode points on a line in latent space between prior draws or sentences of your own."""
-    model, found = _load(options.run)
+    model, found = _load_vae(options.run)
     start, end = prior_draws(model, 2, options.seed)
     if options.start is not None:
         start = _encode(model, found, [options.start])[0]
@@ -179,7 +187,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
         raise UserError(f"standard input: is not {error.encoding}: {error.reason}") from None
     if not sentences:
         raise UserError("no sentences to reconstruct; give them as arguments, or one per line on standard input")
-    model, found = _load(options.run)
+    model, found = _load_vae(options.run)
     rebuilt = _decode(model, _encode(model, found, sentences), found, options)
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
@@ -232,6 +240,13 @@ def _load(run: str) -> tuple[TextVAE, Export]:
     return found.model("cuda" if torch.cuda.is_available() else "cpu"), found
 
 
+def _load_vae(run: str) -> tuple[TextVAE, Export]:
+    model, found = _load(run)
+    if found.config.language_model:
+        raise UserError(f"{run}: is a language model; it has no latent variable to encode to or decode from")
+    return model, found
+
+
 def _encode(model: TextVAE, found: Export, sentences: list[str]) -> Tensor:
     ids = [found.vocabulary.encode(tokenize(sentence)) for sentence in sentences]
     return posterior_means(model, ids, found.vocabulary.pad)
@@ -243,7 +258,8 @@ def _decode(model: TextVAE, z: Tensor, found: Export, options: argparse.Namespac
 
 
 def _decoding(options: argparse.Namespace) -> Decoding:
-    return Decoding(**{field.name: getattr(options, field.name) for field in fields(Decoding)})
+    given = {field.name: getattr(options, field.name) for field in fields(Decoding)}
+    return Decoding(**given | {"method": options.method or Decoding.method})
 
 
 def _name(run: str) -> str:

@@ -55,6 +55,18 @@ def finished(tiny, tmp_path_factory) -> Path:
     return run
 
 
+# Settings that make ``tiny`` a language model.
+LANGUAGE_MODEL = ["model.latent_size=0", "pretrain.max_epochs=0", "kl={policy: constant}"]
+
+
+@pytest.fixture(scope="session")
+def language_model(tiny, tmp_path_factory) -> Path:
+    """The folder of a finished run without a latent variable. Tests leave it as it is."""
+    run = tmp_path_factory.mktemp("runs") / "language_model"
+    assert main([str(tiny), f"run={run}", *LANGUAGE_MODEL]) == 0
+    return run
+
+
 def needs(condition: object, reason: str) -> None:
     """Skip a test where something that it needs is missing; fail it where all is to be there (CI)."""
     if not condition:

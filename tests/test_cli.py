@@ -145,6 +145,39 @@ def test_compare_sets_runs_side_by_side(run, said):
     assert "finished" in said("compare", run)
 
 
+def test_a_language_model_is_sampled_word_by_word(language_model, said):
+    drawn = said("sample", language_model, "--count", "8").splitlines()
+    assert len(set(drawn)) > 4
+    assert said("sample", language_model, "-n", "3", "--temperature", "1").splitlines() == drawn[:3]
+    assert len(set(said("sample", language_model, "--method", "greedy").splitlines())) == 1
+
+
+def test_a_language_model_is_compared_with_a_vae(run, language_model, said, tmp_path):
+    results = json.loads((language_model / "results.json").read_text())
+    assert json.loads(said("evaluate", language_model, "--json"))["scores"] == results["scores"]
+    found = json.loads(said("compare", run, language_model, "--json"))
+    assert found["language_model"]["scores"]["nll"] == found["language_model"]["scores"]["re"]
+    assert "0 of 0" in said("compare", run, language_model)
+    report = json.loads(said("report", run, language_model, "--out", tmp_path, "--json"))["tables"]
+    assert [row[0] for row in report["Table 1"] if "paper" not in row[0]][1:] == ["PT + KLA + SFB", "LSTM-LM"]
+    assert report["Table 2"][0] == report["Reconstructions"][0] == ["", "PT + KLA + SFB"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reconstruct", "{run}", "A man ."], "{run}: is a language model; it has no latent variable"),
+        (["interpolate", "{run}"], "{run}: is a language model; it has no latent variable"),
+        (["evaluate", "{run}", "--importance-samples", "5"], "--importance-samples: {run} is a language model"),
+        (["evaluate", "{run}", "--seed", "5"], "--seed: {run} is a language model"),
+    ],
+)
+def test_what_needs_a_latent_variable_is_one_line_without_one(language_model, said, arguments, message):
+    line = said(*(argument.format(run=language_model) for argument in arguments), code=2)
+    assert line.startswith(f"distvae: {message.format(run=language_model)}")
+    assert line.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -325,13 +325,20 @@ class Trainer:
             return floor(sentences, self.vocabulary, self.runtime, bar.advance)
 
     def _sample_sentences(self) -> dict[str, list[str]]:
-        """Return sentences decoded greedily from prior samples and from an interpolation, by title."""
+        """Return sentences decoded greedily from prior samples and from an interpolation, by title.
+
+        A language model has neither: its sentences are drawn word by word.
+        """
         count = self.config.evaluation.samples
         if count == 0:
             return {}
         self.model.eval()
-        greedy = generation.Decoding(max_tokens=int(self.corpus.train.lengths.max()))
+        longest = int(self.corpus.train.lengths.max())
         z = generation.prior_draws(self.model, count, self.config.seed)
+        if self.config.language_model:
+            drawn = generation.Decoding(method="sample", max_tokens=longest, seed=self.config.seed)
+            return {"samples": generation.decode(self.model, z, self.vocabulary, drawn)}
+        greedy = generation.Decoding(max_tokens=longest)
         line = generation.interpolation(z[0], z[-1], count)
         return {
             "prior samples": generation.decode(self.model, z, self.vocabulary, greedy),

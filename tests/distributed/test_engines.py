@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from distvae.train import main
 from tests.compare import records
-from tests.conftest import ROOT, fork, launch
+from tests.conftest import LANGUAGE_MODEL, ROOT, fork, launch
 
 RUNS = {
     # γ falls, stays and rises; the learning rate decays, best weights and their γ come back, the second decay ends it.
@@ -24,6 +24,8 @@ RUNS = {
     ],
     # The mean of the global batch, which the first micro-batch needs before the second is seen.
     "free_bits": ["kl.policy=linear", "kl.free_bits=dimension", "kl.target_rate=2", "optimizer.accumulation_steps=2"],
+    # No latent variable: no encoder, and a KL of no dimensions.
+    "language_model": [*LANGUAGE_MODEL, "optimizer.accumulation_steps=2"],
     # Moments and steps, forgotten where a stage begins.
     "adamw": ["optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"],
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from distvae.train import main
 from distvae.training import step as train_step
 from distvae.training.step import TrainStep
 from tests.compare import equal, numbers, records, weights
+from tests.conftest import LANGUAGE_MODEL
 from tests.methods.gamma import gamma_of
 
 
@@ -108,6 +110,37 @@ def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
     # What lies in best/ are the last weights.
     last = run / "checkpoints" / "latest"
     assert equal(weights(run), load_file(last / "model.safetensors"))
+
+
+def test_a_language_model_is_trained_by_its_nll(language_model):
+    rows = records(language_model)
+    assert [(row["stage"], row["epoch"]) for row in rows] == [("train", epoch) for epoch in range(1, 5)]
+    for row in rows:
+        assert (row["kl_weight"], row["latent"]) == (1.0, None)
+        assert (row["train"]["kl"], row["train"]["kl_per_dimension"]) == (0.0, [])
+        assert row["train"]["objective"] == row["train"]["re"] > 0
+        assert row["valid"]["nll"] == row["valid"]["re"]
+    nats = [row["valid"]["nll"]["mean"] for row in rows]
+    assert nats == sorted(nats, reverse=True)
+    assert all(name.startswith("decoder.") for name in weights(language_model))
+    results = json.loads((language_model / "results.json").read_text())
+    assert results["scores"]["nll"] == results["scores"]["re"]
+    assert results["latent"] is None
+    assert not (language_model / "pretrained").exists()
+
+
+def test_a_language_model_resumes_within_an_epoch(tiny, language_model, tmp_path):
+    run = tmp_path / "run"
+    settings = [str(tiny), f"run={run}", *LANGUAGE_MODEL, "checkpoint.every_steps=4", "checkpoint.keep=99"]
+    assert main(settings) == 0
+    (run / "results.json").unlink()
+    for later in sorted((run / "checkpoints").glob("start-*"))[4:]:  # steps 4, 8, 11 (an epoch) and 12 stay
+        shutil.rmtree(later)
+    assert main(settings) == 0
+    assert numbers(run) == numbers(language_model)
+    assert equal(weights(run), weights(language_model))
+    assert (run / "starts").is_dir()
+    assert len(list((run / "starts").glob("*.json"))) == 2
 
 
 def test_an_autoencoder_ends_after_pretraining(tiny, tmp_path):
