@@ -69,6 +69,8 @@ RUNS = {
     **{form: f"{FREE_BITS}={form}" for form in ("dimension", "sentence_dimension", "sentence", "batch")},
     "pretraining": "pretrain.max_epochs=2",
     "word dropout": "model.word_dropout=0.3",
+    "mean pooling": "model.pooling=mean pretrain.max_epochs=1",
+    "max pooling": "model.pooling=max optimizer.mixed_precision=bf16",
     "language model": f"{NO_ANNEALING} kl.policy=constant model.latent_size=0",
     "bf16": "optimizer.mixed_precision=bf16",
     "plain output layer": "speed.output_layer=plain",

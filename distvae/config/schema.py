@@ -31,6 +31,7 @@ CAPTIONS = "captions"
 SNLI = "stanfordnlp/snli"
 
 Precision = Literal["no", "bf16"]
+Pooling = Literal["last", "mean", "max"]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -86,6 +87,9 @@ class ModelConfig:
     hidden_size: Positive = 512
     # Dimensions of z. 0: no latent variable, so the model is an LSTM language model.
     latent_size: Count = 32
+    # What the encoder's LSTM gives the posterior: its last hidden state, or the mean or maximum of each dimension over
+    # the hidden states of the sentence.
+    pooling: Pooling = "last"
     # All weights are drawn from U(−r, r), and embeddings from U(−r', r').
     init_range: AboveZero = 0.01
     embedding_init_range: AboveZero = 0.1
@@ -245,6 +249,7 @@ class SpeedConfig:
 
 # What a language model, which has no latent variable, has to set.
 _LANGUAGE_MODEL = {
+    "model.pooling": "last",
     "pretrain.max_epochs": 0,
     **{f"kl.{key}": value for key, value in KLConfig(policy=Constant()).flat().items()},
 }

@@ -1,25 +1,26 @@
-"""The LSTM encoder (paper, sections 4 and 6.2)."""
+"""The LSTM encoder (paper, sections 4 and 6.2), and how it pools its hidden states (Long et al., 2019)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from distvae.config.schema import ModelConfig
+from distvae.config.schema import ModelConfig, Pooling
 from distvae.model import lstm
 from distvae.model.posterior import Posterior
 
 
 class Encoder(nn.Module):
-    """LSTM over ``<s> w₁ … wₙ </s>`` whose last hidden state parametrises q(z|x).
+    """LSTM over ``<s> w₁ … wₙ </s>`` whose last or pooled hidden state parametrises q(z|x).
 
     Args:
-        sizes: E, H and m.
+        sizes: E, H, m and the pooling.
         vocabulary_size: V.
     """
 
     def __init__(self, sizes: ModelConfig, vocabulary_size: int):
         super().__init__()
+        self._pooling = sizes.pooling
         self.embedding = nn.Embedding(vocabulary_size, sizes.embedding_size)
         self.lstm = nn.LSTM(sizes.embedding_size, sizes.hidden_size, batch_first=True)
         self.posterior = nn.Linear(sizes.hidden_size, 2 * sizes.latent_size)
@@ -27,11 +28,30 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
         """Return q(z|x) for tokens [b, L], padded on the right, and lengths [b]."""
         hidden, _ = lstm.run(self.lstm, self.embedding(tokens))
-        # Right padding does not affect the states before the end of a sentence.
-        last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+        pooled = pool(hidden, lengths, self._pooling)
         with torch.autocast(tokens.device.type, enabled=False):
-            mean, log_variance = self.posterior(last.to(self.posterior.weight.dtype)).chunk(2, dim=-1)
+            mean, log_variance = self.posterior(pooled.to(self.posterior.weight.dtype)).chunk(2, dim=-1)
         return Posterior(mean, log_variance)
+
+
+def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """Return one vector for the hidden states of each sentence, [b, H], in float32 or better if it is their mean.
+
+    ``mean`` and ``max`` are over time, in each dimension by itself (Long et al., 2019, «Preventing Posterior Collapse
+    in Sequence VAEs with Pooling»). Here the states after ``<s>`` and ``</s>`` count like those after words, because
+    ``last`` is the state after ``</s>``. Padding never counts.
+
+    Args:
+        hidden: of sentences padded on the right, [b, L, H]. Padding does not affect the states before it.
+        lengths: [b].
+    """
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+    padding = (torch.arange(hidden.shape[1], device=hidden.device) >= lengths[:, None])[:, :, None]
+    if pooling == "max":
+        return hidden.masked_fill(padding, -torch.inf).amax(dim=1)
+    total = hidden.masked_fill(padding, 0).sum(dim=1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    return total / lengths[:, None]
 
 
 class NoEncoder(nn.Module):

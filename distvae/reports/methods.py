@@ -202,7 +202,8 @@ def method_of(config: Config) -> str:
     if config.autoencoder:
         return "AE"
     parts = ["PT"] if config.pretrained is not None or config.pretrain.max_epochs else []
-    policy = config.kl.policy
+    policy, pooling = config.kl.policy, config.model.pooling
+    parts += [] if pooling == "last" else [f"{pooling} pooling"]
     parts += [policy.warm_up_label] if policy.warm_up else []
     parts += [config.kl.free_bits.label, policy.label]
     return " + ".join(filter(None, parts)) or "VAE"

@@ -66,7 +66,7 @@ def pretrained_encoder(config: Config, source: str, fingerprint: str) -> Weights
         fingerprint: of this run's vocabulary.
 
     Raises:
-        UserError: its vocabulary or its sizes differ from this run's.
+        UserError: its vocabulary, its sizes or its pooling differ from this run's.
     """
     pretrained = checkpoints.load_export(source, kind="pretrained")
     if pretrained.vocabulary.fingerprint != fingerprint:
@@ -75,7 +75,7 @@ def pretrained_encoder(config: Config, source: str, fingerprint: str) -> Weights
             f" ({fingerprint}); both need the same data settings"
         )
     theirs, ours = asdict(pretrained.config.model), asdict(config.model)
-    for name in ("embedding_size", "hidden_size", "latent_size"):
+    for name in ("embedding_size", "hidden_size", "latent_size", "pooling"):
         if theirs[name] != ours[name]:
             raise UserError(f"pretrained={source}: model.{name} is {theirs[name]} there and {ours[name]} here")
     return {

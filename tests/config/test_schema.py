@@ -40,6 +40,7 @@ OUT_OF_RANGE = [
     ("model.hidden_size", -512),
     ("model.latent_size", -1),
     ("model.latent_size", 2.5),
+    ("model.pooling", "sum"),
     ("model.init_range", 0),
     ("model.embedding_init_range", -0.1),
     ("model.dropout", -0.1),
@@ -287,6 +288,7 @@ def test_a_language_model_has_no_latent_variable(load):
     ("override", "advice"),
     [
         ("pretrain.max_epochs=3", "set pretrain.max_epochs=0"),
+        ("model.pooling=max", "set model.pooling=last"),
         ("kl.policy=linear", "set kl.policy=constant"),
         ("kl.policy=soft_free_bits", "set kl.policy=constant"),
         ("kl.weight=0.5", "set kl.weight=1.0"),
@@ -327,8 +329,8 @@ PLACE = {
 PRETRAINING = {
     "seed", "data.path", "data.columns", "data.max_words", "data.train_size", "data.valid_size", "data.test_size",
     "data.distinct", "data.min_count", "data.unk", "data.seed", "model.embedding_size", "model.hidden_size",
-    "model.latent_size", "model.init_range", "model.embedding_init_range", "model.dropout", "model.word_dropout",
-    "optimizer.name", "optimizer.weight_decay", "optimizer.batch_size", "optimizer.learning_rate",
+    "model.latent_size", "model.pooling", "model.init_range", "model.embedding_init_range", "model.dropout",
+    "model.word_dropout", "optimizer.name", "optimizer.weight_decay", "optimizer.batch_size", "optimizer.learning_rate",
     "optimizer.clip_norm", "optimizer.mixed_precision", "optimizer.on_nan", "pretrain.max_epochs",
     "plateau.patience", "plateau.decay", "plateau.max_decays", "communication.compression",
     "communication.powersgd_rank", "communication.powersgd_start", "communication.local_sgd_steps", "evaluation.seed",

@@ -26,8 +26,10 @@ RUNS = {
     "free_bits": ["kl.policy=linear", "kl.free_bits=dimension", "kl.target_rate=2", "optimizer.accumulation_steps=2"],
     # No latent variable: no encoder, and a KL of no dimensions.
     "language_model": [*LANGUAGE_MODEL, "optimizer.accumulation_steps=2"],
-    # Moments and steps, forgotten where a stage begins.
-    "adamw": ["optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1"],
+    # Moments and steps, forgotten where a stage begins. The encoder's hidden states are pooled.
+    "adamw": [
+        "optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1", "model.pooling=max",
+    ],
 }  # fmt: skip
 BAND = 1.6, 2.4  # (1 ± β)λ of the steering run
 

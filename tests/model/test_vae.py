@@ -10,6 +10,7 @@ from distvae.model.vae import TextVAE, initialise
 from tests.model.tiny import (
     NO_LATENT,
     PAD,
+    POOLED,
     SENTENCES,
     SIZES,
     UNKNOWN,
@@ -72,9 +73,10 @@ def test_forward_is_its_parts():
     assert torch.equal(re, model.decoder.reconstruction(tokens, posterior.sample(noise.latent), noise))
 
 
+@pytest.mark.parametrize("sizes", POOLED.values(), ids=POOLED)
 @pytest.mark.parametrize("extra", [1, 7])
-def test_padding_changes_no_loss_and_no_gradient(extra):
-    model, steps = tiny_model(), 5 + extra
+def test_padding_changes_no_loss_and_no_gradient(extra, sizes):
+    model, steps = tiny_model(sizes), 5 + extra
     noise = Noise(normal(4, 2), coins(4, steps), coins(4, steps, 3), coins(4, steps, 4))
     plain, plain_gradients = losses_and_gradients(model, SENTENCES, noise)
     wide, wide_gradients = losses_and_gradients(model, SENTENCES, noise, width=6 + extra)
@@ -82,8 +84,9 @@ def test_padding_changes_no_loss_and_no_gradient(extra):
     torch.testing.assert_close(wide_gradients, plain_gradients, rtol=1e-12, atol=1e-13)
 
 
-def test_a_batch_is_its_sentences_one_by_one():
-    model = tiny_model()
+@pytest.mark.parametrize("sizes", POOLED.values(), ids=POOLED)
+def test_a_batch_is_its_sentences_one_by_one(sizes):
+    model = tiny_model(sizes)
     noise = Noise(normal(4, 2), coins(4, 5), coins(4, 5, 3), coins(4, 5, 4))
     together, gradients = losses_and_gradients(model, SENTENCES, noise)
     totals = [torch.zeros_like(gradient) for gradient in gradients]
@@ -129,9 +132,10 @@ def test_initialising_the_decoder_leaves_the_encoder():
 
 # Not every CPU has what torch's oneDNN wants for an LSTM in bf16; torch's own code runs anywhere.
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@pytest.mark.parametrize("sizes", POOLED.values(), ids=POOLED)
 @pytest.mark.parametrize("fused", [True, False])
-def test_posterior_and_losses_are_float32_under_bf16(fused):
-    exact, model = tiny_model(), TextVAE(SIZES, 7, PAD, UNKNOWN, fused)
+def test_posterior_and_losses_are_float32_under_bf16(fused, sizes):
+    exact, model = tiny_model(sizes), TextVAE(sizes, 7, PAD, UNKNOWN, fused)
     model.load_state_dict(exact.state_dict())
     tokens, lengths = padded(SENTENCES)
     noise = normal(4, 2)

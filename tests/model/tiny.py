@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from distvae.config.schema import ModelConfig
+from distvae.config.schema import ModelConfig, Pooling
 from distvae.model.draws import Noise, generator
 from distvae.model.vae import TextVAE, initialise
 
@@ -14,6 +14,8 @@ PAD, BOS, EOS, UNKNOWN, A, B, C = range(7)
 SIZES = ModelConfig(
     embedding_size=3, hidden_size=4, latent_size=2, dropout=0.25, init_range=0.9, embedding_init_range=1.5
 )
+
+POOLED = {pooling: dataclasses.replace(SIZES, pooling=pooling) for pooling in ("last", "mean", "max")}
 
 # Without a latent variable: a language model.
 NO_LATENT = dataclasses.replace(SIZES, latent_size=0)
@@ -52,12 +54,14 @@ def lstm_by_hand(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def posterior_by_hand(model: TextVAE, sentence: list[int]) -> Tensor:
-    encoder = model.encoder
+def posterior_by_hand(model: TextVAE, sentence: list[int], pooling: Pooling = "last") -> Tensor:
+    encoder, states = model.encoder, []
     h = c = torch.zeros(SIZES.hidden_size, dtype=torch.float64)
     for token in sentence:
         h, c = lstm_by_hand(encoder.lstm, encoder.embedding.weight[token], h, c)
-    return encoder.posterior.weight @ h + encoder.posterior.bias
+        states.append(h)
+    pooled = {"last": h, "mean": sum(states) / len(states), "max": torch.stack(states).amax(dim=0)}[pooling]
+    return encoder.posterior.weight @ pooled + encoder.posterior.bias
 
 
 def reconstruction_by_hand(

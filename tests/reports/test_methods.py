@@ -35,6 +35,7 @@ def test_methods_have_the_papers_names(tmp_path):
         ({"kl": {"policy": "linear", "anneal_epochs": 0, "free_bits": "batch"}}, "PT + FB"),
         ({"pretrained": None, "pretrain": {"max_epochs": 0}, "kl": {"policy": "constant"}}, "VAE"),
         ({"kl": {"free_bits": "sentence"}}, "PT + KLA + FB + SFB"),
+        ({"model": {"pooling": "max"}}, "PT + max pooling + KLA + SFB"),
         (
             {
                 "pretrained": None,

@@ -54,6 +54,9 @@ def test_an_encoder_of_another_vocabulary_or_size_is_refused(finished, tiny):
     larger = replace(config, model=replace(config.model, hidden_size=17))
     with pytest.raises(UserError, match="model.hidden_size is 16 there and 17 here"):
         pretrained_encoder(larger, str(finished), vocabulary)
+    pooled = replace(config, model=replace(config.model, pooling="mean"))
+    with pytest.raises(UserError, match="model.pooling is last there and mean here"):
+        pretrained_encoder(pooled, str(finished), vocabulary)
 
 
 def test_the_checkpoint_to_resume_from_is_named(finished, capsys):
