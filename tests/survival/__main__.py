@@ -66,7 +66,13 @@ def _paper(epochs: int) -> dict[str, object]:
 
 def _twin(epochs: int) -> dict[str, object]:
     """Collapsed: linear annealing alone."""
-    return {"pretrain.max_epochs": 0, "train.max_epochs": epochs, "kl.policy": "linear", "kl.anneal_epochs": 5}
+    return {
+        "model.pooling": "last",
+        "pretrain.max_epochs": 0,
+        "train.max_epochs": epochs,
+        "kl.policy": "linear",
+        "kl.anneal_epochs": 5,
+    }
 
 
 RECIPES = {"own": _own, "paper": _paper, "twin": _twin}

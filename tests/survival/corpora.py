@@ -55,17 +55,17 @@ def _short(rng: random.Random) -> Iterator[str]:
 
 
 def _long(rng: random.Random) -> Iterator[str]:
-    """Draw sentences of 20 to 34 words from a vocabulary of 60: a chain whose moves depend on one of 8 moods."""
+    """Draw sentences of 20 to 34 words from a vocabulary of 60: chains whose moves depend on two of 8 moods in turn."""
     words, moods = _words(60, 2, "long"), 8
     fixed = random.Random("moves")
     moves = [[[fixed.randrange(len(words)) for _ in range(4)] for _ in words] for _ in range(moods)]
     while True:
-        mood, word = rng.randrange(moods), rng.randrange(len(words))
+        pair, word = [rng.randrange(moods), rng.randrange(moods)], rng.randrange(len(words))
         chain = []
-        for _ in range(rng.randint(20, 34)):
+        for place in range(rng.randint(20, 34)):
             chain.append(words[word])
             # One move in three is the same in every mood.
-            word = rng.choice(moves[mood if rng.random() < 2 / 3 else 0][word])
+            word = rng.choice(moves[pair[place % 2] if rng.random() < 2 / 3 else 0][word])
         yield " ".join(chain)
 
 
