@@ -667,7 +667,7 @@ def test_sentences_of_ones_own_need_no_more_than_their_path(tiny, tmp_path):
     """As the README says, with a small model."""
     text, run = tmp_path / "mine.txt", tmp_path / "run"
     text.write_text("\n".join(join(tokens) for tokens in generate(100, 5)))
-    small = ["model.hidden_size=8", "pretrain.max_epochs=1", "train.max_epochs=1", "evaluation.importance_samples=2"]
+    small = ["model.hidden_size=8", "train.max_epochs=1", "evaluation.importance_samples=2"]
     cache = load_config(tiny).data.cache
     own = str(ROOT / "configs" / "own.yaml")
     assert main([own, f"data.path={text}", f"run={run}", f"data.cache={cache}", "cpu_threads=1", *small]) == 0

@@ -34,7 +34,7 @@ def _words(count: int, syllables: int, seed: str) -> list[str]:
 
 
 def _short(rng: random.Random) -> Iterator[str]:
-    """Draw sentences of 4 to 7 tokens from a vocabulary of 2,000: each of 20 topics has its own nouns and verbs."""
+    """Draw sentences of 4 to 6 tokens from a vocabulary of 2,000: each of 20 topics has its own nouns and verbs."""
     words, topics = _words(2000, 3, "short"), 20
     size = len(words) // topics // 2
     frequencies = [1 / (rank + 3) for rank in range(size)]
