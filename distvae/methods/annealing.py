@@ -93,5 +93,5 @@ class Annealing(Gamma):
     def _anneal(self, epoch_share: float) -> None:
         self.value = self.end * annealed(self.epochs, self.anneal_epochs, self.by, epoch_share)
 
-    def may_be_best(self, valid_kl: float) -> bool:
+    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
         return self.epochs > self.anneal_epochs

@@ -57,6 +57,10 @@ class Approach(Steered):
         self.move(kl)
         self.in_band &= self.above
 
+    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+        # Where z is still learning what the sentences are about, −ELBO stands still, and its plateau would end that.
+        return informative and super().may_be_best(valid_kl)
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "above": self.above}
 

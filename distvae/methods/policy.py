@@ -52,9 +52,13 @@ class Gamma(ABC):
         self.epochs += 1
 
     @abstractmethod
-    def may_be_best(self, valid_kl: float) -> bool:
-        """Return whether the weights of the last epoch may become the best, given their validation KL in nats per
-        sentence."""
+    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+        """Return whether the weights of the last epoch may become the best.
+
+        Args:
+            valid_kl: their validation KL, in nats per sentence.
+            informative: whether at least half of it is mutual information.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: JSON values."""

@@ -93,7 +93,7 @@ class Steered(Gamma):
         elif not math.isnan(kl):
             self.in_band = True
 
-    def may_be_best(self, valid_kl: float) -> bool:
+    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
         return self.in_band and valid_kl >= self.options.floor
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,5 +135,5 @@ class AnnealedThenSteered(Steered):
         options = self.options
         self.value = annealed(self.epochs, options.anneal_epochs, options.anneal_by, epoch_share)
 
-    def may_be_best(self, valid_kl: float) -> bool:
-        return self.epochs > self.options.anneal_epochs and super().may_be_best(valid_kl)
+    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+        return self.epochs > self.options.anneal_epochs and super().may_be_best(valid_kl, informative)

@@ -65,9 +65,10 @@ def remarks(results: dict[str, Results]) -> list[str]:
         for end in r.stages:
             if end.best_epoch is None:
                 lines.append(
-                    f"WARNING {name}: no epoch of {end.stage} qualified as the best (γ had not reached its end, or the"
-                    f" KL not its target), so the last weights, of epoch {end.epochs}, were scored; try a higher"
-                    f" {end.stage}.max_epochs, or a shorter annealing (kl.anneal_epochs)"
+                    f"WARNING {name}: no epoch of {end.stage} qualified as the best (γ had not reached its end, the KL"
+                    f" not its target, or the latent was hollow), so the last weights, of epoch {end.epochs}, were"
+                    f" scored; try a higher {end.stage}.max_epochs, a shorter annealing (kl.anneal_epochs) or a lower"
+                    " kl.target_rate"
                 )
             elif not end.settled:
                 lines.append(

@@ -153,7 +153,9 @@ class Trainer:
     def _judge(self, stage: Stage, progress: StageProgress, scores: Scores, kl_weight: float) -> Verdict | None:
         """Apply the plateau rule to an epoch that may be the best; return None if it may not."""
         best = progress.best
-        if not stage.objective.gamma.may_be_best(scores.kl.mean):
+        latent = scores.latent(self.config, stage.name)
+        informative = latent is None or latent.state not in ("dead", "hollow")
+        if not stage.objective.gamma.may_be_best(scores.kl.mean, informative):
             progress.best = None if best is None else best.passed()
             return None
         verdict = progress.plateau.observe(stage.loss(scores))

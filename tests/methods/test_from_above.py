@@ -57,6 +57,13 @@ def test_the_band_counts_only_once_the_kl_has_come_from_above():
         assert policy.may_be_best(4.0)
 
 
+def test_weights_of_a_hollow_latent_are_not_the_best():
+    policy = gamma_of(OPTIONS)
+    weights(policy, [9.0, 4.0])
+    assert policy.may_be_best(4.0, informative=True)
+    assert not policy.may_be_best(4.0, informative=False)
+
+
 def test_a_kl_that_full_weight_cannot_lower_has_arrived():
     policy = gamma_of(OPTIONS)
     weights(policy, [50.0] * 25)
