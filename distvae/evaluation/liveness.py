@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from distvae.config.schema import Config
-
-# `dead`: the latent hardly distinguishes sentences. `hollow`: most of the KL is spent on a posterior that hardly
-# depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
-LatentState = Literal["alive", "weak", "hollow", "dead"]
+from distvae.methods.policy import LatentState
 
 # Below this mutual information, in nats per sentence, a latent is dead.
 DEAD = 0.3

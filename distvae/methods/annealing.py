@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic.dataclasses import dataclass
 
-from distvae.methods.policy import Gamma, PolicyOptions
+from distvae.methods.policy import Gamma, LatentState, PolicyOptions
 from distvae.system.settings import RULES, Count, NotNegative
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ class Annealing(Gamma):
         if self.by == "step" and self.epochs < self.anneal_epochs:
             self._anneal(epoch_share)
 
-    def end_epoch(self, kl: float) -> None:
-        super().end_epoch(kl)
+    def end_epoch(self, kl: float, latent: LatentState | None = None) -> None:
+        super().end_epoch(kl, latent)
         self._anneal(0.0)
 
     def _anneal(self, epoch_share: float) -> None:
         self.value = self.end * annealed(self.epochs, self.anneal_epochs, self.by, epoch_share)
 
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+    def may_be_best(self, valid_kl: float) -> bool:
         return self.epochs > self.anneal_epochs

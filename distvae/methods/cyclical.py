@@ -62,5 +62,5 @@ class Cycles(Gamma):
         position = (self.epochs % options.cycle_epochs + epoch_share) / options.cycle_epochs
         self.value = options.weight * min(position / options.ramp, 1.0)
 
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+    def may_be_best(self, valid_kl: float) -> bool:
         return self.epochs > self.options.warm_up

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
+from distvae.methods.policy import LatentState
 from distvae.methods.soft_free_bits import Band, Steered
 from distvae.system.settings import RULES
 
@@ -45,25 +46,37 @@ class FromAbove(Band):
 
 @state
 class Approach(Steered):
-    """γ of soft free bits from above. The KL has to exceed its band before it can arrive there."""
+    """γ of soft free bits from above.
+
+    The KL has to exceed its band before it can arrive there. A KL of a dead latent, which all sentences share, is no
+    reason to raise γ: until z tells sentences apart, γ falls. Weights of a dead or hollow latent cannot be the best,
+    because −ELBO stands still while z is still learning, and the plateau rule would end that.
+    """
 
     above: bool = False  # a KL has been above the band
+    latent: LatentState | None = None  # in the last validation
 
     def __post_init__(self) -> None:
         self.value = START
 
     def end_interval(self, kl: float) -> None:
+        if self.latent == "dead":
+            self.value *= 1 - self.options.multiplier
+            return
         self.above |= kl > self.options.ceiling
         self.move(kl)
         self.in_band &= self.above
 
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
-        # Where z is still learning what the sentences are about, −ELBO stands still, and its plateau would end that.
-        return informative and super().may_be_best(valid_kl)
+    def end_epoch(self, kl: float, latent: LatentState | None = None) -> None:
+        super().end_epoch(kl, latent)
+        self.latent = latent
+
+    def may_be_best(self, valid_kl: float) -> bool:
+        return self.latent not in ("dead", "hollow") and super().may_be_best(valid_kl)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "above": self.above}
+        return {**super().state_dict(), "above": self.above, "latent": self.latent}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.above = state["above"]
+        self.above, self.latent = state["above"], state["latent"]

@@ -63,7 +63,7 @@ class Multiplier(Gamma):
         self.square.copy_(square.where(made, self.square))
         self.weight.copy_((self.weight - change).clamp(max=1.0).where(made, self.weight))
 
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+    def may_be_best(self, valid_kl: float) -> bool:
         return valid_kl >= ENOUGH * self.options.target_rate
 
     def state_dict(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Controlled(Gamma):
         self.integral.copy_(integral.where(made, self.integral))
         self.weight.copy_(weight.where(made, self.weight))
 
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+    def may_be_best(self, valid_kl: float) -> bool:
         return valid_kl >= ENOUGH * self.options.target_rate
 
     def state_dict(self) -> dict[str, Any]:

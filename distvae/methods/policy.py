@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:  # a config needs the options alone, and PyTorch takes a second to import
     from torch import Tensor
+
+# `dead`: the latent hardly distinguishes sentences. `hollow`: most of the KL is spent on a posterior that hardly
+# depends on the sentence. `weak`: less than half of the information that a target rate λ asks for.
+LatentState = Literal["alive", "weak", "hollow", "dead"]
 
 # Of λ: the least validation KL of weights that may be the best, under a policy that holds the KL at λ at every step.
 ENOUGH = 0.95
@@ -47,18 +51,19 @@ class Gamma(ABC):
     def end_interval(self, kl: float) -> None:  # noqa: B027
         """Called every ``interval`` steps, with the mean KL over all ranks since then, in nats per sentence."""
 
-    def end_epoch(self, kl: float) -> None:
-        """Called after an epoch, with its mean training KL over all ranks, in nats per sentence. Counts it."""
+    def end_epoch(self, kl: float, latent: LatentState | None = None) -> None:
+        """Called after an epoch and its validation. Counts it.
+
+        Args:
+            kl: mean training KL over all ranks, in nats per sentence.
+            latent: the state of the latent in validation; None: there is nothing to judge.
+        """
         self.epochs += 1
 
     @abstractmethod
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
-        """Return whether the weights of the last epoch may become the best.
-
-        Args:
-            valid_kl: their validation KL, in nats per sentence.
-            informative: whether at least half of it is mutual information.
-        """
+    def may_be_best(self, valid_kl: float) -> bool:
+        """Return whether the weights of the last epoch may become the best, given their validation KL in nats per
+        sentence."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: JSON values."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from distvae.methods.annealing import AnnealBy, annealed
-from distvae.methods.policy import Gamma, PolicyOptions
+from distvae.methods.policy import Gamma, LatentState, PolicyOptions
 from distvae.system.roles import Role
 from distvae.system.settings import RULES, Count, NotNegative, OpenUnit, Positive, Probability
 
@@ -93,7 +93,7 @@ class Steered(Gamma):
         elif not math.isnan(kl):
             self.in_band = True
 
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
+    def may_be_best(self, valid_kl: float) -> bool:
         return self.in_band and valid_kl >= self.options.floor
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class AnnealedThenSteered(Steered):
         if self.epochs >= self.options.anneal_epochs:
             self.move(kl)
 
-    def end_epoch(self, kl: float) -> None:
-        super().end_epoch(kl)
+    def end_epoch(self, kl: float, latent: LatentState | None = None) -> None:
+        super().end_epoch(kl, latent)
         if self.epochs < self.options.anneal_epochs:
             self._anneal(0.0)
             return
@@ -135,5 +135,5 @@ class AnnealedThenSteered(Steered):
         options = self.options
         self.value = annealed(self.epochs, options.anneal_epochs, options.anneal_by, epoch_share)
 
-    def may_be_best(self, valid_kl: float, informative: bool = True) -> bool:
-        return self.epochs > self.options.anneal_epochs and super().may_be_best(valid_kl, informative)
+    def may_be_best(self, valid_kl: float) -> bool:
+        return self.epochs > self.options.anneal_epochs and super().may_be_best(valid_kl)

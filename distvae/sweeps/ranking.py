@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distvae.config.schema import Config
-from distvae.evaluation.liveness import LatentState, latent_state, missing_information
+from distvae.evaluation.liveness import latent_state, missing_information
 from distvae.evaluation.metrics import METRICS, Direction
 from distvae.evaluation.scores import Scores
+from distvae.methods.policy import LatentState
 from distvae.runs.records import EpochRecord
 from distvae.sweeps.specification import ObjectiveConfig
 

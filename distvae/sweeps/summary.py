@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distvae.evaluation.liveness import LatentState
+from distvae.methods.policy import LatentState
 from distvae.sweeps.account import Account, ScoredTrial
 from distvae.sweeps.labels import count, format_duration, format_trials, format_values
 from distvae.sweeps.ranking import Outcome, why_not_best

@@ -131,7 +131,8 @@ class Trainer:
         began = time.monotonic()
         scores = self._validate(stage, progress, epoch)
         valid_seconds = time.monotonic() - began
-        stage.objective.gamma.end_epoch(trained.kl)
+        latent = scores.latent(self.config, stage.name)
+        stage.objective.gamma.end_epoch(trained.kl, None if latent is None else latent.state)
         learning_rate = progress.plateau.learning_rate
         if not scores.finite:
             self._stop("the validation score", stage, progress)
@@ -140,7 +141,7 @@ class Trainer:
         record = EpochRecord(
             stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, valid_seconds,
             "not counted" if verdict is None else verdict.value,
-            self.writer.saving(), self.attempt, scores.latent(self.config, stage.name),
+            self.writer.saving(), self.attempt, latent,
         )  # fmt: skip
         self.writer.record(record, self._sample_sentences)
         following = EpochProgress(self._sums())
@@ -153,9 +154,7 @@ class Trainer:
     def _judge(self, stage: Stage, progress: StageProgress, scores: Scores, kl_weight: float) -> Verdict | None:
         """Apply the plateau rule to an epoch that may be the best; return None if it may not."""
         best = progress.best
-        latent = scores.latent(self.config, stage.name)
-        informative = latent is None or latent.state not in ("dead", "hollow")
-        if not stage.objective.gamma.may_be_best(scores.kl.mean, informative):
+        if not stage.objective.gamma.may_be_best(scores.kl.mean):
             progress.best = None if best is None else best.passed()
             return None
         verdict = progress.plateau.observe(stage.loss(scores))

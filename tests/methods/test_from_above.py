@@ -57,11 +57,22 @@ def test_the_band_counts_only_once_the_kl_has_come_from_above():
         assert policy.may_be_best(4.0)
 
 
-def test_weights_of_a_hollow_latent_are_not_the_best():
+@pytest.mark.parametrize("latent", ["alive", "weak", "hollow", "dead", None])
+def test_weights_of_a_hollow_latent_are_not_the_best(latent):
     policy = gamma_of(OPTIONS)
     weights(policy, [9.0, 4.0])
-    assert policy.may_be_best(4.0, informative=True)
-    assert not policy.may_be_best(4.0, informative=False)
+    policy.end_epoch(4.0, latent)
+    assert policy.may_be_best(4.0) == (latent not in ("hollow", "dead"))
+
+
+def test_gamma_falls_while_the_latent_is_dead_whatever_the_kl():
+    policy = gamma_of(OPTIONS)
+    policy.end_epoch(4.0, "dead")
+    assert weights(policy, [4.0, 9.0, 0.0]) == pytest.approx([0.09, 0.081, 0.0729])
+    assert not policy.in_band
+    policy.end_epoch(4.0, "hollow")
+    assert weights(policy, [9.0, 4.0]) == pytest.approx([0.0729 * 1.1] * 2)
+    assert policy.in_band
 
 
 def test_a_kl_that_full_weight_cannot_lower_has_arrived():
