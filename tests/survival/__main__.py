@@ -28,14 +28,12 @@ from tests.survival.corpora import SPLITS, generated
 RATE = 4.0  # λ, in nats per sentence
 EPOCHS = 18  # of both stages together
 
-# Small models for few sentences, as in configs/base/demo.yaml.
+# A small model for few sentences.
 SETTINGS = {
     "model.embedding_size": 64,
     "model.hidden_size": 128,
     "model.latent_size": 16,
     "model.dropout": 0.2,
-    "model.init_range": 0.1,
-    "model.embedding_init_range": 1.0,
     "evaluation.importance_samples": 100,
     "evaluation.samples": 0,
     "cpu_threads": 1,
