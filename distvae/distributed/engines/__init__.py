@@ -11,7 +11,6 @@ from torch import nn
 
 from distvae.config.schema import SGD, OptimizerConfig
 from distvae.distributed.engines.base import Engine, load_optimizer_state, optimizer_state, set_learning_rate
-from distvae.distributed.engines.fsdp import FullySharded
 from distvae.distributed.engines.replicated import Replicated
 from distvae.distributed.engines.zero import Zero
 from distvae.distributed.runtime import Runtime
@@ -19,8 +18,7 @@ from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
 __all__ = [
-    "Engine", "FullySharded", "Replicated", "Zero", "load_optimizer_state", "make_engine", "optimizer_state",
-    "set_learning_rate",
+    "Engine", "Replicated", "Zero", "load_optimizer_state", "make_engine", "optimizer_state", "set_learning_rate",
 ]  # fmt: skip
 
 
@@ -53,5 +51,8 @@ def make_engine(
     if runtime.zero_stage is not None:
         return Zero(runtime, model, settings)
     if runtime.fsdp:
+        # Late, because FSDP2 imports sympy, and a fifth of the start of every training would be spent on that.
+        from distvae.distributed.engines.fsdp import FullySharded
+
         return FullySharded(runtime, model, settings)
     return Replicated(runtime, model, settings, carries)
