@@ -337,7 +337,7 @@ def test_what_an_overtaken_start_has_written_last_is_not_taken_for_the_runs(fini
     with pytest.raises(UserError, match="best: was written by attempt 1 at the run"):
         load_export(run)
     shutil.copy(finished / "results.json", run)
-    with pytest.raises(UserError, match="results.json: was written by start 1"):
+    with pytest.raises(UserError, match="results.json: was written by attempt 1"):
         load_results(run)
     assert main(again) == 0
     assert load_results(run).start == 3

@@ -182,7 +182,7 @@ def load_results(run: str | Path) -> Results:
     results = results_from_dict(read_json(path), path)
     last = last_begun(Path(run))
     if results.start is not None and results.start < last:
-        raise UserError(f"{path}: was written by start {results.start}, and start {last} has resumed the run since")
+        raise UserError(f"{path}: was written by attempt {results.start}, and attempt {last} has resumed the run since")
     if (path.parent / "sentences.parquet").exists():
         load_sentence_scores(run, results)
     if (path.parent / "vocabulary.json").exists():

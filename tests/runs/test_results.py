@@ -111,7 +111,7 @@ def test_results_of_an_attempt_that_another_has_resumed_are_refused(tmp_path):
         lease = Lease(tmp_path, claim(tmp_path))
         lease.begin(0)
         lease.release()
-    with pytest.raises(UserError, match="was written by start 1, and start 2 has resumed the run since"):
+    with pytest.raises(UserError, match="was written by attempt 1, and attempt 2 has resumed the run since"):
         load_results(tmp_path)
 
 
