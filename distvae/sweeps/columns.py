@@ -14,7 +14,7 @@ from distvae.sweeps.specification import ObjectiveConfig, SweepConfig
 
 
 @dataclass(frozen=True)
-class Column:
+class TrialColumn:
     """A column of the table of trials."""
 
     title: str
@@ -23,16 +23,18 @@ class Column:
     key: Callable[[TrialRecord], float | str | None]  # to sort by
 
 
-def columns(account: Account) -> list[Column]:
+def columns(account: Account) -> list[TrialColumn]:
     """Return the columns of the table of trials, whose rows are ``account.entries``."""
     config, ranks = account.sweep.config, account.ranks
     space, objective = config.space, config.objective
     found = [
-        Column("rank", "1 is the best", lambda e: _or_none(ranks.get(e.number), str), lambda e: ranks.get(e.number)),
-        Column("trial", "number, and name of its folder in trials/", _name, lambda e: e.number),
+        TrialColumn(
+            "rank", "1 is the best", lambda e: _or_none(ranks.get(e.number), str), lambda e: ranks.get(e.number)
+        ),
+        TrialColumn("trial", "number, and name of its folder in trials/", _name, lambda e: e.number),
         *(_of_value(key) for key in space),
-        Column("state", "how it ended", lambda e: e.trial.state, lambda e: e.trial.state),
-        Column(
+        TrialColumn("state", "how it ended", lambda e: e.trial.state, lambda e: e.trial.state),
+        TrialColumn(
             "epochs",
             "of the VAE: the one whose weights were kept, of all",
             _text(lambda e: f"{e.outcome.epoch} of {e.epochs}"),
@@ -44,13 +46,13 @@ def columns(account: Account) -> list[Column]:
         if metric.key == "kl":
             found += _of_target(config)
     found += [
-        Column(
+        TrialColumn(
             "latent",
             "alive: MI is at least half the KL and half of λ; hollow or weak: less; dead: almost none",
             _text(lambda e: e.outcome.latent),
             _key(lambda e: e.outcome.latent),
         ),
-        Column(
+        TrialColumn(
             "γ",
             "weight of the KL term in the epoch that was kept",
             _text(lambda e: f"{e.outcome.kl_weight:.3g}"),
@@ -61,7 +63,7 @@ def columns(account: Account) -> list[Column]:
         for split, name in (("valid", "validation"), ("test", "test")):
             found.append(_of_finalist(split, name, config.finalists.importance_samples))
     found.append(
-        Column(
+        TrialColumn(
             "time",
             "for which the trial held a slot",
             lambda e: format_duration(e.trial.seconds) if e.trial.seconds else None,
@@ -70,7 +72,7 @@ def columns(account: Account) -> list[Column]:
     )
     if objective.second is not None:
         found.append(
-            Column(
+            TrialColumn(
                 "front",
                 f"no other trial beats it in both {' and '.join(objective.titles)}",
                 lambda e: "yes" if e.number in account.front else None,
@@ -95,28 +97,30 @@ def _name(entry: TrialRecord) -> str:
     return f"{entry.number}.{later}" if later > 0 else str(entry.number)
 
 
-def _of_value(key: str) -> Column:
+def _of_value(key: str) -> TrialColumn:
     def at(entry: TrialRecord) -> float | str | None:
         value = entry.trial.values.get(key)
         return value if isinstance(value, (int, float)) else None if value is None else str(value)
 
-    return Column(label(key), "", lambda e: format_value(e.trial.values[key]) if key in e.trial.values else None, at)
+    return TrialColumn(
+        label(key), "", lambda e: format_value(e.trial.values[key]) if key in e.trial.values else None, at
+    )
 
 
-def _of_metric(metric: Metric, objective: ObjectiveConfig) -> Column:
+def _of_metric(metric: Metric, objective: ObjectiveConfig) -> TrialColumn:
     meaning, key = f"of validation sentences: {metric.explanation}", _key(lambda e: metric.value(e.outcome.scores))
     if metric.key != "nll":
-        return Column(metric.title, meaning, _text(lambda e: metric.short(e.outcome.scores)), key)
+        return TrialColumn(metric.title, meaning, _text(lambda e: metric.short(e.outcome.scores)), key)
     title = f"{metric.title}, K = {objective.importance_samples}"
-    return Column(title, f"{meaning}, ± standard error", _text(lambda e: metric.text(e.outcome.scores)), key)
+    return TrialColumn(title, f"{meaning}, ± standard error", _text(lambda e: metric.text(e.outcome.scores)), key)
 
 
-def _of_target(config: SweepConfig) -> list[Column]:
+def _of_target(config: SweepConfig) -> list[TrialColumn]:
     """Return the columns on where the KL should be."""
     found, tolerance = [], config.objective.kl_tolerance
     if "kl.target_rate" not in config.space or config.space["kl.target_rate"].when:
         found.append(
-            Column(
+            TrialColumn(
                 "λ",
                 "kl.target_rate: the target of the KL, if the method has one",
                 _text(lambda e: _or_none(e.outcome.target_rate, "{:g}".format)),
@@ -125,7 +129,7 @@ def _of_target(config: SweepConfig) -> list[Column]:
         )
     if tolerance is not None:
         found.append(
-            Column(
+            TrialColumn(
                 "KL is right",
                 f"within {tolerance:.0%} of λ; if not, by how many nats it is outside",
                 _text(lambda e: None if e.outcome.target_rate is None else "yes" if e.within else f"{e.off:.2f} off"),
@@ -135,11 +139,11 @@ def _of_target(config: SweepConfig) -> list[Column]:
     return found
 
 
-def _of_finalist(split: str, name: str, samples: int) -> Column:
+def _of_finalist(split: str, name: str, samples: int) -> TrialColumn:
     def at(entry: TrialRecord) -> Estimate | None:
         return entry.finalist[split].scores.nll if split in entry.finalist else None
 
-    return Column(
+    return TrialColumn(
         f"{name} NLL, K = {samples}",
         f"of {name} sentences, scored again with more importance samples",
         lambda e: _or_none(at(e), str),

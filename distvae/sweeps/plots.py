@@ -15,7 +15,7 @@ _BESIDE = 3
 
 
 @dataclass(frozen=True)
-class Section:
+class PlotSection:
     """Figures under a heading."""
 
     title: str
@@ -24,34 +24,34 @@ class Section:
     remark: str | None = None
 
 
-def sections(account: Account) -> list[Section]:
+def sections(account: Account) -> list[PlotSection]:
     """Return the sections of the report; the text of one without figures explains why."""
     drawn = [entry for entry in account.scored if entry.trial.state != "failed"]
     curves = account.scored
     nothing = "No trial has recorded an epoch of the VAE yet."
     found = [
-        Section(
+        PlotSection(
             "NLL and KL by hyperparameter",
             "Validation sentences. Short grey lines are each trial's λ; a KL should be near it." if drawn else nothing,
             [_json(by_hyperparameter(account, drawn, keys)) for keys in _chunks(list(account.sweep.config.space))]
             if drawn
             else [],
         ),
-        Section(
+        PlotSection(
             "All at once",
             "A line is a trial. Drag along an axis to choose trials, drag its name to move it."
             if len(drawn) > 1
             else "Needs two trials.",
             [_json(parallel_coordinates(account, drawn))] if len(drawn) > 1 else [],
         ),
-        Section(
+        PlotSection(
             "KL and γ by epoch",
             "Validation KL and the weight γ of the KL term; dotted lines are λ, and where annealing ends."
             if curves
             else nothing,
             [_json(by_epoch(account, curves))] if curves else [],
         ),
-        Section(
+        PlotSection(
             "What −ELBO would have chosen",
             "On the dotted line −ELBO equals NLL, as it does for a dead latent. An informative latent is above it, so"
             " −ELBO ranks it worse."

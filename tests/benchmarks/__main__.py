@@ -55,7 +55,7 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     vocabulary_size = len(prepared.vocabulary)
-    machine = ceilings.Machine(device(), config.model.hidden_size, vocabulary_size, 32 * 9)
+    machine = ceilings.MeasuredMachine(device(), config.model.hidden_size, vocabulary_size, 32 * 9)
     kinds = {"textbook": (Textbook,), "float32": (Ours, "optimizer.mixed_precision=no")}
     if has_bf16(device()):
         kinds["bf16"] = (Ours, "optimizer.mixed_precision=bf16")

@@ -22,14 +22,14 @@ class Ceilings:
     bandwidth: float  # bytes per second of a copy, read and written
     launch: float  # seconds of an operation on one value
 
-    def floor(self, works: list[Work], bf16: bool) -> float:
+    def floor(self, works: list[Phase], bf16: bool) -> float:
         """Return the least seconds: a piece of work takes the time of its operations or bytes, whichever is longer."""
         peak = self.bfloat16 if bf16 else self.float32
         return sum(max(work.operations / peak, work.bytes / self.bandwidth) for work in works)
 
 
 @dataclass(frozen=True)
-class Work:
+class Phase:
     """A piece of work that must end before the next can begin."""
 
     name: str
@@ -37,7 +37,7 @@ class Work:
     bytes: float
 
 
-class Machine:
+class MeasuredMachine:
     """Measures the ceilings: the faster of products of square matrices and of the output layer's.
 
     The ceilings are medians over all calls of ``measure``, because the speed of a shared machine changes, and the
@@ -76,7 +76,7 @@ class Machine:
         return time.perf_counter() - began
 
 
-def training_step(sizes: ModelConfig, vocabulary_size: int, sentences: int, steps: int, bf16: bool) -> list[Work]:
+def training_step(sizes: ModelConfig, vocabulary_size: int, sentences: int, steps: int, bf16: bool) -> list[Phase]:
     """Return the work of a training step on sentences of ``steps`` decoder steps, each byte moved once.
 
     Weights are float32 and cast once a step for bf16, their gradients are written and read once, the logits written
@@ -89,32 +89,32 @@ def training_step(sizes: ModelConfig, vocabulary_size: int, sentences: int, step
         weights = (inside + h) * 4 * h
         moved = width * (weights + words * (inside + 4 * h + 2 * h))
         works += [
-            Work(f"{name} LSTM, forward", 2 * words * weights, moved),
-            Work(f"{name} LSTM, backward", 4 * words * weights, 2 * moved),
+            Phase(f"{name} LSTM, forward", 2 * words * weights, moved),
+            Phase(f"{name} LSTM, backward", 4 * words * weights, 2 * moved),
         ]
     logits, weights = width * rows * v, h * v
     works += [
-        Work("output, forward", 2 * rows * weights, width * (weights + rows * h) + logits),
-        Work("softmax", 0, 2 * logits),
-        Work("output, backward to the hidden", 2 * rows * weights, width * (weights + rows * h) + logits),
-        Work("output, backward to the weight", 2 * rows * weights, width * (weights + rows * h) + logits),
+        Phase("output, forward", 2 * rows * weights, width * (weights + rows * h) + logits),
+        Phase("softmax", 0, 2 * logits),
+        Phase("output, backward to the hidden", 2 * rows * weights, width * (weights + rows * h) + logits),
+        Phase("output, backward to the weight", 2 * rows * weights, width * (weights + rows * h) + logits),
     ]
     dense = weights + (2 * e + m + 2 * h) * 4 * h + 16 * h + 2 * h * m + 2 * m + h * m
-    works.append(Work("gradient's norm and update", 0, 4 * dense * (1 + 3) + 4 * (inputs + rows) * e * 4))
+    works.append(Phase("gradient's norm and update", 0, 4 * dense * (1 + 3) + 4 * (inputs + rows) * e * 4))
     if bf16:
-        works.append(Work("casts", 0, 2 * (4 + 2) * dense))
+        works.append(Phase("casts", 0, 2 * (4 + 2) * dense))
     return works
 
 
 def importance_sampling(
     sizes: ModelConfig, vocabulary_size: int, sentences: int, samples: int, steps: int, bf16: bool
-) -> list[Work]:
+) -> list[Phase]:
     """Return the work of decoding ``samples`` draws of each sentence."""
     e, h, m, v = sizes.embedding_size, sizes.hidden_size, sizes.latent_size, vocabulary_size
     width, rows = 2 if bf16 else 4, sentences * samples * steps
     weights = (e + m + h) * 4 * h
     return [
-        Work("LSTM", 2 * rows * weights, width * rows * (e + m + 6 * h)),
-        Work("output", 2 * rows * h * v, width * rows * h),
-        Work("softmax", 0, 0),  # of logits that never leave the cache
+        Phase("LSTM", 2 * rows * weights, width * rows * (e + m + 6 * h)),
+        Phase("output", 2 * rows * h * v, width * rows * h),
+        Phase("softmax", 0, 0),  # of logits that never leave the cache
     ]

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distvae.config.schema import ModelConfig
 from distvae.distributed.device import has_bf16
 from tests.benchmarks.__main__ import compare, show
-from tests.benchmarks.ceilings import Ceilings, Work, importance_sampling, training_step
+from tests.benchmarks.ceilings import Ceilings, Phase, importance_sampling, training_step
 from tests.benchmarks.contestants import PARTS, prepare
 from tests.benchmarks.textbook import TextbookVAE
 from tests.conftest import ROOT
@@ -67,7 +67,7 @@ def test_the_other_benchmarks_measure(name, arguments, tmp_path):
 
 def test_the_floor_is_what_each_piece_of_work_takes_at_the_least():
     limits = Ceilings(float32=10.0, bfloat16=100.0, bandwidth=5.0, launch=0.0)
-    works = [Work("a", operations=200.0, bytes=50.0), Work("b", operations=0.0, bytes=10.0)]
+    works = [Phase("a", operations=200.0, bytes=50.0), Phase("b", operations=0.0, bytes=10.0)]
     assert limits.floor(works, bf16=False) == 20 + 2
     assert limits.floor(works, bf16=True) == 10 + 2
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.campaign import WAYS, Campaign, Outcome, chains
+from tests.faults.campaign import WAYS, Campaign, KillOutcome, chains
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
     return 0 if well else 1
 
 
-def report(outcomes: list[Outcome], runs: int, seconds: float, seed: int) -> str:
+def report(outcomes: list[KillOutcome], runs: int, seconds: float, seed: int) -> str:
     """Return the tables."""
     faults = sum(bool(outcome.faults) for outcome in outcomes)
     head = (
@@ -66,7 +66,7 @@ def report(outcomes: list[Outcome], runs: int, seconds: float, seed: int) -> str
     return head + "\n".join(parts)
 
 
-def table(outcomes: list[Outcome], name: str, key) -> str:
+def table(outcomes: list[KillOutcome], name: str, key) -> str:
     groups = collections.defaultdict(list)
     for outcome in outcomes:
         groups[key(outcome)].append(outcome)

@@ -176,7 +176,7 @@ class Chain:
 
 
 @dataclass
-class Outcome:
+class KillOutcome:
     """The result of a kill."""
 
     chain: Chain
@@ -473,11 +473,11 @@ class Campaign:
         """Return the folder of a reference run."""
         return self.folder / f"reference-{way.engine}-{way.processes}-{variant}"
 
-    def carry_out(self, chain: Chain) -> list[Outcome]:
+    def carry_out(self, chain: Chain) -> list[KillOutcome]:
         """Kill a run as the chain orders, let it finish, and compare. A kill that came too late does not count."""
         reference = self.reference(chain.way, chain.variant)
         run = self.folder / f"chain-{chain.number:03d}"
-        outcomes: list[Outcome] = []
+        outcomes: list[KillOutcome] = []
         for kill in chain.kills:
             began = time.monotonic()
             outcome = self.kill(chain, kill, run, reference)
@@ -507,9 +507,9 @@ class Campaign:
             shutil.rmtree(f"{run}-starts")
         return outcomes
 
-    def kill(self, chain: Chain, kill: Kill, run: Path, reference: Reference) -> Outcome | None:
+    def kill(self, chain: Chain, kill: Kill, run: Path, reference: Reference) -> KillOutcome | None:
         """Start a run, kill it, and check what is left. Return None if it ended before the kill."""
-        outcome = Outcome(chain, kill)
+        outcome = KillOutcome(chain, kill)
         place = places(reference.change)[kill.place]
         at_random = kill.place == AT_RANDOM
         position = place.at(kill.position)

@@ -462,7 +462,7 @@ class Answer:
 
 
 @dataclass
-class Outcome:
+class DamageOutcome:
     """A damage and its effect."""
 
     command: Command
@@ -472,7 +472,7 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
-class Campaign:
+class FolderCampaign:
     """Damages copies of the nursery's folders in ``folder``."""
 
     def __init__(self, folder: Path):
@@ -486,7 +486,7 @@ class Campaign:
 
         gc.freeze()  # keeps these modules out of the commands' garbage collections
 
-    def carry_out(self, seed: int, number: int) -> Outcome:
+    def carry_out(self, seed: int, number: int) -> DamageOutcome:
         """Damage a folder and run a command on it."""
         chance = random.Random(f"{seed} {number}")
         command = COMMANDS[number % len(COMMANDS)]
@@ -499,7 +499,7 @@ class Campaign:
         damage = self.damage(command, chance)
         before = self._trees(command)
         answer = self.ask(command)
-        outcome = Outcome(command, damage, answer)
+        outcome = DamageOutcome(command, damage, answer)
         outcome.faults = self.judge(outcome, before)
         return outcome
 
@@ -581,7 +581,7 @@ class Campaign:
         content = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
         told.write_text(json.dumps(content), encoding="utf-8")
 
-    def judge(self, outcome: Outcome, before: dict) -> list[str]:
+    def judge(self, outcome: DamageOutcome, before: dict) -> list[str]:
         """Return what is wrong with an answer."""
         command, answer, faults = outcome.command, outcome.answer, []
         if answer.code not in (0, 2):
@@ -678,7 +678,7 @@ def main() -> int:
     torch.set_num_threads(1)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="folders-") as folder:
-        campaign = Campaign(Path(folder).resolve())
+        campaign = FolderCampaign(Path(folder).resolve())
         outcomes = []
         for number in range(options.count) if options.only is None else [options.only]:
             outcome = campaign.carry_out(options.seed, number)
@@ -693,7 +693,7 @@ def main() -> int:
     return 1 if any(outcome.faults for outcome in outcomes) else 0
 
 
-def report(outcomes: list[Outcome], seed: int, seconds: float) -> str:
+def report(outcomes: list[DamageOutcome], seed: int, seconds: float) -> str:
     """Return the counts."""
     verdicts = list(dict.fromkeys(outcome.verdict for outcome in outcomes if not outcome.faults))
     lines = [

@@ -80,7 +80,7 @@ SUFFIXES = [".jsonl", ".jsonl.gz", ".json", ".csv", ".csv.gz", ".tsv", ".parquet
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseOutcome:
     """The result of a case: its formats, whether it should be refused, and its fault ("" for none)."""
 
     formats: tuple[str, str, str]
@@ -202,7 +202,7 @@ class _File:
         return file.getvalue()
 
 
-def carry_out(seed: int, number: int, folder: Path) -> Outcome:
+def carry_out(seed: int, number: int, folder: Path) -> CaseOutcome:
     """Run a case in an empty folder."""
     noise = random.Random(f"{seed} {number}")
     columns = noise.sample(NAMES, noise.choice([1, 1, 2, 3]))
@@ -228,7 +228,7 @@ def carry_out(seed: int, number: int, folder: Path) -> Outcome:
         fault = traceback.format_exc()
     if _state(source) != before:
         fault += " changed a file"
-    return Outcome(tuple(suffixes), refused, fault and f"case {number}, {columns} of {suffixes}: {fault}")
+    return CaseOutcome(tuple(suffixes), refused, fault and f"case {number}, {columns} of {suffixes}: {fault}")
 
 
 def _differences(prepared: corpus.Corpus, files: dict[str, _File]) -> str:
@@ -254,7 +254,7 @@ def _state(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def campaign(seed: int, count: int) -> list[Outcome]:
+def campaign(seed: int, count: int) -> list[CaseOutcome]:
     """Run the first cases of a seed."""
     outcomes = []
     for number in range(count):

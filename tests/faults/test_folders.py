@@ -6,12 +6,12 @@ import os
 import pytest
 
 from distvae.system.files import read_json
-from tests.faults.folders import COMMANDS, HOSTILE, Campaign, live, tree
+from tests.faults.folders import COMMANDS, HOSTILE, FolderCampaign, live, tree
 
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    return Campaign(tmp_path_factory.mktemp("folders").resolve())
+    return FolderCampaign(tmp_path_factory.mktemp("folders").resolve())
 
 
 # The last one lacks the results of a finished run, which a plan lists again.

@@ -177,7 +177,7 @@ def test_bf16_is_close_to_float32(softmax, chunks):
 # -- Memory ------------------------------------------------------------------------------------------------------------
 
 
-class Sizes(TorchDispatchMode):
+class TensorSizes(TorchDispatchMode):
     """The bytes of every tensor that is made, its views not counted."""
 
     def __init__(self):
@@ -202,7 +202,7 @@ def test_logits_are_held_once_in_the_products_precision(bf16, chunks):
     chunks(5, 20, words)
     hidden, weight, targets, above = drawn(rows, words, dtype=torch.float32)
     dtype = torch.bfloat16 if bf16 else torch.float32
-    with Sizes() as made, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with TensorSizes() as made, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         losses = linear_cross_entropy(hidden, weight, targets, IGNORE)
         torch.autograd.grad(losses, (hidden, weight), above, retain_graph=True)
     all_logits, some_logits = rows * words * dtype.itemsize, 5 * words * 4
@@ -210,6 +210,6 @@ def test_logits_are_held_once_in_the_products_precision(bf16, chunks):
     saved = losses.grad_fn.saved_tensors
     assert [value.dtype for value in saved if value.numel() == rows * words] == [dtype]
     assert sum(value.nbytes for value in saved) < 1.2 * all_logits
-    with Sizes() as made, torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
+    with TensorSizes() as made, torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
         linear_cross_entropy(hidden, weight, targets, IGNORE)
     assert made.largest(1) == [20 * words * dtype.itemsize]

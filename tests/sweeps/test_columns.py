@@ -1,7 +1,7 @@
 """The table of trials."""
 
 from distvae.sweeps.account import Account, gather
-from distvae.sweeps.columns import Column, columns
+from distvae.sweeps.columns import TrialColumn, columns
 from distvae.sweeps.progress import Trial
 from distvae.sweeps.report import write_report
 from distvae.sweeps.summary import summary
@@ -13,7 +13,7 @@ def titles(account: Account) -> list[str]:
     return [column.title for column in columns(account)]
 
 
-def column(account: Account, title: str) -> Column:
+def column(account: Account, title: str) -> TrialColumn:
     (found,) = (column for column in columns(account) if column.title == title)
     return found
 
