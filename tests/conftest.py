@@ -1,9 +1,12 @@
+import functools
 import gc
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,19 +112,53 @@ def launch(
     )
 
 
+@functools.cache
+def forks() -> tuple[subprocess.Popen, int]:
+    """Start tests/distributed/forked.py, which ends with this process. Return it and a file of what it says."""
+    said = os.memfd_create("forked")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.distributed.forked"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        text=True,
+    )
+    return server, said
+
+
+def fork_each(folder: Path, groups: list[dict]) -> list[list[subprocess.CompletedProcess]]:
+    """Run groups of processes by tests/distributed/forked.py. Return what became of each process of each group."""
+    output = tempfile.mkdtemp(prefix="output-", dir=folder)
+    plan = {"environment": {**os.environ, "OMP_NUM_THREADS": "1"}, "output": output, "groups": groups}
+    server, said = forks()
+    answer = ""
+    try:
+        server.stdin.write(json.dumps(plan) + "\n")
+        server.stdin.flush()
+        if select.select([server.stdout], [], [], 900)[0]:
+            answer = server.stdout.readline()
+    finally:
+        if not answer:
+            server.kill()
+            forks.cache_clear()
+    assert answer, os.pread(said, 2**20, 0).decode()
+
+    def ended(group: int, rank: int, code: int) -> subprocess.CompletedProcess:
+        told = (Path(output, f"{group}-{rank}.{name}").read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess(groups[group]["runs"], code, *told)
+
+    return [
+        [ended(group, rank, code) for rank, code in enumerate(codes)] for group, codes in enumerate(json.loads(answer))
+    ]
+
+
 def fork(folder: Path, groups: list[dict]) -> tuple[list[list[int]], str]:
     """Run groups of processes by tests/distributed/forked.py: what each exited with, and all that they said."""
-    plan = folder / "plan.json"
-    plan.write_text(json.dumps(groups))
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "distributed" / "forked.py", plan],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr  # libraries may speak first
+    done = fork_each(folder, groups)
+    said = "".join(process.stdout + process.stderr for group in done for process in group)
+    return [[process.returncode for process in group] for group in done], said
 
 
 def free_port() -> int:

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 
-from distvae.train import main
+from distvae import train
 from distvae.training import step
 from distvae.training.step import TrainStep
 
@@ -23,5 +23,10 @@ def poisoned(mean, log_variance):
     return kl_per_dimension(mean, log_variance) * (math.nan if here else 1)
 
 
-TrainStep.__call__, step.kl_per_dimension = note, poisoned
-sys.exit(main(sys.argv[1:]))
+def main(arguments):
+    TrainStep.__call__, step.kl_per_dimension = note, poisoned
+    return train.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

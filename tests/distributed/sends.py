@@ -8,7 +8,6 @@ its stride, and under local SGD the steps from one average to the next.
 import itertools
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -65,10 +64,11 @@ def training(vocabulary_size: str, *config: str) -> list[tuple[str, int]]:
         runtime.close()
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
     leave, dist.destroy_process_group = dist.destroy_process_group, lambda: None
-    by_dashes = itertools.groupby(sys.argv[2:], lambda word: word == "--")
+    by_dashes = itertools.groupby(arguments[1:], lambda word: word == "--")
     found = [training(*words) for dashes, words in by_dashes if not dashes]
     if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+        Path(arguments[0]).write_text(json.dumps(found), encoding="utf-8")
     leave()
+    return 0

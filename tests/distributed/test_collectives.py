@@ -3,7 +3,7 @@
 import itertools
 import json
 
-from tests.conftest import ROOT, launch
+from tests.conftest import fork
 
 WEIGHTS = 24336  # of the tiny model: one bucket of gradients
 SHORT = ["pretrain.max_epochs=1", "train.max_epochs=2"]
@@ -43,9 +43,9 @@ def test_a_run_sends_what_it_has_to(tiny, tmp_path):
         ["--", str(tiny), f"run={tmp_path / name}", "evaluation.samples=0", *SHORT, *METHODS[name][0]]
         for name in METHODS
     ]
-    program = [ROOT / "tests" / "distributed" / "counting.py", tmp_path / "counts.json"]
-    done = launch(*itertools.chain(*runs), processes=2, program=program)
-    assert done.returncode == 0, done.stderr
+    words = [str(tmp_path / "counts.json"), *itertools.chain(*runs)]
+    codes, told = fork(tmp_path, [{"processes": 2, "program": "tests.distributed.counting", "runs": [words]}])
+    assert codes == [[0, 0]], told
     counted = json.loads((tmp_path / "counts.json").read_text())
     for (method, (_, expected)), counts in zip(METHODS.items(), counted, strict=True):
         sums = {name: count for name, count in counts.items() if name.startswith("all_reduce")}

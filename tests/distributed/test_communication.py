@@ -18,7 +18,7 @@ from distvae.model.vae import TextVAE, initialise
 from distvae.runs import checkpoints
 from distvae.train import main
 from tests.compare import records
-from tests.conftest import ROOT, launch
+from tests.conftest import fork
 from tests.methods.gamma import gamma_of
 
 ONE_STAGE = ["pretrain.max_epochs=0", "train.max_epochs=1", "evaluation.samples=0", "evaluation.importance_samples=1"]
@@ -52,9 +52,9 @@ RUNS = {
 def runs(tiny, tmp_path_factory):
     """The runs by two processes."""
     folder = tmp_path_factory.mktemp("communication")
-    words = [word for name, options in RUNS.items() for word in ("--", str(tiny), f"run={folder / name}", *options)]
-    done = launch(*words, processes=2, program=[ROOT / "tests" / "distributed" / "several.py"])
-    assert done.returncode == 0, done.stderr
+    runs = [[str(tiny), f"run={folder / name}", *options] for name, options in RUNS.items()]
+    codes, told = fork(folder, [{"processes": 2, "runs": runs}])
+    assert codes == [[0, 0]], told
     return folder
 
 

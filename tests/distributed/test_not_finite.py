@@ -6,7 +6,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.compare import records
-from tests.conftest import ROOT, launch
+from tests.conftest import ROOT, fork, launch
+from tests.distributed.test_engines import NAMES, TOLD
 
 pytestmark = pytest.mark.cluster
 PROGRAM = [ROOT / "tests" / "distributed" / "poisoned.py"]
@@ -16,8 +17,10 @@ PROGRAM = [ROOT / "tests" / "distributed" / "poisoned.py"]
 def test_a_step_that_is_not_finite_is_skipped_on_all_ranks(tiny, tmp_path, engine):
     run = tmp_path / "run"
     settings = [str(tiny), f"run={run}", "optimizer.on_nan=skip", "train.max_epochs=1"]
-    done = launch(*settings, processes=2, engine=engine, program=PROGRAM)
-    assert done.returncode == 0, done.stderr
+    program = {"program": "tests.distributed.poisoned", "runs": [settings]}
+    codes, told = fork(tmp_path, [{"processes": 2, "environment": TOLD[engine], **program}])
+    assert codes == [[0, 0]], told
+    assert f"by {NAMES[engine]} on CPU" in told
     assert [row["train"]["skipped"] for row in records(run)] == [0, 8, 0]
     assert all(value.isfinite().all() for value in load_file(run / "best" / "model.safetensors").values())
 

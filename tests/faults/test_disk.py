@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from distvae.runs.checkpoints import newest_checkpoint
 from tests.compare import numbers
-from tests.conftest import ROOT, free_port, needs
+from tests.conftest import fork_each, needs
 
 pytestmark = pytest.mark.cluster
 
@@ -37,28 +36,10 @@ def disk(tmp_path):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def train(*arguments: str, processes: int = 1) -> list[subprocess.CompletedProcess]:
+def train(folder: Path, *arguments: str, processes: int = 1) -> list[subprocess.CompletedProcess]:
     """The program in processes of their own, without a launcher that would hide what each exits with."""
-    port = str(free_port())
-    started = []
-    for rank in range(processes):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        environment = {name: str(value) for name, value in place.items()} if processes > 1 else {}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, ROOT / "distvae" / "train.py", *arguments],
-                env={**os.environ, **environment},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    told = [process.communicate(timeout=240) for process in started]
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *words)
-        for process, words in zip(started, told, strict=True)
-    ]
+    (done,) = fork_each(folder, [{"processes": processes, "launched": processes > 1, "runs": [list(arguments)]}])
+    return done
 
 
 def digest(run: Path) -> str:
@@ -72,7 +53,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tiny, tmp_path, disk, proce
     # A few checkpoints of 100 kB each have room, and then no more.
     filler = run.parent / "filler"
     filler.write_bytes(b"x" * 3_300_000)
-    done = train(*settings, "checkpoint.keep=99", "checkpoint.every_steps=3", processes=processes)
+    done = train(tmp_path, *settings, "checkpoint.keep=99", "checkpoint.every_steps=3", processes=processes)
     assert [each.returncode for each in done] == [2] * processes, done
     said = "".join(each.stderr for each in done)
     lines = [line for line in said.splitlines() if line.startswith("distvae: ")]
@@ -85,12 +66,12 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tiny, tmp_path, disk, proce
     assert not (run / "results.json").exists()
     # With room again, the same command goes on, and nothing half-written has stayed.
     filler.unlink()
-    done = train(*settings, "checkpoint.every_steps=3", processes=processes)
+    done = train(tmp_path, *settings, "checkpoint.every_steps=3", processes=processes)
     assert [each.returncode for each in done] == [0] * processes, done
     assert f"resuming from {good}" in done[0].stdout
     assert not [path for path in run.rglob(".*")]
     straight = tmp_path / "straight"
-    done = train(str(tiny), f"run={straight}", "evaluation.samples=0", processes=processes)
+    done = train(tmp_path, str(tiny), f"run={straight}", "evaluation.samples=0", processes=processes)
     assert digest(run) == digest(straight)
     assert numbers(run) == numbers(straight)
 
@@ -101,17 +82,17 @@ def test_a_read_only_folder_is_one_line(tiny, finished, tmp_path, disk):
     (folder / "run" / "results.json").unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     for run in (folder / "run", folder / "new"):
-        (done,) = train(str(tiny), f"run={run}")
+        (done,) = train(tmp_path, str(tiny), f"run={run}")
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert f"run={run}: cannot be a run folder: Read-only file system" in done.stderr
         assert done.stdout == ""
 
 
-def test_a_disk_that_is_full_from_the_start_is_one_line(tiny, disk):
+def test_a_disk_that_is_full_from_the_start_is_one_line(tiny, tmp_path, disk):
     folder = disk(64)
     (folder / "filler").write_bytes(b"x" * 61_000)
-    (done,) = train(str(tiny), f"run={folder / 'run'}")
+    (done,) = train(tmp_path, str(tiny), f"run={folder / 'run'}")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr

@@ -13,7 +13,8 @@ from distvae.methods.lagrangian import START, Lagrangian
 from distvae.methods.objective import Objective
 from distvae.train import main
 from tests.compare import numbers, records
-from tests.conftest import ROOT, fork, launch
+from tests.conftest import fork
+from tests.distributed.test_engines import NAMES, TOLD
 from tests.methods.gamma import gamma_of, steps
 
 CPU = torch.device("cpu")
@@ -138,14 +139,15 @@ def test_it_resumes_within_an_epoch_to_the_same_bits(tiny, several, tmp_path):
 @pytest.mark.cluster
 def test_the_gradients_carry_the_kl(tiny, tmp_path):
     """A step sends one more value, and no more messages."""
-    program = [ROOT / "tests" / "distributed" / "counting.py", tmp_path / "counts.json"]
+    counts = tmp_path / "counts.json"
     runs = [
         ["--", str(tiny), *settings, "evaluation.samples=0", f"run={tmp_path / name}"]
         for name, settings in (("linear", ["kl.policy=linear", "kl.target_rate=4"]), ("lagrangian", METHOD))
     ]
-    done = launch(*itertools.chain(*runs), processes=2, program=program)
-    assert done.returncode == 0, done.stderr
-    linear, lagrangian = json.loads((tmp_path / "counts.json").read_text())
+    words = [str(counts), *itertools.chain(*runs)]
+    codes, told = fork(tmp_path, [{"processes": 2, "program": "tests.distributed.counting", "runs": [words]}])
+    assert codes == [[0, 0]], told
+    linear, lagrangian = json.loads(counts.read_text())
     assert linear.pop("all_reduce [24336]") == lagrangian.pop("all_reduce [24337]")
     reduced = [{kind for kind in counts if kind.startswith("all_reduce")} for counts in (linear, lagrangian)]
     assert reduced[0] == reduced[1]
@@ -155,6 +157,8 @@ def test_the_gradients_carry_the_kl(tiny, tmp_path):
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp2"])
 def test_engines_that_partition_gradients_send_the_kl(alone, tiny, tmp_path, engine):
     run = tmp_path / "run"
-    done = launch(str(tiny), *METHOD, f"run={run}", processes=2, engine=engine)
-    assert done.returncode == 0, done.stderr
+    group = {"processes": 2, "environment": TOLD[engine], "runs": [[str(tiny), *METHOD, f"run={run}"]]}
+    codes, told = fork(tmp_path, [group])
+    assert codes == [[0, 0]], told
+    assert f"by {NAMES[engine]} on CPU" in told
     assert_like(alone, run)

@@ -22,7 +22,8 @@ from scaling.costs import (
     powersgd_sizes,
     step_collectives,
 )
-from tests.conftest import ROOT, launch
+from tests.conftest import ROOT, fork
+from tests.distributed.test_engines import TOLD
 
 SNLI = str(ROOT / "configs" / "snli" / "pt_kla_sfb.yaml")
 SMALL = ModelConfig(embedding_size=6, hidden_size=10, latent_size=4, word_dropout=0.1)
@@ -134,8 +135,9 @@ def test_what_is_predicted_is_what_is_sent(tmp_path, launch_file):
         for _, _, vocabulary_size, settings in trainings
         for word in ("--", str(vocabulary_size), SNLI, "cpu_threads=1", *settings)
     ]
-    done = launch(str(path), *words, processes=2, engine=launch_file, program=["-m", "tests.distributed.sends"])
-    assert done.returncode == 0, done.stderr
+    program = {"program": "tests.distributed.sends", "runs": [[str(path), *words]]}
+    codes, told = fork(tmp_path, [{"processes": 2, "environment": TOLD[launch_file], **program}])
+    assert codes == [[0, 0]], told
     for training, sent in zip(trainings, json.loads(path.read_text()), strict=True):
         engine, messages, vocabulary_size, settings = training
         config = load_config(SNLI, settings)

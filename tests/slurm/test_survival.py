@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.compare import numbers, records
-from tests.conftest import launch
+from tests.conftest import fork
 from tests.slurm.conftest import Cluster, SlurmJob, bring_up, check_out
 from tests.slurm.test_cluster import CONFIG
 
@@ -142,8 +142,8 @@ def happen(jobs: Jobs, name: str) -> None:
 def finished_by_two(tiny, tmp_path_factory) -> Path:
     """The folder of a finished run of the whole recipe by two processes."""
     run = tmp_path_factory.mktemp("runs") / "finished"
-    done = launch(str(tiny), f"run={run}", processes=2)
-    assert done.returncode == 0, done.stderr
+    codes, told = fork(run.parent, [{"processes": 2, "runs": [[str(tiny), f"run={run}"]]}])
+    assert codes == [[0, 0]], told
     return run
 
 
