@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.sweeps.test_sweeps import SET, start, until, write
+from tests.sweeps.programs import SET, start, until, write
 
 pytestmark = pytest.mark.cluster
 

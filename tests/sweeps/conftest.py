@@ -1,3 +1,5 @@
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import yaml
 from distvae.sweeps.report import write_report
 from distvae.sweeps.storage import load_sweep
 from distvae.sweeps.sweep import Sweep
+from tests.conftest import needs
 from tests.sweep_folders import BASE, LAMBDA, small_sweep
 
 
@@ -29,3 +32,9 @@ def small(tmp_path_factory) -> Path:
     small_sweep(folder)
     write_report(folder)
     return folder
+
+
+@pytest.fixture
+def ray() -> None:
+    """Needs Ray."""
+    needs(shutil.which("ray", path=str(Path(sys.executable).parent)), "no Ray: pip install -e '.[sweep]'")
