@@ -168,6 +168,19 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+# The files of `make test-cluster` that take minutes, the longest first: the last to begin would take its minutes alone.
+LONGEST = (
+    "slurm/test_sweep.py", "slurm/test_survival.py", "sweeps/test_searches.py", "sweeps/test_sweeps.py",
+    "sweeps/test_interruptions.py", "slurm/test_cluster.py", "faults/test_campaign.py", "slurm/test_table.py",
+    "distributed/test_hung.py", "browser/test_dashboard.py", "test_wheel.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def pytest_collection_finish():
     """Keep what was imported out of garbage collections: each run ends with two, which would look through all of it."""
     gc.collect()
