@@ -30,7 +30,7 @@ def _train(words: list[str]) -> DataConfig:
 
 def _sweep(words: list[str]) -> DataConfig:
     from distvae.sweeps.specification import SweepConfig
-    from distvae.sweeps.storage import load_sweep  # imports torch
+    from distvae.sweeps.storage import load_sweep  # imports NumPy and PyArrow
 
     settings = [*known_keys(SweepConfig), *(f"set.{key}" for key in known_keys(Config))]
     sweep = load_sweep(*_parse(words, "SWEEP", settings))
