@@ -77,7 +77,7 @@ RECIPES = {"own": _own, "paper": _paper, "twin": _twin}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellScores:
     """Scores of the test sentences."""
 
     kl: float  # nats per sentence, as are the next two
@@ -107,7 +107,7 @@ class Cell:
         return Cell("twin", self.corpus, self.optimizer, self.seed)
 
 
-def train(cell: Cell, data: str, epochs: int, run: Path) -> Outcome:
+def train(cell: Cell, data: str, epochs: int, run: Path) -> CellScores:
     """Train a cell, unless it has results.
 
     Raises:
@@ -126,17 +126,17 @@ def train(cell: Cell, data: str, epochs: int, run: Path) -> Outcome:
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
     scores = load_results(run).scores
     assert scores.nll is not None
-    return Outcome(scores.kl.mean, scores.mutual_information.mean, scores.nll.mean, scores.active_units)
+    return CellScores(scores.kl.mean, scores.mutual_information.mean, scores.nll.mean, scores.active_units)
 
 
-def line(cell: Cell, found: Outcome) -> str:
+def line(cell: Cell, found: CellScores) -> str:
     """Return a cell's line of the table."""
     name = f"{cell.recipe:<6} {cell.corpus:<12} {cell.optimizer:<12} {cell.seed:>4}"
     figures = f"{found.kl:6.2f} {found.information:6.2f} {found.active_units:3d} {found.nll:7.2f}"
     return f"{name} {figures}  {'alive' if found.alive else '-'}"
 
 
-def summary(outcomes: Mapping[Cell, Outcome]) -> list[str]:
+def summary(outcomes: Mapping[Cell, CellScores]) -> list[str]:
     """Return, for each recipe, the share of its cells that live, and its NLLs beside those of the twins."""
     lines = []
     for recipe in dict.fromkeys(cell.recipe for cell in outcomes):
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     grid = options.folder.resolve()
     corpora = generated(grid / "corpora") | {Path(path).name: str(Path(path).resolve()) for path in options.data}
-    outcomes: dict[Cell, Outcome] = {}
+    outcomes: dict[Cell, CellScores] = {}
 
     def finish(cell: Cell) -> None:
         outcomes[cell] = train(cell, corpora[cell.corpus], options.epochs, cell.folder(grid, options.epochs))

@@ -3,7 +3,7 @@ import pytest
 from distvae.config.load import load_config
 from tests.conftest import ROOT
 from tests.survival import __main__ as survival
-from tests.survival.__main__ import RECIPES, SETTINGS, Cell, Outcome, line, main, summary
+from tests.survival.__main__ import RECIPES, SETTINGS, Cell, CellScores, line, main, summary
 from tests.survival.corpora import SPLITS, generated
 
 
@@ -48,16 +48,16 @@ def test_the_corpora_are_always_the_same(corpora, tmp_path):
     ],
 )
 def test_a_cell_is_alive(kl, information, active_units, alive):
-    assert Outcome(kl, information, 30.0, active_units).alive == alive
+    assert CellScores(kl, information, 30.0, active_units).alive == alive
 
 
 def test_the_summary_compares_each_cell_with_its_own_twin():
     outcomes = {
-        Cell("own", "captions", "sgd-1", 0): Outcome(4.0, 3.5, 30.5, 9),
-        Cell("own", "captions", "sgd-1", 1): Outcome(4.0, 0.1, 29.0, 9),
-        Cell("paper", "captions", "sgd-1", 0): Outcome(0.1, 0.0, 31.0, 0),
-        Cell("twin", "captions", "sgd-1", 0): Outcome(0.0, 0.0, 30.0, 0),
-        Cell("twin", "captions", "sgd-1", 1): Outcome(0.0, 0.0, 29.5, 0),
+        Cell("own", "captions", "sgd-1", 0): CellScores(4.0, 3.5, 30.5, 9),
+        Cell("own", "captions", "sgd-1", 1): CellScores(4.0, 0.1, 29.0, 9),
+        Cell("paper", "captions", "sgd-1", 0): CellScores(0.1, 0.0, 31.0, 0),
+        Cell("twin", "captions", "sgd-1", 0): CellScores(0.0, 0.0, 30.0, 0),
+        Cell("twin", "captions", "sgd-1", 1): CellScores(0.0, 0.0, 29.5, 0),
     }
     assert summary(outcomes) == [
         "own: 1 of 2 alive; NLL beside the twins +0.00 nats (-0.50 to +0.50)",
@@ -79,7 +79,7 @@ def test_the_grid_trains_each_cell_once(tmp_path, capsys, monkeypatch):
 
     def train(cell, data, epochs, run):
         trained.append((cell, data, epochs, run))
-        return Outcome(4.0, 3.5, 30.0, 9)
+        return CellScores(4.0, 3.5, 30.0, 9)
 
     monkeypatch.setattr(survival, "train", train)
     asked = ["--folder", str(tmp_path), "--recipes", "own", "--optimizers", "sgd-1", "--seeds", "3", "--epochs", "2"]
@@ -90,7 +90,7 @@ def test_the_grid_trains_each_cell_once(tmp_path, capsys, monkeypatch):
     assert trained[-1][1] == str(tmp_path / "mine.txt")
     assert len({run for *_, run in trained}) == 4
     said = capsys.readouterr().out
-    assert line(trained[0][0], Outcome(4.0, 3.5, 30.0, 9)) in said
+    assert line(trained[0][0], CellScores(4.0, 3.5, 30.0, 9)) in said
     assert said.endswith("own: 4 of 4 alive\n")
 
 
