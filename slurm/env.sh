@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # Site settings: the only file here to edit. The defaults suit a site without special needs.
 #
-# On the login node, submit.sh reads the account and the partition from it, and table1.sh the Python. Each node of a job
+# On the login node, submit.sh reads the account and the partition from it, and table.sh the Python. Each node of a job
 # reads it before the program starts, in the folder of submission, and the job reads it before it is requeued. A command
 # that fails here fails the job.
 

@@ -36,7 +36,7 @@ site_python() ( # ARGUMENT…: run Python with this folder's code, in the enviro
     env -u ACCELERATE_MIXED_PRECISION PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "${container[@]}" python3 "$@"
 )
 
-check() { # JOB CONFIG [key=value …]: refuse input that the job would refuse; table1.sh checks once for all its jobs
+check() { # JOB CONFIG [key=value …]: refuse input that the job would refuse; table.sh checks once for all its jobs
     local said lines status=0
     [[ -z ${DISTVAE_CHECKED:-} ]] || return 0
     said=$(site_python slurm/check.py "$@" 2>&1) || status=$?

@@ -75,7 +75,7 @@ OWN_TRUTH = re.compile(
     # A missing last record cannot be noticed; any other is.
     r"|metrics\.jsonl: (gone|bytes)"
     # A run without results is one that has not finished.
-    r"|table1\.py --plan, .*results\.json: gone"
+    r"|table\.py --plan, .*results\.json: gone"
     # The means stay the same.
     r"|sentences\.parquet: .*other order"
     r"|metrics\.jsonl:.*(standard_error|seconds|saving|kl_weight|learning_rate|objective|skipped|verdict|active_units"
@@ -358,9 +358,9 @@ def _sweep_program(arguments: list[str]) -> int:
 
 
 def _table_program(arguments: list[str]) -> int:
-    from launch import table1
+    from launch import table as launcher
 
-    return table1.main(arguments)
+    return launcher.main(arguments)
 
 
 _RESULTS = r"(results\.json|sentences\.parquet|vocabulary\.json|starts/.*)"
@@ -405,7 +405,7 @@ COMMANDS = [
         files=r"(sweep|base)\.yaml",
     ),
     Command(
-        "table1.py --plan",
+        "table.py --plan",
         "table",
         lambda w, _: ["--rows", str(w.parent / "rows"), "--folder", str(w / "table"), "--seeds", "0", "--plan"],
         _table_program,
@@ -481,7 +481,7 @@ class FolderCampaign:
         self.work = folder / "work"
         self.usual: dict[str, Answer] = {}
         # Import before the forks, once.
-        import launch.table1  # noqa: F401
+        import launch.table  # noqa: F401
         from distvae.sweeps import __main__, plots  # noqa: F401
 
         gc.freeze()  # keeps these modules out of the commands' garbage collections

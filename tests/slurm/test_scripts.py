@@ -62,7 +62,7 @@ def test_bad_arguments_get_one_line_at_once(checkout, script, arguments, says):
 
 @pytest.mark.parametrize(
     ("script", "words"),
-    [("submit.sh", ["--help"]), ("submit.sh", ["--nodes=2", "train", "-h"]), ("table1.sh", ["--seeds", "0", "--help"])],
+    [("submit.sh", ["--help"]), ("submit.sh", ["--nodes=2", "train", "-h"]), ("table.sh", ["--seeds", "0", "--help"])],
 )
 def test_help_comes_before_all_else(tmp_path, script, words):
     done = bash(str(ROOT / "slurm" / script), *words, cwd=tmp_path)
@@ -73,7 +73,7 @@ def test_help_comes_before_all_else(tmp_path, script, words):
 
 
 def test_scripts_want_the_checkouts_folder_and_a_job(checkout, tmp_path):
-    for script in ("train.sh", "sweep.sh", "report.sh", "submit.sh", "table1.sh"):
+    for script in ("train.sh", "sweep.sh", "report.sh", "submit.sh", "table.sh"):
         done = bash(str(checkout / "slurm" / script), CONFIG, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr == f"distvae: {tmp_path} is not a checkout of distvae; submit from its folder\n"

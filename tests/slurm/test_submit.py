@@ -52,7 +52,7 @@ def submit(checkout):
         (["train", "--engine", "zero2", CONFIG, "seed=3"], "train:tiny"),
         (["train", CONFIG, "run=runs/one", "run=runs/six λ, 2/"], "train:six_λ__2"),
         (["train", "mine/tiny.v2.yaml"], "train:tiny.v2"),
-        (["report", "--out", "runs/table1/snli", "runs/a"], "report:snli"),
+        (["report", "--out", "runs/table/snli", "runs/a"], "report:snli"),
         (["--job-name=own", "train", CONFIG], "own"),
         (["-Jown", "train", CONFIG], "own"),
     ],

@@ -9,7 +9,7 @@ import distvae.train
 from distvae.config.load import load_config
 from distvae.config.yaml import ConfigError
 from distvae.system.arguments import Parser
-from launch import table1
+from launch import table as launcher
 
 CONFIG = "configs/own.yaml"
 
@@ -76,14 +76,14 @@ def test_each_program_knows_its_settings(refused, key):
 
     assert refused(sweep.main, "configs/sweep/demo.yaml", key).endswith("write set.kl.target_rate=6")
     assert refused(sweep.main, "configs/sweep/demo.yaml", "--num-samples", "3").endswith("write num_samples=3")
-    assert refused(table1.main, key).endswith("write kl.target_rate=6")
+    assert refused(launcher.main, key).endswith("write kl.target_rate=6")
 
 
 def test_what_is_no_setting_gets_the_usage(refused):
-    assert refused(table1.main, "--folders").startswith(
-        "unrecognized arguments: --folders; usage: launch/table1.py [-h]"
+    assert refused(launcher.main, "--folders").startswith(
+        "unrecognized arguments: --folders; usage: launch/table.py [-h]"
     )
-    assert refused(table1.main, "--run=x").startswith("unrecognized arguments: --run=x; usage: ")  # see --folder
+    assert refused(launcher.main, "--run=x").startswith("unrecognized arguments: --run=x; usage: ")  # see --folder
 
 
 @pytest.mark.parametrize(

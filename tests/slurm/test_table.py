@@ -61,7 +61,7 @@ def test_the_rows_train_once_each_behind_their_pretraining_and_before_the_report
         module.write(SLOW)
     marker = contain(checkout, tmp_path)
     own = ["--rows", str(rows), "--folder=runs/ta ble", "--seeds=0", "optimizer.learning_rate=0.2"]
-    command = ["bash", "slurm/table1.sh", "--time=9", "--hold", *own]
+    command = ["bash", "slurm/table.sh", "--time=9", "--hold", *own]
     done = cluster.run(*command, cwd=checkout)
     assert done.returncode == 0, done.stderr
     numbers = jobs_of(done.stdout)
@@ -114,14 +114,14 @@ def test_a_pretraining_that_fails_takes_with_it_what_waits_for_it(cluster, check
     rows = write_rows(tmp_path / "rows", tiny, ["ae", "pt_kla"])
     text = (rows / "ae.yaml").read_text()
     (rows / "ae.yaml").write_text(text.replace("path: captions", f"path: {tmp_path / 'nowhere'}"))
-    done = cluster.run("bash", "slurm/table1.sh", "--rows", str(rows), "--seeds", "0", cwd=checkout)
+    done = cluster.run("bash", "slurm/table.sh", "--rows", str(rows), "--seeds", "0", cwd=checkout)
     assert done.returncode == 0, done.stderr
     numbers = jobs_of(done.stdout)
     jobs = {name: cluster.wait(number) for name, number in numbers.items()}
     assert (jobs["ae"].state, jobs["pt_kla"].state) == ("FAILED", "CANCELLED")
     assert f"distvae: data.path={tmp_path / 'nowhere'}: " in jobs["ae"].log
-    assert not (checkout / "runs" / "table1" / "rows" / "seed-0" / "pt_kla").exists()
+    assert not (checkout / "runs" / "table" / "rows" / "seed-0" / "pt_kla").exists()
     assert jobs["report"].fields["StartTime"] >= jobs["ae"].fields["EndTime"]
     assert jobs["report"].state == "COMPLETED", jobs["report"].log
-    assert "0 of 1 runs" in (checkout / "runs" / "table1" / "rows" / "report.md").read_text()
+    assert "0 of 1 runs" in (checkout / "runs" / "table" / "rows" / "report.md").read_text()
     assert not set(queue(cluster)) & {str(number) for number in numbers.values()}

@@ -1,4 +1,4 @@
-"""Trains every row of the paper's Table 1 on this machine: ``python launch/table1.py [option …] [key=value …]``.
+"""Trains every row of the paper's Table 1 on this machine: ``python launch/table.py [option …] [key=value …]``.
 
 Each row is a training run, and several run side by side. Rows with pretraining start from the autoencoder's encoder.
 Rerun the same command to resume: finished runs are skipped. At the end the program writes a report of all rows.
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
-    folder = options.folder or Path("runs", "table1", options.rows.resolve().name)
+    folder = options.folder or Path("runs", "table", options.rows.resolve().name)
     rows = plan(options.rows, folder, options.seeds, options.overrides)
     if options.plan:
         print_plan(rows)
@@ -88,7 +88,7 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="launch/table1.py",
+        prog="launch/table.py",
         description="Train every row of the paper's Table 1.",
         settings=set(known_keys(Config)) - set(OWN_KEYS),
     )
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the folder with a config for each row (default configs/snli)",
     )  # fmt: skip
     parser.add_argument(
-        "--folder", type=Path, help="the folder of all runs (default: runs/table1/ and the name of --rows)"
+        "--folder", type=Path, help="the folder of all runs (default: runs/table/ and the name of --rows)"
     )
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="S,S,…", help="default 0,1,2")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""launch/table1.py: what it plans and refuses, where and when runs start, how they end; and what the demo's rows come
+"""launch/table.py: what it plans and refuses, where and when runs start, how they end; and what the demo's rows come
 to."""
 
 import json
@@ -25,8 +25,8 @@ from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.results import load_results
 from distvae.system.signals import ENDED, INTERRUPTED, Signals
 from distvae.train import main as train
-from launch import table1
-from launch.table1 import Slot, Table, plan, slots
+from launch import table as launcher
+from launch.table import Slot, Table, plan, slots
 from tests.compare import numbers, records
 from tests.conftest import ROOT
 
@@ -58,7 +58,7 @@ def refused(tmp_path, capsys):
     """Runs the program on input that it must refuse; returns the one line that it says."""
 
     def run(*arguments):
-        assert table1.main([*map(str, arguments), "--folder", str(tmp_path / "table")]) == 2
+        assert launcher.main([*map(str, arguments), "--folder", str(tmp_path / "table")]) == 2
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.startswith("distvae: ")
@@ -90,7 +90,7 @@ def stand_in(tmp_path, monkeypatch, written):
         program.parent.mkdir(parents=True)
         head = ["import os, signal, sys, time", "row = os.path.basename([a for a in sys.argv if a[:4] == 'run='][0])"]
         program.write_text("\n".join([*head, *lines]), encoding="utf-8")
-        monkeypatch.setattr(table1, "ROOT", tmp_path / "code")
+        monkeypatch.setattr(launcher, "ROOT", tmp_path / "code")
 
     return write
 
@@ -163,7 +163,7 @@ def test_overrides_are_for_all_rows_and_epochs_of_a_stage_for_those_that_have_it
 
 
 def test_the_launchers_precision_is_the_rows(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(table1, "PRECISION", "bf16")
+    monkeypatch.setattr(launcher, "PRECISION", "bf16")
     folder = rows(kla=ALONE, exact=ALONE | {"optimizer": {"mixed_precision": "no"}})
     precisions = {row.name: row.config.optimizer.mixed_precision for row in plan(folder, tmp_path, (0,), ())}
     assert precisions == {"seed-0/exact": "no", "seed-0/kla": "bf16"}
@@ -172,7 +172,7 @@ def test_the_launchers_precision_is_the_rows(rows, tmp_path, monkeypatch):
 def test_a_plan_is_a_line_a_run_in_the_words_of_a_shell(rows, tmp_path, capsys, monkeypatch):
     folder = rows(ae=AUTOENCODER, kla=ALONE, pt={})
     arguments = ["--rows", str(folder), "--folder", str(tmp_path / "my table"), "--seeds", "4", "--plan"]
-    assert table1.main([*arguments, "train.max_epochs=1"]) == 0
+    assert launcher.main([*arguments, "train.max_epochs=1"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in lines] == [["seed-4/ae", "-"], ["seed-4/kla", "-"], ["seed-4/pt", "seed-4/ae"]]
     for name, _, file, *overrides in lines:
@@ -180,7 +180,7 @@ def test_a_plan_is_a_line_a_run_in_the_words_of_a_shell(rows, tmp_path, capsys, 
     assert not (tmp_path / "my table").exists()
     # Nothing waits for what has finished.
     monkeypatch.setattr("distvae.runs.resume.finished", lambda config, run: "results" if run.name == "ae" else None)
-    assert table1.main(arguments) == 0
+    assert launcher.main(arguments) == 0
     heads = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     assert [head for head in heads if head[1] != "finished"] == [["seed-4/kla", "-"], ["seed-4/pt", "-"]]
 
@@ -217,7 +217,7 @@ def test_an_override_that_no_row_can_take_is_refused(refused, rows, given, said)
 
 def test_an_override_reaches_the_rows_that_read_it(rows, tmp_path, refused):
     configs = rows(ae=AUTOENCODER, kla=ALONE, pt={})
-    planned = table1.plan(configs, tmp_path / "table", (0,), ["kl.threshold=0.2", "kl.anneal_epochs=1"])
+    planned = launcher.plan(configs, tmp_path / "table", (0,), ["kl.threshold=0.2", "kl.anneal_epochs=1"])
     found = {row.config_file.stem: [word for word in row.overrides if word.startswith("kl.")] for row in planned}
     both = ["kl.threshold=0.2", "kl.anneal_epochs=1"]
     assert found == {"ae": both, "kla": both[1:], "pt": both}
@@ -242,7 +242,7 @@ def test_there_is_at_least_one_slot(refused, rows, count):
 @pytest.mark.parametrize("seeds", ["1,1", "1,x", "", "-1,2"])
 def test_seeds_are_different_numbers(capsys, seeds):
     with pytest.raises(SystemExit) as ended:
-        table1.main([f"--seeds={seeds}"])
+        launcher.main([f"--seeds={seeds}"])
     assert ended.value.code == 2
     assert f"{seeds!r}: should be" in capsys.readouterr().err.splitlines()[-1]
 
@@ -263,7 +263,7 @@ def test_sentences_that_are_not_there_are_refused(refused, rows, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_refused(rows, tmp_path, capsys):
     (tmp_path / "table").write_text("")
-    assert table1.main(["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table")]) == 2
+    assert launcher.main(["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table")]) == 2
     assert capsys.readouterr().err.startswith(f"distvae: {tmp_path / 'table'}: cannot be written")
 
 
@@ -284,7 +284,7 @@ def test_a_folder_that_cannot_be_made_is_refused(rows, tmp_path, capsys):
     ],
 )
 def test_slots_are_cores_or_shares_of_gpus(tmp_path, monkeypatch, cores, gpus, visible, asked, expected):
-    monkeypatch.setattr(table1, "usable_cores", lambda: cores)
+    monkeypatch.setattr(launcher, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -294,10 +294,10 @@ def test_slots_are_cores_or_shares_of_gpus(tmp_path, monkeypatch, cores, gpus, v
 
 
 def test_a_gpu_takes_so_many_runs_and_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(table1, "usable_cores", lambda: 64)
+    monkeypatch.setattr(launcher, "usable_cores", lambda: 64)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     many = plan(ROOT / "configs" / "snli", tmp_path, range(5), ())
-    assert len(slots(many, None)) == table1.RUNS_PER_GPU
+    assert len(slots(many, None)) == launcher.RUNS_PER_GPU
 
 
 def test_a_run_gets_its_slot(rows, stand_in, tmp_path):
@@ -323,7 +323,7 @@ def test_runs_take_turns_and_wait_for_their_pretraining(rows, stand_in, tmp_path
     stand_in("a = time.monotonic(); time.sleep(0.05); print(a, time.monotonic())")
     folder = rows(ae=AUTOENCODER, kla=ALONE, pt={}, pt_kla={})
     table = tmp_path / "table"
-    assert table1.main(["--rows", str(folder), "--folder", str(table), "--seeds", "1,0", "--side-by-side", "2"]) == 0
+    assert launcher.main(["--rows", str(folder), "--folder", str(table), "--seeds", "1,0", "--side-by-side", "2"]) == 0
     said = capsys.readouterr().out
     names = [f"seed-{seed}/{row}" for seed in (1, 0) for row in ("ae", "kla", "pt", "pt_kla")]
     spans = {name: [float(t) for t in (table / f"{name}.log").read_text().split()] for name in names}
@@ -345,7 +345,7 @@ def test_what_a_run_says_is_kept_and_its_epochs_are_shown(rows, stand_in, tmp_pa
     )
     arguments = ["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table"), "--seeds", "0"]
     for times in (1, 2):  # the second goes on in the same log, and does not show the first's again
-        assert table1.main(arguments) == 0
+        assert launcher.main(arguments) == 0
         shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seed-0/kla  ")]
         assert [line.split(maxsplit=1)[1] for line in shown] == [
             "train 1 γ",
@@ -360,7 +360,7 @@ def test_what_a_run_says_is_kept_and_its_epochs_are_shown(rows, stand_in, tmp_pa
 def test_a_row_whose_name_is_a_terminal_code_is_refused(rows, tmp_path, capsys):
     folder = rows(kla=ALONE)
     (folder / "kla.yaml").rename(folder / "\x1b[31m.yaml")
-    assert table1.main(["--rows", str(folder), "--folder", str(tmp_path / "table"), "--plan"]) == 2
+    assert launcher.main(["--rows", str(folder), "--folder", str(tmp_path / "table"), "--plan"]) == 2
     assert "\\x1b[31m.yaml: has a name that a terminal cannot show" in capsys.readouterr().err
 
 
@@ -378,7 +378,7 @@ def test_a_signal_that_comes_while_runs_are_loaded_interrupts_them(rows, stand_i
     log = table / "seed-0" / "kla.log"
     sent = send(number, lambda: log.exists() and log.read_text())
     arguments = ["--rows", str(folder), "--folder", str(table), "--seeds", "0", "--side-by-side", "2"]
-    assert table1.main(arguments) == INTERRUPTED
+    assert launcher.main(arguments) == INTERRUPTED
     sent.join()
     said = capsys.readouterr()
     assert said.err == "interrupted; rerun the same command to resume\n"
@@ -397,7 +397,7 @@ def test_a_second_interrupt_ends_at_once(rows, stand_in, tmp_path):
     )
     log = tmp_path / "table" / "seed-0" / "kla.log"
     sent = send(signal.SIGINT, lambda: log.exists() and log.read_text())
-    assert table1.main(["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table"), "--seeds", "0"]) == 130
+    assert launcher.main(["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table"), "--seeds", "0"]) == 130
     sent.join()
 
 
@@ -407,7 +407,7 @@ def test_under_nohup_a_hangup_interrupts_nothing(rows, stand_in, tmp_path):
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         sent = send(signal.SIGHUP, lambda: log.exists() and log.read_text())
-        assert table1.main(["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table"), "--seeds", "0"]) == 0
+        assert launcher.main(["--rows", str(rows(kla=ALONE)), "--folder", str(tmp_path / "table"), "--seeds", "0"]) == 0
         sent.join()
     finally:
         signal.signal(signal.SIGHUP, former)
@@ -425,7 +425,7 @@ def failing(request, rows, stand_in):
 def test_a_failure_stops_those_alone_that_need_its_pretraining(failing, written, tmp_path, capsys):
     table = tmp_path / "table"
     arguments = ["--rows", str(failing), "--folder", str(table), "--seeds", "0", "--side-by-side", "1"]
-    assert table1.main(arguments) == 1
+    assert launcher.main(arguments) == 1
     said = capsys.readouterr()
     assert said.err == f"distvae: seed-0/ae failed; see {table / 'seed-0' / 'ae.log'}\n"
     assert "is not finite" in (table / "seed-0" / "ae.log").read_text()
@@ -457,7 +457,7 @@ def test_an_interrupted_table_goes_on_as_if_nothing_had_been(
     runs = {name: table / "seed-0" / name for name in names}
     first = [runs[name] for name in names if name != "pt"]
     sent = send(number, lambda: any(recorded(run) for run in first))
-    assert table1.main(arguments) == INTERRUPTED
+    assert launcher.main(arguments) == INTERRUPTED
     sent.join()
     assert capsys.readouterr().err == "interrupted; rerun the same command to resume\n"
     for run in filter(recorded, first):  # on a busy machine one may be late
@@ -468,7 +468,7 @@ def test_an_interrupted_table_goes_on_as_if_nothing_had_been(
     assert not runs["pt"].exists()
     assert written == []
 
-    assert table1.main(arguments) == 0
+    assert launcher.main(arguments) == 0
     assert (runs["pt"] / "environment.json").stat().st_mtime >= (runs["ae"] / "results.json").stat().st_mtime
     for row in plan(folder, tmp_path / "alone", (0,), given):
         assert train([str(row.config_file), *row.overrides]) == 0
@@ -481,23 +481,23 @@ def test_an_interrupted_table_goes_on_as_if_nothing_had_been(
     capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for run in runs.values() for path in (run, *run.rglob("*"))}
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert table1.main(arguments) == 0
+    assert launcher.main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[: len(names)] == [f"seed-0/{name}: finished" for name in names]
     assert {path: path.stat().st_mtime_ns for run in runs.values() for path in (run, *run.rglob("*"))} == before
     assert written == [([table / "seed-0" / name for name in names], table)] * 2
-    assert table1.main([*arguments, "--plan"]) == 0
+    assert launcher.main([*arguments, "--plan"]) == 0
     assert all(line.split()[1] == "finished" for line in capsys.readouterr().out.splitlines())
     # It answers for the sentences that it was trained on, and for no others.
     results = runs["ae"] / "results.json"
     results.write_text(results.read_text().replace(json.loads(results.read_text())["data"], "0123456789abcdef"))
-    assert table1.main(arguments) == 2
+    assert launcher.main(arguments) == 2
     assert "seed-0/ae: was trained on other sentences (0123456789abcdef)" in capsys.readouterr().err
 
 
 def test_no_run_trains_on_without_the_program(rows, tmp_path):
     table = tmp_path / "table"
     run = table / "seed-0" / "kla"
-    command = [sys.executable, str(ROOT / "launch" / "table1.py"), "--rows", str(rows(kla=ALONE)), "--seeds", "0"]
+    command = [sys.executable, str(ROOT / "launch" / "table.py"), "--rows", str(rows(kla=ALONE)), "--seeds", "0"]
     process = subprocess.Popen([*command, "--folder", str(table), "train.max_epochs=100000", "plateau.patience=100000"])
     send(signal.SIGKILL, lambda: recorded(run), process).join()
     assert process.wait() == -signal.SIGKILL
@@ -523,7 +523,7 @@ def unigram_nll(sentences):
 @pytest.mark.long
 def test_the_demos_rows_collapse_and_are_cured_as_the_paper_says(cache, tmp_path):
     """The held-out check: as a user trains them, two at a time on a core each, some five minutes on two free ones."""
-    command = [sys.executable, "launch/table1.py", "--rows", "configs/demo", "--seeds", "0", "--side-by-side", "2"]
+    command = [sys.executable, "launch/table.py", "--rows", "configs/demo", "--seeds", "0", "--side-by-side", "2"]
     given = ["--folder", str(tmp_path), f"data.cache={cache}"]
     done = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""slurm/table1.sh, without a cluster."""
+"""slurm/table.sh, without a cluster."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.slurm.scripts import CONFIG, bash, stand_ins
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--seeds"], "--seeds needs a value: slurm/table1.sh [sbatch option …]"),
+        (["--seeds"], "--seeds needs a value: slurm/table.sh [sbatch option …]"),
         (["--nodes", "2"], "'2': write an sbatch option as one word (--nodes=2)"),
         (["data.path"], "'data.path': write an sbatch option as one word (--nodes=2), and an override as key=value: "),
         (["--dependency=afterok:3"], "--dependency=afterok:3: cannot be given here"),
@@ -25,7 +25,7 @@ from tests.slurm.scripts import CONFIG, bash, stand_ins
 def test_tables_bad_arguments_get_one_line_and_submit_nothing(checkout, arguments, says):
     programs = stand_ins(checkout, {"squeue": "", "sbatch": "touch submitted\n"})
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = bash("slurm/table1.sh", *arguments, cwd=checkout, PATH=path)
+    done = bash("slurm/table.sh", *arguments, cwd=checkout, PATH=path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"distvae: {says}")
     assert done.stderr.count("\n") == 1
@@ -33,7 +33,7 @@ def test_tables_bad_arguments_get_one_line_and_submit_nothing(checkout, argument
     assert not (checkout / "submitted").exists()
 
 
-# The output of launch/table1.py --plan.
+# The output of launch/table.py --plan.
 PLAN = """\
 seed-0/ae - {config} 'data.path=a b.txt' 'run=runs/ta ble/seed-0/ae'
 seed-0/kla finished {config} 'run=runs/ta ble/seed-0/kla'
@@ -56,12 +56,12 @@ DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher 
 
 @pytest.fixture
 def table(checkout):
-    """Runs slurm/table1.sh with a given plan and queue. ``submitted`` in the checkout has the arguments of sbatch."""
+    """Runs slurm/table.sh with a given plan and queue. ``submitted`` in the checkout has the arguments of sbatch."""
     (checkout / "plan").write_text(PLAN.format(config=CONFIG))
     programs = stand_ins(
         checkout,
         {
-            "python3": '[[ $1 != launch/table1.py ]] || { echo "$@" >asked; cat plan; }\n',
+            "python3": '[[ $1 != launch/table.py ]] || { echo "$@" >asked; cat plan; }\n',
             "squeue": "cat queue\n",
             "sbatch": SBATCH,
         },
@@ -71,7 +71,7 @@ def table(checkout):
         jobs = [f"{job}|{checkout}/runs/ta ble/{name}\n" for name, job in queue.items()]
         (checkout / "queue").write_text("".join(["4|RUNNING|None|other\n", *jobs]))
         path = f"{programs}:{os.environ['PATH']}"
-        return bash("slurm/table1.sh", *arguments, cwd=checkout, PATH=path, REFUSED=refused)
+        return bash("slurm/table.sh", *arguments, cwd=checkout, PATH=path, REFUSED=refused)
 
     return run
 
@@ -99,14 +99,14 @@ def test_a_table_submits_what_neither_has_finished_nor_is_in_the_queue(table, ch
         "seed-1/fb: job 43, afterok:42",
         "report: job 44, afterany:7:8:41:42:43:10",
     ]
-    asked = "launch/table1.py --plan --rows=my rows data.path=a b.txt --seeds=0,1\n"
+    asked = "launch/table.py --plan --rows=my rows data.path=a b.txt --seeds=0,1\n"
     assert (checkout / "asked").read_text() == asked
     calls = submitted(checkout)
     assert list(calls) == ["seed-0/sfb", "seed-1/ae", "seed-1/fb", "report"]
     assert all(" --gpus-per-node=1 --time=9 " in call for call in calls.values())
     names = {name: re.findall(r"--job-name=(\S+)", call)[-1] for name, call in calls.items()}
     assert names == {
-        "seed-0/sfb": "table1:sfb:seed-0", "seed-1/ae": "table1:ae:seed-1", "seed-1/fb": "table1:fb:seed-1",
+        "seed-0/sfb": "table:sfb:seed-0", "seed-1/ae": "table:ae:seed-1", "seed-1/fb": "table:fb:seed-1",
         "report": "report:ta_ble",
     }  # fmt: skip
     assert " --dependency=afterok:7 --kill-on-invalid-dep=yes " in calls["seed-0/sfb"]
@@ -140,7 +140,7 @@ def test_a_table_checks_its_data_once(checkout, tiny):
         (checkout / "rows" / f"{name}.yaml").write_text(f"{text}\n{stages}\n")
     programs = stand_ins(checkout, {"squeue": "", "sbatch": SBATCH})
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    words = ["slurm/table1.sh", "--rows=rows", "--seeds=0", "data.train_size=null", "data.path={}/where"]
+    words = ["slurm/table.sh", "--rows=rows", "--seeds=0", "data.train_size=null", "data.path={}/where"]
     done = bash(*(word.format("no") for word in words), cwd=checkout, PATH=path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "distvae: data.path=no/where: no such file or folder\n"

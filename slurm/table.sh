@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains every row of the paper's Table 1 in Slurm jobs, followed by a job that writes a report of them:
-#   bash slurm/table1.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]
-# from the checkout's folder. --rows, --folder, --seeds and key=value are those of launch/table1.py, which plans the runs.
+#   bash slurm/table.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]
+# from the checkout's folder. --rows, --folder, --seeds and key=value are those of launch/table.py, which plans the runs.
 # Any other option is one of sbatch's, for all jobs; write it as one word (--gpus-per-node=1).
 #
 # Each run is a job of slurm/train.sh, which waits for the run whose pretraining it uses. Rerun the same command to resume:
@@ -19,7 +19,7 @@ if [[ ! -f slurm/job.sh ]]; then
 fi
 . slurm/job.sh
 
-usage="slurm/table1.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]"
+usage="slurm/table.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]"
 options=() table=()
 while (($#)); do
     case $1 in
@@ -73,7 +73,7 @@ while IFS='|' read -r id state reason place; do
     [[ -z $place || $reason == DependencyNeverSatisfied ]] || queued[$place]+="$id $state "
 done <<<"$queue"
 unset DISTVAE_CHECKED
-lines=$(site_python launch/table1.py --plan "${table[@]}")
+lines=$(site_python launch/table.py --plan "${table[@]}")
 mapfile -t lines <<<"$lines"
 
 submitted=() all=() runs=()
@@ -94,7 +94,7 @@ for line in "${lines[@]}"; do
     # The plan has checked everything but the data, which is the same in every row.
     [[ -n ${DISTVAE_CHECKED:-} ]] || check train "${words[@]}"
     export DISTVAE_CHECKED=yes
-    submit "$title" "$run" "$after" --job-name="table1:${title##*/}:${title%/*}" train "${words[@]}"
+    submit "$title" "$run" "$after" --job-name="table:${title##*/}:${title%/*}" train "${words[@]}"
     jobs[$title]=$id
 done
 
