@@ -206,16 +206,16 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    """Write the paper's tables, figure and claims from runs of its methods: report.html and report.md."""
-    from distvae.reports import paper_report
+    """Compare runs of several methods and seeds, ranked by NLL; the paper's rows with its tables and claims."""
+    from distvae.reports import document, report
 
     if any(not sentence.strip() for sentence in options.sentence):
         raise UserError("--sentence: is empty")
-    found = paper_report.write(options.runs, options.out, options.sentence)
+    found = report.write(options.runs, options.out, options.sentence)
     if options.json:
-        _print_json(paper_report.as_dict(found))
+        _print_json(document.as_dict(found))
     else:
-        comparison.show_parts(paper_report.tables(found))
+        comparison.show_parts(document.tables(found))
         print(printable(Path(options.out, "report.html")))
 
 

@@ -1,12 +1,14 @@
-"""Trains every row of the paper's Table 1 on this machine: ``python launch/table.py [option …] [key=value …]``.
+"""Trains every row of a table on this machine: ``python launch/table.py [option …] [key=value …]``.
 
-Each row is a training run, and several run side by side. Rows with pretraining start from the autoencoder's encoder.
-Rerun the same command to resume: finished runs are skipped. At the end the program writes a report of all rows.
+A row is a config of the folder ``--rows``, and a training run for each seed; several runs train side by side. Rows with
+pretraining start from the encoder of the row that pretrains alike and does nothing else. Rerun the same command to
+resume: finished runs are skipped. At the end the program writes a report of all rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -18,21 +20,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from distvae.config.keys import known_keys, unread_options
-from distvae.config.load import load_config, with_precision
+from distvae.config.keys import flatten, keys_with, known_keys, unread_options
+from distvae.config.load import load_config, read_merged, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
+from distvae.sweeps.pretraining import fingerprint, matters_to_pretraining
 from distvae.system.arguments import Parser
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError, printable
 from distvae.system.files import writing
 from distvae.system.programs import run_program
+from distvae.system.roles import Role
 from distvae.system.signals import ENDED, INTERRUPTED, SIGNALS, Signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Keys that each run gets its own value of.
 OWN_KEYS = ("run", "seed", "pretrained")
+
+# Keys of ``data`` in which rows may differ.
+_PLACES = keys_with(Config, Role.PLACE)
 
 # The precision of runs whose config sets none, as `accelerate launch` passes it.
 PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
@@ -65,23 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
-    folder = options.folder or Path("runs", "table", options.rows.resolve().name)
-    rows = plan(options.rows, folder, options.seeds, options.overrides)
+    names = [options.rows.resolve().name, *([] if options.corpus is None else [options.corpus.stem])]
+    folder = options.folder or Path("runs", "table", "-".join(names))
+    rows = plan(options.rows, folder, options.seeds, options.overrides, options.corpus)
     if options.plan:
         print_plan(rows)
         return 0
     from distvae.data import corpus
-    from distvae.reports import comparison, paper_report  # slow imports, which --plan does not need
+    from distvae.reports import comparison, document, report  # slow imports, which --plan does not need
 
     free = slots(rows, options.side_by_side)
+    # Prepare the sentences here, so that an error is reported once and not by every row.
     for data in dict.fromkeys(row.config.data for row in rows if not row.finished):
-        corpus.prepare(
-            data, progress=sys.stderr.isatty()
-        )  # here, so that an error is reported once and not by every row
+        corpus.prepare(data, progress=sys.stderr.isatty())
     code = Table(rows, folder, free, signals).run()
     begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
     if code != INTERRUPTED and begun:
-        comparison.show_parts(paper_report.tables(paper_report.write(begun, folder)))
+        comparison.show_parts(document.tables(report.write(begun, folder)))
         print(printable(folder / "report.html"))
     return code
 
@@ -89,15 +96,19 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="launch/table.py",
-        description="Train every row of the paper's Table 1.",
+        description="Train every row of a table, and report on them.",
         settings=set(known_keys(Config)) - set(OWN_KEYS),
     )
     parser.add_argument(
         "--rows", type=Path, default=Path("configs/snli"), metavar="FOLDER",
-        help="the folder with a config for each row (default configs/snli)",
+        help="the folder with a config for each row (default: configs/snli, the paper's Table 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--folder", type=Path, help="the folder of all runs (default: runs/table/ and the name of --rows)"
+        "--corpus", type=Path, metavar="FILE",
+        help="settings of every row, as a config file; key=value overrides them (such as configs/corpus/snli.yaml)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folder", type=Path, help="the folder of all runs (default: runs/table/ and the names of --rows and --corpus)"
     )
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="S,S,…", help="default 0,1,2")
     parser.add_argument(
@@ -124,11 +135,20 @@ def _seeds(text: str) -> tuple[int, ...]:
 # -- The plan ----------------------------------------------------------------------------------------------------------
 
 
-def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[str]) -> list[Row]:
+def plan(
+    configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[str], corpus: Path | None = None
+) -> list[Row]:
     """Return the runs of all rows and seeds, each after the one whose pretraining it uses.
 
+    Args:
+        configs: the folder with a config for each row.
+        folder: the folder of all runs.
+        overrides: ``key=value`` for the rows that read the key; no row reads one: an error.
+        corpus: a file with further settings, below the overrides.
+
     Raises:
-        UserError: a config or an override cannot be used, or a run's folder exists with another config.
+        UserError: a config or an override cannot be used, rows have different sentences or no pretraining, or a run's
+            folder exists with another config.
     """
     from distvae.runs.resume import finished
 
@@ -138,40 +158,96 @@ def plan(configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[
     for file in files:  # the name of a run, of its log, and of a line of the plan
         if printable(file.name) != file.name:
             raise UserError(f"{file}: has a name that a terminal cannot show; give it another")
-    for override in overrides:
+    shared = [] if corpus is None else _settings_in(corpus, {override.partition("=")[0] for override in overrides})
+    for override in [*shared, *overrides]:
         if override.partition("=")[0] in OWN_KEYS:
             raise ConfigError(f"{override}: each row has its own {', '.join(OWN_KEYS)}; see --folder and --seeds")
-    loaded = {file: load_config(file) for file in files}
-    given = {file: _overrides_of(file, config, overrides) for file, config in loaded.items()}
+    own = {file: _overrides_of(file, [*shared, *overrides]) for file in files}
     for override in overrides:
-        if not any(override in own for own in given.values()):
+        if not any(override in given for given in own.values()):
             raise ConfigError(f"{override}: no row of {configs} reads it")
-    sources = [file for file, config in loaded.items() if not config.train.max_epochs]
-    needing = [file for file, config in loaded.items() if config.train.max_epochs and config.pretrain.max_epochs]
-    if needing and len(sources) != 1:
-        raise UserError(
-            f"--rows {configs}: {', '.join(file.name for file in needing)} need pretraining from exactly one row that"
-            f" only pretrains (train.max_epochs: 0), but there are {len(sources)}"
-        )
+    loaded = {file: load_config(file, own[file]) for file in files}
+    _check_sentences(loaded)
+    after = {file: _source_of(file, loaded) for file in files}
     rows = []
     for seed in seeds:
-        for file in [*sources, *(file for file in files if file not in sources)]:
-            name = f"seed-{seed}/{file.stem}"
-            after = f"seed-{seed}/{sources[0].stem}" if file in needing else None
-            own = [*given[file], f"run={folder / name}", f"seed={seed}"]
-            if after is not None:
-                own.append(f"pretrained={folder / after}")
-            config = load_config(file, own)
+        for file in sorted(files, key=lambda file: loaded[file].train.max_epochs > 0):  # what others wait for first
+            name, source = f"seed-{seed}/{file.stem}", after[file]
+            given = [*own[file], f"run={folder / name}", f"seed={seed}"]
+            waits = None if source is None else f"seed-{seed}/{source.stem}"
+            if waits is not None:
+                given.append(f"pretrained={folder / waits}")
+            config = load_config(file, given)
             config = with_precision(config, config.optimizer.mixed_precision or PRECISION)
-            rows.append(Row(name, file, tuple(own), config, after, finished(config, folder / name) is not None))
+            rows.append(Row(name, file, tuple(given), config, waits, finished(config, folder / name) is not None))
     return rows
 
 
-def _overrides_of(file: Path, config: Config, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that a row reads: not those of a stage, a policy or free bits that it does not have."""
-    unread = unread_options(load_config(file, overrides, stored=True)).keys()
+def _settings_in(corpus: Path, overridden: set[str]) -> list[str]:
+    """Return the settings of a file as ``key=value``, without those that are overridden."""
+    settings = {key: value for key, value in flatten(read_merged(corpus)) if key not in overridden}
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
+
+
+def _overrides_of(file: Path, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that a row reads: not those of a stage, a policy, free bits or a latent variable that it
+    lacks."""
+    config = load_config(file)
     missing = {f"{name}.max_epochs" for name in ("pretrain", "train") if not getattr(config, name).max_epochs}
-    return [override for override in overrides if override.partition("=")[0] not in missing | unread]
+    if config.language_model:
+        missing |= {*config.unread, "model.latent_size"}
+    given = [override for override in overrides if override.partition("=")[0] not in missing]
+    unread = unread_options(load_config(file, given, stored=True)).keys()
+    return [override for override in given if override.partition("=")[0] not in unread]
+
+
+def _check_sentences(loaded: dict[Path, Config]) -> None:
+    """Check that all rows have the same sentences and words, because others cannot be compared.
+
+    Raises:
+        UserError: they differ.
+    """
+    first, *others = loaded
+    expected = dict(flatten(loaded[first]))
+    for file in others:
+        for key, value in flatten(loaded[file]):
+            if key.startswith("data.") and key not in _PLACES and value != expected[key]:
+                raise UserError(
+                    f"{file}: {key} is {value}, and {expected[key]} in {first.name}; the rows of a table need the same"
+                    " sentences"
+                )
+
+
+def _source_of(file: Path, loaded: dict[Path, Config]) -> Path | None:
+    """Return the row whose pretraining a row uses: the one that pretrains alike and does nothing else. None if the row
+    has no pretraining, or nothing else.
+
+    Raises:
+        UserError: there is no such row, or several.
+    """
+    config = loaded[file]
+    if not (config.train.max_epochs and config.pretrain.max_epochs):
+        return None
+    sources = [other for other, their in loaded.items() if not their.train.max_epochs]
+    found = [other for other in sources if fingerprint(loaded[other]) == fingerprint(config)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{file}: needs the pretraining of one row, but {_names(found)} all pretrain alike; keep one")
+    ours = dict(flatten(config))
+    why = []
+    for other in sources:
+        theirs = dict(flatten(loaded[other]))
+        keys = [key for key in ours | theirs if matters_to_pretraining(key) and ours.get(key) != theirs.get(key)]
+        why.append(f"{other.name} has {', '.join(f'{key}={theirs.get(key)}, not {ours.get(key)}' for key in keys)}")
+    raise UserError(
+        f"{file}: needs the pretraining of a row that only pretrains (train.max_epochs: 0), with the same settings:"
+        f" {'; '.join(why) or 'there is none'}"
+    )
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(file.name for file in files)
 
 
 def print_plan(rows: list[Row]) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from distvae.config.load import load_config
 from distvae.data import corpus
-from distvae.reports import paper_report
+from distvae.reports import report
 from distvae.runs.attempts import read_attempts
 from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.results import load_results
@@ -71,13 +71,13 @@ def refused(tmp_path, capsys):
 @pytest.fixture
 def written(monkeypatch):
     """The reports that are asked for in the end: of which runs, and where."""
-    reports, write = [], paper_report.write
+    reports, write = [], report.write
 
     def recorded(*asked):
         reports.append(asked)
         return write(*asked)
 
-    monkeypatch.setattr(paper_report, "write", recorded)
+    monkeypatch.setattr(report, "write", recorded)
     return reports
 
 

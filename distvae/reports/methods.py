@@ -28,8 +28,9 @@ _BETWEEN_SEEDS = keys_with(Config, Role.PLACE, Role.SOURCE, Role.PER_RUN)
 # A difference counts from this many standard errors.
 CERTAIN = 2.0
 
-# Scores of single sentences.
-PerSentence = Literal["re", "kl", "neg_elbo", "nll", "mutual_information"]
+# Scores of single sentences, in nats. ``marginal_kl``: KL − MI, whose mean estimates KL(q(z) ‖ p(z)). ``gap``: −ELBO −
+# NLL, the KL of the posterior and the model's own.
+PerSentence = Literal["re", "kl", "neg_elbo", "nll", "mutual_information", "marginal_kl", "gap"]
 
 # The settings of a method: dotted keys and their values as text.
 Settings = tuple[tuple[str, str], ...]
@@ -47,7 +48,11 @@ class Run:
     @property
     def hours(self) -> float:
         """Hours of training and validation, without the test."""
-        return float(sum(row.train.seconds + row.valid_seconds for row in self.epochs)) / 3600
+        return self.hours_of("pretrain") + self.hours_of("train")
+
+    def hours_of(self, stage: Literal["pretrain", "train"]) -> float:
+        """Return the hours of a stage."""
+        return float(sum(row.train.seconds + row.valid_seconds for row in self.epochs if row.stage == stage)) / 3600
 
     @property
     def vae(self) -> list[EpochRecord]:
@@ -70,7 +75,12 @@ class FinishedRun(Run):
     def of_sentences(self, score: PerSentence) -> np.ndarray | None:
         """Return a score of each test sentence, in nats: [N]. None if the run does not have it."""
         own = self.sentences
-        scores: dict[str, np.ndarray | None] = {**vars(own), "neg_elbo": own.re + own.kl}
+        scores: dict[str, np.ndarray | None] = {
+            **vars(own),
+            "neg_elbo": own.re + own.kl,
+            "marginal_kl": own.kl - own.mutual_information,
+            "gap": None if own.nll is None else own.re + own.kl - own.nll,
+        }
         return scores[score]
 
 
@@ -202,10 +212,11 @@ def method_of(config: Config) -> str:
     if config.autoencoder:
         return "AE"
     parts = ["PT"] if config.pretrained is not None or config.pretrain.max_epochs else []
-    policy, pooling = config.kl.policy, config.model.pooling
+    policy, pooling, weight = config.kl.policy, config.model.pooling, config.kl.flat().get("weight", 1.0)
     parts += [] if pooling == "last" else [f"{pooling} pooling"]
     parts += [policy.warm_up_label] if policy.warm_up else []
-    parts += [config.kl.free_bits.label, policy.label]
+    parts += [config.kl.free_bits.label, policy.label, "" if weight == 1 else f"β = {weight:g}"]
+    parts += [f"{config.model.word_dropout:.0%} word dropout"] if config.model.word_dropout else []
     return " + ".join(filter(None, parts)) or "VAE"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from distvae.reports import paper_report
+from distvae.reports import report
 from distvae.sweeps.progress import load_trials
 from distvae.sweeps.report import write_hparams, write_report
 from tests.conftest import free_port
@@ -105,7 +105,7 @@ def test_a_sweep_that_has_not_begun_is_a_page(see, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_papers_report_shows_its_figure_without_a_network(see, tmp_path, scheme):
-    paper_report.write(write_table(tmp_path / "runs", seeds=2), tmp_path / "report")
+    report.write(write_table(tmp_path / "runs", seeds=2), tmp_path / "report")
     seen = see(tmp_path / "report" / "report.html", scheme)
     assert [url for url in seen.asked if not url.startswith(("file:", "data:"))] == []
     assert seen.complaints == []

@@ -10,7 +10,7 @@ from distvae.reports.pages import render
 from distvae.system.errors import UserError
 
 TEMPLATES = Path(pages.__file__).parent
-REPORTS = [path.name for path in TEMPLATES.glob("*_report.html")]
+REPORTS = [path.name for path in TEMPLATES.glob("*report.html")]
 
 
 @pytest.fixture

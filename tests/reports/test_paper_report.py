@@ -9,8 +9,9 @@ import pytest
 
 from distvae import cli
 from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
-from distvae.reports import paper_report
-from distvae.reports.paper_report import SENTENCES, make_report, write
+from distvae.reports import report as reports
+from distvae.reports.paper_report import SENTENCES
+from distvae.reports.report import make_report, write
 from distvae.runs.checkpoints import load_export
 from distvae.system.errors import UserError
 from tests.paper_folders import write_run, write_table
@@ -223,7 +224,7 @@ def test_the_command_prints_table_1_and_the_claims_and_where_the_page_is(one_see
 
 def test_the_command_prints_json(report, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(paper_report, "write", lambda *arguments: asked.append(arguments) or report)
+    monkeypatch.setattr(reports, "write", lambda *arguments: asked.append(arguments) or report)
     assert cli.main(["report", "a", "b", "--out", "c", "--sentence", "d", "--json"]) == 0
     assert asked == [(["a", "b"], "c", ["d"])]
     found = json.loads(capsys.readouterr().out)
