@@ -25,7 +25,7 @@ from distvae.config.load import load_config, read_merged, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
 from distvae.sweeps.pretraining import fingerprint, matters_to_pretraining
-from distvae.system.arguments import Parser
+from distvae.system.arguments import Parser, integer
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError, printable
 from distvae.system.files import writing
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
     names = [options.rows.resolve().name, *([] if options.corpus is None else [options.corpus.stem])]
     folder = options.folder or Path("runs", "table", "-".join(names))
-    rows = plan(options.rows, folder, options.seeds, options.overrides, options.corpus)
+    rows = plan(options.rows, folder, options.seeds, options.overrides, options.corpus, options.epochs)
     if options.plan:
         print_plan(rows)
         return 0
@@ -108,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         help="settings of every row, as a config file; key=value overrides them (such as configs/corpus/snli.yaml)",
     )  # fmt: skip
     parser.add_argument(
+        "--epochs", type=integer(1), metavar="N", help="at most N epochs for each row in all, its pretraining included"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="the folder of all runs (default: runs/table/ and the names of --rows and --corpus)"
     )
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="S,S,…", help="default 0,1,2")
@@ -136,7 +139,12 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def plan(
-    configs: Path, folder: Path, seeds: Sequence[int], overrides: Sequence[str], corpus: Path | None = None
+    configs: Path,
+    folder: Path,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    corpus: Path | None = None,
+    epochs: int | None = None,
 ) -> list[Row]:
     """Return the runs of all rows and seeds, each after the one whose pretraining it uses.
 
@@ -145,6 +153,7 @@ def plan(
         folder: the folder of all runs.
         overrides: ``key=value`` for the rows that read the key; no row reads one: an error.
         corpus: a file with further settings, below the overrides.
+        epochs: of each row, its pretraining included.
 
     Raises:
         UserError: a config or an override cannot be used, rows have different sentences or no pretraining, or a run's
@@ -167,6 +176,9 @@ def plan(
         if not any(override in given for given in own.values()):
             raise ConfigError(f"{override}: no row of {configs} reads it")
     loaded = {file: load_config(file, own[file]) for file in files}
+    if epochs is not None:
+        own = {file: [*own[file], *_share_of(epochs, file, config)] for file, config in loaded.items()}
+        loaded = {file: load_config(file, own[file]) for file in files}
     _check_sentences(loaded)
     after = {file: _source_of(file, loaded) for file in files}
     rows = []
@@ -199,6 +211,16 @@ def _overrides_of(file: Path, overrides: Sequence[str]) -> list[str]:
     given = [override for override in overrides if override.partition("=")[0] not in missing]
     unread = unread_options(load_config(file, given, stored=True)).keys()
     return [override for override in given if override.partition("=")[0] not in unread]
+
+
+def _share_of(epochs: int, file: Path, config: Config) -> list[str]:
+    """Return what leaves a row's last stage its share of all epochs."""
+    before = config.pretrain.max_epochs
+    if not config.train.max_epochs:
+        return []
+    if epochs <= before:
+        raise UserError(f"--epochs {epochs}: {file} pretrains for {before}; give more, or a lower pretrain.max_epochs")
+    return [f"train.max_epochs={epochs - before}"]
 
 
 def _check_sentences(loaded: dict[Path, Config]) -> None:

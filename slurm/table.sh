@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Trains every row of the paper's Table 1 in Slurm jobs, followed by a job that writes a report of them:
-#   bash slurm/table.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]
-# from the checkout's folder. --rows, --folder, --seeds and key=value are those of launch/table.py, which plans the runs.
+# Trains every row of a table in Slurm jobs, followed by a job that writes a report of them:
+#   bash slurm/table.sh [sbatch option …] [--rows FOLDER] [--corpus FILE] [--epochs N] [--folder FOLDER] [--seeds S,S,…]
+#       [key=value …]
+# from the checkout's folder. --rows to --seeds and key=value are those of launch/table.py, which plans the runs.
 # Any other option is one of sbatch's, for all jobs; write it as one word (--gpus-per-node=1).
 #
 # Each run is a job of slurm/train.sh, which waits for the run whose pretraining it uses. Rerun the same command to resume:
@@ -19,15 +20,15 @@ if [[ ! -f slurm/job.sh ]]; then
 fi
 . slurm/job.sh
 
-usage="slurm/table.sh [sbatch option …] [--rows FOLDER] [--folder FOLDER] [--seeds S,S,…] [key=value …]"
+usage="slurm/table.sh [sbatch option …] [--rows FOLDER] [--corpus FILE] [--epochs N] [--folder FOLDER] [--seeds S,S,…] [key=value …]"
 options=() table=()
 while (($#)); do
     case $1 in
-        --rows | --folder | --seeds)
+        --rows | --corpus | --epochs | --folder | --seeds)
             (($# > 1)) || fail "$1 needs a value: $usage"
             table+=("$1=$2")
             shift ;;
-        --rows=* | --folder=* | --seeds=*) table+=("$1") ;;
+        --rows=* | --corpus=* | --epochs=* | --folder=* | --seeds=*) table+=("$1") ;;
         --dependency* | -d* | --job-name* | -J* | --comment* | --array* | -a* | --clusters* | -M* | --wait | -W | --test-only)
             fail "$1: cannot be given here, where each run is a job with a name, comment and dependency of its own" ;;
         -*) options+=("$1") ;;

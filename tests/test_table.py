@@ -33,6 +33,9 @@ from tests.conftest import ROOT
 PAPERS = ("ae", "kla", "pt_kla", "pt_kla_fb", "pt_kla_sfb")
 ALONE = {"pretrain": {"max_epochs": 0}, "kl": {"policy": "linear", "target_rate": 4.0}}
 AUTOENCODER = {"train": {"max_epochs": 0}}
+WIDE = {"model": {"hidden_size": 9}}
+NO_KL = {"policy": "constant", "anneal_epochs": 10, "target_rate": 4.0}
+LANGUAGE_MODEL = {"model": {"latent_size": 0}, "pretrain": {"max_epochs": 0}, "kl": NO_KL}
 NO_SAMPLES = ("evaluation.samples=0", "evaluation.importance_samples=1")
 
 
@@ -225,11 +228,92 @@ def test_an_override_reaches_the_rows_that_read_it(rows, tmp_path, refused):
     assert f"kl.threshold=0.2: no row of {configs} reads it" in said
 
 
-@pytest.mark.parametrize("sources", [[], ["ae", "other"]])
-def test_pretraining_comes_from_one_row(refused, rows, sources):
-    said = refused("--rows", rows(kla=ALONE, pt={}, **dict.fromkeys(sources, AUTOENCODER)))
-    assert "pt.yaml need pretraining from exactly one row" in said
-    assert f"but there are {len(sources)}" in said
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({}, "with the same settings: there is none"),
+        ({"ae": AUTOENCODER, "other": AUTOENCODER}, "of one row, but ae.yaml, other.yaml all pretrain alike; keep one"),
+        ({"ae": AUTOENCODER | WIDE}, "with the same settings: ae.yaml has model.hidden_size=9, not 16"),
+    ],
+)
+def test_pretraining_comes_from_the_one_row_that_pretrains_alike(refused, rows, sources, expected):
+    said = refused("--rows", rows(kla=ALONE, pt={}, **sources))
+    assert "pt.yaml: needs the pretraining of " in said
+    assert expected in said
+
+
+def test_each_row_takes_its_own_kind_of_pretraining(rows, tmp_path):
+    configs = rows(ae=AUTOENCODER, pt={}, wide_ae=AUTOENCODER | WIDE, wide_pt=WIDE, kla=ALONE)
+    after = {row.name: row.after for row in plan(configs, tmp_path, (0,), ())}
+    assert {name: source for name, source in after.items() if source} == {
+        "seed-0/pt": "seed-0/ae",
+        "seed-0/wide_pt": "seed-0/wide_ae",
+    }
+    assert list(after)[:2] == ["seed-0/ae", "seed-0/wide_ae"]
+
+
+def test_rows_of_different_sentences_are_refused_before_any_trains(refused, rows):
+    said = refused("--rows", rows(kla=ALONE, other=ALONE | {"data": {"train_size": 33}}))
+    assert "other.yaml: data.train_size is 33, and " in said
+    assert "in kla.yaml; the rows of a table need the same sentences" in said
+
+
+def test_a_language_model_leaves_out_what_it_does_not_read(rows, tmp_path):
+    configs = rows(lm=LANGUAGE_MODEL, kla=ALONE, pt={}, ae=AUTOENCODER)
+    given = ["model.latent_size=5", "model.hidden_size=9", "kl.weight=0.5", "pretrain.max_epochs=3"]
+    found = {row.config_file.stem: row for row in plan(configs, tmp_path, (0,), given)}
+    assert [word for word in found["lm"].overrides if word in given] == ["model.hidden_size=9"]
+    assert found["lm"].config.language_model
+    assert found["pt"].config.model.latent_size == found["ae"].config.model.latent_size == 5
+    assert found["kla"].config.kl.policy.weight == 0.5
+
+
+def test_a_corpus_file_is_below_the_overrides_and_above_the_rows(rows, tmp_path, refused):
+    configs, corpus = rows(kla=ALONE, ae=AUTOENCODER), tmp_path / "mine.yaml"
+    (tmp_path / "below.yaml").write_text("optimizer: {learning_rate: 0.25}")
+    corpus.write_text(
+        "base: below.yaml\ndata: {train_size: 21, path: captions}\nkl: {cycles: 3}\ntrain: {max_epochs: 9}"
+    )
+    for row in plan(configs, tmp_path / "table", (0,), ["data.train_size=22"], corpus):
+        assert (row.config.data.train_size, row.config.optimizer.learning_rate) == (22, 0.25)
+        assert row.config.train.max_epochs == (9 if row.after is None and "kla" in row.name else 0)
+        assert [word for word in row.overrides if "train_size" in word] == ["data.train_size=22"]
+    corpus.write_text("seed: 1")
+    assert "seed=1: each row has its own" in refused("--rows", configs, "--corpus", corpus)
+    assert "nowhere.yaml: cannot be read" in refused("--rows", configs, "--corpus", tmp_path / "nowhere.yaml")
+
+
+def test_the_folder_has_the_names_of_the_rows_and_the_corpus(rows, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("data: {train_size: 21}")
+    for more, name in ([], "rows"), (["--corpus", str(tmp_path / "mine.yaml")], "rows-mine"):
+        configs = tmp_path / "rows" if (tmp_path / "rows").exists() else rows(kla=ALONE)
+        assert launcher.main(["--rows", str(configs), "--seeds", "0", "--plan", *more]) == 0
+        assert f"run=runs/table/{name}/seed-0/kla" in capsys.readouterr().out
+
+
+def test_epochs_are_those_of_a_row_in_all(rows, tmp_path, refused):
+    configs = rows(ae=AUTOENCODER, kla=ALONE, pt={})
+    given = ["pretrain.max_epochs=4"]
+    found = {row.config_file.stem: row.config for row in plan(configs, tmp_path, (0,), given, epochs=10)}
+    epochs = {name: (config.pretrain.max_epochs, config.train.max_epochs) for name, config in found.items()}
+    assert epochs == {"ae": (4, 0), "kla": (0, 10), "pt": (4, 6)}
+    assert "pt.yaml pretrains for 4; give more" in refused("--rows", configs, *given, "--epochs", 4)
+
+
+@pytest.mark.parametrize("given", [(), ("data.path=nowhere",)])
+def test_the_fields_rows_differ_in_their_method_alone(tmp_path, given):
+    """Every row has the same sentences, sizes and number of epochs, and a name of its own."""
+    found = plan(ROOT / "configs" / "field", tmp_path, (0,), given)
+    rows = [row.config for row in found if row.config.train.max_epochs]
+    first = next(config for config in rows if config.kl.policy.name == "linear" and config.pretrained is None)
+    for config in rows:
+        assert config.pretrain.max_epochs + config.train.max_epochs == first.train.max_epochs
+        assert (config.data, config.optimizer, config.plateau) == (first.data, first.optimizer, first.plateau)
+        assert config.model.hidden_size == first.model.hidden_size
+        assert config.kl.rate in (None, 4.0)
+        assert config.kl.policy.warm_up < config.train.max_epochs
+    assert len(found) == len(list((ROOT / "configs" / "field").glob("*.yaml")))
+    assert sum(config.language_model for config in rows) == 1
 
 
 @pytest.mark.parametrize("count", [0, -1])
@@ -419,7 +503,7 @@ def failing(request, rows, stand_in):
     if request.param == "a stand-in":
         stand_in("if row == 'ae': print('distvae: the loss is not finite'); sys.exit(2)")
     bad = {"optimizer": {"learning_rate": 1e30, "clip_norm": None}}
-    return rows(ae=AUTOENCODER | bad, kla=ALONE, pt={})
+    return rows(ae=AUTOENCODER | bad, kla=ALONE, pt=bad)
 
 
 def test_a_failure_stops_those_alone_that_need_its_pretraining(failing, written, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""All rows of the paper's Table 1 on a real cluster, with tiny models: which jobs wait for which, and how they end."""
+"""The paper's rows on a real cluster, with tiny models: which jobs wait for which, and how they end."""
 
 import re
 from pathlib import Path
@@ -112,14 +112,13 @@ def test_the_rows_train_once_each_behind_their_pretraining_and_before_the_report
 
 def test_a_pretraining_that_fails_takes_with_it_what_waits_for_it(cluster, checkout, tiny, tmp_path):
     rows = write_rows(tmp_path / "rows", tiny, ["ae", "pt_kla"])
-    text = (rows / "ae.yaml").read_text()
-    (rows / "ae.yaml").write_text(text.replace("path: captions", f"path: {tmp_path / 'nowhere'}"))
-    done = cluster.run("bash", "slurm/table.sh", "--rows", str(rows), "--seeds", "0", cwd=checkout)
+    given = ["--rows", str(rows), "--seeds", "0", "optimizer.learning_rate=1e30", "optimizer.clip_norm=null"]
+    done = cluster.run("bash", "slurm/table.sh", *given, cwd=checkout)
     assert done.returncode == 0, done.stderr
     numbers = jobs_of(done.stdout)
     jobs = {name: cluster.wait(number) for name, number in numbers.items()}
     assert (jobs["ae"].state, jobs["pt_kla"].state) == ("FAILED", "CANCELLED")
-    assert f"distvae: data.path={tmp_path / 'nowhere'}: " in jobs["ae"].log
+    assert "is not finite" in jobs["ae"].log
     assert not (checkout / "runs" / "table" / "rows" / "seed-0" / "pt_kla").exists()
     assert jobs["report"].fields["StartTime"] >= jobs["ae"].fields["EndTime"]
     assert jobs["report"].state == "COMPLETED", jobs["report"].log
