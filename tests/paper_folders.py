@@ -73,7 +73,7 @@ def sentence_scores(row: str, seed: int = 0, shift: float = 0.0) -> SentenceScor
         re + shared + own[0] + shift,
         np.full(N, kl) + own[1] * min(kl, 1),
         np.full(N, information),
-        None if nll is None else nll + shared + own[2] + shift,
+        None if nll is None else nll + shared + own[0 if row == "lstm_lm" else 2] + shift,
     )
 
 
@@ -118,7 +118,8 @@ def write_run(
 
 
 def write_results(run: Path, row: str, each: SentenceScores, stage: str, vocabulary: Vocabulary, corpus: str) -> None:
-    neg_elbo, weighted = each.re + each.kl, each.nll is not None
+    neg_elbo, has_nll = each.re + each.kl, each.nll is not None
+    weighted = has_nll and row != "lstm_lm"
     made = scores(0, 0, 0, (PAPER | FIELD)[row][4], samples=500 if weighted else 0)
     found = replace(
         made,
@@ -130,8 +131,8 @@ def write_results(run: Path, row: str, each: SentenceScores, stage: str, vocabul
         neg_elbo=mean_estimate(neg_elbo),
         elbo_ppl=perplexity(neg_elbo, each.tokens),
         mutual_information=mean_estimate(each.mutual_information),
-        nll=mean_estimate(each.nll) if weighted else None,
-        ppl=perplexity(each.nll, each.tokens) if weighted else None,
+        nll=mean_estimate(each.nll) if has_nll else None,
+        ppl=perplexity(each.nll, each.tokens) if has_nll else None,
         nll_excess=mean_estimate(each.nll - neg_elbo) if weighted else None,
     )
     ends = (StageEnd(stage, 16, True, 14),)
