@@ -103,6 +103,16 @@ def test_a_sweep_that_has_not_begun_is_a_page(see, tmp_path):
     assert "No trial has started." in seen.page.inner_text("body")
 
 
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 1400), ("light", 390)])
+def test_the_fields_report_shows_its_curves_without_a_network(see, tmp_path, scheme, width):
+    report.write(write_table(tmp_path / "runs", rows=("lstm_lm", "kla", "mdr")), tmp_path / "report")
+    seen = see(tmp_path / "report" / "report.html", scheme, width)
+    assert [url for url in seen.asked if not url.startswith(("file:", "data:"))] == []
+    assert seen.complaints == []
+    assert len(seen.page.query_selector_all(".panels svg path")) == 7
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_papers_report_shows_its_figure_without_a_network(see, tmp_path, scheme):
     report.write(write_table(tmp_path / "runs", seeds=2), tmp_path / "report")

@@ -110,13 +110,6 @@ def test_methods_that_differ_in_an_option_alone_have_names_and_markup_is_text(tm
     assert "a&#124;b" in (tmp_path / "pages" / "report.md").read_text()
 
 
-def test_the_papers_rows_have_the_papers_report(tmp_path):
-    runs = write_table(tmp_path, rows=("kla", "ae"))
-    assert make_report(runs).title == "The paper's methods, compared"
-    write_run(tmp_path / "lm", "lstm_lm")
-    assert make_report([*runs, tmp_path / "lm"]).title == "The field's methods, compared"
-
-
 def test_sentences_are_reconstructed_where_they_are_given(tmp_path):
     runs = [tmp_path / row for row in ("lstm_lm", "mdr")]
     for run in runs:

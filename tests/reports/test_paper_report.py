@@ -107,28 +107,6 @@ def test_several_seeds_show_their_spread(tmp_path):
     assert "With one seed" not in report.parts[1].text
 
 
-def test_one_seed_is_said_to_leave_out_an_error(report):
-    text = report.parts[1].text
-    assert text.endswith("With one seed, the errors do not include how much another seed would differ.")
-
-
-def test_the_summary_says_what_was_scored(report):
-    summary = report.summary
-    assert summary.startswith("5 runs. 200 test sentences, 2,000 tokens; vocabulary ")
-    assert summary.endswith("sentences fedcba9876543210; NLL from K = 500 importance samples.")
-
-
-def test_a_bound_that_does_not_hold_is_said_loudly(tmp_path, monkeypatch):
-    from tests.paper_folders import PAPER
-
-    monkeypatch.setitem(PAPER, "kla", (36.0, 0.02, 36.9, 0.0, 0))
-    write_run(tmp_path / "kla", "kla")
-    assert any(
-        note.startswith(f"WARNING {tmp_path}/kla: NLL exceeds −ELBO")
-        for note in make_report([tmp_path / "kla"]).parts[0].notes
-    )
-
-
 # -- Claims, figure, sentences, runs -----------------------------------------------------------------------------------
 
 
@@ -161,16 +139,6 @@ def test_captions_are_reconstructed_from_fresh_ones_and_others_from_built_in_or_
     for given, expected in ((), SENTENCES), (("A man sleeps .",), ("A man sleeps .",)):
         rebuilt = next(part for part in make_report([tmp_path / "kla"], given).parts if part.title == "Reconstructions")
         assert tuple(line.cells[0] for line in rebuilt.lines) == expected
-
-
-def test_the_runs_say_how_they_ended_and_where(one_seed, report):
-    runs, _ = one_seed
-    rows = [line.cells for line in report.parts[-1].lines]
-    assert [row[0] for row in rows] == [str(run) for run in runs]
-    assert rows[0][3:6] == ["16 epochs, converged", "–", "epoch 14"]
-    assert rows[1][3:6] == ["–", "16 epochs, converged", "epoch 14"]
-    assert rows[2][3:6] == ["from ae", "16 epochs, converged", "epoch 14"]
-    assert rows[0][6:] == ["0.01", "1 process, a CPU; torch 2.13.0, Python 3.11.7", "0123456789ab"]
 
 
 def test_runs_that_still_train_are_told_of_too(tmp_path):
