@@ -24,7 +24,7 @@ from distvae.config.keys import flatten, keys_with, known_keys, unread_options
 from distvae.config.load import load_config, read_merged, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
-from distvae.sweeps.pretraining import fingerprint, matters_to_pretraining
+from distvae.sweeps.pretraining import source_of
 from distvae.system.arguments import Parser, integer
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError, printable
@@ -149,8 +149,7 @@ def plan(
     """Return the runs of all rows and seeds, each after the one whose pretraining it uses.
 
     Args:
-        configs: the folder with a config for each row.
-        folder: the folder of all runs.
+        folder: of all runs.
         overrides: ``key=value`` for the rows that read the key; no row reads one: an error.
         corpus: a file with further settings, below the overrides.
         epochs: of each row, its pretraining included.
@@ -180,7 +179,7 @@ def plan(
         own = {file: [*own[file], *_share_of(epochs, file, config)] for file, config in loaded.items()}
         loaded = {file: load_config(file, own[file]) for file in files}
     _check_sentences(loaded)
-    after = {file: _source_of(file, loaded) for file in files}
+    after = {file: source_of(file, loaded) for file in files}
     rows = []
     for seed in seeds:
         for file in sorted(files, key=lambda file: loaded[file].train.max_epochs > 0):  # what others wait for first
@@ -238,38 +237,6 @@ def _check_sentences(loaded: dict[Path, Config]) -> None:
                     f"{file}: {key} is {value}, and {expected[key]} in {first.name}; the rows of a table need the same"
                     " sentences"
                 )
-
-
-def _source_of(file: Path, loaded: dict[Path, Config]) -> Path | None:
-    """Return the row whose pretraining a row uses: the one that pretrains alike and does nothing else. None if the row
-    has no pretraining, or nothing else.
-
-    Raises:
-        UserError: there is no such row, or several.
-    """
-    config = loaded[file]
-    if not (config.train.max_epochs and config.pretrain.max_epochs):
-        return None
-    sources = [other for other, their in loaded.items() if not their.train.max_epochs]
-    found = [other for other in sources if fingerprint(loaded[other]) == fingerprint(config)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{file}: needs the pretraining of one row, but {_names(found)} all pretrain alike; keep one")
-    ours = dict(flatten(config))
-    why = []
-    for other in sources:
-        theirs = dict(flatten(loaded[other]))
-        keys = [key for key in ours | theirs if matters_to_pretraining(key) and ours.get(key) != theirs.get(key)]
-        why.append(f"{other.name} has {', '.join(f'{key}={theirs.get(key)}, not {ours.get(key)}' for key in keys)}")
-    raise UserError(
-        f"{file}: needs the pretraining of a row that only pretrains (train.max_epochs: 0), with the same settings:"
-        f" {'; '.join(why) or 'there is none'}"
-    )
-
-
-def _names(files: Sequence[Path]) -> str:
-    return ", ".join(file.name for file in files)
 
 
 def print_plan(rows: list[Row]) -> None:

@@ -1,9 +1,13 @@
 """Which trials share a pretraining."""
 
+from pathlib import Path
+
 import pytest
 
 from distvae.config.load import load_config
-from distvae.sweeps.pretraining import fingerprint
+from distvae.config.schema import Config, ModelConfig, StageConfig
+from distvae.sweeps.pretraining import fingerprint, source_of
+from distvae.system.errors import UserError
 from tests.sweep_folders import BASE
 
 
@@ -29,3 +33,19 @@ def test_a_fingerprint_goes_by_what_matters_to_pretraining(tmp_path, key, matter
     (tmp_path / "base.yaml").write_text(BASE)
     here, there = (load_config(tmp_path / "base.yaml", overrides) for overrides in ([], [key]))
     assert (fingerprint(here) != fingerprint(there)) == matters
+
+
+def test_a_row_takes_the_pretraining_of_the_one_that_pretrains_alike():
+    def row(hidden: int, train: int, pretrain: int = 3) -> Config:
+        return Config(
+            model=ModelConfig(hidden_size=hidden),
+            pretrain=StageConfig(max_epochs=pretrain),
+            train=StageConfig(max_epochs=train),
+        )
+
+    rows = {Path("a"): row(4, 0), Path("b"): row(5, 0), Path("pt"): row(5, 2), Path("alone"): row(5, 2, 0)}
+    assert [source_of(name, rows) for name in rows] == [None, None, Path("b"), None]
+    with pytest.raises(UserError, match="pt: needs the pretraining of a row .* a has model.hidden_size=4, not 5"):
+        source_of(Path("pt"), {name: config for name, config in rows.items() if name != Path("b")})
+    with pytest.raises(UserError, match="but b, c all pretrain alike; keep one"):
+        source_of(Path("pt"), rows | {Path("c"): rows[Path("b")]})
