@@ -28,7 +28,7 @@ def rows_of(pages):
 
 def test_every_method_has_its_figures(table):
     rows = rows_of(table[1])
-    assert list(rows) == ["cyclical KLA", "KLA", "MDR", "LSTM-LM", "β = 0.4", "AE"]
+    assert list(rows) == ["cyclical KLA", "KLA", "LSTM-LM", "MDR", "β = 0.4", "AE"]
     row = rows["cyclical KLA"]
     assert row["rank"] == "1"
     assert re.fullmatch(r"\+0\.\d\d ± 0\.\d\d", row["gain over the LM"])
