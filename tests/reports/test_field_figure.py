@@ -16,7 +16,7 @@ def figure(tmp_path_factory):
 
 
 def test_each_method_but_the_autoencoder_has_a_panel_with_a_line_for_each_run_and_metric(figure):
-    assert [panel.title for panel in figure.panels] == ["KLA", "MDR", "LSTM-LM"]
+    assert [panel.title for panel in figure.panels] == ["KLA", "LSTM-LM", "MDR"]
     for panel in figure.panels:
         tree = ElementTree.fromstring(panel.svg)
         lines = [mark.get("class") for mark in tree if mark.tag == "path"]
