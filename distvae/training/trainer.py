@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 
 from distvae.config.schema import CAPTIONS, Config
@@ -23,14 +21,14 @@ from distvae.evaluation.scores import Floor, Scores, SentenceScores
 from distvae.evaluation.scoring import floor, score
 from distvae.model import draws
 from distvae.model.vae import initialise, model_of
-from distvae.runs import checkpoints
 from distvae.runs.checkpoints import Checkpoint, Weights
 from distvae.runs.records import EpochRecord, TrainEpoch
 from distvae.runs.results import Results, StageEnd
-from distvae.system.errors import PeerError, UserError
+from distvae.system.errors import UserError
 from distvae.system.progress_bar import Progress
 from distvae.system.signals import InterruptedRun, Signals
 from distvae.training.caller import Caller
+from distvae.training.not_finite import NotFinite
 from distvae.training.plateau import Plateau, Verdict
 from distvae.training.preparation import introduce, load_resumed, prepare_corpus, pretrained_encoder
 from distvae.training.stages import Best, EpochProgress, Stage, StageProgress, stages_of
@@ -63,6 +61,7 @@ class Trainer:
         self.config, self.run, self.runtime, self.caller = config, run, runtime, caller
         self.attempt, self.signals, self.writer = attempt, signals, writer
         self.corpus = prepare_corpus(config, run, runtime)
+        self.not_finite = NotFinite(run, runtime, writer, self.corpus.train)
         self.vocabulary = self.corpus.vocabulary
         self.step = 0
         self.ended: list[StageEnd] = []
@@ -135,7 +134,7 @@ class Trainer:
         stage.objective.gamma.end_epoch(trained.kl, None if latent is None else latent.state)
         learning_rate = progress.plateau.learning_rate
         if not scores.finite:
-            self._stop("the validation score", stage, progress)
+            self.not_finite.stop("the validation score", stage, progress)
         progress.epoch += 1
         verdict = self._judge(stage, progress, scores, kl_weight)
         record = EpochRecord(
@@ -203,7 +202,7 @@ class Trainer:
                     agreed = self._sync(bad_step)
                     if agreed.bad_step is not None:
                         number_of_batch = epoch.batches - 1 - (self.step - agreed.bad_step)
-                        self._stop_at(agreed.bad_step, np.asarray(plan[number_of_batch]), stage, progress)
+                        self.not_finite.stop_at(agreed.bad_step, plan[number_of_batch], stage, progress)
                     if interval_end:
                         gamma.end_interval(epoch.sums.end_interval(self.runtime))
                     epoch.seconds = time.monotonic() - began
@@ -216,7 +215,7 @@ class Trainer:
         epoch.seconds = time.monotonic() - began
         means = epoch.sums.means(self.runtime, len(sentences), epoch.seconds)
         if means is None:
-            self._stop("every step", stage, progress)
+            self.not_finite.stop("every step", stage, progress)
         return means, gamma.value
 
     def _scheduled(self) -> bool:
@@ -255,42 +254,6 @@ class Trainer:
         # All ranks wait, because launchers end the other processes once one has ended.
         self.runtime.on_main(self.writer.wait)
         raise InterruptedRun(f"{self.run}: interrupted at step {self.step:,} by {self.signals.asked or 'another rank'}")
-
-    def _stop_at(self, step: int, batch: np.ndarray, stage: Stage, progress: StageProgress) -> NoReturn:
-        """Stop because a step was not finite, and write what was in its batch."""
-        lengths = self.corpus.train.lengths[batch]
-        shown = ", ".join(map(str, batch[:8].tolist())) + (" …" if len(batch) > 8 else "")
-        self.writer.not_finite(
-            {
-                "step": step,
-                "stage": stage.name,
-                "epoch": progress.epoch + 1,
-                "kl_weight": stage.objective.gamma.value,
-                "learning_rate": progress.plateau.learning_rate,
-                "sentences": batch.tolist(),
-                "lengths": lengths.tolist(),
-            }
-        )
-        self._stop(
-            f"the loss or gradient of step {step}, on sentences {shown} of {lengths.min()} to {lengths.max()} tokens"
-            " (not_finite.json has all),",
-            stage,
-            progress,
-            ", and optimizer.on_nan=skip skips such steps",
-        )
-
-    def _stop(self, what: str, stage: Stage, progress: StageProgress, advice: str = "") -> NoReturn:
-        if not self.runtime.is_main:
-            raise PeerError("the main process tells why")
-        with contextlib.suppress(UserError):
-            self.writer.wait()
-        last = next(reversed(checkpoints.list_checkpoints(self.run)), None)
-        raise UserError(
-            f"{self.run}: {what} is not finite ({stage.name}, epoch {progress.epoch + 1}), at γ"
-            f" {stage.objective.gamma.value:.4g} and learning rate {progress.plateau.learning_rate:.4g}; the last good"
-            f" checkpoint is {last or 'none yet'}; a lower optimizer.learning_rate or optimizer.clip_norm may"
-            f" help{advice}"
-        )
 
     # -- Evaluation ----------------------------------------------------------------------------------------------------
 
