@@ -11,6 +11,7 @@ from distvae.methods import FreeBits, Policy
 
 # Measurements before the KL of each dimension: sentences, RE and the loss.
 LEADING = 3
+LOSS = 2
 
 
 class Objective:

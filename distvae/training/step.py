@@ -16,10 +16,11 @@ from torch import Tensor
 from distvae.config.schema import Config
 from distvae.data.batches import Batch, collate, share
 from distvae.data.corpus import Sentences
-from distvae.distributed.engines.base import Engine, gradient_of
+from distvae.distributed.engines.base import Engine, gradient_of, set_moving
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.runtime import Runtime
 from distvae.methods.kl import kl_per_dimension
+from distvae.methods.lagging import Part
 from distvae.methods.objective import LEADING, Objective
 from distvae.model import draws
 from distvae.model.draws import Noise
@@ -52,8 +53,9 @@ class TrainStep:
         self,
         split: Sentences,
         batch: np.ndarray,
-        key: tuple[str, int, int],
+        key: tuple[str | int, ...],
         objective: Objective,
+        moves: Part = "all",
     ) -> StepResult:
         """Forward, backward and update. Minimises the objective over the global batch.
 
@@ -61,8 +63,10 @@ class TrainStep:
             split: the sentences that ``batch`` refers to.
             batch: sentence numbers of the global batch, [B].
             key: stage, epoch and step in the epoch: with the seed they set the draws.
-            objective: also learns the step's KL, if its γ reacts to it.
+            objective: also learns the step's KL, if its γ reacts to it and the decoder moves.
+            moves: the part of the model to update.
         """
+        set_moving(self.engine, moves)
         size = len(batch)
         batches = [
             collate(split, batch, share(size, self.runtime.rank * self._micros + micro, self._parts), self._pad)
@@ -92,7 +96,7 @@ class TrainStep:
                     rows.append(compute(**inputs))
         norm, sums = self.engine.step(), torch.stack(rows)
         finite = torch.isfinite(norm)
-        if objective.needs_step_kl:
+        if objective.needs_step_kl and moves != "encoder":
             objective.gamma.end_step(torch.where(finite, self._step_kl(sums, size), math.nan))
         if self.engine.carrier is not None:
             self.engine.carrier.grad = None  # which no optimizer clears

@@ -8,7 +8,7 @@ import torch
 
 from distvae.config.schema import ModelConfig, OptimizerConfig
 from distvae.distributed.engines import make_engine
-from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate
+from distvae.distributed.engines.base import load_optimizer_state, optimizer_state, set_learning_rate, set_moving
 from distvae.distributed.engines.replicated import Replicated
 from distvae.distributed.runtime import Runtime
 from distvae.model.draws import Noise
@@ -146,6 +146,50 @@ def test_sgd_knows_nothing(runtime, model):
     give_gradients(model.parameters(), 0)
     engine.step()
     assert optimizer_state(engine, dict(model.named_parameters())) == {}
+
+
+# -- Parts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_parts_move_apart_as_by_two_optimizers(runtime, model, name):
+    """The norm that clips is that of both parts; what does not move keeps every bit, and AdamW's counts."""
+    settings, twin = SETTINGS[name], copy.deepcopy(model)
+    names = [name for name, _ in model.named_parameters()]
+
+    def optimizer(part):
+        if settings.algorithm.name == "sgd":
+            return torch.optim.SGD(part.parameters(), 0.3)
+        return torch.optim.AdamW(part.parameters(), 0.01, weight_decay=0.2)
+
+    references = {part: optimizer(getattr(twin, part)) for part in ("encoder", "decoder")}
+    engine = make_engine(runtime, model, settings, "dense", apart=True)
+    for seed, moves in enumerate(["encoder", "encoder", "decoder", "encoder", "all", "decoder"]):
+        give_gradients(model.parameters(), seed, 3.0)
+        give_gradients(twin.parameters(), seed, 3.0)
+        before = copy.deepcopy(dict(model.named_parameters()) | optimizer_state(engine, names))
+        set_moving(engine, moves)
+        norm = engine.step()
+        expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), settings.clip_norm or math.inf)
+        for part, reference in references.items():
+            if moves in ("all", part):
+                reference.step()
+        assert norm.item() == pytest.approx(expected.item())
+        assert all(p.grad is None for p in model.parameters())
+        assert_close(model, twin)
+        after = dict(model.named_parameters()) | optimizer_state(engine, names)
+        for key, value in after.items():
+            moved = moves == "all" or f"{moves}." in key or key.endswith(f".{moves}")
+            assert torch.equal(value, before[key]) != moved, key
+    if name == "adamw":
+        state = optimizer_state(engine, names)
+        assert (state["step.encoder"], state["step.decoder"]) == (4, 3)
+        assert "step" not in state
+        other = make_engine(runtime, copy.deepcopy(model), settings, "dense", apart=True)
+        load_optimizer_state(other, state)
+        again = optimizer_state(other, names)
+        assert again.keys() == state.keys()
+        assert all(torch.equal(again[key], value) for key, value in state.items())
 
 
 # -- SGD alone on a CPU ------------------------------------------------------------------------------------------------

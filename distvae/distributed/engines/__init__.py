@@ -10,7 +10,13 @@ from __future__ import annotations
 from torch import nn
 
 from distvae.config.schema import SGD, OptimizerConfig
-from distvae.distributed.engines.base import Engine, load_optimizer_state, optimizer_state, set_learning_rate
+from distvae.distributed.engines.base import (
+    Engine,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+    set_moving,
+)
 from distvae.distributed.engines.replicated import Replicated
 from distvae.distributed.engines.zero import Zero
 from distvae.distributed.runtime import Runtime
@@ -19,6 +25,7 @@ from distvae.system.errors import UserError
 
 __all__ = [
     "Engine", "Replicated", "Zero", "load_optimizer_state", "make_engine", "optimizer_state", "set_learning_rate",
+    "set_moving",
 ]  # fmt: skip
 
 
@@ -28,6 +35,7 @@ def make_engine(
     settings: OptimizerConfig,
     embedding_gradients: str = "auto",
     carries: bool = False,
+    apart: bool = False,
 ) -> Engine:
     """Return the engine that the launcher asks for.
 
@@ -35,6 +43,7 @@ def make_engine(
         model: with the same weights on every rank.
         embedding_gradients: ``speed.embedding_gradients``.
         carries: have a ``carrier``, where gradients are averaged without loss.
+        apart: let ``set_moving`` choose a part of the model.
 
     Raises:
         UserError: ``embedding_gradients`` is "rows", but row gradients would not give the same steps.
@@ -49,10 +58,10 @@ def make_engine(
         if isinstance(part, nn.Embedding):
             part.sparse = rows and embedding_gradients != "dense"
     if runtime.zero_stage is not None:
-        return Zero(runtime, model, settings)
+        return Zero(runtime, model, settings, apart)
     if runtime.fsdp:
         # Late, because FSDP2 imports sympy, and a fifth of the start of every training would be spent on that.
         from distvae.distributed.engines.fsdp import FullySharded
 
-        return FullySharded(runtime, model, settings)
-    return Replicated(runtime, model, settings, carries)
+        return FullySharded(runtime, model, settings, apart)
+    return Replicated(runtime, model, settings, carries, apart)

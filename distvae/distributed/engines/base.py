@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from distvae.config.schema import AdamW, OptimizerConfig
+from distvae.methods.lagging import Part
 
 # AdamW's state: two tensors per weight, and the number of steps.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -20,6 +21,8 @@ class Engine(Protocol):
 
     module: nn.Module  # call it for a training forward: ``TextVAE.forward`` in the run's precision
     optimizer: torch.optim.Optimizer
+    # The tensors that the optimizer updates, by the part of the model that they belong to; see ``parts_of``.
+    parts: Mapping[Part, list[Tensor]]
     # Never trained. Ranks average its gradient with the others, so the loss can make it carry a value to all of them.
     # None if the engine has none.
     carrier: nn.Parameter | None
@@ -59,12 +62,22 @@ def set_learning_rate(engine: Engine, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
+def set_moving(engine: Engine, part: Part) -> None:
+    """Set which part of the model the next steps move. The other keeps its weights, moments and step counts.
+
+    The gradient's norm, by which it is clipped, is that of both.
+    """
+    for group in engine.optimizer.param_groups:
+        group["moves"] = part in ("all", group["part"])
+
+
 def optimizer_state(engine: Engine, names: Iterable[str]) -> dict[str, Tensor]:
     """Return the optimizer state of the named weights, the same on every rank and under every engine; {} for SGD."""
-    kept = next((kept for kept in engine.optimizer.state.values() if kept), None)
-    if kept is None:
+    state = engine.optimizer.state
+    if not any(state.values()):
         return {}
-    return {STEP: kept[STEP].clone()} | {f"{key}.{name}": engine.moment(key, name) for key in MOMENTS for name in names}
+    steps = {_step(part): state[tensors[0]][STEP].clone() for part, tensors in engine.parts.items()}
+    return steps | {f"{key}.{name}": engine.moment(key, name) for key in MOMENTS for name in names}
 
 
 def load_optimizer_state(engine: Engine, state: dict[str, Tensor]) -> None:
@@ -74,21 +87,54 @@ def load_optimizer_state(engine: Engine, state: dict[str, Tensor]) -> None:
     for kept in engine.optimizer.state.values():
         for value in kept.values():
             value.zero_()
-        if state:
-            kept[STEP].copy_(state[STEP])
-    for entry in state.keys() - {STEP}:
+    if not state:
+        return
+    for part, tensors in engine.parts.items():
+        for tensor in tensors:
+            engine.optimizer.state[tensor][STEP].copy_(state[_step(part)])
+    for entry in state.keys() - {_step(part) for part in engine.parts}:
         key, name = entry.split(".", 1)
         engine.set_moment(key, name, state[entry])
 
 
-def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerConfig) -> torch.optim.Optimizer:
+def _step(part: Part) -> str:
+    return STEP if part == "all" else f"{STEP}.{part}"
+
+
+def parts_of(tensors: Mapping[str, Tensor], apart: bool) -> dict[Part, list[Tensor]]:
+    """Return the tensors of a model by the part that moves on its own.
+
+    Args:
+        tensors: by the names of the weights.
+        apart: whether encoder and decoder do; otherwise all tensors are one part.
+    """
+    if not apart:
+        return {"all": list(tensors.values())}
+    parts: tuple[Part, Part] = ("encoder", "decoder")
+    return {part: [value for name, value in tensors.items() if name.startswith(f"{part}.")] for part in parts}
+
+
+def build_optimizer(parts: Mapping[Part, list[Tensor]], settings: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build the optimizer of the parts of a model, a parameter group each; see ``set_moving``."""
+    groups = [{"params": tensors, "part": part, "moves": True} for part, tensors in parts.items()]
+    optimizer: torch.optim.Optimizer
     if isinstance(settings.algorithm, AdamW):
         decay = settings.algorithm.weight_decay
-        return torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=decay, fused=True)
-    parameters = list(parameters)
-    # On a CPU the fused step also writes the clipped gradient, which doubles the memory traffic.
-    on_gpu = parameters[0].device.type == "cuda"
-    return torch.optim.SGD(parameters, settings.learning_rate, fused=on_gpu, foreach=not on_gpu)
+        optimizer = torch.optim.AdamW(groups, settings.learning_rate, weight_decay=decay, fused=True)
+    else:
+        # On a CPU the fused step also writes the clipped gradient, which doubles the memory traffic.
+        on_gpu = next(iter(parts.values()))[0].device.type == "cuda"
+        optimizer = torch.optim.SGD(groups, settings.learning_rate, fused=on_gpu, foreach=not on_gpu)
+    optimizer.register_step_pre_hook(_hold)
+    return optimizer
+
+
+def _hold(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Drop the gradients of the groups that are not to move: optimizers leave out what has none."""
+    for group in optimizer.param_groups:
+        if not group["moves"]:
+            for p in group["params"]:
+                p.grad = None
 
 
 def allocate_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:

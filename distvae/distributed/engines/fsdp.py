@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -14,8 +15,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
 
 from distvae.config.schema import OptimizerConfig
-from distvae.distributed.engines.base import allocate_state, build_optimizer, clipped_step, gradient_of
+from distvae.distributed.engines.base import allocate_state, build_optimizer, clipped_step, gradient_of, parts_of
 from distvae.distributed.runtime import Runtime
+from distvae.methods.lagging import Part
 from distvae.model.vae import TextVAE
 
 
@@ -29,8 +31,9 @@ class FullySharded:
     carrier: nn.Parameter | None = None
 
     module: nn.Module
+    parts: Mapping[Part, list[Tensor]]
 
-    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
+    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig, apart: bool = False):
         self._model, self._clip_norm = model, settings.clip_norm
         mesh = init_device_mesh(runtime.device.type, (runtime.world_size,))
         self.module = runtime.accelerator.prepare_model(copy.deepcopy(model), evaluation_mode=True)
@@ -40,7 +43,8 @@ class FullySharded:
         self._sharded = {name: cast("DTensor", p) for name, p in self.module.named_parameters()}
         # Fused optimizers do not support DTensor: they step on plain tensors that share its memory.
         self._slices = {name: nn.Parameter(p.to_local().detach()) for name, p in self._sharded.items()}
-        self.optimizer = build_optimizer(self._slices.values(), settings)
+        self.parts = parts_of(self._slices, apart)
+        self.optimizer = build_optimizer(self.parts, settings)
         allocate_state(self.optimizer, self._slices.values())
 
     def step(self) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -10,19 +13,38 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from distvae.config.schema import BF16, CommunicationConfig, OptimizerConfig, PowerSGD
-from distvae.distributed.engines.base import MOMENTS, allocate_state, build_optimizer, clipped_step, gradient_of
+from distvae.distributed.engines.base import (
+    MOMENTS,
+    allocate_state,
+    build_optimizer,
+    clipped_step,
+    gradient_of,
+    parts_of,
+)
 from distvae.distributed.runtime import Runtime
+from distvae.methods.lagging import Part
 from distvae.model.draws import Noise
 from distvae.model.vae import TextVAE
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import GradBucket
 
 
 class Replicated:
     """The engine of a single process, DDP and local SGD."""
 
     module: nn.Module
+    parts: Mapping[Part, list[Tensor]]
     carrier: nn.Parameter | None = None
 
-    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig, carries: bool = False):
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: TextVAE,
+        settings: OptimizerConfig,
+        carries: bool = False,
+        apart: bool = False,
+    ):
         self._parameters, self._clip_norm = dict(model.named_parameters()), settings.clip_norm
         self._device = runtime.device
         self._average_every = runtime.communication.local_sgd_steps if runtime.world_size > 1 else None
@@ -35,10 +57,11 @@ class Replicated:
             self.carrier = trained.carrier
         # Local SGD reduces no gradients, so it does not wrap the model in DDP.
         self.module = runtime.accelerator.prepare_model(trained, evaluation_mode=self._average_every is not None)
-        self._power: powerSGD_hook.PowerSGDState | None = None
+        self._power: _PowerSGD | None = None
         if isinstance(self.module, DistributedDataParallel):
-            self._power = _compress(self.module, runtime.communication)
-        self.optimizer = build_optimizer(self._parameters.values(), settings)
+            self._power = _compress(self.module, runtime.communication, apart)
+        self.parts = parts_of(self._parameters, apart)
+        self.optimizer = build_optimizer(self.parts, settings)
         allocate_state(self.optimizer, self._parameters.values())
         if reduces:
             self._settle_buckets(model)
@@ -70,6 +93,8 @@ class Replicated:
             if gradient.is_sparse:
                 p.grad = gradient.coalesce()  # sum a word's gradients before clipping, as in a dense gradient
         norm = _norm([gradient_of(p) for p in self._parameters.values()])
+        if self._power is not None:
+            self._power.hold([p for g in self.optimizer.param_groups if not g["moves"] for p in g["params"]])
         clipped_step(self.optimizer, norm, self._clip_norm)
         if self._average_every is not None:
             self._steps_apart += 1
@@ -149,25 +174,50 @@ class _Carrying(nn.Module):
         return outputs
 
 
+class _PowerSGD(powerSGD_hook.PowerSGDState):
+    """PowerSGD's state, and the error feedback from before the last gradient, which a part that does not move keeps."""
+
+    def __init__(self, compression: PowerSGD, apart: bool):
+        super().__init__(
+            None,
+            matrix_approximation_rank=compression.powersgd_rank,
+            start_powerSGD_iter=compression.powersgd_start,
+        )
+        self._apart, self._places = apart, [(torch.empty(0), 0)]
+        self._before: Tensor | None = None
+
+    def hook(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        """Compress the gradients in DDP's only bucket."""
+        if self._apart:
+            start = int(bucket.buffer().storage_offset())
+            offsets = [int(gradient.storage_offset()) - start for gradient in bucket.gradients()]
+            self._places = list(zip(bucket.parameters(), offsets, strict=True))
+            self._before = self.error_dict[0].clone() if self.error_dict else None
+        future: torch.futures.Future[Tensor] = powerSGD_hook.powerSGD_hook(self, bucket)
+        return future
+
+    def hold(self, still: list[Tensor]) -> None:
+        """Restore the error of weights that do not move, because their gradient is dropped."""
+        pointers = {p.data_ptr() for p in still}
+        for p, offset in self._places if self.error_dict else ():
+            if p.data_ptr() in pointers:
+                rows = slice(offset, offset + p.numel())
+                self.error_dict[0][rows] = 0 if self._before is None else self._before[rows]
+
+
 def _power_memory(power: powerSGD_hook.PowerSGDState) -> dict[str, dict[int, Tensor]]:
     return {"error": power.error_dict, "p": power.p_memory_dict, "q": power.q_memory_dict}
 
 
-def _compress(
-    module: DistributedDataParallel, communication: CommunicationConfig
-) -> powerSGD_hook.PowerSGDState | None:
+def _compress(module: DistributedDataParallel, communication: CommunicationConfig, apart: bool) -> _PowerSGD | None:
     """Register the compression hook that the config asks for. Returns PowerSGD's state."""
     compression = communication.compression
     if isinstance(compression, BF16):
         # Wrapped: torch recognises its hook by name and rejects it over gloo, which does sum bf16 correctly.
         module.register_comm_hook(None, lambda state, bucket: default_hooks.bf16_compress_hook(state, bucket))
     elif isinstance(compression, PowerSGD):
-        memory = powerSGD_hook.PowerSGDState(
-            None,
-            matrix_approximation_rank=compression.powersgd_rank,
-            start_powerSGD_iter=compression.powersgd_start,
-        )
-        module.register_comm_hook(memory, powerSGD_hook.powerSGD_hook)
+        memory = _PowerSGD(compression, apart)
+        module.register_comm_hook(None, lambda state, bucket: memory.hook(bucket))
         return memory
     return None
 

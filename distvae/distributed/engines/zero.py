@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from distvae.config.schema import OptimizerConfig
-from distvae.distributed.engines.base import allocate_state, build_optimizer
+from distvae.distributed.engines.base import allocate_state, build_optimizer, parts_of
 from distvae.distributed.runtime import Runtime
+from distvae.methods.lagging import Part
 from distvae.model.vae import TextVAE
 
 
@@ -23,9 +25,10 @@ class Zero:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
+    parts: Mapping[Part, list[Tensor]]
     carrier: nn.Parameter | None = None
 
-    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig):
+    def __init__(self, runtime: Runtime, model: TextVAE, settings: OptimizerConfig, apart: bool = False):
         from deepspeed import utils, zero
 
         self._utils, self._gathered, self._device = utils, zero.GatheredParameters, runtime.device
@@ -33,14 +36,24 @@ class Zero:
         self._model, trained = model, copy.deepcopy(model) if runtime.zero_stage == 3 else model
         self._shards_weights = trained is not model
         self._parameters = dict(trained.named_parameters())
-        optimizer = build_optimizer(trained.parameters(), settings)
+        parts = parts_of(self._parameters, apart)
+        optimizer = build_optimizer(parts, settings)
         self._deepspeed, prepared = runtime.accelerator.prepare(trained, optimizer)
         self.module, self._zero = self._deepspeed, prepared.optimizer
         self.optimizer = self._zero.optimizer
+        # DeepSpeed partitions each parameter group on its own: flat tensors, of which stage 3 may have several a group.
         if runtime.zero_stage == 3:
-            allocate_state(self.optimizer, self._zero.fp32_partitioned_groups_flat)
+            flat = self._zero.fp32_partitioned_groups_flat
+            groups = [self._zero.sub_group_to_group_id[number] for number in range(len(flat))]
         else:
-            allocate_state(self.optimizer, self._zero.single_partition_of_fp32_groups)
+            flat = self._zero.single_partition_of_fp32_groups
+            groups = list(range(len(flat)))
+        self.parts = {
+            part: [tensor for tensor, group in zip(flat, groups, strict=True) if group == number]
+            for number, part in enumerate(parts)
+        }
+        allocate_state(self.optimizer, flat)
+        if runtime.zero_stage != 3:
             self._zero._lazy_init_hp_params_optimizer_state()
         # Stage 3 has already made a step without a gradient, but with weight decay.
         self.scatter()
