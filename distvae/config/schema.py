@@ -12,6 +12,7 @@ from distvae.config.keys import flatten, unread_options
 from distvae.config.kl import KLConfig
 from distvae.config.sections import Section
 from distvae.methods.annealing import Constant
+from distvae.methods.lagging import Aggressive, Joint
 from distvae.system.roles import Role
 from distvae.system.settings import (
     LARGEST_INT,
@@ -188,6 +189,14 @@ class StageConfig:
 
 
 @dataclass(frozen=True, config=RULES)
+class InferenceConfig(Section):
+    """How the inference network, the encoder, trains beside the decoder."""
+
+    # `joint`: both move in every step. `aggressive`: the encoder trains ahead of the decoder (He et al., 2019).
+    training: Annotated[Joint | Aggressive, Field(discriminator="name")] = Joint()
+
+
+@dataclass(frozen=True, config=RULES)
 class PlateauConfig:
     """When the validation loss stops improving (paper, section 6.2)."""
 
@@ -283,6 +292,7 @@ class Config:
         default_factory=lambda: StageConfig(max_epochs=100)
     )
     kl: Annotated[KLConfig, Role.AFTER_PRETRAINING] = plain_field(default_factory=KLConfig)
+    inference: Annotated[InferenceConfig, Role.AFTER_PRETRAINING] = plain_field(default_factory=InferenceConfig)
     plateau: PlateauConfig = plain_field(default_factory=PlateauConfig)
     communication: CommunicationConfig = plain_field(default_factory=CommunicationConfig)
     checkpoint: Annotated[CheckpointConfig, Role.PLACE] = plain_field(default_factory=CheckpointConfig)

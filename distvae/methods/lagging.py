@@ -125,8 +125,9 @@ class Turns:
 
     def end_epoch(self, mutual_information: float) -> None:
         """Called after validation, with its mutual information in nats."""
-        self.aggressive = self.aggressive and mutual_information >= self.mutual_information
-        self.mutual_information = mutual_information
+        estimate = max(mutual_information, 0.0)  # which noise may put below the least there can be
+        self.aggressive = self.aggressive and estimate >= self.mutual_information
+        self.mutual_information = estimate
 
     def own_state(self) -> dict[str, Tensor]:
         """Return what differs between ranks."""

@@ -217,6 +217,7 @@ def method_of(config: Config) -> str:
     parts += [policy.warm_up_label] if policy.warm_up else []
     parts += [config.kl.free_bits.label, policy.label, "" if weight == 1 else f"β = {weight:g}"]
     parts += [f"{config.model.word_dropout:.0%} word dropout"] if config.model.word_dropout else []
+    parts += [config.inference.training.label]
     return " + ".join(filter(None, parts)) or "VAE"
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,11 +74,13 @@ class RunState:
     best: dict[str, _State] | None  # epoch and γ of the stage's best weights
     ended: list[dict[str, Any]]  # earlier stages
     data: str  # fingerprint of the sentences
+    encoder_steps: Count = 0  # further steps of the next epoch, of the encoder alone
+    turns: dict[str, _State] = field(default_factory=dict)  # which part of the model the next step moves
 
     @property
     def recorded_step(self) -> int:
         """Optimizer steps at the end of the last epoch. Records up to there are kept."""
-        return self.step - self.batches
+        return self.step - self.batches - self.encoder_steps
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class EpochRecord:
     saving: Saving
     start: int  # number of the attempt that trained the end of the epoch
     latent: Latent | None = None  # on the validation sentences; None: too few to judge
+    # Steps of the encoder alone in an epoch of aggressive training; None: the epoch was not aggressive.
+    encoder_steps: Count | None = None
 
     def scalars(self) -> dict[str, float]:
         """Return the points of this epoch on all curves, by the names of the curves."""
@@ -88,6 +90,8 @@ class EpochRecord:
                 found[metric.curve] = value
         if self.latent is not None:
             found["latent/alive"] = float(self.latent.state == "alive")
+        if self.encoder_steps is not None:
+            found["control/encoder_steps"] = float(self.encoder_steps)
         return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distvae.config.keys import flatten, keys_with
 from distvae.config.kl import KLConfig
-from distvae.config.schema import Config, StageConfig
+from distvae.config.schema import Config, InferenceConfig, StageConfig
 from distvae.system.errors import UserError
 from distvae.system.roles import Role
 
@@ -23,7 +23,11 @@ def pretraining_of(config: Config, folder: Path) -> Config | None:
     if config.pretrained is not None or config.pretrain.max_epochs == 0:
         return None
     alone = replace(
-        config, train=StageConfig(0), kl=KLConfig(), evaluation=replace(config.evaluation, validation_samples=0)
+        config,
+        train=StageConfig(0),
+        kl=KLConfig(),
+        inference=InferenceConfig(),
+        evaluation=replace(config.evaluation, validation_samples=0),
     )
     return replace(alone, run=str(folder / "pretrained" / fingerprint(alone)))
 

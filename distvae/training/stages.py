@@ -11,6 +11,7 @@ from distvae.config.schema import Config
 from distvae.evaluation.scores import Scores
 from distvae.methods.annealing import Constant
 from distvae.methods.free_bits import NoFreeBits
+from distvae.methods.lagging import Joint, Turns
 from distvae.methods.objective import Objective
 from distvae.runs.checkpoints import Weights
 from distvae.training.plateau import Plateau
@@ -25,6 +26,7 @@ class Stage:
     number: int
     max_epochs: int
     objective: Objective
+    turns: Turns
     autoencoder: bool  # γ stays 0: judged by RE alone
 
     def loss(self, scores: Scores) -> float:
@@ -38,14 +40,16 @@ def stages_of(config: Config, device: torch.device) -> list[Stage]:
     Args:
         device: of the training steps.
     """
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     stages = []
     if config.pretrain.max_epochs and config.pretrained is None:
         objective = Objective(Constant(weight=0.0), NoFreeBits(), device)
-        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, objective, True))
+        stages.append(Stage("pretrain", 0, config.pretrain.max_epochs, objective, Joint().start(sums), True))
     if config.train.max_epochs:
         kl = config.kl
         objective = Objective(kl.policy, kl.free_bits, device)
-        stages.append(Stage("train", 1, config.train.max_epochs, objective, kl.policy.autoencoder))
+        turns = config.inference.training.start(sums)
+        stages.append(Stage("train", 1, config.train.max_epochs, objective, turns, kl.policy.autoencoder))
     return stages
 
 
@@ -79,6 +83,7 @@ class EpochProgress:
 
     sums: Sums
     batches: int = 0  # trained so far
+    encoder_steps: int = 0  # beside them, of the encoder alone
     seconds: float = 0.0  # spent on them
     save: bool = False  # as soon as all ranks hold the same model
     stop: bool = False  # likewise

@@ -24,7 +24,7 @@ def copies(tensors: Weights) -> Weights:
 
 
 def gather_state(
-    runtime: Runtime, engine: Engine, model: TextVAE, epoch: EpochProgress, step: int
+    runtime: Runtime, engine: Engine, model: TextVAE, stage: Stage, epoch: EpochProgress, step: int
 ) -> tuple[Weights, Weights]:
     """Bring ``model`` up to date, and gather the optimizer's state and what differs between ranks.
 
@@ -32,7 +32,8 @@ def gather_state(
     """
     engine.gather()
     optimizer = optimizer_state(engine, dict(model.named_parameters()))
-    own = {"sums": epoch.sums.row, "step": torch.tensor(step, device=runtime.device)} | engine.own_state()
+    own = {"sums": epoch.sums.row, "step": torch.tensor(step, device=runtime.device)}
+    own |= stage.turns.own_state() | engine.own_state()
     gathered = {name: runtime.gather(value) for name, value in own.items()}
     ranks = {name: rows for name, rows in gathered.items() if rows is not None}
     if runtime.is_main and (ranks["step"] != step).any():
@@ -61,6 +62,8 @@ def run_state(
         best=None if best is None else {name: value for name, value in vars(best).items() if name != "weights"},
         ended=[asdict(end) for end in ended],
         data=data,
+        encoder_steps=epoch.encoder_steps,
+        turns=stage.turns.state_dict(),
     )
 
 
@@ -79,18 +82,21 @@ def restore(
         # The ratio is 1, unless the caller allows to resume with another rate.
         progress.plateau.learning_rate *= config.optimizer.learning_rate / resumed.config.optimizer.learning_rate
         stage.objective.load_state_dict(state.policy)
+        stage.turns.load_state_dict(state.turns)
         if resumed.best_weights is not None:
             best: dict[str, Any] = {**(state.best or {})}
             progress.best = Best(resumed.best_weights, **best)
     except (KeyError, TypeError):
         raise UserError(f"{config.run}: a checkpoint's state.json is not the state of a run") from None
     sums = Sums(config.model.latent_size, runtime.device)
-    rows = resumed.ranks.get("sums")
-    if rows is None or rows.shape != (resumed.world_size, *sums.row.shape):
-        raise UserError(f"{config.run}: a checkpoint's ranks.safetensors is of another model")
+    for name, own in ({"sums": sums.row} | stage.turns.own_state()).items():
+        rows = resumed.ranks.get(name)
+        if rows is None or rows.shape != (resumed.world_size, *own.shape):
+            raise UserError(f"{config.run}: a checkpoint's ranks.safetensors is of another model")
+        if resumed.world_size == runtime.world_size:
+            own.copy_(rows[runtime.rank])
+        elif runtime.is_main:
+            own.copy_(rows.sum(dim=0))
     if resumed.world_size == runtime.world_size:
-        sums.row.copy_(rows[runtime.rank])
         engine.load_own_state({name: kept[runtime.rank] for name, kept in resumed.ranks.items()})
-    elif runtime.is_main:
-        sums.row.copy_(rows.sum(dim=0))
-    return EpochProgress(sums, state.batches, state.seconds)
+    return EpochProgress(sums, state.batches, state.encoder_steps, state.seconds)

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
 
 from distvae.config.schema import CAPTIONS, Config
-from distvae.data.batches import training_plan
+from distvae.data.batches import share, training_plan
 from distvae.data.corpus import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, set_learning_rate
@@ -19,6 +20,7 @@ from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation
 from distvae.evaluation.scores import Floor, Scores, SentenceScores
 from distvae.evaluation.scoring import floor, score
+from distvae.methods.objective import LOSS
 from distvae.model import draws
 from distvae.model.vae import initialise, model_of
 from distvae.runs.checkpoints import Checkpoint, Weights
@@ -77,7 +79,8 @@ class Trainer:
             self.model.encoder.load_state_dict(encoder)
         self.model.to(runtime.device)
         carries = config.kl.policy.needs_step_kl
-        self.engine = make_engine(runtime, self.model, config.optimizer, config.speed.embedding_gradients, carries)
+        rows, apart = config.speed.embedding_gradients, config.inference.training.apart
+        self.engine = make_engine(runtime, self.model, config.optimizer, rows, carries, apart)
         graphs = None
         if config.speed.cuda_graphs:
             graphs = graphed_steps(runtime, list(self.model.parameters()), config.optimizer.accumulation_steps)
@@ -135,12 +138,14 @@ class Trainer:
         learning_rate = progress.plateau.learning_rate
         if not scores.finite:
             self.not_finite.stop("the validation score", stage, progress)
+        encoder_steps = epoch.encoder_steps if stage.turns.aggressive else None
+        stage.turns.end_epoch(scores.mutual_information.mean)
         progress.epoch += 1
         verdict = self._judge(stage, progress, scores, kl_weight)
         record = EpochRecord(
             stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, valid_seconds,
             "not counted" if verdict is None else verdict.value,
-            self.writer.saving(), self.attempt, latent,
+            self.writer.saving(), self.attempt, latent, encoder_steps,
         )  # fmt: skip
         self.writer.record(record, self._sample_sentences)
         following = EpochProgress(self._sums())
@@ -173,36 +178,49 @@ class Trainer:
     def _train_epoch(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> tuple[TrainEpoch, float]:
         """Train the rest of an epoch. Returns its means over all ranks, and γ at its end."""
         settings, number, gamma = self.config.optimizer, progress.epoch + 1, stage.objective.gamma
-        sentences = self.corpus.train
-        plan = training_plan(sentences.lengths, settings.batch_size, (self.config.seed, stage.number, number))
+        sentences, turns, draw = self.corpus.train, stage.turns, (self.config.seed, stage.number, number)
+        plan = training_plan(sentences.lengths, settings.batch_size, draw)
         set_learning_rate(self.engine, progress.plateau.learning_rate)
         every = self.config.kl.policy.interval if stage.name == "train" else None
         # The last interval of an epoch also takes the remainder, so that no interval is too short.
         interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
         bad_step = self.no_bad_step
+        unchecked: list[np.ndarray] = []  # batches since the last sync
         began = time.monotonic() - epoch.seconds
         shown = seen = sum(len(batch) for batch in plan[: epoch.batches])
         self.engine.module.train()
         self.rank_sync.reset_pace()
         with Progress(f"{stage.name} {number}", len(sentences), self.runtime.is_main, shown) as bar:
-            for batch in plan[epoch.batches :]:
+            while epoch.batches < len(plan):
                 self.step += 1
                 gamma.start_step(epoch.batches / len(plan))
-                epoch.batches += 1
-                key = (stage.name, number, epoch.batches)
-                sums, norm = self.train_step(sentences, batch, key, stage.objective)
-                epoch.sums.add(sums)
+                part, batch = turns.part, plan[turns.batch(epoch.batches, len(plan), *draw)]
+                key: tuple[str | int, ...] = (stage.name, number, epoch.batches + 1)
+                if part == "encoder":
+                    key += (turns.steps + 1,)
+                sums, norm = self.train_step(sentences, batch, key, stage.objective, part)
+                if part == "encoder":
+                    epoch.encoder_steps += 1
+                    own = sentences.lengths[batch[share(len(batch), self.runtime.rank, self.runtime.world_size)]]
+                    tokens = torch.isfinite(norm) * int(own.sum() - len(own))
+                    turns.encoder_moved(sums[:, LOSS].sum(), tokens, self.runtime.sum)
+                else:
+                    epoch.batches += 1
+                    epoch.sums.add(sums)
+                    seen += len(batch)
+                    turns.decoder_moved()
+                unchecked.append(batch)
                 if settings.on_nan == "stop":
                     bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
-                seen += len(batch)
-                last, interval_end = epoch.batches == len(plan), epoch.batches in interval_ends
+                last, interval_end = epoch.batches == len(plan), part != "encoder" and epoch.batches in interval_ends
                 due = self.rank_sync.due()
                 wanted = (epoch.save or epoch.stop) and self.engine.together
                 if due or last or interval_end or wanted or self._scheduled():
                     agreed = self._sync(bad_step)
                     if agreed.bad_step is not None:
-                        number_of_batch = epoch.batches - 1 - (self.step - agreed.bad_step)
-                        self.not_finite.stop_at(agreed.bad_step, plan[number_of_batch], stage, progress)
+                        bad = unchecked[agreed.bad_step - self.step - 1]
+                        self.not_finite.stop_at(agreed.bad_step, bad, stage, progress)
+                    unchecked.clear()
                     if interval_end:
                         gamma.end_interval(epoch.sums.end_interval(self.runtime))
                     epoch.seconds = time.monotonic() - began
@@ -355,7 +373,7 @@ class Trainer:
     def _save(self, stage: Stage, progress: StageProgress, epoch: EpochProgress) -> None:
         """Save a checkpoint: every rank takes part, and the main process writes it in a thread."""
         began = time.monotonic()
-        optimizer, ranks = gather_state(self.runtime, self.engine, self.model, epoch, self.step)
+        optimizer, ranks = gather_state(self.runtime, self.engine, self.model, stage, epoch, self.step)
         self.saved = time.monotonic()
         if self.runtime.is_main:
             state = run_state(stage, progress, epoch, self.step, self.ended, self.corpus.fingerprint)

@@ -10,6 +10,7 @@ from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.methods.annealing import Linear
 from distvae.methods.free_bits import NoFreeBits
+from distvae.methods.lagging import Aggressive
 from distvae.methods.objective import Objective
 from distvae.model.vae import TextVAE
 from distvae.runs.checkpoints import Checkpoint
@@ -35,7 +36,8 @@ def runtime():
 
 
 def fresh() -> tuple[Stage, StageProgress]:
-    stage = Stage("train", 1, 9, Objective(Linear(anneal_epochs=8), NoFreeBits(), CPU), False)
+    turns = Aggressive().start(torch.zeros(2, dtype=torch.float64))
+    stage = Stage("train", 1, 9, Objective(Linear(anneal_epochs=8), NoFreeBits(), CPU), turns, False)
     return stage, StageProgress(Plateau(CONFIG.plateau, CONFIG.optimizer.learning_rate))
 
 
@@ -51,10 +53,13 @@ def saved(runtime) -> Checkpoint:
         progress.epoch += 1
     progress.plateau.learning_rate = 0.005
     progress.best = Best(copies(model.state_dict()), 1, 0.125)
-    epoch = EpochProgress(Sums(3, CPU), batches=7, seconds=1.5)
+    epoch = EpochProgress(Sums(3, CPU), batches=7, encoder_steps=90, seconds=1.5)
+    for _ in range(16):
+        stage.turns.encoder_moved(torch.tensor(12.0), torch.tensor(4.0), lambda values: values)
+    stage.turns.mutual_information = 0.5
     epoch.sums.add(torch.tensor([[2.0, 10.0, 11.0, 1.0, 2.0, 3.0]]))
-    optimizer, ranks = gather_state(runtime, engine, model, epoch, 27)
-    state = run_state(stage, progress, epoch, 27, [], "the corpus")
+    optimizer, ranks = gather_state(runtime, engine, model, stage, epoch, 127)
+    state = run_state(stage, progress, epoch, 127, [], "the corpus")
     return Checkpoint(copies(model.state_dict()), progress.best.weights, optimizer, ranks, state, CONFIG, 1)
 
 
@@ -62,13 +67,16 @@ def test_a_stage_is_restored_as_it_was(runtime, saved):
     stage, progress = fresh()
     engine = make_engine(runtime, TextVAE(CONFIG.model, 20, 0, 1), CONFIG.optimizer)
     epoch = restore(stage, progress, saved, CONFIG, runtime, engine)
-    assert (epoch.batches, epoch.seconds) == (7, 1.5)
+    assert (epoch.batches, epoch.encoder_steps, epoch.seconds) == (7, 90, 1.5)
+    turns = stage.turns
+    assert (turns.steps, turns.previous, turns.mutual_information, turns.aggressive) == (16, 3.0, 0.5, True)
+    assert turns.sums.tolist() == [12.0, 4.0]
     assert epoch.sums.totals.tolist() == [2.0, 10.0, 11.0, 1.0, 2.0, 3.0]
     assert (stage.objective.gamma.value, stage.objective.gamma.epochs) == (3 / 8, 2)
     assert (progress.epoch, progress.plateau.best, progress.plateau.waited) == (2, 5.0, 1)
     assert progress.plateau.learning_rate == 0.005
     assert (progress.best.epoch, progress.best.kl_weight) == (1, 0.125)
-    assert (saved.state.step, saved.state.data) == (27, "the corpus")
+    assert (saved.state.step, saved.state.recorded_step, saved.state.data) == (127, 30, "the corpus")
 
 
 def test_another_learning_rate_keeps_the_decays(runtime, saved):
@@ -80,11 +88,12 @@ def test_another_learning_rate_keeps_the_decays(runtime, saved):
 
 
 def test_other_numbers_of_ranks_add_up_the_sums(runtime, saved):
-    two = torch.stack([saved.ranks["sums"][0], 2 * saved.ranks["sums"][0]])
+    two = {name: torch.stack([rows[0], 2 * rows[0]]) for name, rows in saved.ranks.items()}
     stage, progress = fresh()
     engine = make_engine(runtime, TextVAE(CONFIG.model, 20, 0, 1), CONFIG.optimizer)
-    epoch = restore(stage, progress, replace(saved, ranks={"sums": two}, world_size=2), CONFIG, runtime, engine)
+    epoch = restore(stage, progress, replace(saved, ranks=two, world_size=2), CONFIG, runtime, engine)
     assert epoch.sums.totals.tolist() == [6.0, 30.0, 33.0, 3.0, 6.0, 9.0]
+    assert stage.turns.sums.tolist() == [36.0, 12.0]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,8 @@ def test_other_numbers_of_ranks_add_up_the_sums(runtime, saved):
     [
         ({"ranks": {}}, "ranks.safetensors is of another model"),
         ({"ranks": {"sums": torch.zeros(1, 5)}}, "ranks.safetensors is of another model"),
+        ({"ranks": {"sums": torch.zeros(1, 8)}}, "ranks.safetensors is of another model"),
+        ({"turns": {"steps": 1}}, "state.json is not the state of a run"),
         ({"policy": {"weight": 1.0}}, "state.json is not the state of a run"),
         ({"plateau": {}}, "state.json is not the state of a run"),
         ({"best": {"epoch": 1}}, "state.json is not the state of a run"),

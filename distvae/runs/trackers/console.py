@@ -31,6 +31,8 @@ def epoch_line(record: EpochRecord) -> str:
     mark = {"improved": "best", "not counted": "", "wait": ""}.get(record.verdict, record.verdict)
     if train.skipped:
         mark = f"{train.skipped} sentences skipped, not finite  {mark}"
+    if record.encoder_steps is not None:
+        mark = f"aggressive, {record.encoder_steps:,} encoder steps  {mark}"
     if record.latent is not None and record.latent.state != "alive":
         mark = f"{record.latent.state}  {mark}"
     valid = " ".join(
