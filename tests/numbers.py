@@ -46,6 +46,7 @@ LINEAR = "kl.policy=linear kl.anneal_epochs=2"
 FREE_BITS = f"{LINEAR} kl.target_rate=0.15 kl.free_bits"
 NO_ANNEALING = "kl.anneal_epochs=10"  # the default, which other policies accept
 LAGRANGIAN = f"{NO_ANNEALING} kl.policy=lagrangian kl.target_rate=0.3 kl.dual_learning_rate=0.02"
+AGGRESSIVE = "inference.training=aggressive inference.max_steps=7 inference.check_every=2"
 POWERSGD = "communication.compression=powersgd communication.powersgd_start=5"
 # γ and the learning rate change, the best weights come back, and the plateau rule ends the run.
 WHOLE = (
@@ -66,6 +67,7 @@ RUNS = {
     "from above": f"{NO_ANNEALING} kl.policy=from_above kl.target_rate=0.3",
     "PI control": f"{NO_ANNEALING} kl.policy=pi_control kl.target_rate=0.3 kl.integral=0.01",
     "annealing by step": f"{LINEAR} kl.anneal_by=step",
+    "aggressive": f"{LINEAR} {AGGRESSIVE}",
     **{form: f"{FREE_BITS}={form}" for form in ("dimension", "sentence_dimension", "sentence", "batch")},
     "pretraining": "pretrain.max_epochs=2",
     "word dropout": "model.word_dropout=0.3",
@@ -80,6 +82,7 @@ RUNS = {
     "DDP, free bits": f"cpu.yaml {FREE_BITS}=batch optimizer.accumulation_steps=2",
     "DDP": f"cpu.yaml {WHOLE}",
     "DDP, lagrangian, resume": f"cpu.yaml {LAGRANGIAN} checkpoint.every_steps=4 checkpoint.keep=99",
+    "DDP, aggressive, resume": f"cpu.yaml {ADAMW} {AGGRESSIVE} checkpoint.every_steps=4 checkpoint.keep=99",
     "DDP, resume": f"cpu.yaml {OFTEN} {POWERSGD}",
     "local SGD": f"cpu.yaml {ADAMW} communication.local_sgd_steps=2",
     "PowerSGD": f"cpu.yaml {POWERSGD}",

@@ -29,10 +29,13 @@ class Progress:
         )
 
     def advance(self, sentences: int, **values: float) -> None:
-        """Add finished sentences, and show values beside the bar."""
+        """Add finished sentences, and show values beside the bar. With none, only the time it shows moves."""
         if values:
             self._bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
-        self._bar.update(sentences)
+        if sentences:
+            self._bar.update(sentences)
+        else:
+            self._bar.refresh()
 
     def __enter__(self) -> Progress:
         return self

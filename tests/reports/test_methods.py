@@ -45,6 +45,15 @@ def test_methods_have_the_papers_names(tmp_path):
             },
             "LSTM-LM",
         ),
+        (
+            {
+                "pretrained": None,
+                "pretrain": {"max_epochs": 0},
+                "kl": {"policy": "linear"},
+                "inference": {"training": "aggressive"},
+            },
+            "KLA + Aggressive",
+        ),
     ],
 )
 def test_other_methods_have_names_too(tmp_path, tree, name):

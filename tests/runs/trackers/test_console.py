@@ -37,6 +37,12 @@ def test_the_line_marks_what_was_skipped_and_a_latent_that_is_not_alive():
     assert epoch_line(record(latent=Latent("alive"))).endswith("/s  best")
 
 
+def test_the_line_counts_encoder_steps():
+    line = epoch_line(record(encoder_steps=1234, latent=Latent("dead", "advice")))
+    assert line.endswith("/s  dead  aggressive, 1,234 encoder steps  best")
+    assert record(encoder_steps=1234).scalars()["control/encoder_steps"] == 1234
+
+
 def test_epochs_and_warnings_are_printed_at_once(tmp_path, capsys):
     console = Console(tmp_path / "run", 0)
     console.epoch(record())
