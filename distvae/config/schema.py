@@ -260,6 +260,7 @@ class SpeedConfig:
 _LANGUAGE_MODEL = {
     "model.pooling": "last",
     "pretrain.max_epochs": 0,
+    "inference.training": "joint",
     **{f"kl.{key}": value for key, value in KLConfig(policy=Constant()).flat().items()},
 }
 

@@ -290,6 +290,7 @@ def test_a_language_model_has_no_latent_variable(load):
         ("pretrain.max_epochs=3", "set pretrain.max_epochs=0"),
         ("model.pooling=max", "set model.pooling=last"),
         ("kl.policy=linear", "set kl.policy=constant"),
+        ("inference.training=aggressive", "set inference.training=joint"),
         ("kl.policy=soft_free_bits", "set kl.policy=constant"),
         ("kl.weight=0.5", "set kl.weight=1.0"),
         ("kl.weight=0", "set kl.weight=1.0"),
