@@ -110,8 +110,11 @@ def parts_of(tensors: Mapping[str, Tensor], apart: bool) -> dict[Part, list[Tens
     """
     if not apart:
         return {"all": list(tensors.values())}
-    parts: tuple[Part, Part] = ("encoder", "decoder")
-    return {part: [value for name, value in tensors.items() if name.startswith(f"{part}.")] for part in parts}
+    encoder = [value for name, value in tensors.items() if name.startswith("encoder.")]
+    return {
+        "encoder": encoder,
+        "decoder": [value for name, value in tensors.items() if not name.startswith("encoder.")],
+    }
 
 
 def build_optimizer(parts: Mapping[Part, list[Tensor]], settings: OptimizerConfig) -> torch.optim.Optimizer:
