@@ -86,7 +86,7 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
         InterruptedRun: a signal asked to stop; the run is saved.
     """
     signals = signals or Signals()
-    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
+    runtime = Runtime(config.engine_settings, config.communication, config.cpu_threads, config.speed.keep_memory)
     config = with_precision(config, runtime.mixed_precision)
     try:
         if runtime.world_size > 1:

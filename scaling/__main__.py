@@ -106,7 +106,7 @@ def _measure(options: argparse.Namespace, config: Config) -> None:
     """Time all-reduces and training steps of the processes that the launcher starts."""
     if len(set(options.each)) < 2:
         raise UserError("--each: should name at least two sizes, because a step's time is a constant and a slope")
-    runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
+    runtime = Runtime(config.engine_settings, config.communication, config.cpu_threads, config.speed.keep_memory)
     try:
         runtime.agree(dict(flatten(config)))
         found = measure(runtime, config, options.vocabulary, options.tokens, options.each, options.rounds)

@@ -222,6 +222,10 @@ def method_collectives(config: Config, engine: Engine) -> list[Collective]:
     if config.kl.free_bits.needs_batch_mean:
         size = 4 * config.model.latent_size
         collectives.append(Collective("batch mean of the KL, for free bits", "all_reduce", size))
+    if config.model.posterior.needs_batch and engine != "local_sgd":  # whose ranks normalise over their own sentences
+        size = 8 * 3 * config.model.latent_size
+        collectives.append(Collective("statistics of the posterior mean", "all_reduce", size))
+        collectives.append(Collective("their gradients", "all_reduce", size))
     if config.kl.policy.interval is not None:
         collectives.append(Collective("KL, for soft free bits", "all_reduce", 16, 1 / config.kl.policy.interval))
     return collectives

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import field as plain_field
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -81,8 +82,31 @@ class DataConfig:
 
 
 @dataclass(frozen=True, config=RULES)
-class ModelConfig:
-    """Sizes of the LSTM-VAE (paper, section 6.2)."""
+class GaussianPosterior:
+    """The mean and log variance of q(z|x) are the encoder's outputs."""
+
+    name: Literal["gaussian"] = "gaussian"
+
+    label: ClassVar[str] = ""
+    needs_batch: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, config=RULES)
+class BatchNormPosterior:
+    """BN-VAE (Zhu et al., 2020): the mean of q(z|x) is batch-normalised, which keeps the KL from 0."""
+
+    name: Literal["batch_norm"] = "batch_norm"
+    # γ of the paper, which is not the KL weight: the standard deviation of each dimension of the posterior mean over a
+    # global batch. The mean KL is at least m/2 · mean_scale².
+    mean_scale: AboveZero = 0.6
+
+    label: ClassVar[str] = "BN"
+    needs_batch: ClassVar[bool] = True  # whether a posterior depends on all sentences of its global batch
+
+
+@dataclass(frozen=True, config=RULES)
+class ModelConfig(Section):
+    """Sizes of the LSTM-VAE (paper, section 6.2), and its posterior."""
 
     embedding_size: Positive = 128
     hidden_size: Positive = 512
@@ -91,6 +115,8 @@ class ModelConfig:
     # What the encoder's LSTM gives the posterior: its last hidden state, or the mean or maximum of each dimension over
     # the hidden states of the sentence.
     pooling: Pooling = "last"
+    # `gaussian`, or `batch_norm`, which normalises the mean.
+    posterior: Annotated[GaussianPosterior | BatchNormPosterior, Field(discriminator="name")] = GaussianPosterior()
     # All weights are drawn from U(−r, r), and embeddings from U(−r', r').
     init_range: AboveZero = 0.01
     embedding_init_range: AboveZero = 0.1
@@ -259,6 +285,7 @@ class SpeedConfig:
 # What a language model, which has no latent variable, has to set.
 _LANGUAGE_MODEL = {
     "model.pooling": "last",
+    "model.posterior": "gaussian",
     "pretrain.max_epochs": 0,
     "inference.training": "joint",
     **{f"kl.{key}": value for key, value in KLConfig(policy=Constant()).flat().items()},
@@ -335,6 +362,16 @@ class Config:
     def language_model(self) -> bool:
         """Whether the model has no latent variable: an LSTM language model, whose NLL is exact."""
         return self.model.latent_size == 0
+
+    @property
+    def backwards(self) -> int:
+        """Backwards of an optimizer step. A posterior that needs the whole batch accumulates within one."""
+        return 1 if self.model.posterior.needs_batch else self.optimizer.accumulation_steps
+
+    @property
+    def engine_settings(self) -> OptimizerConfig:
+        """The optimizer as engines see it: ``accumulation_steps`` is the number of backwards of a step."""
+        return replace(self.optimizer, accumulation_steps=self.backwards)
 
     @property
     def last_stage(self) -> str:

@@ -89,13 +89,16 @@ class Runtime:
             launcher.require("DeepSpeed, which the launcher asks for," if by_deepspeed else "FSDP, which is asked for,")
         # Twice as long as the heartbeat waits, because the heartbeat names the process that hangs.
         timeout = timedelta(minutes=2 * communication.timeout_minutes)
-        kwargs: list[KwargsHandler] = [
-            InitProcessGroupKwargs(timeout=timeout, backend="gloo" if by_deepspeed and on_cpu else None)
-        ]
+        # All ranks compute the same buffers, so DDP need not send them before each forward.
+        ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
         if isinstance(communication.compression, PowerSGD):
             # PowerSGD's hook chains collectives in one thread per bucket, and these threads race over gloo. One bucket
             # is enough, because its messages are small.
-            kwargs.append(DistributedDataParallelKwargs(bucket_cap_mb=2**20))
+            ddp.bucket_cap_mb = 2**20
+        kwargs: list[KwargsHandler] = [
+            InitProcessGroupKwargs(timeout=timeout, backend="gloo" if by_deepspeed and on_cpu else None),
+            ddp,
+        ]
         # The engine sets up FSDP2, because Accelerate supports FSDP on GPUs only. Hide it from Accelerate.
         with _hidden("ACCELERATE_USE_FSDP"), _launched_well():
             self.accelerator = Accelerator(

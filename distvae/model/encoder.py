@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distvae.config.schema import ModelConfig, Pooling
+from distvae.config.schema import BatchNormPosterior, ModelConfig, Pooling
 from distvae.model import lstm
+from distvae.model.batch_norm import BatchNorm
 from distvae.model.posterior import Posterior
 
 
@@ -24,13 +25,31 @@ class Encoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, sizes.embedding_size)
         self.lstm = nn.LSTM(sizes.embedding_size, sizes.hidden_size, batch_first=True)
         self.posterior = nn.Linear(sizes.hidden_size, 2 * sizes.latent_size)
+        self.normalise: BatchNorm | None = None
+        if isinstance(sizes.posterior, BatchNormPosterior):
+            self.normalise = BatchNorm(sizes.latent_size, sizes.posterior.mean_scale)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
         """Return q(z|x) for tokens [b, L], padded on the right, and lengths [b]."""
+        return self.posterior_of(self.outputs(tokens, lengths))
+
+    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return what parametrises q(z|x), [b, 2m], for tokens [b, L] and lengths [b]."""
         hidden, _ = lstm.run(self.lstm, self.embedding(tokens))
         pooled = pool(hidden, lengths, self._pooling)
         with torch.autocast(tokens.device.type, enabled=False):
-            mean, log_variance = self.posterior(pooled.to(self.posterior.weight.dtype)).chunk(2, dim=-1)
+            outputs: Tensor = self.posterior(pooled.to(self.posterior.weight.dtype))
+        return outputs
+
+    def posterior_of(self, outputs: Tensor, count: int | None = None) -> Posterior:
+        """Return q(z|x) for ``outputs`` [b, 2m].
+
+        Args:
+            count: number of sentences that count, the first ones. None: all.
+        """
+        mean, log_variance = outputs.chunk(2, dim=-1)
+        if self.normalise is not None:
+            mean = self.normalise(mean, count)
         return Posterior(mean, log_variance)
 
 
@@ -59,5 +78,10 @@ class NoEncoder(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
         """Return a posterior of no dimensions for tokens [b, L]: [b, 0] each."""
-        nothing = torch.zeros(len(tokens), 0, device=tokens.device)
-        return Posterior(nothing, nothing)
+        return self.posterior_of(self.outputs(tokens, lengths))
+
+    def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return torch.zeros(len(tokens), 0, device=tokens.device)
+
+    def posterior_of(self, outputs: Tensor, count: int | None = None) -> Posterior:
+        return Posterior(outputs, outputs)

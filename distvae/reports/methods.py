@@ -215,7 +215,8 @@ def method_of(config: Config) -> str:
     policy, pooling, weight = config.kl.policy, config.model.pooling, config.kl.flat().get("weight", 1.0)
     parts += [] if pooling == "last" else [f"{pooling} pooling"]
     parts += [policy.warm_up_label] if policy.warm_up else []
-    parts += [config.kl.free_bits.label, policy.label, "" if weight == 1 else f"β = {weight:g}"]
+    posterior = config.model.posterior
+    parts += [posterior.label, config.kl.free_bits.label, policy.label, "" if weight == 1 else f"β = {weight:g}"]
     parts += [f"{config.model.word_dropout:.0%} word dropout"] if config.model.word_dropout else []
     parts += [config.inference.training.label]
     return " + ".join(filter(None, parts)) or "VAE"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -74,8 +73,8 @@ def pretrained_encoder(config: Config, source: str, fingerprint: str) -> Weights
             f"pretrained={source}: its vocabulary ({pretrained.vocabulary.fingerprint}) is not this run's"
             f" ({fingerprint}); both need the same data settings"
         )
-    theirs, ours = asdict(pretrained.config.model), asdict(config.model)
-    for name in ("embedding_size", "hidden_size", "latent_size", "pooling"):
+    theirs, ours = pretrained.config.model.flat(), config.model.flat()
+    for name in ("embedding_size", "hidden_size", "latent_size", "pooling", "posterior"):
         if theirs[name] != ours[name]:
             raise UserError(f"pretrained={source}: model.{name} is {theirs[name]} there and {ours[name]} here")
     return {

@@ -46,7 +46,9 @@ class TrainStep:
 
     def __init__(self, runtime: Runtime, engine: Engine, config: Config, pad: int, graphs: GraphedSteps | None = None):
         self.runtime, self.engine, self._config, self._pad, self._graphs = runtime, engine, config, pad, graphs
-        self._micros = config.optimizer.accumulation_steps
+        # Micro-batches with a backward of their own, and those within one.
+        self._micros = config.backwards
+        self._within = config.optimizer.accumulation_steps // self._micros
         self._parts = runtime.world_size * self._micros
 
     def __call__(
@@ -121,7 +123,7 @@ class TrainStep:
         """
 
         def compute(tokens: Tensor, lengths: Tensor, **noise: Tensor) -> Tensor:
-            re, mean, log_variance = self.engine.module(tokens, lengths, Noise(**noise))
+            re, mean, log_variance = self.engine.module(tokens, lengths, Noise(**noise), count, self._within)
             # Leave a dummy out by selection: 0 × its value could be NaN.
             re, kl = re[:count], kl_per_dimension(mean, log_variance)[:count]
             bound = batch_mean

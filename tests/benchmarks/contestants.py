@@ -74,7 +74,8 @@ class Ours:
 
     def __init__(self, contest: Contest, *overrides: str):
         config = self.config = contest.load(*overrides)
-        self.runtime = Runtime(config.optimizer, config.communication, config.cpu_threads, config.speed.keep_memory)
+        speed = config.speed
+        self.runtime = Runtime(config.engine_settings, config.communication, config.cpu_threads, speed.keep_memory)
         self.corpus = corpus.load(corpus.prepare(config.data, progress=False))
         pad, unknown = self.corpus.vocabulary.pad, self.corpus.vocabulary.unknown
         self.model = model_of(config, len(self.corpus.vocabulary), pad, unknown)

@@ -330,8 +330,9 @@ PLACE = {
 PRETRAINING = {
     "seed", "data.path", "data.columns", "data.max_words", "data.train_size", "data.valid_size", "data.test_size",
     "data.distinct", "data.min_count", "data.unk", "data.seed", "model.embedding_size", "model.hidden_size",
-    "model.latent_size", "model.pooling", "model.init_range", "model.embedding_init_range", "model.dropout",
-    "model.word_dropout", "optimizer.name", "optimizer.weight_decay", "optimizer.batch_size", "optimizer.learning_rate",
+    "model.latent_size", "model.pooling", "model.posterior", "model.mean_scale", "model.init_range",
+    "model.embedding_init_range", "model.dropout", "model.word_dropout",
+    "optimizer.name", "optimizer.weight_decay", "optimizer.batch_size", "optimizer.learning_rate",
     "optimizer.clip_norm", "optimizer.mixed_precision", "optimizer.on_nan", "pretrain.max_epochs",
     "plateau.patience", "plateau.decay", "plateau.max_decays", "communication.compression",
     "communication.powersgd_rank", "communication.powersgd_start", "communication.local_sgd_steps", "evaluation.seed",

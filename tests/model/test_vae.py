@@ -1,8 +1,11 @@
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from distvae.config.schema import ModelConfig
 from distvae.model.draws import Noise, generator
@@ -145,3 +148,35 @@ def test_posterior_and_losses_are_float32_under_bf16(fused, sizes):
     assert {value.dtype for value in found} == {torch.float32}
     for value, expected in zip(found, exact(tokens, lengths, Noise(noise)), strict=True):
         torch.testing.assert_close(value.double(), expected, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "batch_norm"])
+@pytest.mark.parametrize("micro_batches", [2, 3, 9])
+def test_micro_batches_change_nothing(posterior, micro_batches):
+    sizes = replace(SIZES, posterior=posterior)
+    noise, runs = Noise(normal(4, 2), coins(4, 5), coins(4, 5, 3), coins(4, 5, 4)), []
+    for parts in (1, micro_batches):
+        model = tiny_model(sizes)
+        re, mean, log_variance = model(*padded(SENTENCES), noise, 3, parts)
+        (re[:3].sum() + mean[:3].square().sum() + log_variance[:3].exp().sum()).backward()
+        runs.append([re.detach(), mean.detach(), log_variance.detach(), *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(*runs, rtol=0, atol=1e-10)
+
+
+def peak(model, tokens, noise, micro_batches):
+    """Most bytes that a forward and backward hold at once."""
+    model.zero_grad()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        re, mean, log_variance = model(tokens, torch.full((32,), 20), noise, 32, micro_batches)
+        (re.sum() + mean.sum() + log_variance.sum()).backward()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def test_micro_batches_need_the_memory_of_one():
+    sizes = ModelConfig(embedding_size=16, hidden_size=32, latent_size=4, dropout=0.0, posterior="batch_norm")
+    model, tokens = TextVAE(sizes, 100, PAD, UNKNOWN), torch.randint(4, 100, (32, 20))
+    noise = Noise(torch.randn(32, 4))
+    whole = peak(model, tokens, noise, 1)
+    assert peak(model, tokens, noise, 4) < whole / 3
+    assert peak(model, tokens, noise, 8) < whole / 5

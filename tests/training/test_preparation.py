@@ -85,3 +85,10 @@ def test_a_run_says_what_it_trains(runtime, tiny, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"{tmp_path}: captions, 81/20/20 sentences, 501 tokens in the vocabulary" in said
     assert "1 process on CPU, 1 thread each" in said
+
+
+def test_an_encoder_with_another_posterior_is_refused(finished, tiny):
+    config = load_config(tiny, ["model.posterior=batch_norm"])
+    vocabulary = load_export(str(finished), kind="pretrained").vocabulary.fingerprint
+    with pytest.raises(UserError, match="model.posterior is gaussian there and batch_norm here"):
+        pretrained_encoder(config, str(finished), vocabulary)

@@ -85,3 +85,41 @@ def test_sums_add_steps_and_end_intervals(runtime):
     assert sums.end_interval(runtime) == 5
     assert math.isnan(sums.end_interval(runtime))
     assert sums.running() == {"RE": 15, "KL": 5}
+
+
+@pytest.fixture
+def normalising(runtime):
+    """A step of BN-VAE in two micro-batches, and its model."""
+    torch.manual_seed(0)
+    sizes = ModelConfig(embedding_size=6, hidden_size=8, latent_size=3, posterior="batch_norm")
+    config = Config(model=sizes, optimizer=OptimizerConfig(batch_size=3, learning_rate=0.3, accumulation_steps=2))
+    model = TextVAE(sizes, 20, 0, 1)
+    return TrainStep(runtime, make_engine(runtime, model, config.optimizer), config, pad=0), model
+
+
+def test_a_step_moves_the_running_statistics_by_a_tenth(normalising):
+    step, model = normalising
+    outputs = []
+    for number in BATCH.tolist():
+        ids = torch.tensor(split()[number], dtype=torch.long)[None]
+        outputs.append(model.encoder.outputs(ids, torch.tensor([ids.shape[1]])).detach()[0, :3])
+    sums, _ = step(split(), BATCH, KEY, objective())
+    assert sums.shape == (1, 6)
+    assert sums[0, 0] == 3
+    norm, means = model.encoder.normalise, torch.stack(outputs)
+    torch.testing.assert_close(norm.running_mean, 0.1 * means.mean(0))
+    torch.testing.assert_close(norm.running_variance, 0.9 + 0.1 * means.var(0))
+
+
+def test_a_skipped_step_leaves_the_running_statistics(normalising):
+    step, model = normalising
+    norm = model.encoder.normalise
+    step(split(), BATCH, KEY, objective())
+    before = copy.deepcopy(model.state_dict())
+    poisoned = norm.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    _, size = step(split(), BATCH, KEY, objective())
+    poisoned.remove()
+    assert not size.isfinite()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    step(split(), BATCH, KEY, objective())
+    assert not torch.equal(norm.running_mean, before["encoder.normalise.running_mean"])

@@ -20,6 +20,8 @@ from distvae.distributed.engines.base import (
 from distvae.distributed.engines.replicated import Replicated
 from distvae.distributed.engines.zero import Zero
 from distvae.distributed.runtime import Runtime
+from distvae.distributed.sums import sum_over_ranks
+from distvae.model.batch_norm import BatchNorm
 from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
@@ -57,6 +59,11 @@ def make_engine(
     for part in model.modules():
         if isinstance(part, nn.Embedding):
             part.sparse = rows and embedding_gradients != "dense"
+    if runtime.world_size > 1 and runtime.communication.local_sgd_steps is None:
+        # Under local SGD each process steps by its own share of the batch.
+        for layer in model.modules():
+            if isinstance(layer, BatchNorm):
+                layer.sum_over_ranks = sum_over_ranks
     if runtime.zero_stage is not None:
         return Zero(runtime, model, settings, apart)
     if runtime.fsdp:

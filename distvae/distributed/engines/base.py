@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distvae.config.schema import AdamW, OptimizerConfig
 from distvae.methods.lagging import Part
+from distvae.model.batch_norm import BatchNorm
 
 # AdamW's state: two tensors per weight, and the number of steps.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -146,6 +147,23 @@ def allocate_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
         for p in parameters:
             kept = {key: torch.zeros_like(p, requires_grad=False) for key in MOMENTS}
             optimizer.state[p] = {STEP: torch.zeros((), device=p.device)} | kept
+
+
+@torch.no_grad()
+def copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    """Copy the buffers of a module into those of its copy."""
+    for name, buffer in target.named_buffers():
+        buffer.copy_(source.get_buffer(name))
+
+
+def batch_norms(module: nn.Module) -> list[BatchNorm]:
+    return [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
+
+
+def keep_statistics(layers: Iterable[BatchNorm], norm: Tensor) -> None:
+    """Add a step's statistics to the running ones, unless the norm of its gradient is not finite."""
+    for layer in layers:
+        layer.end_step(torch.isfinite(norm))
 
 
 def gradient_of(parameter: Tensor) -> Tensor:

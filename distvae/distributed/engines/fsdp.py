@@ -15,7 +15,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
 
 from distvae.config.schema import OptimizerConfig
-from distvae.distributed.engines.base import allocate_state, build_optimizer, clipped_step, gradient_of, parts_of
+from distvae.distributed.engines.base import (
+    allocate_state,
+    batch_norms,
+    build_optimizer,
+    clipped_step,
+    copy_buffers,
+    gradient_of,
+    keep_statistics,
+    parts_of,
+)
 from distvae.distributed.runtime import Runtime
 from distvae.methods.lagging import Part
 from distvae.model.vae import TextVAE
@@ -46,6 +55,7 @@ class FullySharded:
         self.parts = parts_of(self._slices, apart)
         self.optimizer = build_optimizer(self.parts, settings)
         allocate_state(self.optimizer, self._slices.values())
+        self._norms = batch_norms(self.module)
 
     def step(self) -> Tensor:
         gradients = {name: cast("DTensor", gradient_of(p)) for name, p in self._sharded.items()}
@@ -53,17 +63,20 @@ class FullySharded:
         for name, gradient in gradients.items():
             self._slices[name].grad, self._sharded[name].grad = gradient.to_local(), None
         clipped_step(self.optimizer, norm, self._clip_norm)
+        keep_statistics(self._norms, norm)
         return norm
 
     @torch.no_grad()
     def gather(self) -> None:
         for name, p in self._model.named_parameters():
             p.copy_(_whole(self._sharded[name]))
+        copy_buffers(self.module, self._model)
 
     @torch.no_grad()
     def scatter(self) -> None:
         for name, p in self._model.named_parameters():
             self._slices[name].copy_(self._slice_of(name, p))
+        copy_buffers(self._model, self.module)
 
     def moment(self, key: str, name: str) -> Tensor:
         like = self._sharded[name]

@@ -16,9 +16,11 @@ from distvae.config.schema import BF16, CommunicationConfig, OptimizerConfig, Po
 from distvae.distributed.engines.base import (
     MOMENTS,
     allocate_state,
+    batch_norms,
     build_optimizer,
     clipped_step,
     gradient_of,
+    keep_statistics,
     parts_of,
 )
 from distvae.distributed.runtime import Runtime
@@ -45,7 +47,8 @@ class Replicated:
         carries: bool = False,
         apart: bool = False,
     ):
-        self._parameters, self._clip_norm = dict(model.named_parameters()), settings.clip_norm
+        self._model, self._clip_norm = model, settings.clip_norm
+        self._parameters, self._norms = dict(model.named_parameters()), batch_norms(model)
         self._device = runtime.device
         self._average_every = runtime.communication.local_sgd_steps if runtime.world_size > 1 else None
         self._steps_apart = 0
@@ -96,6 +99,7 @@ class Replicated:
         if self._power is not None:
             self._power.hold([p for g in self.optimizer.param_groups if not g["moves"] for p in g["params"]])
         clipped_step(self.optimizer, norm, self._clip_norm)
+        keep_statistics(self._norms, norm)
         if self._average_every is not None:
             self._steps_apart += 1
             if self._steps_apart == self._average_every:
@@ -110,8 +114,8 @@ class Replicated:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Average all weights in one collective, in place: cuDNN needs an LSTM's weights where it has put them."""
-        weights: list[Tensor] = list(self._parameters.values())
+        """Average weights and buffers in one collective, in place: cuDNN needs an LSTM's weights where it put them."""
+        weights = list(self._model.state_dict().values())
         mean = torch.cat([p.flatten() for p in weights]).div_(dist.get_world_size())
         dist.all_reduce(mean)
         parts = torch.split(mean, [p.numel() for p in weights])
@@ -169,7 +173,7 @@ class _Carrying(nn.Module):
         # On the device and of the dtype of the other weights, whose buckets it then shares.
         self.carrier = nn.Parameter(torch.zeros_like(next(model.parameters()).flatten()[0]))
 
-    def forward(self, *inputs: Tensor | Noise) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, *inputs: Tensor | Noise | int | None) -> tuple[Tensor, Tensor, Tensor]:
         outputs: tuple[Tensor, Tensor, Tensor] = self.model(*inputs)
         return outputs
 

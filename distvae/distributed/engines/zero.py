@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from distvae.config.schema import OptimizerConfig
-from distvae.distributed.engines.base import allocate_state, build_optimizer, parts_of
+from distvae.distributed.engines.base import (
+    allocate_state,
+    batch_norms,
+    build_optimizer,
+    copy_buffers,
+    keep_statistics,
+    parts_of,
+)
 from distvae.distributed.runtime import Runtime
 from distvae.methods.lagging import Part
 from distvae.model.vae import TextVAE
@@ -34,8 +41,8 @@ class Zero:
         self._utils, self._gathered, self._device = utils, zero.GatheredParameters, runtime.device
         # Stages 1 and 2 keep the model whole on every rank, as views of one flat tensor.
         self._model, trained = model, copy.deepcopy(model) if runtime.zero_stage == 3 else model
-        self._shards_weights = trained is not model
-        self._parameters = dict(trained.named_parameters())
+        self._trained, self._shards_weights = trained, trained is not model
+        self._parameters, self._norms = dict(trained.named_parameters()), batch_norms(trained)
         parts = parts_of(self._parameters, apart)
         optimizer = build_optimizer(parts, settings)
         self._deepspeed, prepared = runtime.accelerator.prepare(trained, optimizer)
@@ -60,8 +67,11 @@ class Zero:
 
     def step(self) -> Tensor:
         """Return the norm only: DeepSpeed clips and steps within the backward of the last micro-batch."""
-        norm = torch.inf if self._zero.overflow else self._deepspeed.get_global_grad_norm()
-        return torch.as_tensor(norm, device=self._device)
+        norm = torch.as_tensor(
+            torch.inf if self._zero.overflow else self._deepspeed.get_global_grad_norm(), device=self._device
+        )
+        keep_statistics(self._norms, norm)
+        return norm
 
     @torch.no_grad()
     def gather(self) -> None:
@@ -69,6 +79,7 @@ class Zero:
             with self._gathered(list(self._parameters.values())):
                 for name, p in self._model.named_parameters():
                     p.copy_(self._parameters[name])
+            copy_buffers(self._trained, self._model)
 
     @torch.no_grad()
     def scatter(self) -> None:
@@ -76,6 +87,7 @@ class Zero:
             with self._gathered(list(self._parameters.values()), modifier_rank=0):
                 for name, p in self._model.named_parameters():
                     self._parameters[name].copy_(p)
+            copy_buffers(self._model, self._trained)
         self._zero.refresh_fp32_params()
 
     def moment(self, key: str, name: str) -> Tensor:
