@@ -16,7 +16,7 @@ PROGRAM = [ROOT / "tests" / "distributed" / "poisoned.py"]
 @pytest.mark.parametrize("engine", ["cpu", "zero2", "zero3", "fsdp2"])
 def test_a_step_that_is_not_finite_is_skipped_on_all_ranks(tiny, tmp_path, engine):
     run = tmp_path / "run"
-    settings = [str(tiny), f"run={run}", "optimizer.on_nan=skip", "train.max_epochs=1"]
+    settings = [str(tiny), f"run={run}", "optimizer.on_nan=skip", "train.max_epochs=1", "model.posterior=batch_norm"]
     program = {"program": "tests.distributed.poisoned", "runs": [settings]}
     codes, told = fork(tmp_path, [{"processes": 2, "environment": TOLD[engine], **program}])
     assert codes == [[0, 0]], told

@@ -1,0 +1,93 @@
+"""Whole runs of BN-VAE by one process."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distvae.config.load import load_config
+from distvae.reports.methods import method_of
+from distvae.runs.checkpoints import load_export
+from distvae.train import main
+from tests.compare import equal, numbers, records, weights
+
+BUFFERS = ["encoder.normalise.running_mean", "encoder.normalise.running_variance"]
+NORMALISED = ["model.posterior=batch_norm", "evaluation.samples=0", "evaluation.importance_samples=2"]
+EVERY = ["checkpoint.every_steps=4", "checkpoint.keep=99"]
+RESTLESS = [
+    "kl={policy: linear, anneal_epochs: 1}", "optimizer.learning_rate=3", "train.max_epochs=30", "plateau.patience=1",
+    "plateau.max_decays=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A run whose learning rate decays, and whose best weights come back."""
+    folder = tmp_path_factory.mktemp("batch_norm") / "run"
+    assert main([str(tiny), f"run={folder}", *NORMALISED, *EVERY, *RESTLESS]) == 0
+    return folder
+
+
+def test_the_best_weights_come_back_with_their_statistics(run):
+    row = next(row for row in records(run) if row["verdict"] == "decay")
+    (saved,) = (run / "checkpoints").glob(f"*-step-{row['step']:09d}-*")
+    now, best = (load_file(saved / name) for name in ("model.safetensors", "best.safetensors"))
+    assert equal(now, best)
+    (before,) = (run / "checkpoints").glob(f"*-step-{(row['step'] - 1) // 4 * 4:09d}-*")
+    assert not any(torch.equal(now[name], load_file(before / "model.safetensors")[name]) for name in BUFFERS)
+
+
+def test_it_resumes_within_an_epoch_to_the_same_bits(run, tiny, tmp_path):
+    (saved,) = (run / "checkpoints").glob("*-step-000000028-*")
+    broken = tmp_path / "broken"
+    assert main([str(tiny), f"run={broken}", *NORMALISED, *EVERY, *RESTLESS, f"resume={saved}"]) == 0
+    assert equal(weights(broken), weights(run))
+    found = numbers(broken)
+    assert found == numbers(run)[-len(found) :]
+
+
+def test_its_pretraining_hands_on_the_statistics(run, tiny, tmp_path):
+    """Another run with that encoder trains as the run itself did."""
+    other = tmp_path / "other"
+    assert main([str(tiny), f"run={other}", *NORMALISED, *RESTLESS, f"pretrained={run}"]) == 0
+    assert equal(weights(other), weights(run))
+
+
+def test_an_export_evaluates_by_its_statistics(run):
+    model = load_export(run).model()
+    tokens = torch.randint(5, 100, (6, 9))
+    lengths = torch.full((6,), 9)
+    together = model.encoder(tokens, lengths)
+    for row, mean in enumerate(together.mean):
+        alone = model.encoder(tokens[row : row + 1], lengths[row : row + 1])
+        torch.testing.assert_close(alone.mean[0], mean)
+    raw = model.encoder.outputs(tokens, lengths)[:, :4]
+    exported = weights(run)
+    mean, variance, shift = (exported[f"encoder.normalise.{n}"] for n in ("running_mean", "running_variance", "shift"))
+    torch.testing.assert_close(together.mean, 0.6 * (raw - mean) / variance.sqrt() + shift, rtol=1e-4, atol=1e-5)
+
+
+def test_its_label_is_bn(tiny):
+    assert method_of(load_config(tiny, [*NORMALISED, "kl={policy: linear, anneal_epochs: 2}"])) == "PT + KLA + BN"
+
+
+def test_it_lives_where_annealing_alone_collapses(tiny, tmp_path):
+    """Under the initial weights of the paper, which put the means of all sentences within 1e-4 of each other."""
+    settings = [
+        "data.train_size=400", "pretrain.max_epochs=0", "train.max_epochs=4", "kl={policy: linear, anneal_epochs: 2}",
+        "model.word_dropout=0", "model.init_range=0.01", "model.embedding_init_range=0.1", "optimizer.learning_rate=1",
+        "evaluation.samples=0", "evaluation.importance_samples=2",
+    ]  # fmt: skip
+    ends = {}
+    for posterior in ("gaussian", "batch_norm"):
+        run = tmp_path / posterior
+        assert main([str(tiny), f"run={run}", *settings, f"model.posterior={posterior}"]) == 0
+        ends[posterior] = json.loads((run / "results.json").read_text())
+        last = records(run)[-1]["train"]["kl"]
+        # m = 4, γ = 0.6; one batch in fifty may have a single sentence.
+        assert (last > 0.95 * 4 * 0.6**2 / 2) == (posterior == "batch_norm")
+    assert ends["gaussian"]["latent"] == "dead"
+    assert ends["gaussian"]["scores"]["kl"]["mean"] < 0.1
+    assert ends["batch_norm"]["scores"]["kl"]["mean"] > 0.5
+    assert ends["batch_norm"]["scores"]["mutual_information"]["mean"] > 0.3
