@@ -87,7 +87,7 @@ def test_it_lives_where_annealing_alone_collapses(tiny, tmp_path):
         last = records(run)[-1]["train"]["kl"]
         # m = 4, γ = 0.6; one batch in fifty may have a single sentence.
         assert (last > 0.95 * 4 * 0.6**2 / 2) == (posterior == "batch_norm")
-    assert ends["gaussian"]["latent"] == "dead"
+    assert ends["gaussian"]["latent"]["state"] == "dead"
     assert ends["gaussian"]["scores"]["kl"]["mean"] < 0.1
     assert ends["batch_norm"]["scores"]["kl"]["mean"] > 0.5
     assert ends["batch_norm"]["scores"]["mutual_information"]["mean"] > 0.3
