@@ -22,7 +22,7 @@ from tests.conftest import fork
 
 SETTINGS = [
     "model.posterior=batch_norm", "pretrain.max_epochs=0", "train.max_epochs=2",
-    "kl.policy=linear", "kl.anneal_epochs=2",
+    "kl={policy: linear, anneal_epochs: 2}",
     "optimizer.clip_norm=null", "evaluation.samples=0", "evaluation.importance_samples=1",
 ]  # fmt: skip
 LOCAL = ["communication.local_sgd_steps=3", "checkpoint.every_steps=3", "checkpoint.keep=99"]
