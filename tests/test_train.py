@@ -560,11 +560,11 @@ def test_a_collapsed_run_says_so_wherever_one_looks(tiny, tmp_path, capsys):
     ):
         warnings = [line for line in text.splitlines() if line.startswith(opening)]
         assert len(warnings) == 1
-        assert "kl.policy=soft_free_bits" in warnings[0]
+        assert "kl.policy=from_above" in warnings[0]
     for name in ("status.json", "results.json"):
         latent = json.loads((run / name).read_text())["latent"]
         assert latent["state"] == "dead"
-        assert "kl.policy=soft_free_bits" in latent["advice"]
+        assert "kl.policy=from_above" in latent["advice"]
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
     assert [event.value for event in board.Scalars("latent/alive")][-1] == 0

@@ -144,7 +144,7 @@ def test_an_average_leaves_the_weights_where_they_are():
     try:
         lstm = torch.nn.LSTM(3, 4)
         engine = Replicated.__new__(Replicated)
-        engine._parameters = dict(lstm.named_parameters())
+        engine._model = lstm
         before = {name: (p.data_ptr(), p.detach().clone()) for name, p in lstm.named_parameters()}
         engine._average()
     finally:

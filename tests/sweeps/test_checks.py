@@ -49,7 +49,8 @@ REFUSED = {
         " give it `when: {optimizer.name: adamw}`",
     ),
     "never read": ({"set": {"kl": {"policy": "linear", "target_rate": 4.0}}, "space": CHI},
-                   "space.kl.multiplier: a trial does not read it (kl.policy=soft_free_bits would): leave it out"),
+                   "space.kl.multiplier: a trial does not read it (kl.policy=soft_free_bits or from_above would): leave"
+                   " it out"),
     "set and never read": ({"set": {"kl.policy": "linear", "kl.threshold": 0.2}, "space": {"seed": {"grid": [0, 1]}}},
                            "kl.threshold = 0.2: no trial reads it"),
     "seed of no draw": ({"set": {"data": {"path": "a.txt", "train_size": None, "valid_size": None, "test_size": None}},

@@ -110,7 +110,7 @@ def test_options_come_anywhere(words):
         ("configs/own", "configs/own.yaml"),
         ("own", "configs/own.yaml"),
         ("demo/kla.yaml", "configs/demo/kla.yaml"),
-        ("pt_kla_fb", "configs/demo/pt_kla_fb.yaml or configs/snli/pt_kla_fb.yaml"),
+        ("demo", "configs/base/demo.yaml or configs/sweep/demo.yaml"),
         ("configs/demo/own.yaml", "configs/own.yaml"),
         ("nowhere", None),
         ("**", None),
