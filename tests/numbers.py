@@ -41,7 +41,7 @@ cpu_threads: 1
 """
 
 
-ADAMW = "optimizer.name=adamw optimizer.learning_rate=0.01 optimizer.weight_decay=0.1"
+ADAMW = "optimizer.name=adamw optimizer.learning_rate=0.01 optimizer.weight_decay=0.1 optimizer.warmup_steps=5"
 LINEAR = "kl.policy=linear kl.anneal_epochs=2"
 FREE_BITS = f"{LINEAR} kl.target_rate=0.15 kl.free_bits"
 NO_ANNEALING = "kl.anneal_epochs=10"  # the default, which other policies accept

@@ -117,6 +117,7 @@ def test_a_fast_training_ends_where_a_plain_one_does(cache, tmp_path):
     short = [
         f"data.cache={cache}", "data.train_size=4000", "pretrain.max_epochs=0", "train.max_epochs=8",
         "kl={policy: constant, weight: 0.5}", "optimizer.name=adamw", "optimizer.learning_rate=0.003",
+        "optimizer.warmup_steps=0",
         "evaluation.importance_samples=100",
     ]  # fmt: skip
     plain = ["speed.output_layer=plain", "speed.embedding_gradients=dense", "optimizer.mixed_precision=no"]

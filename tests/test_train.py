@@ -183,7 +183,13 @@ def test_a_run_is_saved_every_so_many_steps_and_minutes(tiny, tmp_path, monkeypa
 
 METHODS = {
     "soft free bits by steps": ["kl.every_steps=4", "optimizer.accumulation_steps=2"],
-    "adamw": ["optimizer.name=adamw", "optimizer.learning_rate=0.01", "kl.policy=linear", "kl.free_bits=dimension"],
+    "adamw": [
+        "optimizer.name=adamw",
+        "optimizer.learning_rate=0.01",
+        "optimizer.warmup_steps=5",
+        "kl.policy=linear",
+        "kl.free_bits=dimension",
+    ],
     "decays": ["optimizer.on_nan=skip", "optimizer.learning_rate=3", "plateau.patience=1"],
 }
 

@@ -140,6 +140,9 @@ class AdamW:
     name: Literal["adamw"] = "adamw"
     # Decoupled weight decay.
     weight_decay: Annotated[NotNegative, Role.MUTABLE] = 0.0
+    # Steps in which the learning rate rises evenly to its value, whenever the moments have been reset. Without them the
+    # first steps can saturate the encoder, whose last state is then the same for all sentences.
+    warmup_steps: Annotated[Count, Role.MUTABLE] = 300
 
 
 @dataclass(frozen=True, config=RULES)
@@ -159,6 +162,12 @@ class OptimizerConfig(Section):
     # A step whose loss or gradient is not finite changes no weight. `stop`: it ends the run. `skip`: the run continues,
     # and the step is counted and left out of the epoch's sums.
     on_nan: Annotated[Literal["stop", "skip"], Role.EXTENT] = "stop"
+
+    def warm_up(self, step: int) -> float:
+        """Return the share of the learning rate at a step, counted from 1 since the moments were reset."""
+        if not isinstance(self.algorithm, AdamW) or step >= self.algorithm.warmup_steps:
+            return 1.0
+        return step / self.algorithm.warmup_steps
 
 
 @dataclass(frozen=True, config=RULES)

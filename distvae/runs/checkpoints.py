@@ -76,6 +76,7 @@ class RunState:
     data: str  # fingerprint of the sentences
     encoder_steps: Count = 0  # further steps of the next epoch, of the encoder alone
     turns: dict[str, _State] = field(default_factory=dict)  # which part of the model the next step moves
+    warmed: Count = 10**9  # steps since the optimizer's moments were reset; older checkpoints are past any warm-up
 
     @property
     def recorded_step(self) -> int:

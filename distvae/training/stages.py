@@ -75,6 +75,7 @@ class StageProgress:
     epoch: int = 0  # epochs that have ended
     converged: bool = False
     best: Best | None = None
+    warmed: int = 0  # steps since the optimizer's moments were reset
 
 
 @dataclass

@@ -56,6 +56,7 @@ def run_state(
         batches=epoch.batches,
         seconds=epoch.seconds,
         step=step,
+        warmed=progress.warmed,
         converged=progress.converged,
         plateau=progress.plateau.state_dict(),
         policy=stage.objective.state_dict(),
@@ -76,7 +77,7 @@ def restore(
         UserError: the checkpoint is of another kind.
     """
     state = resumed.state
-    progress.epoch, progress.converged = state.epoch, state.converged
+    progress.epoch, progress.converged, progress.warmed = state.epoch, state.converged, state.warmed
     try:
         progress.plateau.load_state_dict(state.plateau)
         # The ratio is 1, unless the caller allows to resume with another rate.

@@ -169,6 +169,7 @@ class Trainer:
         elif best is not None and verdict in (Verdict.DECAY, Verdict.STOP):
             self._load(best.weights)
             load_optimizer_state(self.engine, {})
+            progress.warmed = 0
             stage.objective.gamma.return_to(best.kl_weight)
             progress.converged = verdict is Verdict.STOP
         return verdict
@@ -180,7 +181,6 @@ class Trainer:
         settings, number, gamma = self.config.optimizer, progress.epoch + 1, stage.objective.gamma
         sentences, turns, draw = self.corpus.train, stage.turns, (self.config.seed, stage.number, number)
         plan = training_plan(sentences.lengths, settings.batch_size, draw)
-        set_learning_rate(self.engine, progress.plateau.learning_rate)
         every = self.config.kl.policy.interval if stage.name == "train" else None
         # The last interval of an epoch also takes the remainder, so that no interval is too short.
         interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
@@ -193,6 +193,8 @@ class Trainer:
         with Progress(f"{stage.name} {number}", len(sentences), self.runtime.is_main, shown) as bar:
             while epoch.batches < len(plan):
                 self.step += 1
+                progress.warmed += 1
+                set_learning_rate(self.engine, progress.plateau.learning_rate * settings.warm_up(progress.warmed))
                 gamma.start_step(epoch.batches / len(plan))
                 part, batch = turns.part, plan[turns.batch(epoch.batches, len(plan), *draw)]
                 key: tuple[str | int, ...] = (stage.name, number, epoch.batches + 1)

@@ -238,6 +238,13 @@ def test_weight_decay_belongs_to_adamw(load):
     assert load("optimizer: {name: adamw, weight_decay: 0.1}").optimizer.algorithm == AdamW(weight_decay=0.1)
 
 
+def test_adamw_warms_up(load):
+    adamw = load("optimizer: {name: adamw, warmup_steps: 4}").optimizer
+    assert [adamw.warm_up(step) for step in (1, 2, 4, 5, 2**31)] == [0.25, 0.5, 1, 1, 1]
+    assert load("optimizer: {name: adamw, warmup_steps: 0}").optimizer.warm_up(1) == 1
+    assert load("").optimizer.warm_up(1) == 1
+
+
 def test_the_field_of_a_choice_is_no_key(load):
     assert "unknown key optimizer.algorithm" in str(refused(load, "", "optimizer.algorithm=adamw"))
 
@@ -332,9 +339,9 @@ PRETRAINING = {
     "data.distinct", "data.min_count", "data.unk", "data.seed", "model.embedding_size", "model.hidden_size",
     "model.latent_size", "model.pooling", "model.posterior", "model.mean_scale", "model.init_range",
     "model.embedding_init_range", "model.dropout", "model.word_dropout",
-    "optimizer.name", "optimizer.weight_decay", "optimizer.batch_size", "optimizer.learning_rate",
-    "optimizer.clip_norm", "optimizer.mixed_precision", "optimizer.on_nan", "pretrain.max_epochs",
-    "plateau.patience", "plateau.decay", "plateau.max_decays", "communication.compression",
+    "optimizer.name", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.batch_size",
+    "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.mixed_precision", "optimizer.on_nan",
+    "pretrain.max_epochs", "plateau.patience", "plateau.decay", "plateau.max_decays", "communication.compression",
     "communication.powersgd_rank", "communication.powersgd_start", "communication.local_sgd_steps", "evaluation.seed",
 }  # fmt: skip
 
@@ -359,6 +366,7 @@ PRETRAINING = {
                 "kl.target_rate", "kl.threshold", "kl.multiplier", "kl.dual_learning_rate", "kl.proportional",
                 "kl.integral", "model.dropout", "model.word_dropout",
                 "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.weight_decay",
+                "optimizer.warmup_steps",
             },
         ),
     ],

@@ -30,7 +30,8 @@ RUNS = {
     "language_model": [*LANGUAGE_MODEL, "optimizer.accumulation_steps=2"],
     # Moments and steps, forgotten where a stage begins. The encoder's hidden states are pooled.
     "adamw": [
-        "optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1", "model.pooling=max",
+        "optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1",
+        "optimizer.warmup_steps=5", "model.pooling=max",
     ],
 }  # fmt: skip
 BAND = 1.6, 2.4  # (1 ± β)λ of the steering run

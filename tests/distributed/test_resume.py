@@ -24,6 +24,7 @@ WAYS = {
             "communication.local_sgd_steps=2",
             "optimizer.name=adamw",
             "optimizer.learning_rate=0.01",
+            "optimizer.warmup_steps=60",
             "model.posterior=batch_norm",
         ],
         41,

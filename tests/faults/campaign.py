@@ -55,7 +55,12 @@ cpu_threads: 1
 VARIANTS = {
     "sgd": (),
     # Optimizer moments, and the gradients of two micro-batches.
-    "adamw": ("optimizer.name=adamw", "optimizer.learning_rate=0.04", "optimizer.accumulation_steps=2"),
+    "adamw": (
+        "optimizer.name=adamw",
+        "optimizer.learning_rate=0.04",
+        "optimizer.warmup_steps=9",
+        "optimizer.accumulation_steps=2",
+    ),
 }
 # A learning rate so small that sums in another order stay close.
 VARIANTS_BY_TURNS = {

@@ -24,7 +24,8 @@ from tests.methods.test_lagging import published
 MOST, CHECK = 7, 2
 SETTINGS = [
     "data.train_size=41", "pretrain.max_epochs=0", "train.max_epochs=4", "kl={policy: linear, anneal_epochs: 1}",
-    "optimizer.name=adamw", "optimizer.learning_rate=0.02", "optimizer.weight_decay=0.1", "evaluation.samples=0",
+    "optimizer.name=adamw", "optimizer.learning_rate=0.02", "optimizer.weight_decay=0.1", "optimizer.warmup_steps=5",
+    "evaluation.samples=0",
     f"inference={{training: aggressive, max_steps: {MOST}, check_every: {CHECK}}}",
 ]  # fmt: skip
 OFTEN = ["checkpoint.every_steps=1", "checkpoint.keep=999"]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from distvae.config.load import load_config
 from distvae.model.draws import training_noise
 from distvae.train import main
+from distvae.training.plateau import Plateau, Verdict
 from distvae.training.step import TrainStep
 from tests.compare import equal, numbers, records, weights
 from tests.conftest import LANGUAGE_MODEL
@@ -104,6 +105,44 @@ def test_no_best_without_a_kl_in_its_band(tiny, tmp_path, capsys):
     # What lies in best/ are the last weights.
     last = run / "checkpoints" / "latest"
     assert equal(weights(run), load_file(last / "model.safetensors"))
+
+
+def test_adamw_warms_up_in_each_stage_and_after_each_decay(tiny, tmp_path, monkeypatch):
+    def observe(self, loss):
+        """Let only the first epoch of a stage improve."""
+        if self.best is None:
+            self.best = loss
+            return Verdict.IMPROVED
+        self.learning_rate /= 2
+        return Verdict.DECAY
+
+    seen, step = [], TrainStep.__call__
+
+    def spy(self, *arguments):
+        seen.append(self.engine.optimizer.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Plateau, "observe", observe)
+    monkeypatch.setattr(TrainStep, "__call__", spy)
+    settings = [
+        str(tiny), "data.train_size=48", "optimizer.batch_size=8",
+        "optimizer={name: adamw, learning_rate: 0.01, warmup_steps: 10}",
+        "pretrain.max_epochs=1", "train.max_epochs=4", "kl={policy: constant}", "evaluation.samples=0",
+        "checkpoint.every_steps=1", "checkpoint.keep=999",
+    ]  # fmt: skip
+    whole = tmp_path / "whole"
+    assert main([*settings, f"run={whole}"]) == 0
+    ramp = [0.01 * number / 10 for number in range(1, 11)]
+    expected = [*ramp[:6], *ramp, 0.01, 0.01, *(rate / 2 for rate in ramp[:6]), *(rate / 4 for rate in ramp[:6])]
+    assert seen == pytest.approx(expected, rel=1e-12)
+    # Within a warm-up of each stage, before its end, and after a decay.
+    for number in (3, 10, 20):
+        seen.clear()
+        (checkpoint,) = whole.glob(f"checkpoints/*step-{number:09d}-*")
+        resumed = tmp_path / str(number)
+        assert main([*settings, f"run={resumed}", f"resume={checkpoint}"]) == 0
+        assert seen == pytest.approx(expected[number:], rel=1e-12)
+        assert equal(weights(resumed), weights(whole))
 
 
 def test_a_language_model_is_trained_by_its_nll(language_model):
