@@ -15,7 +15,7 @@ test: $(READY) lint
 # pages in a browser (chromium), and trainings that are killed, starved and spoilt. Three workers on two cores, because
 # much of their time is waiting; tests/conftest.py has the order of the files.
 test-cluster: $(READY)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m cluster
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m cluster
 
 # Whole trainings, each engine by each number of processes, bad input by the hundred; then benchmarks, alone on the cores.
 test-long: $(READY)

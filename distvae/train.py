@@ -119,7 +119,8 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
             if runtime.is_main and runtime.heartbeat is not None:
                 runtime.heartbeat.on_loss = lambda reason: writer.fail(UserError(reason))
             try:
-                trainer = Trainer(config, run, runtime, attempt.number, checkpoint, signals, writer, caller)
+                with signals.kept():
+                    trainer = Trainer(config, run, runtime, attempt.number, checkpoint, signals, writer, caller)
                 with signals.deferred():
                     trainer.run_stages()
                     results = trainer.finish()

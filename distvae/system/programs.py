@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from distvae.system import launcher, streams
 from distvae.system.errors import UserError, printable, tell
@@ -42,7 +43,7 @@ def run_program(
         try:
             if signals is not None:
                 signals.install()
-            code = _guarded(body, hint)
+            code = _guarded(body, hint, signals)
         except KeyboardInterrupt:
             # After a single SIGTERM or the like there was nothing to save yet: the run can be started again.
             code = ENDED if signals is None or signals.asked == "SIGINT" else INTERRUPTED
@@ -55,10 +56,11 @@ def run_program(
     return code
 
 
-def _guarded(body: Callable[[], int], hint: str) -> int:
+def _guarded(body: Callable[[], int], hint: str, signals: Signals | None) -> int:
     try:
         try:
-            return body()
+            with nullcontext() if signals is None else signals.kept():
+                return body()
         finally:
             sys.stdout.flush()
     except InterruptedRun as interrupted:

@@ -39,6 +39,7 @@ class Signals:
     def __init__(self) -> None:
         self.asked: str | None = None  # name of the first signal received
         self._deferred = False
+        self._raised: str | None = None  # name of the last signal that raised
         self._former: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
 
     def install(self) -> None:
@@ -64,12 +65,23 @@ class Signals:
         finally:
             self._deferred = False
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Raise a signal's ``KeyboardInterrupt`` again, if C code in the block turned it into an error of its own."""
+        try:
+            yield
+        except Exception as error:
+            if self._raised is None:
+                raise
+            raise KeyboardInterrupt(self._raised) from error
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         # Ignore a signal that arrives while the process is ending because of an earlier one.
         again, ending = number == signal.SIGINT and self.asked == name, self.asked is not None
         self.asked = self.asked or name
         if again or not (self._deferred or ending):
+            self._raised = name
             raise KeyboardInterrupt(name)
 
 

@@ -654,7 +654,7 @@ def live(name: str, text: str) -> list[str]:
     """Return what loads, links or runs on a page, or on the page that Markdown renders to."""
     page = _Live()
     if name.endswith(".md"):
-        text = text.replace("![Figure 2](figure2.svg)", "")
+        text = re.sub(r"!\[(Figure 2|Learning curves)\]\((figure2|curves)\.svg\)", "", text)
         page.feed(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text))
         if re.search(r"(?<!\()\b(https?|ftp)://|\bwww\.", text):
             page.found.append("an address that renders as a link")

@@ -36,6 +36,24 @@ def test_an_end_has_its_code_and_line(capsys, error, code, line):
     assert capsys.readouterr() == ("", line)
 
 
+def test_a_signal_that_c_code_has_swallowed_still_interrupts(capsys):
+    """pydantic's Rust, for one, raises a SchemaError in place of the KeyboardInterrupt."""
+    signals = Signals()
+
+    def body() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            signal.sigtimedwait([], 5)
+        except KeyboardInterrupt:
+            raise ValueError("a schema cannot be built: SIGUSR1") from None
+        return 0
+
+    assert run_program(body, signals=signals) == 75
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ValueError, match="of its own"):
+        run_program(raising(ValueError("of its own")), signals=Signals())
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_program_that_returns_has_its_own_code(capsys, code):
     assert run_program(lambda: code) == code
