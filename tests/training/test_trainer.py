@@ -125,8 +125,8 @@ def test_adamw_warms_up_in_each_stage_and_after_each_decay(tiny, tmp_path, monke
     monkeypatch.setattr(Plateau, "observe", observe)
     monkeypatch.setattr(TrainStep, "__call__", spy)
     settings = [
-        str(tiny), "data.train_size=48", "optimizer.batch_size=8",
-        "optimizer={name: adamw, learning_rate: 0.01, warmup_steps: 10}",
+        str(tiny), "data.train_size=48",
+        "optimizer={name: adamw, learning_rate: 0.01, warmup_steps: 10}", "optimizer.batch_size=8",
         "pretrain.max_epochs=1", "train.max_epochs=4", "kl={policy: constant}", "evaluation.samples=0",
         "checkpoint.every_steps=1", "checkpoint.keep=999",
     ]  # fmt: skip
