@@ -12,8 +12,8 @@ test: $(READY) lint
 	@$(BIN)/python -m pytest -n 2 -m "not cluster and not long"
 
 # Slurm clusters that they bring up on this machine (as root, with Debian's slurm-wlm, munge and iproute2), sweeps by Ray,
-# pages in a browser (chromium), and trainings that are killed, starved and spoilt. Three workers on two cores, because
-# much of their time is waiting; tests/conftest.py has the order of the files.
+# pages in a browser (chromium), and trainings that are killed, starved and spoilt. tests/conftest.py has the order of
+# the files.
 test-cluster: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m cluster
 
