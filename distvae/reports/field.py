@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from distvae.evaluation.scores import Estimate
-from distvae.reports.methods import CERTAIN, FinishedRun, Method, Run, difference
+from distvae.reports.methods import FinishedRun, Method, Run, certain, difference
 
 Verdict = Literal["yes", "no", "too close to tell"]
 
@@ -29,7 +29,7 @@ class Row:
         """Whether the latent variable lowers the NLL."""
         if self.gain is None:
             return None
-        return "too close to tell" if not _certain(self.gain) else "yes" if self.gain.mean > 0 else "no"
+        return "too close to tell" if not certain(self.gain) else "yes" if self.gain.mean > 0 else "no"
 
     @property
     def state(self) -> str | None:
@@ -52,12 +52,14 @@ def rank(methods: Sequence[Method]) -> list[Row]:
     rows = []
     for method in [*scored, *others]:
         better = [other for other in scored if method in scored and _certainly_better(other, method)]
-        compared = method in scored and baseline is not None and not method.runs[0].config.language_model
+        gain = None
+        if baseline is not None and method in scored and not method.config.language_model:
+            gain = difference(baseline, method, "nll")
         rows.append(
             Row(
                 method,
                 1 + len(better) if method in scored else None,
-                difference(baseline, method, "nll") if compared and baseline is not None else None,
+                gain,
                 tuple(filter(None, map(_state, method.finished))),
                 _hours(method, runs),
             )
@@ -67,7 +69,7 @@ def rank(methods: Sequence[Method]) -> list[Row]:
 
 def language_model(methods: Sequence[Method]) -> Method | None:
     """Return the finished language model with the lowest NLL; None if there is none."""
-    found = [method for method in methods if method.runs[0].config.language_model and method.of_sentences("nll")]
+    found = [method for method in methods if method.config.language_model and method.of_sentences("nll")]
     return min(found, key=_nll, default=None)
 
 
@@ -77,19 +79,13 @@ def _nll(method: Method) -> float:
     return found.mean
 
 
-def _certain(found: Estimate) -> bool:
-    return abs(found.mean) > CERTAIN * (found.standard_error or 0.0)
-
-
 def _certainly_better(one: Method, other: Method) -> bool:
     found = difference(other, one, "nll")
-    return one is not other and found.mean > 0 and _certain(found)
+    return one is not other and found.mean > 0 and certain(found)
 
 
 def _state(run: FinishedRun) -> str | None:
     """Return the state of a run's latent; None if it has none, or too few sentences to judge."""
-    if run.config.language_model:
-        return None
     found = run.results.latent or run.results.scores.latent(run.config, run.config.last_stage)
     return None if found is None else found.state
 

@@ -111,14 +111,14 @@ def _panel(method: Method, axes: _Axes, level: float | None) -> str:
             marks.append(f'<text x="{axes.x(tick):.1f}" y="220" text-anchor="middle">{tick:g}</text>')
     marks.append(f'<text x="{_RIGHT}" y="233" text-anchor="end">epoch</text>')
     for name, label, x, y in (("kl", "KL", 34, 10), ("mi", "MI", 56, 10), ("elbo", "−ELBO", 34, 131)):
-        if name == "elbo" or not method.runs[0].config.language_model:
+        if name == "elbo" or not method.config.language_model:
             marks.append(f'<text class="{name}" x="{x}" y="{y}">{label}</text>')
-    rate = method.runs[0].config.kl.rate
+    rate = method.config.kl.rate
     for name, value in (("kl", rate), ("elbo", level)):
         if value is not None and (name == "kl" or axes.low <= value <= axes.high):
             y = axes.y(name, value)
             marks.append(f'<line class="rule" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    names = ["elbo"] if method.runs[0].config.language_model else list(_SERIES)
+    names = ["elbo"] if method.config.language_model else list(_SERIES)
     marks += [_line(run, name, axes) for run in method.runs for name in names]
     return "".join(marks)
 

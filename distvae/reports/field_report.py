@@ -55,7 +55,7 @@ def make_report(methods: list[Method], sentences: Sequence[str] = ()) -> Report:
     parts = [Part("Methods", text, _HEADER, list(map(_line, rows)), notes, numbers=True)]
     figure = field_figure.draw(ordered, language_model(methods))
     parts += [Part("Learning curves", figure=figure)] if figure else []
-    decoding = [method for method in ordered if method.finished and not method.runs[0].config.language_model]
+    decoding = [method for method in ordered if method.finished and not method.config.language_model]
     if sentences and decoding:
         exports = [load_export(method.finished[0].folder) for method in decoding]
         parts.append(reconstructions([method.name for method in decoding], exports, sentences))
@@ -72,7 +72,7 @@ def make_report(methods: list[Method], sentences: Sequence[str] = ()) -> Report:
 
 
 def _line(row: Row) -> Line:
-    method, config = row.method, row.method.runs[0].config
+    method, config = row.method, row.method.config
     seeds = f"{len(method.finished)}" + ("" if len(method.finished) == len(method.runs) else f" of {len(method.runs)}")
     if not method.finished:
         return Line([method.name, *["–"] * (len(_HEADER) - 3), seeds, "–"], aside=True)
@@ -105,7 +105,7 @@ def _gain(row: Row) -> str:
 def _notes(methods: Sequence[Method]) -> list[str]:
     """Return what is missing from the comparison."""
     notes = []
-    models = [method for method in methods if method.runs[0].config.language_model]
+    models = [method for method in methods if method.config.language_model]
     baseline = language_model(methods)
     if baseline is None:
         why = "has not finished" if models else "is missing: train one with model.latent_size=0"

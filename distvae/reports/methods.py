@@ -120,6 +120,11 @@ def _check_stages(folder: Path, results: Results, epochs: list[EpochRecord]) -> 
         )
 
 
+def certain(found: Estimate) -> bool:
+    """Return whether a difference counts, however it points."""
+    return abs(found.mean) > CERTAIN * (found.standard_error or 0.0)
+
+
 @dataclass(frozen=True)
 class Score:
     """A score of a method."""
@@ -141,6 +146,11 @@ class Method:
     kind: str  # as the paper names it
     name: str  # the kind, and the settings that distinguish it from other methods of the kind
     runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> Config:
+        """The config of its first run. The others have another seed and other places."""
+        return self.runs[0].config
 
     @cached_property
     def finished(self) -> tuple[FinishedRun, ...]:

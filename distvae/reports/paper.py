@@ -10,7 +10,7 @@ from typing import Literal
 from distvae.evaluation.liveness import DEAD, INFORMATIVE, latent_state
 from distvae.evaluation.metrics import METRICS
 from distvae.evaluation.scores import Estimate
-from distvae.reports.methods import CERTAIN, FinishedRun, Method, difference, distance, steadiness
+from distvae.reports.methods import FinishedRun, Method, certain, difference, distance, steadiness
 
 # -- Table 1 -----------------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ def _if_alive(verdict: Verdict, figures: str, *methods: Method) -> tuple[Verdict
 
 def _off(method: Method) -> float:
     """Return mean KL − λ, in nats."""
-    kl, rate = method.score("kl"), method.runs[0].config.kl.rate
+    kl, rate = method.score("kl"), method.config.kl.rate
     if kl is None or rate is None:
         raise ValueError(f"{method.name} has no KL or no λ")
     return kl.mean - rate
@@ -170,7 +170,7 @@ def _lower(one: Method, other: Method, score: Literal["re", "neg_elbo", "nll"]) 
 
 def _judge(found: Estimate) -> Verdict:
     """Return whether a difference is below 0."""
-    if abs(found.mean) <= CERTAIN * (found.standard_error or 0.0):
+    if not certain(found):
         return "too close to tell"
     return "held" if found.mean < 0 else "not held"
 

@@ -48,9 +48,9 @@ def draw(methods: list[Method]) -> bytes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#e6e6e6")
         panel.set_axisbelow(True)
-        for epochs in sorted({method.runs[0].config.kl.policy.warm_up for method in drawn} - {0}):
+        for epochs in sorted({method.config.kl.policy.warm_up for method in drawn} - {0}):
             panel.axvline(epochs + 0.5, color="#9a9a9a", linestyle=":", linewidth=1)
-    for rate in sorted({rate for method in drawn if (rate := method.runs[0].config.kl.rate) is not None}):
+    for rate in sorted({rate for method in drawn if (rate := method.config.kl.rate) is not None}):
         axes[0].axhline(rate, color="#444444", linestyle="--", linewidth=1)
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)

@@ -86,7 +86,7 @@ def _table(methods: list[Method]) -> list[Line]:
 
 def _scores(method: Method) -> list[str]:
     results = [run.results.scores for run in method.finished]
-    autoencoder = method.runs[0].config.autoencoder
+    autoencoder = method.config.autoencoder
     effective = [scores.effective_samples for scores in results if scores.effective_samples is not None]
     return [
         shown(method.score("nll")),
