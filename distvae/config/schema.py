@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field as plain_field
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,7 @@ from distvae.config.kl import KLConfig
 from distvae.config.sections import Section
 from distvae.methods.annealing import Constant
 from distvae.methods.lagging import Aggressive, Joint
+from distvae.methods.posteriors import BatchNormPosterior, GaussianPosterior
 from distvae.system.roles import Role
 from distvae.system.settings import (
     LARGEST_INT,
@@ -79,29 +80,6 @@ class DataConfig:
         if self.path == CAPTIONS and (self.min_count, self.unk) != (type(self).min_count, type(self).unk):
             raise ValueError("min_count and unk do not apply to data.path=captions, all of whose words are known")
         return self
-
-
-@dataclass(frozen=True, config=RULES)
-class GaussianPosterior:
-    """The mean and log variance of q(z|x) are the encoder's outputs."""
-
-    name: Literal["gaussian"] = "gaussian"
-
-    label: ClassVar[str] = ""
-    needs_batch: ClassVar[bool] = False
-
-
-@dataclass(frozen=True, config=RULES)
-class BatchNormPosterior:
-    """BN-VAE (Zhu et al., 2020): the mean of q(z|x) is batch-normalised, which keeps the KL from 0."""
-
-    name: Literal["batch_norm"] = "batch_norm"
-    # γ of the paper, which is not the KL weight: the standard deviation of each dimension of the posterior mean over a
-    # global batch. The mean KL is at least m/2 · mean_scale².
-    mean_scale: AboveZero = 0.6
-
-    label: ClassVar[str] = "BN"
-    needs_batch: ClassVar[bool] = True  # whether a posterior depends on all sentences of its global batch
 
 
 @dataclass(frozen=True, config=RULES)

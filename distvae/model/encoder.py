@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distvae.config.schema import BatchNormPosterior, ModelConfig, Pooling
+from distvae.config.schema import ModelConfig, Pooling
+from distvae.methods.posteriors import BatchNormPosterior
 from distvae.model import lstm
 from distvae.model.batch_norm import BatchNorm
 from distvae.model.posterior import Posterior
