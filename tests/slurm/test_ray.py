@@ -150,7 +150,6 @@ def test_a_sweeps_other_nodes_join_the_first_and_end_with_it(ray, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as head:
         process = ray(1, f"127.0.0.1:{head.getsockname()[1]}")
         wait_for_file(tmp_path / "notes" / "ray")
-        assert " --address=127.0.0.1:" in (tmp_path / "notes" / "ray").read_text()
         process.send_signal(signal.SIGTERM)  # of the first node
         time.sleep(1)
         assert process.poll() is None
@@ -158,6 +157,7 @@ def test_a_sweeps_other_nodes_join_the_first_and_end_with_it(ray, tmp_path):
         time.sleep(2.5)
         assert process.poll() is None
     assert process.wait(timeout=30) == 0
+    assert " --address=127.0.0.1:" in (tmp_path / "notes" / "ray").read_text()
 
 
 def test_a_sweeps_other_nodes_have_it_start_again_when_the_first_is_lost(ray, tmp_path):

@@ -88,10 +88,11 @@ def test_a_run_under_nohup_does_not_hear_the_terminal_hang_up():
 def test_a_process_is_told_when_its_launcher_dies(tmp_path):
     """The launcher is killed outright; its process hears of it as of a SIGTERM."""
     child = (
-        "import sys, time; from distvae.system.signals import Signals; s = Signals(); s.install();"
+        "import os, time; from distvae.system.signals import Signals; s = Signals(); s.install();"
         f" s._deferred = True; open({str(tmp_path / 'ready')!r}, 'w').close()\n"
         f"while s.asked is None: time.sleep(0.01)\n"
-        f"open({str(tmp_path / 'told')!r}, 'w').write(s.asked)"
+        f"with open({str(tmp_path / 'new')!r}, 'w') as file: file.write(s.asked)\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(tmp_path / 'told')!r})"
     )
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": "no"}
