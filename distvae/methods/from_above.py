@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 START = 0.1
 # Steps between two moves of γ.
 STEPS = 40
+# As low as a latent that holds nothing brings γ.
+LEAST = 0.01
 
 
 @dataclass(frozen=True, config=RULES)
@@ -48,8 +50,8 @@ class FromAbove(Band):
 class Approach(Steered):
     """γ of soft free bits from above.
 
-    The KL has to exceed its band before it can arrive there. A KL of a dead latent, which all sentences share, is no
-    reason to raise γ: until z tells sentences apart, γ falls. Weights of a dead or hollow latent cannot be the best,
+    The KL has to exceed its band before it can arrive there. A KL that most sentences share, of a dead or hollow latent,
+    is no reason to raise γ: until z tells sentences apart, γ falls to 0.01. Weights of such a latent cannot be the best,
     because −ELBO stands still while z is still learning, and the plateau rule would end that.
     """
 
@@ -60,8 +62,9 @@ class Approach(Steered):
         self.value = START
 
     def end_interval(self, kl: float) -> None:
-        if self.latent == "dead":
-            self.value *= 1 - self.options.multiplier
+        if self.latent in ("dead", "hollow"):
+            if self.value > LEAST:
+                self.value *= 1 - self.options.multiplier
             return
         self.above |= kl > self.options.ceiling
         self.move(kl)

@@ -65,14 +65,25 @@ def test_weights_of_a_hollow_latent_are_not_the_best(latent):
     assert policy.may_be_best(4.0) == (latent not in ("hollow", "dead"))
 
 
-def test_gamma_falls_while_the_latent_is_dead_whatever_the_kl():
+@pytest.mark.parametrize("latent", ["dead", "hollow"])
+def test_gamma_falls_to_its_least_while_the_latent_holds_nothing_whatever_the_kl(latent):
     policy = gamma_of(OPTIONS)
-    policy.end_epoch(4.0, "dead")
+    policy.end_epoch(4.0, latent)
     assert weights(policy, [4.0, 9.0, 0.0]) == pytest.approx([0.09, 0.081, 0.0729])
+    # ln 10 / -ln 0.9 = 21.9
+    assert weights(policy, [9.0] * 30)[-12:] == [pytest.approx(0.1 * 0.9**22)] * 12
     assert not policy.in_band
-    policy.end_epoch(4.0, "hollow")
-    assert weights(policy, [9.0, 4.0]) == pytest.approx([0.0729 * 1.1] * 2)
+    policy.end_epoch(9.0, "alive")
+    assert weights(policy, [9.0, 4.0]) == pytest.approx([0.1 * 0.9**22 * 1.1] * 2)
     assert policy.in_band
+
+
+def test_a_hollow_latent_does_not_raise_a_gamma_below_its_least():
+    policy = gamma_of(OPTIONS)
+    weights(policy, [0.0] * 30)
+    low = policy.value
+    policy.end_epoch(0.0, "hollow")
+    assert weights(policy, [0.0, 9.0]) == [low, low] == pytest.approx([0.1 * 0.9**30] * 2)
 
 
 def test_a_kl_that_full_weight_cannot_lower_has_arrived():
