@@ -68,7 +68,7 @@ class Work:
 
     gradients: tuple[Gradient, ...]  # in the order in which the backward completes them
     flops: int  # of matrix products, forward and backward
-    draws: int  # random numbers: z, and the dropout of embeddings, outputs and words
+    draws: int  # random numbers: z, and the dropout of embeddings, outputs, words and variances
 
     @property
     def bytes(self) -> int:
@@ -85,6 +85,8 @@ def count_work(sizes: ModelConfig, vocabulary_size: int, tokens: int) -> Work:
         draws += tokens * (sizes.embedding_size + sizes.hidden_size)
     if sizes.word_dropout:
         draws += tokens
+    if sizes.posterior.variance_dropout:
+        draws += sizes.latent_size
     order, _ = _pass_without_data(sizes, vocabulary_size, tokens)
     # oneDNN's LSTM is a single operation, whose matrix products the counter does not see.
     enabled = torch._C._get_mkldnn_enabled()

@@ -70,6 +70,7 @@ RUNS = {
     "aggressive": f"{LINEAR} {AGGRESSIVE}",
     **{form: f"{FREE_BITS}={form}" for form in ("dimension", "sentence_dimension", "sentence", "batch")},
     "BN-VAE": "model.posterior=batch_norm optimizer.accumulation_steps=2",
+    "DU-VAE": "model.posterior=du optimizer.accumulation_steps=2",
     "pretraining": "pretrain.max_epochs=2",
     "word dropout": "model.word_dropout=0.3",
     "mean pooling": "model.pooling=mean pretrain.max_epochs=1",

@@ -14,7 +14,7 @@ from distvae.config.kl import KLConfig
 from distvae.config.sections import Section
 from distvae.methods.annealing import Constant
 from distvae.methods.lagging import Aggressive, Joint
-from distvae.methods.posteriors import BatchNormPosterior, GaussianPosterior
+from distvae.methods.posteriors import BatchNormPosterior, DUPosterior, GaussianPosterior
 from distvae.system.roles import Role
 from distvae.system.settings import (
     LARGEST_INT,
@@ -93,8 +93,10 @@ class ModelConfig(Section):
     # What the encoder's LSTM gives the posterior: its last hidden state, or the mean or maximum of each dimension over
     # the hidden states of the sentence.
     pooling: Pooling = "last"
-    # `gaussian`, or `batch_norm`, which normalises the mean.
-    posterior: Annotated[GaussianPosterior | BatchNormPosterior, Field(discriminator="name")] = GaussianPosterior()
+    # `gaussian`; `batch_norm`, which normalises the mean; or `du`, which drops variances too.
+    posterior: Annotated[GaussianPosterior | BatchNormPosterior | DUPosterior, Field(discriminator="name")] = (
+        GaussianPosterior()
+    )
     # All weights are drawn from U(−r, r), and embeddings from U(−r', r').
     init_range: AboveZero = 0.01
     embedding_init_range: AboveZero = 0.1

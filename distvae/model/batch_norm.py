@@ -1,7 +1,8 @@
-"""Batch normalisation of the posterior mean (BN-VAE, Zhu et al., 2020).
+"""Batch normalisation of the posterior mean (BN-VAE, Zhu et al., 2020; DU-VAE, Shen et al., 2021).
 
-Over the sentences of a global batch, the mean of each dimension of z has the average β and the standard deviation γ. γ
-is fixed and β is learnt, so the average KL is at least Σ_d (γ² + β_d²) / 2, as E[μ²] = γ² + β² and σ² − log σ² ≥ 1.
+Over the sentences of a global batch, the mean of dimension d of z has the average β_d and the standard deviation γ_d.
+So the average KL is at least Σ_d (γ_d² + β_d²) / 2, as E[μ²] = γ² + β² and σ² − log σ² ≥ 1. β_d is learnt. γ_d is γ in
+BN-VAE; in DU-VAE it is learnt too, and γ is the root mean square over dimensions. So Σ_d γ_d² = mγ² in both.
 """
 
 from __future__ import annotations
@@ -31,17 +32,20 @@ class BatchNorm(nn.Module):
 
     Args:
         size: m.
-        scale: γ, the standard deviation of each dimension.
+        scale: γ, the standard deviation of each dimension, or the root mean square of all if they are learnt.
+        learnt: whether each dimension learns its own.
     """
 
     running_mean: Tensor
     running_variance: Tensor
     last: Tensor
 
-    def __init__(self, size: int, scale: float):
+    def __init__(self, size: int, scale: float, learnt: bool = False):
         super().__init__()
         self.scale = scale
         self.shift = nn.Parameter(torch.zeros(size))
+        # γ_d up to a common factor.
+        self.scales = nn.Parameter(torch.full((size,), scale)) if learnt else None
         self.register_buffer("running_mean", torch.zeros(size))
         self.register_buffer("running_variance", torch.ones(size))
         # Count, mean and variance of the last training forward. A CUDA graph writes them where it was recorded.
@@ -71,7 +75,18 @@ class BatchNorm(nn.Module):
             center = torch.where(total > 1, batch_mean, center)
             variance = torch.where(total > 1, batch_variance, variance)
         normal = (values - center) * torch.rsqrt(variance + EPSILON)
-        return (self.scale * normal + self.shift).to(mean.dtype)
+        return (self._deviations() * normal + self.shift).to(mean.dtype)
+
+    def _deviations(self) -> Tensor | float:
+        """Return γ_d, [m], or γ if it is the same for all.
+
+        The authors of DU-VAE rescale their weights in place. Here the gradient passes through the rescaling, which
+        moves γ_d by the same to first order, and needs no write to a weight that an engine may have sharded.
+        """
+        if self.scales is None:
+            return self.scale
+        scales = self.scales.double()
+        return self.scale * scales * torch.rsqrt(scales.square().mean())
 
     @torch.no_grad()
     def end_step(self, finite: Tensor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,13 +24,11 @@ class Noise:
     keep_words: Tensor | None = None  # [b, T]
     keep_embeddings: Tensor | None = None  # [b, T, E]
     keep_outputs: Tensor | None = None  # [b, T, H]
+    keep_variances: Tensor | None = None  # [b, m]
 
     def rows(self, rows: slice) -> Noise:
         """Return the noise of some of the sentences."""
-        words, embeddings, outputs = (
-            None if mask is None else mask[rows] for mask in (self.keep_words, self.keep_embeddings, self.keep_outputs)
-        )
-        return Noise(self.latent[rows], words, embeddings, outputs)
+        return replace(self, **{name: draws[rows] for name, draws in vars(self).items() if draws is not None})
 
 
 def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
@@ -59,15 +57,16 @@ def training_noise(
     def keep(purpose: str, probability: float, *shape: int) -> Tensor | None:
         if probability == 0:
             return None
-        draws = torch.rand(global_batch, steps, *shape, generator=generator(device, *key, purpose), device=device)
+        draws = torch.rand(global_batch, *shape, generator=generator(device, *key, purpose), device=device)
         return draws[rows] >= probability
 
     latent = torch.randn(global_batch, model.latent_size, generator=generator(device, *key, "latent"), device=device)
     return Noise(
         latent=latent[rows],
-        keep_words=keep("word dropout", model.word_dropout),
-        keep_embeddings=keep("embedding dropout", model.dropout, model.embedding_size),
-        keep_outputs=keep("output dropout", model.dropout, model.hidden_size),
+        keep_words=keep("word dropout", model.word_dropout, steps),
+        keep_embeddings=keep("embedding dropout", model.dropout, steps, model.embedding_size),
+        keep_outputs=keep("output dropout", model.dropout, steps, model.hidden_size),
+        keep_variances=keep("variance dropout", model.posterior.variance_dropout, model.latent_size),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from distvae.config.schema import ModelConfig, Pooling
-from distvae.methods.posteriors import BatchNormPosterior
+from distvae.methods.posteriors import DUPosterior, GaussianPosterior
 from distvae.model import lstm
 from distvae.model.batch_norm import BatchNorm
 from distvae.model.posterior import Posterior
@@ -27,8 +29,9 @@ class Encoder(nn.Module):
         self.lstm = nn.LSTM(sizes.embedding_size, sizes.hidden_size, batch_first=True)
         self.posterior = nn.Linear(sizes.hidden_size, 2 * sizes.latent_size)
         self.normalise: BatchNorm | None = None
-        if isinstance(sizes.posterior, BatchNormPosterior):
-            self.normalise = BatchNorm(sizes.latent_size, sizes.posterior.mean_scale)
+        self._du: DUPosterior | None = sizes.posterior if isinstance(sizes.posterior, DUPosterior) else None
+        if not isinstance(sizes.posterior, GaussianPosterior):
+            self.normalise = BatchNorm(sizes.latent_size, sizes.posterior.mean_scale, learnt=self._du is not None)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
         """Return q(z|x) for tokens [b, L], padded on the right, and lengths [b]."""
@@ -42,16 +45,32 @@ class Encoder(nn.Module):
             outputs: Tensor = self.posterior(pooled.to(self.posterior.weight.dtype))
         return outputs
 
-    def posterior_of(self, outputs: Tensor, count: int | None = None) -> Posterior:
+    def posterior_of(
+        self, outputs: Tensor, count: int | None = None, keep_variances: Tensor | None = None
+    ) -> Posterior:
         """Return q(z|x) for ``outputs`` [b, 2m].
 
         Args:
             count: number of sentences that count, the first ones. None: all.
+            keep_variances: where a variance is not dropped, [b, m]. None: everywhere, without dropout.
         """
         mean, log_variance = outputs.chunk(2, dim=-1)
         if self.normalise is not None:
             mean = self.normalise(mean, count)
+        if self._du is not None:
+            log_variance = above_floor(log_variance, self._du, keep_variances)
         return Posterior(mean, log_variance)
+
+
+def above_floor(log_variance: Tensor, options: DUPosterior, keep: Tensor | None) -> Tensor:
+    """Return log(σ² + α/(2πe)) for log σ² [b, m] (DU-VAE, Shen et al., 2021).
+
+    With a mask, σ² is 0 where ``keep`` is False and divided by 1 − p elsewhere, so that its expectation is unchanged.
+    """
+    if keep is not None:
+        log_variance = log_variance.masked_fill(~keep, -torch.inf) - math.log1p(-options.variance_dropout)
+    floor = math.log(options.variance_floor / (2 * math.pi * math.e))
+    return torch.logaddexp(log_variance, torch.full_like(log_variance, floor))
 
 
 def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
@@ -84,5 +103,7 @@ class NoEncoder(nn.Module):
     def outputs(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         return torch.zeros(len(tokens), 0, device=tokens.device)
 
-    def posterior_of(self, outputs: Tensor, count: int | None = None) -> Posterior:
+    def posterior_of(
+        self, outputs: Tensor, count: int | None = None, keep_variances: Tensor | None = None
+    ) -> Posterior:
         return Posterior(outputs, outputs)

@@ -58,7 +58,8 @@ class TextVAE(nn.Module):
         """
         micro_batches = min(micro_batches, len(tokens))
         parts = [share(len(tokens), part, micro_batches) for part in range(micro_batches)]
-        posterior = self.encoder.posterior_of(_in_parts(self.encoder.outputs, parts, tokens, lengths), count)
+        outputs = _in_parts(self.encoder.outputs, parts, tokens, lengths)
+        posterior = self.encoder.posterior_of(outputs, count, None if noise is None else noise.keep_variances)
         reconstruction = None
         if noise is not None:
             z = posterior.sample(noise.latent)
@@ -85,12 +86,11 @@ def model_of(config: Config, vocabulary_size: int, pad: int, unknown: int) -> Te
 def initialise(module: nn.Module, sizes: ModelConfig, generator: torch.Generator) -> None:
     """Draw all weights uniformly; embeddings have a range of their own (paper, section 6.2).
 
-    The shift of a batch normalisation is 0 until it is trained.
+    A batch normalisation keeps the values that it was built with.
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if name.endswith("normalise.shift"):
-                parameter.zero_()
+            if "normalise." in name:
                 continue
             bound = sizes.embedding_init_range if "embedding" in name else sizes.init_range
             draws = torch.empty(parameter.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from distvae.config.schema import ModelConfig
 from distvae.data.batches import share
+from distvae.methods.posteriors import DUPosterior
 from distvae.model.draws import Noise, generator, sentence_noise, training_noise
 
-SIZES = ModelConfig(embedding_size=3, hidden_size=4, latent_size=5, dropout=0.5, word_dropout=0.3)
+SIZES = ModelConfig(
+    embedding_size=3, hidden_size=4, latent_size=5, dropout=0.5, word_dropout=0.3, posterior=DUPosterior()
+)
 CPU = torch.device("cpu")
 KEY = (1, "train", 2, 3)  # seed, stage, epoch, step
 NAMES = [field.name for field in dataclasses.fields(Noise)]
@@ -57,7 +60,7 @@ def test_ranks_and_micro_batches_hold_the_draws_of_the_whole_batch(size, ranks, 
 
 def test_the_shapes_and_types_of_the_draws():
     found = noise(slice(2, 5), size=8, steps=6)
-    assert [tuple(getattr(found, name).shape) for name in NAMES] == [(3, 5), (3, 6), (3, 6, 3), (3, 6, 4)]
+    assert [tuple(getattr(found, name).shape) for name in NAMES] == [(3, 5), (3, 6), (3, 6, 3), (3, 6, 4), (3, 5)]
     assert found.latent.dtype == torch.float32
     assert found.keep_words.dtype == found.keep_embeddings.dtype == found.keep_outputs.dtype == torch.bool
 
@@ -79,7 +82,7 @@ def test_another_seed_stage_epoch_or_step_has_other_draws(key):
     for name in NAMES:
         values, others = getattr(ours, name), getattr(theirs, name)
         if values.dtype == torch.bool:
-            agreeing = {"keep_words": 0.3**2 + 0.7**2}.get(name, 0.5)
+            agreeing = {"keep_words": 0.3**2 + 0.7**2, "keep_variances": 0.2**2 + 0.8**2}.get(name, 0.5)
             assert_rate(values == others, agreeing)
         else:
             assert not (values == others).any()
@@ -115,6 +118,7 @@ def test_masks_keep_the_rest_of_what_is_dropped(dropout, word_dropout):
     assert_rate(found.keep_words, 1 - word_dropout)
     assert_rate(found.keep_embeddings, 1 - dropout)
     assert_rate(found.keep_outputs, 1 - dropout)
+    assert_rate(found.keep_variances, 0.8)
 
 
 def test_word_dropout_of_one_keeps_no_word():
@@ -137,8 +141,8 @@ def test_latent_draws_are_standard_normal():
 
 
 def test_a_probability_of_zero_has_no_mask():
-    plain = noise(sizes=dataclasses.replace(SIZES, dropout=0.0, word_dropout=0.0))
-    assert plain.keep_words is plain.keep_embeddings is plain.keep_outputs is None
+    plain = noise(sizes=dataclasses.replace(SIZES, dropout=0.0, word_dropout=0.0, posterior="gaussian"))
+    assert plain.keep_words is plain.keep_embeddings is plain.keep_outputs is plain.keep_variances is None
     words = noise(sizes=dataclasses.replace(SIZES, dropout=0.0))
     assert words.keep_embeddings is words.keep_outputs is None
     values = noise(sizes=dataclasses.replace(SIZES, word_dropout=0.0))

@@ -1,10 +1,19 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distvae.model.encoder import pool
-from tests.model.tiny import POOLED, SENTENCES, normal, padded, posterior_by_hand, tiny_model
+from distvae.methods.kl import kl_per_dimension
+from distvae.methods.posteriors import DUPosterior
+from distvae.model.draws import Noise
+from distvae.model.encoder import above_floor, pool
+from tests.model.tiny import POOLED, SENTENCES, SIZES, normal, padded, posterior_by_hand, tiny_model
+
+# The variance of a Gaussian whose entropy is 0.
+LEAST = 1 / (2 * math.pi * math.e)
 
 
 @pytest.mark.parametrize("pooling", POOLED)
@@ -56,3 +65,44 @@ def test_a_mean_of_bf16_states_is_summed_in_float32():
     found = pool(hidden, torch.tensor([1000]), "mean")
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(1.255)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_a_variance_is_raised_by_its_floor_and_dropped_by_its_mask(alpha):
+    """In units of 1/(2πe). Dropping a variance leaves its expectation as it is."""
+    options, log_variance = DUPosterior(variance_floor=alpha, variance_dropout=0.3), 3 * normal(4, 5)
+    variance, floor = log_variance.exp(), alpha * LEAST
+    keep = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)) < 0.7
+    found, plain = (above_floor(log_variance, options, mask).exp() for mask in (keep, None))
+    torch.testing.assert_close(plain, variance + floor)
+    torch.testing.assert_close(found, variance * keep / 0.7 + floor)
+    always, never = (above_floor(log_variance, options, torch.full((4, 5), kept)).exp() for kept in (True, False))
+    torch.testing.assert_close(0.7 * always + 0.3 * never, plain)
+
+
+def test_a_dropped_variance_has_an_entropy_of_0_and_a_finite_kl():
+    """And no gradient, however small or large it was."""
+    log_variance = torch.tensor([[-300.0, -5.0, 0.0, 80.0]], requires_grad=True)
+    found = above_floor(log_variance, DUPosterior(), torch.zeros(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(0.5 * (found + math.log(2 * math.pi * math.e)), torch.zeros(1, 4))
+    kl = kl_per_dimension(torch.zeros(1, 4), found)
+    torch.testing.assert_close(kl, torch.full((1, 4), 0.5 * (LEAST - 1 - math.log(LEAST))))
+    kl.sum().backward()
+    assert torch.equal(log_variance.grad, torch.zeros(1, 4))
+
+
+def test_gradients_of_variances_are_those_of_finite_differences():
+    keep = torch.tensor([[True, False, True]])
+    for mask in (keep, None):
+        assert torch.autograd.gradcheck(
+            lambda x, m=mask: above_floor(x, DUPosterior(), m), normal(2, 3).requires_grad_()
+        )
+
+
+def test_variances_are_dropped_in_training_forwards_alone():
+    model, inputs = tiny_model(replace(SIZES, posterior=DUPosterior())), padded(SENTENCES)
+    raw = model.encoder.outputs(*inputs)[:, 2:].exp()
+    keep = torch.tensor([[True, False], [False, True], [True, True], [False, False]])
+    _, _, trained = model(*inputs, Noise(normal(4, 2), keep_variances=keep))
+    torch.testing.assert_close(trained.exp(), raw * keep / 0.8 + LEAST)
+    torch.testing.assert_close(model.encoder(*inputs).log_variance.exp(), raw + LEAST)

@@ -94,8 +94,7 @@ def test_a_batch_is_its_sentences_one_by_one(sizes):
     together, gradients = losses_and_gradients(model, SENTENCES, noise)
     totals = [torch.zeros_like(gradient) for gradient in gradients]
     for i, sentence in enumerate(SENTENCES):
-        own = Noise(*(part[i : i + 1] for part in vars(noise).values()))
-        alone, own_gradients = losses_and_gradients(model, [sentence], own)
+        alone, own_gradients = losses_and_gradients(model, [sentence], noise.rows(slice(i, i + 1)))
         torch.testing.assert_close([x[0] for x in alone], [x[i] for x in together], rtol=0, atol=1e-13)
         totals = [total + own for total, own in zip(totals, own_gradients, strict=True)]
     torch.testing.assert_close(gradients, totals, rtol=1e-12, atol=1e-13)
@@ -150,11 +149,11 @@ def test_posterior_and_losses_are_float32_under_bf16(fused, sizes):
         torch.testing.assert_close(value.double(), expected, rtol=0.03, atol=0.03)
 
 
-@pytest.mark.parametrize("posterior", ["gaussian", "batch_norm"])
+@pytest.mark.parametrize("posterior", ["gaussian", "batch_norm", "du"])
 @pytest.mark.parametrize("micro_batches", [2, 3, 9])
 def test_micro_batches_change_nothing(posterior, micro_batches):
     sizes = replace(SIZES, posterior=posterior)
-    noise, runs = Noise(normal(4, 2), coins(4, 5), coins(4, 5, 3), coins(4, 5, 4)), []
+    noise, runs = Noise(normal(4, 2), coins(4, 5), coins(4, 5, 3), coins(4, 5, 4), coins(4, 2)), []
     for parts in (1, micro_batches):
         model = tiny_model(sizes)
         re, mean, log_variance = model(*padded(SENTENCES), noise, 3, parts)
