@@ -1,9 +1,10 @@
-"""BN-VAE over ranks and micro-batches, against whole batches in plain torch.
+"""BN-VAE and DU-VAE over ranks and micro-batches, against whole batches in plain torch.
 
 All runs are in float64, so that what is left is rounding, and end each epoch with a batch of a single sentence.
 """
 
 import copy
+import math
 
 import pytest
 import torch
@@ -21,8 +22,7 @@ from tests.compare import records
 from tests.conftest import fork
 
 SETTINGS = [
-    "model.posterior=batch_norm", "pretrain.max_epochs=0", "train.max_epochs=2",
-    "kl={policy: linear, anneal_epochs: 2}",
+    "pretrain.max_epochs=0", "train.max_epochs=2", "kl={policy: linear, anneal_epochs: 2}",
     "optimizer.clip_norm=null", "evaluation.samples=0", "evaluation.importance_samples=1",
 ]  # fmt: skip
 LOCAL = ["communication.local_sgd_steps=3", "checkpoint.every_steps=3", "checkpoint.keep=99"]
@@ -36,6 +36,7 @@ WAYS = {
     "3 by 2": (3, 2, []),
     "local": (2, 1, LOCAL),
 }
+POSTERIORS = ["batch_norm", "du"]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,9 @@ def runs(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("batch_norm")
     plan = []
     for name, (processes, micros, more) in WAYS.items():
-        words = [*SETTINGS, f"optimizer.accumulation_steps={micros}", *more]
-        plan.append({"processes": processes, "double": True, "runs": [[str(tiny), f"run={folder / name}", *words]]})
+        words = [str(tiny), *SETTINGS, f"optimizer.accumulation_steps={micros}", *more]
+        runs = [[*words, f"run={folder / p / name}", f"model.posterior={p}"] for p in POSTERIORS]
+        plan.append({"processes": processes, "double": True, "runs": runs})
     codes, told = fork(folder, plan)
     assert not any(code for group in codes for code in group), told
     return folder
@@ -57,15 +59,21 @@ class Textbook(nn.Module):
         super().__init__()
         self.model = TextVAE(config.model, len(data.vocabulary), data.vocabulary.pad, data.vocabulary.unknown)
         initialise(self.model, config.model, draws.generator("cpu", config.seed, "initial weights"))
-        self.norm = nn.BatchNorm1d(config.model.latent_size, eps=EPSILON, momentum=MOMENTUM)
-        nn.init.constant_(self.norm.weight, config.model.posterior.mean_scale).requires_grad_(False)
-        del self.model.encoder.normalise.shift
+        size, options = config.model.latent_size, config.model.posterior
+        self.norm, self.scale = nn.BatchNorm1d(size, EPSILON, MOMENTUM, affine=False), options.mean_scale
+        self.scales, self.shift = nn.Parameter(torch.full((size,), self.scale)), nn.Parameter(torch.zeros(size))
+        self.du, self.dropout = options.name == "du", options.variance_dropout
+        self.scales.requires_grad_(self.du)
+        del self.model.encoder.normalise
 
     def forward(self, tokens, lengths, noise):
         mean, log_variance = self.model.encoder.outputs(tokens, lengths).chunk(2, dim=1)
         # Torch refuses to normalise a single sentence.
         self.norm.train(len(tokens) > 1)
-        mean = self.norm(mean)
+        mean = self.norm(mean) * self.scale * self.scales / self.scales.square().mean().sqrt() + self.shift
+        if self.du:
+            kept = log_variance.exp() * noise.keep_variances / (1 - self.dropout)
+            log_variance = (kept + 1 / (2 * math.pi * math.e)).log()
         z = mean + (0.5 * log_variance).exp() * noise.latent
         return self.model.decoder.reconstruction(tokens, z, noise), kl_per_dimension(mean, log_variance).sum(dim=1)
 
@@ -75,10 +83,11 @@ class Textbook(nn.Module):
 
     def weights(self):
         """Under the names of an export."""
-        ours = {name: value for name, value in self.model.state_dict().items() if "normalise" not in name}
-        norm = {"shift": self.norm.bias, "running_mean": self.norm.running_mean}
-        norm["running_variance"] = self.norm.running_var
-        return ours | {f"encoder.normalise.{name}": value.detach().clone() for name, value in norm.items()}
+        norm = {"shift": self.shift, "running_mean": self.norm.running_mean, "running_variance": self.norm.running_var}
+        norm |= {"scales": self.scales} if self.du else {}
+        return self.model.state_dict() | {
+            f"encoder.normalise.{name}": value.detach().clone() for name, value in norm.items()
+        }
 
 
 @pytest.fixture
@@ -88,12 +97,12 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-def by_hand(tiny, parts=1, average_every=None):
+def by_hand(tiny, posterior, parts=1, average_every=None):
     """Train epochs of whole batches, or, as local SGD does, of a share each.
 
     Returns the weights, the means of each epoch, and the weights after each average.
     """
-    config = load_config(tiny, SETTINGS)
+    config = load_config(tiny, [*SETTINGS, f"model.posterior={posterior}"])
     data = corpus.load(corpus.prepare(config.data, progress=False))
     first = Textbook(config, data)
     models, epochs, averages = [first, *(copy.deepcopy(first) for _ in range(parts - 1))], [], []
@@ -132,18 +141,21 @@ def by_hand(tiny, parts=1, average_every=None):
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_training_is_that_of_whole_batches(runs, tiny, double, name):
-    weights, epochs, _ = by_hand(tiny, *((2, 3) if name == "local" else ()))
-    rows = records(runs / name)
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_training_is_that_of_whole_batches(runs, tiny, double, posterior, name):
+    weights, epochs, _ = by_hand(tiny, posterior, *((2, 3) if name == "local" else ()))
+    run = runs / posterior / name
+    rows = records(run)
     for row, (re, kl) in zip(rows, epochs, strict=True):
         assert row["train"]["re"] == pytest.approx(re, rel=1e-10)
         assert row["train"]["kl"] == pytest.approx(kl, rel=1e-8)
-    assert_same(runs / name / "checkpoints" / "latest", weights)
+    assert_same(run / "checkpoints" / "latest", weights)
 
 
-def test_local_sgd_averages_the_statistics_of_a_step_with_it(runs, tiny, double):
-    _, _, averages = by_hand(tiny, 2, 3)
-    (saved,) = (runs / "local" / "checkpoints").glob("*-step-000000006-*")
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_local_sgd_averages_the_statistics_of_a_step_with_it(runs, tiny, double, posterior):
+    _, _, averages = by_hand(tiny, posterior, 2, 3)
+    (saved,) = (runs / posterior / "local" / "checkpoints").glob("*-step-000000006-*")
     assert_same(saved, averages[1])
 
 

@@ -24,8 +24,8 @@ RUNS = {
     ],
     # The mean of the global batch, which the first micro-batch needs before the second is seen.
     "free_bits": ["kl.policy=linear", "kl.free_bits=dimension", "kl.target_rate=2", "optimizer.accumulation_steps=2"],
-    # Statistics of the global batch, and running ones.
-    "batch_norm": ["model.posterior=batch_norm", "optimizer.accumulation_steps=2", "train.max_epochs=3"],
+    # Statistics of the global batch and running ones, learnt deviations, and dropped variances.
+    "du": ["model.posterior=du", "optimizer.accumulation_steps=2", "train.max_epochs=3"],
     # No latent variable: no encoder, and a KL of no dimensions.
     "language_model": [*LANGUAGE_MODEL, "optimizer.accumulation_steps=2"],
     # Moments and steps, forgotten where a stage begins. The encoder's hidden states are pooled.

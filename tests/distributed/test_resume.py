@@ -14,7 +14,8 @@ WAYS = {
     # From three ranks on, the order in which DDP adds depends on where it puts a value.
     "three": (3, ["kl.every_steps=4"], 40),
     "accumulation": (2, ["optimizer.accumulation_steps=2", "kl.policy=linear", "kl.free_bits=dimension"], 40),
-    "batch norm": (3, ["model.posterior=batch_norm", "optimizer.accumulation_steps=2"], 40),
+    # Running statistics, learnt deviations and dropped variances.
+    "DU-VAE": (3, ["model.posterior=du", "optimizer.accumulation_steps=2"], 40),
     # What the factors have left out, and the factors.
     "powersgd": (2, ["communication.compression=powersgd", "communication.powersgd_start=5"], 40),
     # Its own moments on each rank; step 40 is saved where the ranks' weights are one again, after the epoch's 8th.
