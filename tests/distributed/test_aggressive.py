@@ -18,6 +18,8 @@ SHORT = [
     "data.train_size=17", "train.max_epochs=1", "evaluation.importance_samples=1", "inference.max_steps=5",
     "inference.check_every=1",
 ]  # fmt: skip
+# What else of a method depends on the whole batch: its statistics, its masks and its mean KL.
+DU = ["model.posterior=du", "kl.free_bits=dimension", "kl.target_rate=2"]
 
 # Engine, processes and further settings.
 WAYS = {
@@ -56,7 +58,7 @@ def runs(tiny, tmp_path_factory):
         {
             "processes": n,
             "double": True,
-            "runs": [arguments(tiny, folder / f"double {n}", SGD, f"optimizer.accumulation_steps={micros}")],
+            "runs": [arguments(tiny, folder / f"double {n}", SGD, *DU, f"optimizer.accumulation_steps={micros}")],
         }
         for n, micros in ((1, 1), (2, 2))
     ]

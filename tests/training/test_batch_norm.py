@@ -1,4 +1,4 @@
-"""Whole runs of BN-VAE by one process."""
+"""Whole runs of BN-VAE and DU-VAE by one process."""
 
 import json
 
@@ -69,9 +69,10 @@ def test_an_export_evaluates_by_its_statistics(run):
     torch.testing.assert_close(together.mean, 0.6 * (raw - mean) / variance.sqrt() + shift, rtol=1e-4, atol=1e-5)
 
 
-def test_its_label_is_bn(tiny):
-    settings = [*NORMALISED, "model.word_dropout=0", "kl={policy: linear, anneal_epochs: 2}"]
-    assert method_of(load_config(tiny, settings)) == "PT + KLA + BN"
+@pytest.mark.parametrize(("posterior", "label"), [("batch_norm", "BN"), ("du", "DU")])
+def test_their_labels(tiny, posterior, label):
+    settings = [f"model.posterior={posterior}", "model.word_dropout=0", "kl={policy: linear, anneal_epochs: 2}"]
+    assert method_of(load_config(tiny, settings)) == f"PT + KLA + {label}"
 
 
 def ends(config, folder, settings):
