@@ -21,7 +21,6 @@ from torch import Tensor
 
 from distvae.config.load import explain
 from distvae.config.schema import OptimizerConfig
-from distvae.data.vocabulary import tokenize
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.model.vae import TextVAE
@@ -248,7 +247,7 @@ def _load_vae(run: str) -> tuple[TextVAE, Export]:
 
 
 def _encode(model: TextVAE, found: Export, sentences: list[str]) -> Tensor:
-    ids = [found.vocabulary.encode(tokenize(sentence)) for sentence in sentences]
+    ids = [found.vocabulary.ids(sentence) for sentence in sentences]
     return posterior_means(model, ids, found.vocabulary.pad)
 
 

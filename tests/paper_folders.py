@@ -108,7 +108,7 @@ def write_run(
         save_sentence_scores(run, each)
         counts = dict.fromkeys(captions.words(), 9)
         closed = config.data.path == CAPTIONS
-        vocabulary = Vocabulary.closed(counts) if closed else Vocabulary.build(counts, 2, "classes")
+        vocabulary = Vocabulary.closed(counts) if closed else Vocabulary.build(counts, 2, "classes", "words")
         write_results(run, row, each, stage, vocabulary, corpus)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # what an untrained model decodes is the same each time

@@ -9,12 +9,12 @@ import signal
 
 import pytest
 import torch
+from distvae.tokenization import BUILT_IN
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distvae import train as program
 from distvae.config.load import load_config
 from distvae.data.captions import generate
-from distvae.data.vocabulary import join
 from distvae.distributed.sync import RankSync
 from distvae.evaluation import scoring
 from distvae.runs.checkpoints import Saver, load_export, load_state
@@ -265,7 +265,7 @@ def test_a_pretraining_that_has_ended_has_the_length_it_had(finished, tiny, caps
 
 def test_the_place_of_sentences_and_the_work_of_processes_do_not_matter(tiny, tmp_path):
     text, moved, run = tmp_path / "text.txt", tmp_path / "moved.txt", tmp_path / "run"
-    text.write_text("\n".join(join(tokens) for tokens in generate(60, 1)))
+    text.write_text("\n".join(BUILT_IN["words"].join(tokens) for tokens in generate(60, 1)))
     settings = [str(tiny), f"run={run}", "data.train_size=null", "train.max_epochs=0"]
     assert main([*settings, f"data.path={text}", "pretrain.max_epochs=1"]) == 0
     text.rename(moved)
@@ -463,16 +463,16 @@ def test_a_missing_config_file_is_named(refused, tmp_path):
 def test_a_pretraining_of_another_size_or_vocabulary_is_refused(finished, refused, tmp_path):
     assert "model.hidden_size is 16 there and 24 here" in refused(f"pretrained={finished}", "model.hidden_size=24")
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(join(tokens) for tokens in generate(60, 1)))
+    text.write_text("\n".join(BUILT_IN["words"].join(tokens) for tokens in generate(60, 1)))
     assert "vocabulary" in refused(f"pretrained={finished}", f"data.path={text}", "data.train_size=null")
 
 
 def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, capsys):
     text, run = tmp_path / "text.txt", tmp_path / "run"
-    text.write_text("\n".join(join(tokens) for tokens in generate(60, 1)))
+    text.write_text("\n".join(BUILT_IN["words"].join(tokens) for tokens in generate(60, 1)))
     overrides = [str(tiny), f"run={run}", f"data.path={text}", "data.train_size=null", "train.max_epochs=0"]
     assert main(overrides) == 0
-    text.write_text("\n".join(join(tokens) for tokens in generate(60, 2)))
+    text.write_text("\n".join(BUILT_IN["words"].join(tokens) for tokens in generate(60, 2)))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert main([*overrides, "evaluation.samples=3"]) == 2
@@ -483,7 +483,7 @@ def test_sentences_that_changed_since_a_checkpoint_are_refused(tiny, tmp_path, c
 def test_a_finished_run_answers_for_its_own_sentences_alone(tiny, tmp_path, capsys):
     text, same, other = tmp_path / "a.txt", tmp_path / "same.txt", tmp_path / "b.txt"
     for path, seed in ((text, 1), (same, 1), (other, 2)):
-        path.write_text("\n".join(join(tokens) for tokens in generate(60, seed)), encoding="utf-8")
+        path.write_text("\n".join(BUILT_IN["words"].join(tokens) for tokens in generate(60, seed)), encoding="utf-8")
     run = tmp_path / "run"
     command = [str(tiny), f"run={run}", "data.train_size=null", "train.max_epochs=0", "pretrain.max_epochs=1"]
     assert main([*command, f"data.path={text}"]) == 0
@@ -649,7 +649,7 @@ def test_sentences_in_the_form_of_snli_train_the_whole_recipe(tiny, tmp_path, ca
     """Split files of jsonl.gz with a premise and a hypothesis each: pooled, counted, trained, scored."""
     folder = tmp_path / "snli"
     folder.mkdir()
-    captions = [join(tokens) for tokens in generate(240, 3)]
+    captions = [BUILT_IN["words"].join(tokens) for tokens in generate(240, 3)]
     for split, start, stop in (("train", 0, 160), ("dev", 160, 200), ("test", 200, 240)):
         rows = [
             {"gold_label": "neutral", "sentence1": one, "sentence2": two}
@@ -672,7 +672,7 @@ def test_sentences_in_the_form_of_snli_train_the_whole_recipe(tiny, tmp_path, ca
 def test_sentences_of_ones_own_need_no_more_than_their_path(tiny, tmp_path):
     """As the README says, with a small model."""
     text, run = tmp_path / "mine.txt", tmp_path / "run"
-    text.write_text("\n".join(join(tokens) for tokens in generate(100, 5)))
+    text.write_text("\n".join(BUILT_IN["words"].join(tokens) for tokens in generate(100, 5)))
     small = ["model.hidden_size=8", "train.max_epochs=1", "evaluation.importance_samples=2"]
     cache = load_config(tiny).data.cache
     own = str(ROOT / "configs" / "own.yaml")

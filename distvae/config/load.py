@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from distvae.config.keys import either, format_readers, known_keys, readers, sections
-from distvae.config.schema import Config, Precision
+from distvae.config.schema import CAPTIONS, Config, Precision
 from distvae.config.sections import UNREAD, choices_of
 from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
 from distvae.system.settings import at_home
@@ -47,11 +47,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     missing = [name for name in _SECTIONS if name not in tree]
     if whole and missing:
         raise ConfigError(f"{path}: is not the complete config of a run: it lacks {', '.join(missing)}")
+    if stored or whole:
+        migrate(tree)
     for override in overrides:
         apply_override(tree, override)
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
     return parse_config(tree, str(path), stored or whole)
+
+
+def migrate(tree: dict[str, Any]) -> None:
+    """Add to a config that a run or sweep of an older version wrote what it did without saying so."""
+    data = tree.get("data")
+    if isinstance(data, dict) and data.get("path", CAPTIONS) != CAPTIONS:
+        data.setdefault("tokenizer", "treebank")
 
 
 def read_merged(path: str | Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from distvae.system.settings import (
     Probability,
     Seed,
 )
+from distvae.tokenization import TokenizerOptions
+from distvae.tokenization.words import Words
 
 CAPTIONS = "captions"
 SNLI = "stanfordnlp/snli"
@@ -39,14 +41,14 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 @dataclass(frozen=True, config=RULES)
-class DataConfig:
+class DataConfig(Section):
     """Which sentences to use, and how they become ids."""
 
     # `captions` (built in), `stanfordnlp/snli` (of the hub), a file (text, json, jsonl, csv, tsv, parquet; all but
     # parquet also as .gz), or a folder with train.*, valid.* and test.*
     path: Annotated[Location, Role.SOURCE, Role.PER_PROCESS] = CAPTIONS
     # Columns of sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
-    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    columns: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
     # Leave out (and count) sentences of more whitespace-separated words. Null: no limit.
     max_words: Positive | None = None
     # Sentences to sample from each split; for captions, sentences to draw. Null: all there are.
@@ -55,10 +57,9 @@ class DataConfig:
     test_size: Positive | None = None
     # Keep each sentence once within its split.
     distinct: bool = False
-    # Words that occur fewer times in train are unknown.
-    min_count: Positive = 2
-    # Map unknown words to classes by their shape, or to a single `<unk>`.
-    unk: Literal["classes", "single"] = "classes"
+    # `words`; `whitespace`, of text that is tokenised already; `characters`; `treebank`, of older versions; `bpe` and
+    # `unigram`, trained on train; `pretrained`
+    tokenizer: TokenizerOptions = Words()
     # Seed of the sample and of the captions. It is not the run's seed, so that runs share their data.
     seed: Seed = 0
     # Processes that tokenize. Null: one per CPU core.
@@ -77,8 +78,8 @@ class DataConfig:
 
     @model_validator(mode="after")
     def _captions_have_their_vocabulary(self) -> DataConfig:
-        if self.path == CAPTIONS and (self.min_count, self.unk) != (type(self).min_count, type(self).unk):
-            raise ValueError("min_count and unk do not apply to data.path=captions, all of whose words are known")
+        if self.path == CAPTIONS and self.tokenizer != Words():
+            raise ValueError("tokenizer, min_count and unk do not apply to data.path=captions, whose words are known")
         return self
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import re
@@ -22,7 +21,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -31,6 +30,7 @@ import numpy as np
 import xxhash
 from datasets import Dataset
 
+from distvae import tokenization
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, preparation, sources
 from distvae.data.sources import SPLITS
@@ -127,14 +127,14 @@ def prepare(data: DataConfig, progress: bool) -> Path:
         _sweep(cache)
         work = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache, ignore_cleanup_errors=True)
         with work, _quiet_datasets(progress):
-            words, notes = preparation.tokens_of(data, files, Path(work.name))
+            words, tokenizer, notes = preparation.tokens_of(data, files, Path(work.name))
             if sources.states(files) != states or _origin(data, files) != origin:
                 raise UserError(
                     f"data.path={data.path}: has changed while it was being read; rerun the same command when nothing"
                     " writes to it"
                 )
             built = Path(work.name, folder.name)
-            _build(built, words, preparation.vocabulary_of(data, words["train"]), notes, origin)
+            _build(built, words, preparation.vocabulary_of(data, words["train"], tokenizer), notes, origin)
             _publish(built, folder)
     except OSError as error:
         raise UserError(f"data.cache={data.cache}: cannot be written: {error.strerror or error}") from None
@@ -199,11 +199,15 @@ def _origin(data: DataConfig, files: dict[str, Path]) -> dict[str, Any]:
     if data.path == CAPTIONS:
         counts = preparation.caption_counts(data)
         return {"format": FORMAT, "captions": captions.GRAMMAR, "counts": counts, "seed": data.seed}
-    settings = asdict(data)
+    settings = data.flat()
     for name in ("path", "workers", "cache"):
         del settings[name]
-    nltk = importlib.metadata.version("nltk")
-    return {"format": FORMAT, "nltk": nltk, "source": sources.origin(data, files), "settings": settings}
+    if data.tokenizer.name == "treebank":
+        del settings["tokenizer"]  # as older versions had it
+    return {
+        "format": FORMAT, **tokenization.origin(data.tokenizer), "source": sources.origin(data, files),
+        "settings": settings,
+    }  # fmt: skip
 
 
 def _build(

@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, sources
 from distvae.data.readers.columns import BATCH, TEXT_COLUMN, Texts
 from distvae.data.sources import SPLITS, WHOLE_FILE
-from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary, tokenize
+from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
 from distvae.system.files import room_for_sockets
+from distvae.tokenization import fit
+from distvae.tokenization.base import Tokenizer, WordLevel
+from distvae.tokenization.pieces import PieceTokenizer
+from distvae.tokenization.words import Words
 
 # Share of a single file, and maximum number of sentences, for each of valid and test unless sizes are configured.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 6_000
@@ -42,7 +47,7 @@ def caption_counts(data: DataConfig) -> dict[str, int]:
     return {split: _size(data, split) or CAPTION_COUNTS[split] for split in SPLITS}
 
 
-def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dict[str, Dataset], list[str]]:
+def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dict[str, Dataset], Tokenizer, list[str]]:
     """Read and tokenise all splits.
 
     Args:
@@ -51,15 +56,17 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
         work: folder for temporary Arrow files.
 
     Returns:
-        Each split's sentences as a column ``words`` of tokens, and notes on how files were read and what was left out.
+        Each split's sentences as a column ``words`` of tokens, what split them, and notes on how files were read and
+        what was left out.
 
     Raises:
-        UserError: a source is unreadable or empty, or a single file is too small to be split.
+        UserError: a source is unreadable or empty, a single file is too small to be split, or the tokenizer cannot be
+            trained or read.
     """
     if data.path == CAPTIONS:
         counts = caption_counts(data)
         draws = {split: captions.generate(counts[split], (data.seed, i)) for i, split in enumerate(SPLITS)}
-        return {split: Dataset.from_dict({"words": tokens}) for split, tokens in draws.items()}, []
+        return {split: Dataset.from_dict({"words": tokens}) for split, tokens in draws.items()}, fit(Words(), ()), []
     texts = sources.load(data, files, work)
     rows, notes = {}, []
     for name, source in texts.items():
@@ -70,24 +77,30 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
     if WHOLE_FILE in texts:
         rows = _split_rows(rows[WHOLE_FILE], data, texts[WHOLE_FILE])
         texts = dict.fromkeys(SPLITS, texts[WHOLE_FILE])
-    words = {}
+    chosen = {}
     for i, split in enumerate(SPLITS):
         size = _size(data, split)
         if size is not None and size > len(rows[split]):
             notes.append(f"{split}: {_count(len(rows[split]), 'sentence')}, fewer than the {size:,} requested")
         elif size is not None:
             rows[split] = np.sort(np.random.default_rng((data.seed, i)).choice(rows[split], size, replace=False))
-        words[split] = _tokenise(texts[split].rows.select(rows[split]), split, data.workers, work)
-    return words, notes
+        chosen[split] = texts[split].rows.select(rows[split])
+    tokenizer = fit(data.tokenizer, _sentences_of(chosen["train"]))
+    words = {split: _tokenise(rows, split, tokenizer, data.workers, work) for split, rows in chosen.items()}
+    return words, tokenizer, notes
 
 
-def vocabulary_of(data: DataConfig, train: Dataset) -> Vocabulary:
+def vocabulary_of(data: DataConfig, train: Dataset, tokenizer: Tokenizer) -> Vocabulary:
     """Build the vocabulary from the tokens of train; that of the captions is closed."""
     if data.path == CAPTIONS:
         return Vocabulary.closed(captions.words())
+    options = data.tokenizer
+    if not isinstance(options, WordLevel):
+        assert isinstance(tokenizer, PieceTokenizer)
+        return Vocabulary.of_pieces(tokenizer, options.name)
     counts = pc.value_counts(pc.list_flatten(train.data.column("words")))
     counts = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
-    return Vocabulary.build(counts, data.min_count, data.unk)
+    return Vocabulary.build(counts, options.min_count, options.unk, options.name)
 
 
 def encode(words: Dataset, vocabulary: Vocabulary, split: str, path: Path) -> Dataset:
@@ -123,8 +136,8 @@ def note_on_unknown(unknown: dict[str, float]) -> str:
         return f"unknown words: {shares}"
     return (
         f"WARNING: unknown words: {shares}. A model predicts them as a class, which lowers its perplexity and says"
-        " nothing about the text. Lower data.min_count, add text, or separate words by spaces where the script does"
-        " not (Chinese, Japanese, Thai)"
+        " nothing about the text. Lower data.min_count, add text, set data.tokenizer=characters for a script without"
+        " spaces between words (Chinese, Japanese, Thai), or data.tokenizer=bpe, which knows all words"
     )
 
 
@@ -172,7 +185,12 @@ def _split_rows(rows: np.ndarray, data: DataConfig, source: Texts) -> dict[str, 
     return {split: np.sort(part) for split, part in zip(("valid", "test", "train"), cut, strict=True)}
 
 
-def _tokenise(text: Dataset, split: str, workers: int | None, work: Path) -> Dataset:
+def _sentences_of(text: Dataset) -> Iterator[str]:
+    for batch in text.with_format("arrow").iter(BATCH):
+        yield from batch[TEXT_COLUMN].to_pylist()
+
+
+def _tokenise(text: Dataset, split: str, tokenizer: Tokenizer, workers: int | None, work: Path) -> Dataset:
     """Map the column ``text`` to ``words``."""
     processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
     with room_for_sockets():
@@ -181,14 +199,15 @@ def _tokenise(text: Dataset, split: str, workers: int | None, work: Path) -> Dat
             batched=True,
             remove_columns=text.column_names,
             features=Features({"words": List(Value("string"))}),
+            fn_kwargs={"tokenizer": tokenizer},
             num_proc=processes if processes > 1 else None,
             cache_file_name=str(work / f"{split}-words.arrow"),
             desc=f"Tokenising {split}",
         )
 
 
-def _tokenise_batch(batch: dict[str, list[str]]) -> dict[str, list[list[str]]]:
-    return {"words": [tokenize(sentence) for sentence in batch[TEXT_COLUMN]]}
+def _tokenise_batch(batch: dict[str, list[str]], tokenizer: Tokenizer) -> dict[str, list[list[str]]]:
+    return {"words": [tokenizer.tokenize(sentence) for sentence in batch[TEXT_COLUMN]]}
 
 
 def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:

@@ -1,26 +1,30 @@
-"""Tokens and ids: Treebank tokenisation, and vocabularies with classes of unknown words."""
+"""Tokens and ids: vocabularies with classes of unknown words."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from distvae.system.errors import UserError
-from distvae.system.files import read_as, write_text
-
-if TYPE_CHECKING:
-    from nltk.tokenize import NLTKWordTokenizer, TreebankWordDetokenizer
+from distvae.system.files import damaged, read_as, read_text, write_text
+from distvae.tokenization import BUILT_IN, NAMES
+from distvae.tokenization.base import Tokenizer, UnknownWords
+from distvae.tokenization.pieces import UNKNOWN, PieceTokenizer, can_be_read
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS)
-UNKNOWN = "<unk>"
+
+# How texts spell a word that was unknown to whoever prepared them.
+UNKNOWN_SPELLINGS = frozenset((UNKNOWN, "<UNK>", "[UNK]", "_UNK"))
+
+# A file beside ``vocabulary.json``.
+TOKENIZER = "tokenizer.json"
 
 # Share of unknown words above which to warn: they are predicted as a class, which lowers the perplexity.
 MANY_UNKNOWN = 0.05
@@ -43,41 +47,13 @@ SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER = "<unk-allCaps>", "<unk-initCap>", "<unk-lower>", "<unk-other>"
 CLASSES = (*(name for name, _ in SHAPES), ALL_CAPS, INITIAL_CAPITAL, LOWER, OTHER)
 
-# Sentences of only words, commas and a final period, as 98% of SNLI's are; and the words that the Treebank rules split
-# without an apostrophe.
-_PLAIN = re.compile(r"[A-Za-z0-9]+(?:(?:,? +|-)[A-Za-z0-9]+)*\.?")
-_CONTRACTED = re.compile(r"\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b", re.IGNORECASE)
-
-UnknownWords = Literal["classes", "single", "closed"]
-UNKNOWN_TOKENS: dict[UnknownWords, tuple[str, ...]] = {
+Unknown = Literal["classes", "single", "closed"]
+UNKNOWN_TOKENS: dict[Unknown, tuple[str, ...]] = {
     "classes": CLASSES,
     "single": (UNKNOWN,),
     # Replaces dropped words only: a closed vocabulary has no unknown words.
     "closed": (UNKNOWN,),
 }
-
-
-@functools.cache
-def _treebank() -> tuple[NLTKWordTokenizer, TreebankWordDetokenizer]:
-    # The import takes half a second, which training on a prepared corpus can save.
-    from nltk.tokenize import NLTKWordTokenizer, TreebankWordDetokenizer
-
-    return NLTKWordTokenizer(), TreebankWordDetokenizer()
-
-
-def tokenize(sentence: str) -> list[str]:
-    """Split into words and punctuation by the Treebank rules (``isn't`` → ``is n't``, quotes → `````` and ``''``)."""
-    if _PLAIN.fullmatch(sentence) and not _CONTRACTED.search(sentence):
-        # The result of the rules, without their thirty passes over the text.
-        return sentence.replace(",", " ,").replace(".", " .").split()
-    tokens: list[str] = _treebank()[0].tokenize(sentence)
-    return tokens
-
-
-def join(tokens: Sequence[str]) -> str:
-    """Return a readable sentence. It may differ from the original, because ``tokenize`` loses spaces."""
-    sentence: str = _treebank()[1].detokenize(tokens)
-    return sentence
 
 
 def shape_class(word: str) -> str:
@@ -103,29 +79,45 @@ class Vocabulary:
     Attributes:
         tokens: V distinct tokens.
         unk: how to encode an unknown word: by its shape's class, by ``<unk>``, or (``closed``) with an error.
+        tokenizer: name of the tokenizer. Vocabularies of older versions have none: theirs are words by the Treebank
+            rules.
+        definition: of a tokenizer of pieces, its ``tokenizer.json``.
 
     Raises:
-        ValueError: the tokens do not begin with the special tokens and those of ``unk``, or one is repeated.
+        ValueError: the tokens do not begin with the special tokens and those of ``unk``, or one is repeated, or there
+            is no such tokenizer.
     """
 
     tokens: tuple[str, ...]
-    unk: UnknownWords
+    unk: Unknown
+    tokenizer: str = "treebank"
+    definition: str | None = None
 
     def __post_init__(self) -> None:
+        if self.tokenizer not in NAMES:
+            raise ValueError(f"tokenizer {self.tokenizer!r} is not one of {', '.join(NAMES)}")
         if self.tokens[: self._first_word] != SPECIALS + UNKNOWN_TOKENS[self.unk]:
             raise ValueError(f"the tokens do not begin with {' '.join(SPECIALS + UNKNOWN_TOKENS[self.unk])}")
         if len(set(self.tokens)) < len(self.tokens):
             raise ValueError("a token is repeated")
 
     @classmethod
-    def build(cls, counts: Mapping[str, int], min_count: int, unk: Literal["classes", "single"]) -> Vocabulary:
+    def build(cls, counts: Mapping[str, int], min_count: int, unk: UnknownWords, tokenizer: str) -> Vocabulary:
         """Build from the words seen at least ``min_count`` times, by descending count and then alphabetically.
 
         A word that is spelled like a special or unknown-word token is left out, so it is unknown.
         """
-        reserved = SPECIALS + UNKNOWN_TOKENS[unk]
+        first = SPECIALS + UNKNOWN_TOKENS[unk]
+        reserved = UNKNOWN_SPELLINGS.union(first)
         words = [word for word, count in counts.items() if count >= min_count and word not in reserved]
-        return cls(reserved + tuple(sorted(words, key=lambda word: (-counts[word], word))), unk)
+        return cls(first + tuple(sorted(words, key=lambda word: (-counts[word], word))), unk, tokenizer)
+
+    @classmethod
+    def of_pieces(cls, tokenizer: PieceTokenizer, name: str) -> Vocabulary:
+        """Build from all pieces of a tokenizer."""
+        first = SPECIALS + UNKNOWN_TOKENS["single"]
+        pieces = tuple(piece for piece in tokenizer.pieces if piece not in first)
+        return cls(first + pieces, "single", name, tokenizer.definition)
 
     @classmethod
     def closed(cls, words: Iterable[str]) -> Vocabulary:
@@ -134,7 +126,7 @@ class Vocabulary:
         Raises:
             ValueError: a word is repeated, or is spelled like a special token.
         """
-        return cls(SPECIALS + UNKNOWN_TOKENS["closed"] + tuple(words), "closed")
+        return cls(SPECIALS + UNKNOWN_TOKENS["closed"] + tuple(words), "closed", "words")
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -143,11 +135,20 @@ class Vocabulary:
         Raises:
             UserError: the file cannot be read, or is not a vocabulary.
         """
-        return read_as(cls, Path(path), "a vocabulary")
+        found = read_as(cls, Path(path), "a vocabulary")
+        if found.tokenizer in BUILT_IN:
+            return found
+        file = Path(path).with_name(TOKENIZER)
+        definition = read_text(file)
+        if not can_be_read(definition):
+            raise damaged(file, "a tokenizer", "the tokenizers library cannot read it")
+        return replace(found, definition=definition)
 
     def save(self, path: str | Path) -> None:
-        """Write JSON with one token per line."""
-        content = {"unk": self.unk, "tokens": self.tokens}
+        """Write JSON with one token per line, and beside it the ``tokenizer.json`` of a tokenizer of pieces."""
+        if self.definition is not None:
+            write_text(Path(path).with_name(TOKENIZER), self.definition)
+        content = {"unk": self.unk, "tokenizer": self.tokenizer, "tokens": self.tokens}
         write_text(Path(path), json.dumps(content, ensure_ascii=False, indent=0) + "\n")
 
     def __len__(self) -> int:
@@ -198,9 +199,22 @@ class Vocabulary:
                 tokens.append(self.tokens[i])
         return tokens
 
+    def ids(self, sentence: str) -> list[int]:
+        """Return the ids of a sentence, ``<s>`` and ``</s>`` included.
+
+        Raises:
+            UserError: as ``encode``.
+        """
+        return self.encode(self.splitter.tokenize(sentence))
+
     def text(self, ids: Iterable[int]) -> str:
         """Return the decoded ids as a readable sentence."""
-        return join(self.decode(ids))
+        return self.splitter.join(self.decode(ids))
+
+    @cached_property
+    def splitter(self) -> Tokenizer:
+        """What splits sentences into tokens and joins them."""
+        return BUILT_IN[self.tokenizer] if self.definition is None else PieceTokenizer(self.definition)
 
     @property
     def _first_word(self) -> int:
@@ -213,8 +227,13 @@ class Vocabulary:
 
     def _id(self, word: str) -> int:
         known = self._ids.get(word)
+        if known is None:
+            word = self.splitter.plain(word)
+            known = self._ids.get(word)
         if known is not None:
             return known
         if self.unk == "closed":
             raise UserError(f"{word!r} is not one of the {len(self._ids)} words of the vocabulary")
-        return self.unknown if self.unk == "single" else len(SPECIALS) + CLASSES.index(shape_class(word))
+        if self.unk == "single" or word in UNKNOWN_SPELLINGS:
+            return self.unknown
+        return len(SPECIALS) + CLASSES.index(shape_class(word))

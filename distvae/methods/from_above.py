@@ -50,9 +50,9 @@ class FromAbove(Band):
 class Approach(Steered):
     """γ of soft free bits from above.
 
-    The KL has to exceed its band before it can arrive there. A KL that most sentences share, of a dead or hollow latent,
-    is no reason to raise γ: until z tells sentences apart, γ falls to 0.01. Weights of such a latent cannot be the best,
-    because −ELBO stands still while z is still learning, and the plateau rule would end that.
+    The KL has to exceed its band before it can arrive there. The KL of a dead or hollow latent, which sentences share,
+    is no reason to raise γ: until z tells sentences apart, γ falls to 0.01. Weights of such a latent cannot be the
+    best, because −ELBO stands still while z is still learning, and the plateau rule would end that.
     """
 
     above: bool = False  # a KL has been above the band

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 from distvae.config.schema import CAPTIONS
 from distvae.data import captions
-from distvae.data.vocabulary import join, tokenize
 from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
 from distvae.evaluation.metrics import METRICS
 from distvae.reports import overview, paper_figure
@@ -156,8 +155,9 @@ def _reconstructions(exports: list[Export], sentences: Sequence[str]) -> list[Li
     for found in exports:
         if not sentences:
             drawn = found.config.data.path == CAPTIONS
-            sentences = [join(words) for words in captions.generate(5, _FRESH)] if drawn else SENTENCES
+            words = captions.generate(5, _FRESH)
+            sentences = [found.vocabulary.splitter.join(w) for w in words] if drawn else SENTENCES
         model = found.model("cpu")
-        ids = [found.vocabulary.encode(tokenize(sentence)) for sentence in sentences]
+        ids = [found.vocabulary.ids(sentence) for sentence in sentences]
         columns.append(decode(model, posterior_means(model, ids, found.vocabulary.pad), found.vocabulary, Decoding()))
     return [Line(list(cells)) for cells in zip(sentences, *columns, strict=True)] if columns else []

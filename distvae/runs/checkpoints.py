@@ -56,7 +56,7 @@ _EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
 _NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
 
 # State that policies and plateau rules keep from epoch to epoch.
-_State = bool | int | float | None
+_State = bool | int | float | str | None
 
 
 @dataclass(frozen=True)

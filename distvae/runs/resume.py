@@ -24,7 +24,8 @@ from distvae.system.roles import Role
 
 # Files of a run folder that describe the run.
 DESCRIPTIONS = (
-    "config.yaml", "environment.json", "vocabulary.json", "status.json", "lineage.json", attempts.FOLDER,
+    "config.yaml", "environment.json", "vocabulary.json", "tokenizer.json", "status.json", "lineage.json",
+    attempts.FOLDER,
 )  # fmt: skip
 
 # Files of a run folder that the run produces.

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from distvae.config.keys import fields_with, flatten
-from distvae.config.load import apply_override, dump_config, explain, parse_config, read_merged, run_folder
+from distvae.config.load import apply_override, dump_config, explain, migrate, parse_config, read_merged, run_folder
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError, dump_tree, read_tree
 from distvae.runs.attempts import read_attempts
@@ -58,8 +58,10 @@ def open_sweep(folder: Path) -> Sweep:
     if not is_sweeps(folder):
         raise UserError(f"{folder}: is not a sweep folder: no sweep wrote its sweep.yaml")
     config, base = replace(_parse(read_tree(path), str(path)), run=str(folder)), folder / "base.yaml"
-    parse_config(read_tree(base), str(base), stored=True)  # the errors of trials name the original file
-    sweep = Sweep(config, read_tree(base))
+    tree = read_tree(base)
+    migrate(tree)
+    parse_config(copy.deepcopy(tree), str(base), stored=True)  # the errors of trials name the original file
+    sweep = Sweep(config, tree)
     check_sweep(sweep)
     return sweep
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distvae.config.keys import flatten
 from distvae.config.kl import KLConfig
-from distvae.config.load import dump_config, load_config
+from distvae.config.load import dump_config, load_config, parse_config
 from distvae.config.schema import (
     Config,
     DataConfig,
@@ -298,3 +298,21 @@ def test_a_single_value_has_no_keys(load):
 @pytest.mark.parametrize("override", [".seed=1", "kl.=1", "kl..target_rate=1", ".=1", "a.b=1"])
 def test_an_override_of_no_key_is_refused(load, override):
     assert "unknown key" in str(refused(load, "", override))
+
+
+# -- Older versions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "name"),
+    [("some.txt", {}, "treebank"), ("some.txt", {"tokenizer": "words"}, "words"), ("captions", {}, "words")],
+)
+def test_a_run_of_an_older_version_has_its_tokenizer(tmp_path, path, given, name):
+    tree = yaml.safe_load(dump_config(parse_config({"run": "some", "data": {"path": path}}, "test")))
+    tree["data"].pop("tokenizer")
+    tree["data"].update(given)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    assert load_config(file, whole=True).data.tokenizer.name == name
+    assert load_config(file, stored=True).data.tokenizer.name == name
+    assert load_config(file).data.tokenizer.name == given.get("tokenizer", "words")

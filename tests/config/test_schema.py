@@ -336,9 +336,9 @@ PLACE = {
 
 PRETRAINING = {
     "seed", "data.path", "data.columns", "data.max_words", "data.train_size", "data.valid_size", "data.test_size",
-    "data.distinct", "data.min_count", "data.unk", "data.seed", "model.embedding_size", "model.hidden_size",
-    "model.latent_size", "model.pooling", "model.posterior", "model.mean_scale", "model.variance_floor",
-    "model.variance_dropout", "model.init_range",
+    "data.distinct", "data.tokenizer", "data.min_count", "data.unk", "data.vocabulary_size", "data.tokenizer_file",
+    "data.seed", "model.embedding_size", "model.hidden_size", "model.latent_size", "model.pooling", "model.posterior",
+    "model.mean_scale", "model.variance_floor", "model.variance_dropout", "model.init_range",
     "model.embedding_init_range", "model.dropout", "model.word_dropout",
     "optimizer.name", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.batch_size",
     "optimizer.learning_rate", "optimizer.clip_norm", "optimizer.mixed_precision", "optimizer.on_nan",

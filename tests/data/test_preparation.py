@@ -20,7 +20,7 @@ WORDS = st.lists(st.lists(st.sampled_from(["a", "dog", "</s>", "<unk-lower>", "O
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(rows=WORDS.filter(bool), start=st.integers(0, 3))
 def test_batches_are_encoded_as_single_sentences_are(rows, start):
-    vocabulary = Vocabulary.build({"a": 3, "dog": 1}, 1, "classes")
+    vocabulary = Vocabulary.build({"a": 3, "dog": 1}, 1, "classes", "words")
     words = pa.array(rows, pa.list_(pa.string())).slice(start)
     encoded = preparation._encode_batch(pa.table({"words": words}), vocabulary).column("ids")
     assert encoded.to_pylist() == [vocabulary.encode(row) for row in rows[start:]]
@@ -82,10 +82,9 @@ def test_tokenising_in_parallel_changes_nothing(tmp_path, monkeypatch):
 def test_the_share_of_unknown_words_is_counted(tmp_path, unk):
     lines = {"train": "a dog\na dog barks\n", "valid": "a cat 12\n", "test": "a dog\n\na\na <unk> </s>\n"}
     prepared = prepare(tmp_path, path=write_folder(tmp_path / "text", **lines), min_count=2, unk=unk)
-    # NLTK's rules take <unk> and </s> apart into three tokens each.
-    assert prepared.unknown == {"train": 1 / 5, "valid": 2 / 3, "test": 6 / 10}
+    assert prepared.unknown == {"train": 1 / 5, "valid": 2 / 3, "test": 2 / 6}
     assert prepared.notes[-1].startswith(
-        "WARNING: unknown words: 20.00% of train, 66.67% of valid, 60.00% of test. A model"
+        "WARNING: unknown words: 20.00% of train, 66.67% of valid, 33.33% of test. A model"
     )
     assert "Lower data.min_count" in prepared.notes[-1]
 
@@ -110,7 +109,7 @@ def test_text_without_words_is_a_warning(tmp_path):
         path.write_text("\n".join(rows), encoding="utf-8")
         prepared = prepare(tmp_path, path=str(path), min_count=min_count)
         assert prepared.unknown == {"train": 1.0, "valid": 1.0, "test": 1.0}
-        assert "separate words by spaces" in prepared.notes[-1]
+        assert "set data.tokenizer=characters for a script without spaces" in prepared.notes[-1]
 
 
 def test_empty_split(tmp_path):

@@ -47,7 +47,7 @@ def test_kinds_of_files(tmp_path, suffix):
         path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
     prepared = prepare(tmp_path, path=str(folder))
     for split in ("train", "valid", "test"):
-        assert sentences(prepared, split) == ["None", "NA", "12", "He said `` go '' , and went", "Élan"]
+        assert sentences(prepared, split) == ["None", "NA", "12", 'He said ▁"￭ go " , and went', "Élan"]
 
 
 def test_snli_folder(tmp_path):

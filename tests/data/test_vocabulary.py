@@ -2,11 +2,11 @@ import json
 from collections import Counter
 
 import pytest
+from distvae.tokenization.pieces import BPE
 from hypothesis import given
 from hypothesis import strategies as st
-from nltk.tokenize import NLTKWordTokenizer
 
-from distvae.data.vocabulary import CLASSES, SPECIALS, UNKNOWN_TOKENS, Vocabulary, join, shape_class, tokenize
+from distvae.data.vocabulary import CLASSES, SPECIALS, UNKNOWN_SPELLINGS, UNKNOWN_TOKENS, Vocabulary, shape_class
 from distvae.system.errors import UserError
 
 WORD = st.text(min_size=1, max_size=12)
@@ -46,11 +46,11 @@ def test_every_word_has_a_class(word):
 
 def test_order_of_tokens():
     counts = Counter({"dog": 3, "a": 5, "cat": 3, "rare": 1, "</s>": 9, "<unk>": 9})
-    single = Vocabulary.build(counts, 2, "single")
+    single = Vocabulary.build(counts, 2, "single", "words")
     assert single.tokens == ("<pad>", "<s>", "</s>", "<unk>", "a", "cat", "dog")
     assert (single.pad, single.bos, single.eos, single.unknown, len(single)) == (0, 1, 2, 3, 7)
-    classes = Vocabulary.build(counts, 2, "classes")
-    assert classes.tokens == SPECIALS + CLASSES + ("<unk>", "a", "cat", "dog")
+    classes = Vocabulary.build(counts, 2, "classes", "words")
+    assert classes.tokens == SPECIALS + CLASSES + ("a", "cat", "dog")
     assert classes.tokens[classes.unknown] == "<unk-other>"
     for vocabulary in (single, classes, Vocabulary.closed(["a"])):
         known = {i for word in ("a", "cat", "dog") if word in vocabulary.tokens for i in vocabulary.encode([word])}
@@ -62,7 +62,7 @@ def test_order_of_tokens():
 
 
 def test_encode_and_decode():
-    vocabulary = Vocabulary.build(Counter({"a": 2, "dog": 2}), 2, "classes")
+    vocabulary = Vocabulary.build(Counter({"a": 2, "dog": 2}), 2, "classes", "words")
     ids = vocabulary.encode(["a", "dog", "Rex", "2000", "!"])
     assert (ids[0], ids[-1]) == (1, 2)
     assert vocabulary.decode(ids) == ["a", "dog", "<unk-initCap>", "<unk-fourDigits>", "<unk-other>"]
@@ -72,10 +72,15 @@ def test_encode_and_decode():
 
 @given(COUNTS, st.integers(1, 5), UNK, st.lists(WORD | st.sampled_from(SPECIALS)))
 def test_known_words_come_back_and_others_are_unknown(counts, min_count, unk, others):
-    vocabulary = Vocabulary.build(counts, min_count, unk)
-    unknown = (lambda word: "<unk>") if unk == "single" else shape_class
+    vocabulary = Vocabulary.build(counts, min_count, unk, "words")
+
+    def unknown(word: str) -> str:
+        if unk == "single":
+            return "<unk>"
+        return CLASSES[-1] if word in UNKNOWN_SPELLINGS else shape_class(word)
+
     words = [*counts, *others]
-    reserved = SPECIALS + (("<unk>",) if unk == "single" else CLASSES)
+    reserved = {*SPECIALS, *UNKNOWN_SPELLINGS} | ({"<unk>"} if unk == "single" else {*CLASSES})
     expected = [word if counts.get(word, 0) >= min_count and word not in reserved else unknown(word) for word in words]
     ids = vocabulary.encode(words)
     assert vocabulary.decode(ids) == expected
@@ -85,7 +90,7 @@ def test_known_words_come_back_and_others_are_unknown(counts, min_count, unk, ot
 @given(COUNTS, UNK)
 def test_save_and_load(tmp_path_factory, counts, unk):
     path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.json"
-    vocabulary = Vocabulary.build(counts, 1, unk)
+    vocabulary = Vocabulary.build(counts, 1, unk, "words")
     vocabulary.save(path)
     again = Vocabulary.load(path)
     assert again == vocabulary
@@ -94,7 +99,7 @@ def test_save_and_load(tmp_path_factory, counts, unk):
 
 def test_fingerprint_tells_vocabularies_apart():
     counts = Counter({"a": 3, "b": 2, "c": 1})
-    some = [Vocabulary.build(counts, n, unk) for n in (1, 2) for unk in ("classes", "single")]
+    some = [Vocabulary.build(counts, n, unk, "words") for n in (1, 2) for unk in ("classes", "single")]
     some += [Vocabulary.closed(["a", "b", "c"]), Vocabulary.closed(["b", "a", "c"])]
     assert len({vocabulary.fingerprint for vocabulary in some}) == len(some)
     # Pinned: run folders of other machines and versions carry it.
@@ -134,6 +139,10 @@ def test_closed_vocabulary_refuses(words):
             ": the tokens do not begin with <pad> <s> </s>",
         ),
         (json.dumps({"unk": "single", "tokens": [*SPECIALS, "<unk>", "a", "a"]}).encode(), ": a token is repeated"),
+        (
+            json.dumps({"unk": "single", "tokens": [*SPECIALS, "<unk>"], "tokenizer": "spaces"}).encode(),
+            ": tokenizer 'spaces' is not one of words, whitespace, ",
+        ),
     ],
 )
 def test_malformed_file(tmp_path, content, message):
@@ -150,58 +159,44 @@ def test_missing_file(tmp_path):
         Vocabulary.load(tmp_path / "vocabulary.json")
 
 
-@pytest.mark.parametrize(
-    ("sentence", "tokens"),
-    [
-        ("A man isn't here.", ["A", "man", "is", "n't", "here", "."]),
-        ('"Stop," she said.', ["``", "Stop", ",", "''", "she", "said", "."]),
-        (
-            "The girls' 3/4 (old) bikes cost $5",
-            ["The", "girls", "'", "3/4", "(", "old", ")", "bikes", "cost", "$", "5"],
-        ),
-    ],
-)
-def test_tokenize_and_join(sentence, tokens):
-    assert tokenize(sentence) == tokens
-    assert join(tokens) == sentence
-
-
-PIECES = st.sampled_from(
-    [*"aZ9.,-:;'\"!?()$%_ ", "  ", "\t", "man", "Cannot", "gonna", "gimme", "wanna", "D'ye", "'tis", "n't", "'s", "--",
-     "...", "``", "3,360", "well-known", "é", "ı", "，", "\u2014"]
-)  # fmt: skip
-PLAIN = st.sampled_from(["a", "Man", "two", "12", "red-haired", "cannot", "Gonna", "lemme", "more", "dog,", " "])
-
-
-@given(
-    st.lists(PIECES, max_size=8).map("".join)
-    | st.lists(PIECES, max_size=8).map(" ".join)
-    | st.lists(PLAIN, max_size=8).map(lambda words: " ".join(words) + ".")
-)
-def test_plain_sentences_are_tokenised_as_all_others_are(sentence):
-    assert tokenize(sentence) == NLTKWordTokenizer().tokenize(sentence)
-
-
-def test_specials_in_the_text_are_words():
-    assert not set(tokenize("he wrote <s> and </s> and <unk-lower>")) & {*SPECIALS, *CLASSES}
-
-
-def test_join_keeps_unknown_words():
-    assert join(["The", "<unk-initCap>", "dog", "is", "n't", "<unk>", "."]) == "The <unk-initCap> dog isn't <unk>."
-
-
-@given(
-    st.lists(
-        st.sampled_from(["a", "man", "dog", "isn't", "Anna's", "runs", "12", "red-haired", "U.S."]),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_join_undoes_tokenize(words):
-    sentence = " ".join(words) + " ."
-    assert tokenize(join(tokenize(sentence))) == tokenize(sentence)
-
-
-def test_text():
+def test_sentences_become_ids_and_text_again():
     vocabulary = Vocabulary.closed(["is", "n't", "here", ".", "She"])
-    assert vocabulary.text(vocabulary.encode(["She", "is", "n't", "here", "."])) == "She isn't here."
+    assert vocabulary.ids("She isn't here.") == vocabulary.encode(["She", "is", "n't", "here", "."])
+    assert vocabulary.text(vocabulary.ids("She isn't here.")) == "She isn't here."
+
+
+@pytest.mark.parametrize("unk", ["classes", "single"])
+def test_a_word_that_the_text_calls_unknown_is_unknown(unk):
+    vocabulary = Vocabulary.build(dict.fromkeys((*UNKNOWN_SPELLINGS, "a"), 9), 1, unk, "words")
+    assert (
+        vocabulary.ids("<unk> a _UNK [UNK] <UNK>")[1:-1]
+        == [vocabulary.unknown, len(vocabulary) - 1] + [vocabulary.unknown] * 3
+    )
+
+
+def test_a_mark_with_rare_spaces_is_the_plain_one():
+    vocabulary = Vocabulary.build({"a": 3, ",": 2, "▁.": 2, ".": 2}, 2, "classes", "words")
+    tokens = vocabulary.decode(vocabulary.ids("a , a,a . a."))
+    assert tokens == ["a", ",", "a", ",", "a", "▁.", "a", "."]
+
+
+def test_a_vocabulary_of_an_older_version_is_by_the_treebank_rules(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps({"unk": "closed", "tokens": [*SPECIALS, "<unk>", "``", "Go", "''", "can", "not"]}))
+    vocabulary = Vocabulary.load(path)
+    assert vocabulary.decode(vocabulary.ids('"Go" cannot')) == ["``", "Go", "''", "can", "not"]
+    assert vocabulary.text(vocabulary.ids('"Go" cannot')) == '"Go" cannot'
+
+
+def test_pieces_take_their_tokenizer_along(tmp_path):
+    tokenizer = BPE(vocabulary_size=300).fit(["two dogs run"] * 9)
+    vocabulary = Vocabulary.of_pieces(tokenizer, "bpe")
+    vocabulary.save(tmp_path / "vocabulary.json")
+    again = Vocabulary.load(tmp_path / "vocabulary.json")
+    assert again == vocabulary
+    assert again.text(again.ids("two dögs 走る")) == "two dögs 走る"
+    assert len(again) == len(tokenizer.pieces) + len(SPECIALS) + 1
+    assert not {*again.ids("two dögs 走る")} & {*again.unknown_ids}
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        Vocabulary.load(tmp_path / "vocabulary.json").ids("two")

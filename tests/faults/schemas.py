@@ -27,10 +27,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from distvae.tokenization import BUILT_IN
 
 from distvae.config.schema import DataConfig
 from distvae.data import corpus
-from distvae.data.vocabulary import Vocabulary, tokenize
+from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
 
 ABSENT = object()
@@ -232,9 +233,11 @@ def carry_out(seed: int, number: int, folder: Path) -> CaseOutcome:
 
 
 def _differences(prepared: corpus.Corpus, files: dict[str, _File]) -> str:
-    right = {split: [tokenize(sentence) for sentence in file.sentences()] for split, file in files.items()}
+    right = {
+        split: [BUILT_IN["words"].tokenize(sentence) for sentence in file.sentences()] for split, file in files.items()
+    }
     counts = collections.Counter(word for words in right["train"] for word in words)
-    vocabulary = Vocabulary.build(counts, 1, "classes")
+    vocabulary = Vocabulary.build(counts, 1, "classes", "words")
     if prepared.vocabulary != vocabulary:
         return "a different vocabulary"
     for split, sentences in right.items():

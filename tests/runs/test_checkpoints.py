@@ -2,15 +2,19 @@ import io
 import json
 import os
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
+from distvae.config.kl import KLConfig
 from distvae.config.schema import Config, DataConfig, ModelConfig
 from distvae.data.vocabulary import Vocabulary
+from distvae.methods import POLICIES
+from distvae.methods.policy import LatentState
 from distvae.model.draws import generator
 from distvae.model.vae import TextVAE, initialise
 from distvae.runs import checkpoints
@@ -22,12 +26,14 @@ from distvae.runs.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     load_export,
+    load_state,
     newest_checkpoint,
     save_checkpoint,
     verify_checkpoint,
 )
 from distvae.system.errors import UserError
 from distvae.system.files import MANIFEST, inside, read_json, sha256, sweep, write_json
+from tests.methods.gamma import gamma_of
 
 CONFIG = Config(
     run="runs/ä",
@@ -596,3 +602,12 @@ def test_a_full_disk_leaves_the_former_json_and_nothing_else(tmp_path, monkeypat
         write_json(tmp_path / "a.json", {"a": 2})
     assert read_json(tmp_path / "a.json") == {"a": 1}
     assert listing(tmp_path) == {"a.json"}
+
+
+@pytest.mark.parametrize("latent", [*get_args(LatentState), None])
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_a_policy_keeps_can_be_stored(tmp_path, name, latent):
+    policy = gamma_of(KLConfig(policy=name).policy)
+    policy.end_epoch(4.0, latent)
+    write_json(tmp_path / "state.json", asdict(replace(STATE, policy=policy.state_dict())))
+    assert load_state(tmp_path).policy == policy.state_dict()

@@ -1,0 +1,192 @@
+"""Pieces of words, by the `tokenizers` library: trained on the train split, or taken from a file or the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from distvae.system.errors import UserError
+from distvae.system.settings import RULES, Location, Positive
+from distvae.tokenization.base import Tokenizer
+
+UNKNOWN = "<unk>"
+
+
+class PieceTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library.
+
+    Args:
+        definition: the content of its ``tokenizer.json``.
+    """
+
+    unit = "piece"
+
+    def __init__(self, definition: str):
+        self.definition = definition
+
+    @cached_property
+    def _library(self) -> Any:
+        return _library().Tokenizer.from_str(self.definition)
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """All pieces, in the order of their ids."""
+        ids: dict[str, int] = self._library.get_vocab(with_added_tokens=False)
+        return tuple(sorted(ids, key=lambda piece: ids[piece]))
+
+    def tokenize(self, sentence: str) -> list[str]:
+        """Return the pieces of a sentence."""
+        tokens: list[str] = self._library.encode(sentence, add_special_tokens=False).tokens
+        return tokens
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """Return the text, as the tokenizer decodes its pieces."""
+        decoder = self._library.decoder
+        text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+        return text
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"definition": self.definition}
+
+
+@dataclass(frozen=True, config=RULES)
+class BPE:
+    """Byte-level byte-pair encoding (Sennrich et al., 2016; Radford et al., 2019), trained on train. No text is
+    unknown."""
+
+    name: Literal["bpe"] = "bpe"
+    # Pieces of the vocabulary. Less text gives fewer.
+    vocabulary_size: Positive = 8000
+
+    libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    def fit(self, sentences: Iterable[str]) -> PieceTokenizer:
+        """Train on sentences.
+
+        Raises:
+            UserError: the vocabulary is too small for all bytes.
+        """
+        library = _library()
+        alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+        if self.vocabulary_size < len(alphabet):
+            raise UserError(
+                f"data.vocabulary_size={self.vocabulary_size}: bpe needs at least {len(alphabet)}, one for each byte"
+            )
+        found = library.Tokenizer(library.models.BPE())
+        found.normalizer = library.normalizers.NFC()
+        found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        found.decoder = library.decoders.ByteLevel()
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=self.vocabulary_size, initial_alphabet=sorted(alphabet), show_progress=False
+        )
+        found.train_from_iterator(sentences, trainer)
+        return PieceTokenizer(found.to_str())
+
+
+@dataclass(frozen=True, config=RULES)
+class Unigram:
+    """The unigram language model of SentencePiece (Kudo, 2018), trained on train."""
+
+    name: Literal["unigram"] = "unigram"
+    # Pieces of the vocabulary. Less text gives fewer.
+    vocabulary_size: Positive = 8000
+
+    libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    def fit(self, sentences: Iterable[str]) -> PieceTokenizer:
+        """Train on sentences.
+
+        Raises:
+            UserError: the vocabulary is too small for the characters of the text.
+        """
+        library = _library()
+        found = library.Tokenizer(library.models.Unigram())
+        found.normalizer = library.normalizers.NFC()
+        found.pre_tokenizer = library.pre_tokenizers.Metaspace()
+        found.decoder = library.decoders.Metaspace()
+        trainer = library.trainers.UnigramTrainer(
+            vocab_size=self.vocabulary_size, unk_token=UNKNOWN, special_tokens=[UNKNOWN], show_progress=False
+        )
+        try:
+            found.train_from_iterator(sentences, trainer)
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"data.vocabulary_size={self.vocabulary_size}: unigram cannot be trained: {error}"
+            ) from None
+        return PieceTokenizer(_in_order(found.to_str()))
+
+
+@dataclass(frozen=True, config=RULES)
+class Pretrained:
+    """A ``tokenizer.json``, or the one of a model on the hub."""
+
+    name: Literal["pretrained"] = "pretrained"
+    # A `tokenizer.json`, or an id of the hub, such as `openai-community/gpt2`
+    tokenizer_file: Location | None = None
+
+    libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    def fit(self, sentences: Iterable[str]) -> PieceTokenizer:
+        """Load it.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return PieceTokenizer(self.definition)
+
+    @cached_property
+    def definition(self) -> str:
+        """The content of the ``tokenizer.json``.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if self.tokenizer_file is None:
+            raise UserError(
+                "data.tokenizer=pretrained: set data.tokenizer_file to a tokenizer.json or an id of the hub"
+            )
+        path = Path(self.tokenizer_file).expanduser()
+        load = _library().Tokenizer.from_file if path.exists() else _library().Tokenizer.from_pretrained
+        try:
+            found: str = load(str(path) if path.exists() else self.tokenizer_file).to_str()
+        except Exception as error:  # the library raises nothing narrower
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"data.tokenizer_file={self.tokenizer_file}: is no tokenizer.json that can be read, nor a model of the"
+                f" hub that has one ({why})"
+            ) from None
+        return found
+
+
+def can_be_read(definition: str) -> bool:
+    """Return whether the library can read a ``tokenizer.json``."""
+    try:
+        _library().Tokenizer.from_str(definition)
+    except Exception:  # the library raises nothing narrower
+        return False
+    return True
+
+
+def _in_order(definition: str) -> str:
+    """Return a unigram model with its pieces in alphabetical order.
+
+    The library's scores, and so its order, differ in the fourth decimal from one training to the next.
+    """
+    content = json.loads(definition)
+    unknown, *pieces = content["model"]["vocab"]
+    content["model"]["vocab"] = [unknown, *sorted([piece, round(score, 2)] for piece, score in pieces)]
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _library() -> Any:
+    """Import the library, which uses all cores and warns about it where processes are forked later."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import tokenizers
+
+    return tokenizers

@@ -1,0 +1,93 @@
+"""Corpora by each tokenizer, end to end. The tokenizers themselves: tests/tokenization/."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from distvae.config.schema import DataConfig
+from distvae.data import corpus
+from distvae.system.errors import UserError
+from distvae.tokenization import NAMES
+
+TEXT = [f"{who} isn't {what}, says <unk>." for who in ("A man", "Two dogs", "She") for what in ("here", "at &t", "old")]
+
+
+def prepare(tmp_path, **settings):
+    path = tmp_path / "text"
+    path.mkdir(exist_ok=True)
+    for split in ("train", "valid", "test"):
+        (path / f"{split}.txt").write_text("\n".join(TEXT), encoding="utf-8")
+    data = DataConfig(path=str(path), cache=str(tmp_path / "cache"), workers=1, **settings)
+    return corpus.load(corpus.prepare(data, progress=False))
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Settings that a tokenizer needs."""
+    file = tmp_path / "some" / "tokenizer.json"
+    file.parent.mkdir()
+    file.write_text(prepare(tmp_path, tokenizer="bpe", vocabulary_size=300).vocabulary.definition, encoding="utf-8")
+    return {"bpe": {"vocabulary_size": 290}, "unigram": {"vocabulary_size": 60},
+            "pretrained": {"tokenizer_file": str(file)}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_comes_back(tmp_path, settings, name):
+    prepared = prepare(tmp_path, tokenizer=name, **settings.get(name, {}))
+    vocabulary = prepared.vocabulary
+    assert vocabulary.tokenizer == name
+    kept = TEXT
+    if name == "treebank":
+        kept = [line.replace("at &t", "at & t") for line in TEXT]  # its rules lose spaces
+    elif name == "unigram":
+        kept = [line.replace("<unk>.", "<unk> .") for line in TEXT]  # a special token of the library
+    elif name == "words":
+        kept = [line.replace("<unk>", "<unk-other>") for line in TEXT]
+    assert [vocabulary.text(ids) for ids in prepared.test] == kept
+    assert [vocabulary.ids(line) for line in TEXT] == [ids.tolist() for ids in prepared.test]
+    # What is kept in a folder is what was built, and the tokenizer is part of what names it.
+    again = prepare(tmp_path, tokenizer=name, **settings.get(name, {}))
+    assert again.vocabulary == vocabulary
+    assert len({prepare(tmp_path, tokenizer=other).fingerprint for other in ("words", "whitespace", "characters")}) == 3
+
+
+def test_a_corpus_by_the_treebank_rules_is_the_one_that_older_versions_built(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(corpus, "_sha256", lambda origin: seen.update(origin) or "0" * 64)
+    monkeypatch.setattr(corpus, "is_whole", lambda folder: True)
+    (tmp_path / "all.txt").write_text("a\n")
+    corpus.prepare(DataConfig(path=str(tmp_path / "all.txt"), tokenizer="treebank"), progress=False)
+    assert set(seen) == {"format", "nltk", "source", "settings"}
+    assert not {"tokenizer", "vocabulary_size", "tokenizer_file"} & set(seen["settings"])
+
+
+def test_the_tokenizer_file_is_a_standard_one(tmp_path):
+    prepare(tmp_path, tokenizer="bpe", vocabulary_size=290)
+    (file,) = (tmp_path / "cache").glob("*/tokenizer.json")
+    assert Tokenizer.from_file(str(file)).encode("Two dogs").tokens
+
+
+def test_another_definition_is_another_corpus(tmp_path, settings):
+    first = prepare(tmp_path, tokenizer="pretrained", **settings["pretrained"])
+    file = Path(settings["pretrained"]["tokenizer_file"])
+    content = json.loads(file.read_text(encoding="utf-8")) | {"normalizer": {"type": "Lowercase"}}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    again = prepare(tmp_path, tokenizer="pretrained", **settings["pretrained"])
+    assert again.fingerprint != first.fingerprint
+    assert again.vocabulary.text(again.test[0]) == TEXT[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tokenizer": "bpe", "vocabulary_size": 9}, "bpe needs at least 256"),
+        ({"tokenizer": "unigram", "vocabulary_size": 9}, "unigram cannot be trained"),
+        ({"tokenizer": "pretrained"}, "set data.tokenizer_file"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_nothing_behind(tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path, **given)
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())

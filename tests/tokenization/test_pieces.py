@@ -1,0 +1,90 @@
+import json
+import pickle
+import unicodedata
+
+import pytest
+from distvae.tokenization.pieces import BPE, Pretrained, Unigram
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from distvae.system.errors import UserError
+
+SENTENCES = [f"{who} {does} the {what}." for who in ("A man", "Two dogs", "She") for does in ("sees", "eats")
+             for what in ("cake", "newer newspaper", "dog's bone")]  # fmt: skip
+BPE_290 = BPE(vocabulary_size=290).fit(SENTENCES)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_bpe_gives_every_text_back(sentence):
+    tokens = BPE_290.tokenize(sentence)
+    assert BPE_290.join(tokens) == unicodedata.normalize("NFC", sentence)
+    assert {*tokens} <= {*BPE_290.pieces}
+
+
+def test_bpe_has_the_size_asked_for_and_merges_what_is_frequent():
+    assert len(BPE_290.pieces) == 290
+    assert BPE_290.tokenize("A newer dog") == ["A", "Ġnewer", "Ġdog"]
+
+
+@pytest.mark.parametrize("options", [BPE(vocabulary_size=280), Unigram(vocabulary_size=40)])
+def test_training_again_gives_the_same(options):
+    first, again = options.fit(SENTENCES), options.fit(SENTENCES)
+    assert first.definition == again.definition
+    assert first.pieces == again.pieces
+
+
+def test_unigram():
+    tokenizer = Unigram(vocabulary_size=40).fit(SENTENCES)
+    tokens = tokenizer.tokenize("A man eats the newspaper.")
+    assert tokenizer.join(tokens) == "A man eats the newspaper."
+    assert {*tokens} <= {*tokenizer.pieces}
+    assert tokenizer.pieces[0] == "<unk>"
+    assert "走" not in tokenizer.pieces
+    assert tokenizer.tokenize("走 走") != tokenizer.tokenize("")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BPE(vocabulary_size=255), "data.vocabulary_size=255: bpe needs at least 256, one for each byte"),
+        (
+            Unigram(vocabulary_size=5),
+            "data.vocabulary_size=5: unigram cannot be trained: The vocabulary is not large",
+        ),
+        (
+            Pretrained(),
+            "data.tokenizer=pretrained: set data.tokenizer_file to a tokenizer.json or an id of the hub",
+        ),
+    ],
+)
+def test_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        options.fit(SENTENCES)
+
+
+def test_pretrained_from_a_file(tmp_path):
+    library = Tokenizer(models.WordPiece({"[UNK]": 0, "new": 1, "##er": 2, "a": 3}, unk_token="[UNK]"))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Pretrained(tokenizer_file=str(tmp_path / "tokenizer.json")).fit(())
+    assert tokenizer.pieces == ("[UNK]", "new", "##er", "a")
+    assert tokenizer.tokenize("a newer b") == ["a", "new", "##er", "[UNK]"]
+    assert tokenizer.join(["a", "new", "##er"]) == "a newer"
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", json.dumps({"model": 1})])
+def test_a_file_that_is_no_tokenizer(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"is no tokenizer\.json that can be read, nor a model of the hub") as caught:
+        Pretrained(tokenizer_file=str(path)).fit(())
+    assert "\n" not in str(caught.value)
+
+
+def test_it_travels_to_other_processes():
+    again = pickle.loads(pickle.dumps(BPE_290))
+    assert again.tokenize("the dog") == BPE_290.tokenize("the dog")
