@@ -9,7 +9,6 @@ import signal
 
 import pytest
 import torch
-from distvae.tokenization import BUILT_IN
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distvae import train as program
@@ -22,6 +21,7 @@ from distvae.runs.results import load_results
 from distvae.system.errors import UserError
 from distvae.system.files import sha256
 from distvae.system.signals import INTERRUPTED
+from distvae.tokenization import BUILT_IN
 from distvae.train import main
 from distvae.training.step import TrainStep
 from tests.compare import equal, numbers, records, weights

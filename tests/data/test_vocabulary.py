@@ -2,12 +2,12 @@ import json
 from collections import Counter
 
 import pytest
-from distvae.tokenization.pieces import BPE
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distvae.data.vocabulary import CLASSES, SPECIALS, UNKNOWN_SPELLINGS, UNKNOWN_TOKENS, Vocabulary, shape_class
 from distvae.system.errors import UserError
+from distvae.tokenization.pieces import BPE
 
 WORD = st.text(min_size=1, max_size=12)
 COUNTS = st.dictionaries(WORD | st.sampled_from(("<s>", "</s>", "<pad>", "<unk>", "<unk-lower>")), st.integers(1, 5))

@@ -27,12 +27,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from distvae.tokenization import BUILT_IN
 
 from distvae.config.schema import DataConfig
 from distvae.data import corpus
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
+from distvae.tokenization import BUILT_IN
 
 ABSENT = object()
 

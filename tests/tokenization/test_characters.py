@@ -1,9 +1,10 @@
 import unicodedata
 
 import pytest
-from distvae.tokenization.characters import CharacterTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from distvae.tokenization.characters import CharacterTokenizer
 
 TOKENIZER = CharacterTokenizer()
 

@@ -3,12 +3,12 @@ import pickle
 import unicodedata
 
 import pytest
-from distvae.tokenization.pieces import BPE, Pretrained, Unigram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from distvae.system.errors import UserError
+from distvae.tokenization.pieces import BPE, Pretrained, Unigram
 
 SENTENCES = [f"{who} {does} the {what}." for who in ("A man", "Two dogs", "She") for does in ("sees", "eats")
              for what in ("cake", "newer newspaper", "dog's bone")]  # fmt: skip

@@ -1,4 +1,5 @@
 import pytest
+
 from distvae.tokenization.treebank import TreebankTokenizer
 
 

@@ -2,12 +2,12 @@ import unicodedata
 
 import pytest
 import regex
-from distvae.tokenization import words
-from distvae.tokenization.words import WordTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distvae.data.vocabulary import CLASSES, SPECIALS
+from distvae.tokenization import words
+from distvae.tokenization.words import WordTokenizer
 
 TOKENIZER = WordTokenizer()
 
