@@ -33,6 +33,7 @@ from datasets import Dataset
 from distvae import tokenization
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, preparation, sources
+from distvae.data.preparation import CHARACTERS
 from distvae.data.sources import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
@@ -52,9 +53,12 @@ class Sentences(Sequence[np.ndarray]):
 
     Attributes:
         lengths: int32 [N], tokens of each sentence, ``<s>`` and ``</s>`` included.
+        characters: int32 [N], characters of each sentence and one for its end; None: a corpus by the Treebank rules,
+            which older versions built without.
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, characters: np.ndarray | None = None):
+        self.characters = characters
         chunks = dataset.data.column("ids").chunks
         self._chunks: list[tuple[np.ndarray, np.ndarray]] = [
             (chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks
@@ -162,13 +166,19 @@ def load(folder: str | Path) -> Corpus:
     try:
         manifest = _verify(folder)
         # Map the files whatever the environment asks for, so that ranks share their pages.
-        train, valid, test = (
-            Sentences(Dataset.load_from_disk(str(folder / split), keep_in_memory=False)) for split in SPLITS
-        )
+        splits = {split: Dataset.load_from_disk(str(folder / split), keep_in_memory=False) for split in SPLITS}
     except (_DamagedError, OSError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training will rebuild it") from None
     vocabulary = Vocabulary.load(folder / VOCABULARY)
+    train, valid, test = (Sentences(rows, _characters(rows)) for rows in splits.values())
+    if vocabulary.unk == "closed":  # captions are drawn as tokens
+        for sentences in (valid, test):
+            sentences.characters = np.array([1 + len(vocabulary.text(ids)) for ids in sentences], dtype=np.int32)
     return Corpus(train, valid, test, vocabulary, folder.name, manifest["unknown"], tuple(manifest["notes"]))
+
+
+def _characters(rows: Dataset) -> np.ndarray | None:
+    return rows.data.column(CHARACTERS).to_numpy() if CHARACTERS in rows.column_names else None
 
 
 def is_whole(folder: Path) -> bool:

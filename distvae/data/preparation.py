@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import unicodedata
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,7 @@ from distvae.system.files import room_for_sockets
 from distvae.tokenization import fit
 from distvae.tokenization.base import Tokenizer, WordLevel
 from distvae.tokenization.pieces import PieceTokenizer
+from distvae.tokenization.treebank import TreebankTokenizer
 from distvae.tokenization.words import Words
 
 # Share of a single file, and maximum number of sentences, for each of valid and test unless sizes are configured.
@@ -34,6 +37,9 @@ CAPTION_COUNTS = {"train": 40_000, "valid": 4_000, "test": 4_000}
 
 # Starting a process takes as long as tokenising about this many sentences.
 SENTENCES_PER_WORKER = 10_000
+
+# Column of the characters of each sentence, its end included.
+CHARACTERS = "characters"
 
 # White space and invisible characters: controls, formats, joiners, selectors, fillers.
 _INVISIBLE = re.compile(
@@ -56,8 +62,8 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
         work: folder for temporary Arrow files.
 
     Returns:
-        Each split's sentences as a column ``words`` of tokens, what split them, and notes on how files were read and
-        what was left out.
+        Each split's sentences as a column ``words`` of tokens and one of their ``characters``, what split them, and
+        notes on how files were read and what was left out.
 
     Raises:
         UserError: a source is unreadable or empty, a single file is too small to be split, or the tokenizer cannot be
@@ -105,13 +111,14 @@ def vocabulary_of(data: DataConfig, train: Dataset, tokenizer: Tokenizer) -> Voc
 
 def encode(words: Dataset, vocabulary: Vocabulary, split: str, path: Path) -> Dataset:
     """Map the column ``words`` to ``ids`` of ``<s> words </s>``, int32, in an Arrow file at ``path``."""
+    others = [name for name in words.column_names if name != "words"]
     return words.with_format("arrow").map(
         _encode_batch,
         batched=True,
         batch_size=BATCH,
         writer_batch_size=BATCH,
         remove_columns=["words"],
-        features=Features({"ids": List(Value("int32"))}),
+        features=Features({"ids": List(Value("int32"))} | {name: words.features[name] for name in others}),
         fn_kwargs={"vocabulary": vocabulary},
         cache_file_name=str(path),
         desc=f"Encoding {split}",
@@ -191,23 +198,30 @@ def _sentences_of(text: Dataset) -> Iterator[str]:
 
 
 def _tokenise(text: Dataset, split: str, tokenizer: Tokenizer, workers: int | None, work: Path) -> Dataset:
-    """Map the column ``text`` to ``words``."""
+    """Map the column ``text`` to ``words`` and, as versions before had none, but for one tokenizer, ``characters``."""
+    features = {"words": List(Value("string"))}
+    if not isinstance(tokenizer, TreebankTokenizer):
+        features[CHARACTERS] = Value("int32")
     processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
     with room_for_sockets():
         return text.map(
             _tokenise_batch,
             batched=True,
             remove_columns=text.column_names,
-            features=Features({"words": List(Value("string"))}),
-            fn_kwargs={"tokenizer": tokenizer},
+            features=Features(features),
+            fn_kwargs={"tokenizer": tokenizer, "count": CHARACTERS in features},
             num_proc=processes if processes > 1 else None,
             cache_file_name=str(work / f"{split}-words.arrow"),
             desc=f"Tokenising {split}",
         )
 
 
-def _tokenise_batch(batch: dict[str, list[str]], tokenizer: Tokenizer) -> dict[str, list[list[str]]]:
-    return {"words": [tokenizer.tokenize(sentence) for sentence in batch[TEXT_COLUMN]]}
+def _tokenise_batch(batch: dict[str, list[str]], tokenizer: Tokenizer, count: bool) -> dict[str, list[Any]]:
+    sentences = batch[TEXT_COLUMN]
+    columns: dict[str, list[Any]] = {"words": [tokenizer.tokenize(sentence) for sentence in sentences]}
+    if count:
+        columns[CHARACTERS] = [1 + len(unicodedata.normalize("NFC", sentence.strip())) for sentence in sentences]
+    return columns
 
 
 def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
@@ -219,7 +233,8 @@ def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
     # The start and end of each sentence; one ends where the next starts.
     places = np.repeat(offsets, 2)[1:-1]
     ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(words)))
-    return pa.table({"ids": pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)})
+    rows = pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)
+    return pa.table({"ids": rows} | {name: batch.column(name) for name in batch.column_names if name != "words"})
 
 
 def _count(number: int, what: str) -> str:

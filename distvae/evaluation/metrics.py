@@ -76,6 +76,15 @@ _DECLARED = (
     Metric("neg_elbo", "−ELBO", "RE + KL, which prefers collapse", "min", _NATS, curve="neg_elbo/valid"),
     Metric("nll", "NLL", "−log p(x)", "min", _NATS, curve="nll/valid"),
     Metric("ppl", "PPL", "perplexity per token, by the NLL", "min", in_sweeps=False),
+    Metric(
+        "bpc",
+        "BPC",
+        "bits per character, by the NLL: comparable between tokenizers",
+        "min",
+        name="bits per character",
+        decimals=3,
+        in_sweeps=False,
+    ),
     Metric("elbo_ppl", "ELBO PPL", "perplexity per token, by −ELBO", "min", in_sweeps=False),
     Metric(
         "active_units",

@@ -59,6 +59,8 @@ class Scores:
     effective_samples: float | None = None  # mean over sentences of 1 / Σ w̃², w̃ the normalised importance weights
     # Paired difference NLL − (−ELBO), at most 0 in expectation, both in the precision of the NLL.
     nll_excess: Estimate | None = None
+    characters: int | None = None  # of all sentences, each end included; None: not counted
+    bpc: Estimate | None = None
 
     @property
     def language_model(self) -> bool:
@@ -84,6 +86,10 @@ class Scores:
     def contradiction(self) -> str | None:
         """Describe a contradiction between these numbers, as in a damaged file; None if they agree."""
         estimates = {name: value for name, value in vars(self).items() if isinstance(value, Estimate)}
+        if self.bpc is not None:
+            bits = None if self.nll is None else self.nll.mean * self.sentences / math.log(2)
+            if bits is None or not self.characters or not sums_agree(self.bpc.mean * self.characters, bits):
+                return f"bpc is {self.bpc.mean}, which contradicts the nats per sentence"
         rates = {"elbo_ppl": self.neg_elbo.mean, "ppl": None if self.nll is None else self.nll.mean}
         if not 0 < self.sentences <= self.tokens:
             return f"{self.tokens} tokens in {self.sentences} sentences"
@@ -142,6 +148,8 @@ class Scores:
             ppl=None if each.nll is None else perplexity(each.nll, each.tokens),
             effective_samples=effective_samples,
             nll_excess=nll_excess,
+            characters=None if each.characters is None else int(each.characters.sum()),
+            bpc=None if each.nll is None or each.characters is None else bits_per_character(each.nll, each.characters),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -166,6 +174,7 @@ class SentenceScores:
     kl: np.ndarray
     mutual_information: np.ndarray  # its mean estimates I(x; z)
     nll: np.ndarray | None = None  # None: not computed
+    characters: np.ndarray | None = None  # None: not counted
 
 
 @dataclass(frozen=True)
@@ -188,6 +197,14 @@ def perplexity(nats: np.ndarray, tokens: np.ndarray) -> Estimate:
     with np.errstate(over="ignore"):
         value = float(np.exp(rate))
     return Estimate(value, None if error is None else value * error / float(tokens.mean()))
+
+
+def bits_per_character(nats: np.ndarray, characters: np.ndarray) -> Estimate:
+    """Return Σ nats / (ln 2 · Σ characters) and its standard error by the delta method: [N], [N]."""
+    rate = float(nats.sum() / characters.sum())
+    error = _standard_error(nats - rate * characters)
+    scale = math.log(2) * float(characters.mean())
+    return Estimate(rate / math.log(2), None if error is None else error / scale)
 
 
 def _standard_error(values: np.ndarray) -> float | None:

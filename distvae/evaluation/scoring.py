@@ -84,6 +84,7 @@ def score(
         kl=kl.sum(axis=1),
         mutual_information=information,
         nll=table.re if exact else table.nll if importance_samples else None,
+        characters=None if sentences.characters is None else sentences.characters.astype(np.float64),
     )
     scores = Scores.of(
         each,

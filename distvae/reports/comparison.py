@@ -49,7 +49,7 @@ def remarks(results: dict[str, Results]) -> list[str]:
     first = next(iter(results.values()))
     lines = [
         f"{name}: {r.scores.sentences:,} sentences, {r.scores.tokens:,} tokens; {_drawn(r.scores)}; vocabulary"
-        f" {r.vocabulary} of {r.vocabulary_size:,}"
+        f" {r.vocabulary} of {r.vocabulary_size:,}{_tokenizer(r)}"
         for name, r in results.items()
     ]
     if len({line.partition(": ")[2] for line in lines}) == 1:
@@ -84,8 +84,16 @@ def remarks(results: dict[str, Results]) -> list[str]:
                 " use more importance samples; if that does not help, the model or the scores are wrong"
             )
     if any(r.vocabulary != first.vocabulary or r.data != first.data for r in results.values()):
-        lines.append("WARNING these runs have different data or vocabularies: their scores are not comparable")
+        lines.append(
+            "WARNING these runs have different data or vocabularies: their scores are not comparable. Of the same"
+            " sentences by different tokenizers, nats per sentence and bits per character are, as far as no word is"
+            " unknown"
+        )
     return lines
+
+
+def _tokenizer(results: Results) -> str:
+    return "" if results.tokenizer is None else f" by data.tokenizer={results.tokenizer}"
 
 
 def _drawn(scores: Scores) -> str:

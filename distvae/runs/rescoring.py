@@ -55,4 +55,5 @@ def rescore(
         world_size=runtime.world_size,
         unknown=prepared.unknown[split],
         latent=scores.latent(found.config, found.config.last_stage),
+        tokenizer=found.vocabulary.tokenizer,
     )

@@ -58,6 +58,7 @@ class Results:
     start: int | None = None  # number of the attempt that finished the run; None: not written by a run
     unknown: float | None = None  # share of words outside the vocabulary; None: closed vocabulary, or not recorded
     latent: Latent | None = None  # None: older version, or too few sentences to judge
+    tokenizer: str | None = None  # its name, ``data.tokenizer``; None: older version
 
 
 def results_to_dict(results: Results) -> dict[str, Any]:

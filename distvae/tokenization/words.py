@@ -35,7 +35,7 @@ _TOKEN = regex.compile(
     | [\p{L}\p{N}._%+-]*[\p{L}\p{N}_]@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)+  # an e-mail address
     | (?:\p{L}\.){2,}(?!WORD)                                  # u.s.
     | \p{N}+(?:[.,]\p{N}+)*°\p{L}?(?!WORD)                     # 20°C
-    | (?P<word>(?:(?<!WORD|\.)\.(?=\p{N}))?WORD+(?:(?:[-‐‑.&/·'’]|(?<=\p{N})[,:–](?=\p{N}))WORD+)*)
+    | (?P<word>(?:(?<!WORD|\.)\.(?=\p{N}))?WORD+(?:(?:[-‐‑.&/·'’]|(?<=\p{N})[,:–٫٬](?=\p{N}))WORD+)*)
     | (?:CLITIC)(?!WORD)                                       # after a space or a bracket
     | \.{2,} | -{2,} | `` | ''
     | (?!\s)\X                                                 # any other character, such as an emoji of several codes
@@ -48,7 +48,7 @@ _HAS_WORD = regex.compile(r"[\p{L}\p{N}<]")
 
 # Punctuation with no space before it, after it, on either side.
 _CLOSING = frozenset(".,;:!?)]}%‰°”’»›…،؛؟۔।॥'\"")
-_OPENING = frozenset("([{“‘„‚«‹¿¡$£€#@")
+_OPENING = frozenset("([{“‘„‚«‹¿¡#@")
 _BOTH = frozenset("、。，．：；！？（）「」『』【】《》・～")
 
 
@@ -79,12 +79,14 @@ class WordTokenizer(Tokenizer):
         last, end = Spacing(False, False, False), -1
         for core, start, stop in _cores(unicodedata.normalize("NFC", sentence)):
             token, here, glued = core, spacing(core), start == end
-            if glued and not (last.after or here.before):
+            if not tokens:  # an opening quote is the same token here as elsewhere
+                token = SPACE + token if here.before and not here.after else token
+            elif glued and not (last.after or here.before):
                 if here.mark or not last.mark:
                     token = NO_SPACE + token
                 else:
                     tokens[-1] += NO_SPACE
-            elif not glued:  # as at the start, where an opening quote is the same token as elsewhere
+            elif not glued:
                 if last.after:
                     tokens[-1] += SPACE
                 if here.before:
@@ -138,7 +140,9 @@ def spacing(core: str) -> Spacing:
         return Spacing(False, False, False)
     if core in _BOTH:
         return Spacing(True, True, True)
-    return Spacing(core in _CLOSING or core == "''" or core.startswith(".."), core in _OPENING or core == "``", True)
+    if core in _OPENING or core == "``" or (len(core) == 1 and unicodedata.category(core) == "Sc"):
+        return Spacing(False, True, True)
+    return Spacing(core in _CLOSING or core == "''" or core.startswith(".."), False, True)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -354,6 +354,7 @@ class Trainer:
             start=self.attempt,
             unknown=self.corpus.unknown["test"],
             latent=scores.latent(self.config, self.config.last_stage),
+            tokenizer=self.vocabulary.tokenizer,
         )
         self.writer.conclude(results, each)
         self._sync(self.no_bad_step)

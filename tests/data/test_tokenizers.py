@@ -53,6 +53,19 @@ def test_the_text_comes_back(tmp_path, settings, name):
     assert len({prepare(tmp_path, tokenizer=other).fingerprint for other in ("words", "whitespace", "characters")}) == 3
 
 
+@pytest.mark.parametrize("name", ["words", "characters", "bpe"])
+def test_the_characters_of_sentences_are_counted(tmp_path, name):
+    prepared = prepare(tmp_path, tokenizer=name)
+    assert prepared.test.characters.tolist() == [len(line) + 1 for line in TEXT]
+
+
+def test_the_characters_of_captions_are_those_of_their_text(tmp_path):
+    data = DataConfig(cache=str(tmp_path), train_size=20, valid_size=9, test_size=9)
+    prepared = corpus.load(corpus.prepare(data, progress=False))
+    for sentences in (prepared.valid, prepared.test):
+        assert sentences.characters.tolist() == [len(prepared.vocabulary.text(ids)) + 1 for ids in sentences]
+
+
 def test_a_corpus_by_the_treebank_rules_is_the_one_that_older_versions_built(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(corpus, "_sha256", lambda origin: seen.update(origin) or "0" * 64)

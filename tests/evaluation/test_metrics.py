@@ -126,6 +126,6 @@ def test_a_sweep_refuses_what_is_no_metric_or_has_no_direction(monkeypatch, key)
     with pytest.raises(ValueError, match="metric") as caught:
         ObjectiveConfig(metric=key)
     assert explain(caught.value) == (
-        f"metric = {key!r}: input should be 're', 'kl', 'neg_elbo', 'nll', 'ppl', 'elbo_ppl', 'active_units' or"
+        f"metric = {key!r}: input should be 're', 'kl', 'neg_elbo', 'nll', 'ppl', 'bpc', 'elbo_ppl', 'active_units' or"
         " 'mutual_information'"
     )

@@ -4,7 +4,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distvae.evaluation.scores import Estimate, Scores, SentenceScores, active_units, mean_estimate, perplexity
+from distvae.evaluation.scores import (
+    Estimate,
+    Scores,
+    SentenceScores,
+    active_units,
+    bits_per_character,
+    mean_estimate,
+    perplexity,
+)
 
 # Two sentences of three tokens.
 SCORES = Scores(
@@ -131,3 +139,21 @@ def test_scores_of_a_split_follow_from_those_of_its_sentences():
     assert found.nll == Estimate(9.0, 2.0)
     assert found.ppl.mean == pytest.approx(math.exp(18 / 6))
     assert (found.effective_samples, found.contradiction) == (2.5, None)
+    assert (found.characters, found.bpc) == (None, None)
+    counted = replace(weighted, characters=np.array([10.0, 26.0]))
+    found = Scores.of(counted, **others, importance_samples=5, effective_samples=2.5, nll_excess=Estimate(-3.0, 0.0))
+    assert (found.characters, found.contradiction) == (36, None)
+    assert found.bpc.mean == pytest.approx(18 / 36 / math.log(2))
+    assert "bpc is 9.0" in replace(found, bpc=Estimate(9.0, None)).contradiction
+
+
+def test_bits_per_character_and_their_error():
+    one = bits_per_character(np.array([math.log(2) * 30]), np.array([10]))
+    assert one == Estimate(pytest.approx(3.0), None)
+    same = bits_per_character(np.array([2.0, 6.0, 8.0]), np.array([1, 3, 4]))
+    assert same.mean == pytest.approx(2 / math.log(2))
+    assert same.standard_error == pytest.approx(0, abs=1e-12)
+    # Of sentences of one length, it is that of the mean.
+    nats = np.array([10.0, 14.0, 13.0, 9.0])
+    found = bits_per_character(nats, np.full(4, 5))
+    assert found.standard_error == pytest.approx(mean_estimate(nats).standard_error / 5 / math.log(2))
