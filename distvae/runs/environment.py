@@ -20,7 +20,7 @@ from distvae.system.files import read_as, sha256
 
 def environment(processes: str) -> dict[str, Any]:
     """Return the versions, machine, processes and commit that a run uses."""
-    packages = ("torch", "accelerate", "datasets", "numpy", "nltk")
+    packages = ("torch", "accelerate", "datasets", "numpy", "nltk", "regex", "tokenizers")
     return {
         "command": sys.argv,
         "python": platform.python_version(),
