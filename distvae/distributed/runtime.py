@@ -29,7 +29,8 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from distvae.config.schema import CommunicationConfig, Config, OptimizerConfig, PowerSGD, Precision
+from distvae.config.communication import CommunicationConfig, PowerSGD
+from distvae.config.schema import Config, OptimizerConfig, Precision
 from distvae.distributed.device import has_bf16, keep_freed_memory, set_onednn
 from distvae.distributed.heartbeat import Heartbeat, Store
 from distvae.system import launcher

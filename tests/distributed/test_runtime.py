@@ -13,7 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from distvae.config.schema import CommunicationConfig, Config, OptimizerConfig
+from distvae.config.communication import CommunicationConfig
+from distvae.config.schema import Config, OptimizerConfig
 from distvae.distributed.runtime import Runtime
 from distvae.system.errors import PeerError, UserError
 from tests.conftest import launch, needs

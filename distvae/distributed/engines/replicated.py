@@ -12,7 +12,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from distvae.config.schema import BF16, CommunicationConfig, OptimizerConfig, PowerSGD
+from distvae.config.communication import BF16, CommunicationConfig, PowerSGD
+from distvae.config.schema import OptimizerConfig
 from distvae.distributed.engines.base import (
     MOMENTS,
     allocate_state,
