@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from distvae.config.keys import flatten, keys_with, known_keys
 from distvae.config.load import load_config, with_precision
 from distvae.config.schema import Config
 from distvae.config.yaml import ConfigError
+from distvae.data.sources import STANDARD_INPUT
 from distvae.distributed.runtime import Runtime
 from distvae.reports import comparison
 from distvae.runs import status
 from distvae.runs.attempts import Attempt
 from distvae.runs.environment import code_digest
 from distvae.runs.results import Results
-from distvae.runs.resume import Opening, holds_run, open_run
+from distvae.runs.resume import Opening, holds_run, open_run, pinned
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError
 from distvae.system.programs import run_program
@@ -110,6 +112,9 @@ def _agreed(config: Config) -> dict[str, Any]:
 
 def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, caller: Caller) -> Results:
     """Train and score, unless the run has already finished."""
+    data = runtime.on_main(lambda: pinned(config, run))
+    path = data.path if config.data.path == STANDARD_INPUT else config.data.path
+    config = replace(config, data=replace(config.data, path=path, revision=data.revision))
     opening = runtime.on_main(lambda: open_run(config, run, runtime.processes, caller.may_change, caller.overtakes))
     match opening:
         case Opening(results=Results() as results):

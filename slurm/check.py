@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from distvae.system.errors import UserError, tell
 def main(kind: str, words: list[str]) -> int:
     try:
         data = _train(words) if kind == "train" else _sweep(words)
-        _find(data.path)
+        _find(data)
     except UserError as error:
         tell(error)
         return 2
@@ -49,13 +50,19 @@ def _parse(words: list[str], metavar: str, settings: Iterable[str]) -> tuple[str
     return options.file, tuple(options.overrides)
 
 
-def _find(path: str) -> None:
-    """Refuse a missing relative path, which all nodes share. An absolute one may exist only on the nodes."""
+def _find(data: DataConfig) -> None:
+    """Refuse a missing relative path, which all nodes share, unless settings say that it is a dataset of the hub.
+
+    An absolute path may exist only on the nodes.
+    """
+    path = data.path
     place = os.path.expanduser(path)
-    if path in (CAPTIONS, SNLI) or os.path.exists(place):
+    if path in (CAPTIONS, SNLI) or os.path.exists(place) or glob.glob(place, recursive=True):
+        return
+    if data.subset or data.revision:
         return
     if not os.path.isabs(place):
-        raise UserError(f"data.path={path}: no such file or folder")
+        raise UserError(f"data.path={path}: no such file or folder; if it is a dataset of the hub, set data.revision")
     print(f"distvae: WARNING data.path={path}: not found here; the job fails unless its nodes have it", file=sys.stderr)
 
 

@@ -23,6 +23,7 @@ from distvae.system.settings import (
     Count,
     Folder,
     Location,
+    Name,
     NotNegative,
     OpenUnit,
     Positive,
@@ -34,6 +35,11 @@ from distvae.tokenization.words import Words
 
 CAPTIONS = "captions"
 SNLI = "stanfordnlp/snli"
+# What applies to the sentences of files and of the hub only.
+_NOT_OF_CAPTIONS = (
+    "distinct", "max_words", "columns", "subset", "revision", "split", "label", "group", "disjoint",
+)  # fmt: skip
+
 Precision = Literal["no", "bf16"]
 Pooling = Literal["last", "mean", "max"]
 Threads = Annotated[int, Field(ge=1, le=1024)]
@@ -43,11 +49,25 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 class DataConfig(Section):
     """Which sentences to use, and how they become ids."""
 
-    # `captions` (built in), `stanfordnlp/snli` (of the hub), a file (text, json, jsonl, csv, tsv, parquet; all but
-    # parquet also as .gz), or a folder with train.*, valid.* and test.*
+    # `captions` (built in), a dataset of the hub (ORG/NAME), a file (text, json, jsonl, csv, tsv, parquet, arrow; text
+    # files also as .gz, .zst or .xz), several files ('logs/*.jsonl'), a folder with train.*, valid.* and test.*, a
+    # folder that `save_to_disk` wrote, or `-`, standard input
     path: Annotated[Location, Role.SOURCE, Role.PER_PROCESS] = CAPTIONS
-    # Columns of sentences, pooled. Null: `text`, or the hub's `premise` and `hypothesis`.
+    # Of the hub: one of the dataset's subsets, if it has several.
+    subset: Name | None = None
+    # Of the hub: a branch, a tag or a commit. Null: the newest commit; a run keeps the one that it began with.
+    revision: Annotated[Name | None, Role.SOURCE] = None
+    # Of the hub or `save_to_disk`: which splits are train, valid and test; a missing one is cut from train. Null: by
+    # their names.
+    split: Annotated[tuple[Name | None, ...], Field(min_length=1, max_length=3, strict=False)] | None = None
+    # Columns of sentences, pooled. Null: `text`, or SNLI's `premise` and `hypothesis`.
     columns: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
+    # Columns of labels: kept beside the sentences, and never seen by the model. A text file has lines `label<TAB>text`.
+    label: Name | Annotated[tuple[Name, ...], Field(min_length=1, strict=False)] | None = None
+    # Column of groups, such as documents or authors: sentences of one are in one split. For splits that are cut.
+    group: Name | None = None
+    # Drop sentences of train that are in valid or test, and of valid that are in test.
+    disjoint: bool = False
     # Leave out (and count) sentences of more whitespace-separated words. Null: no limit.
     max_words: Positive | None = None
     # Sentences to sample from each split; for captions, sentences to draw. Null: all there are.
@@ -68,12 +88,18 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _captions_are_independent_draws(self) -> DataConfig:
-        if self.path == CAPTIONS and (self.distinct or self.max_words or self.columns):
+        given = [name for name in _NOT_OF_CAPTIONS if getattr(self, name)]
+        if self.path == CAPTIONS and given:
             raise ValueError(
-                "distinct, max_words and columns do not apply to data.path=captions: captions are independent draws"
-                " whose log p(x) is exact"
+                f"{' and '.join(given)}: not for data.path=captions: captions are independent draws whose log p(x) is"
+                " exact"
             )
         return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns of labels."""
+        return (self.label,) if isinstance(self.label, str) else self.label or ()
 
     @model_validator(mode="after")
     def _captions_have_their_vocabulary(self) -> DataConfig:

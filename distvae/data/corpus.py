@@ -21,7 +21,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,8 +33,9 @@ from datasets import Dataset
 from distvae import tokenization
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, preparation, sources
-from distvae.data.preparation import CHARACTERS
-from distvae.data.sources import SPLITS
+from distvae.data.local import Files
+from distvae.data.preparation import CHARACTERS, Tokens
+from distvae.data.splits import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
 
@@ -46,6 +47,10 @@ ABANDONED_SECONDS = 7 * 24 * 3600
 
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
+LABELS = "labels"
+
+# Settings that are part of the fingerprint only if they differ from their defaults, because older corpora lack them.
+_ADDED = {"subset", "split", "label", "group", "disjoint"}
 
 
 class Sentences(Sequence[np.ndarray]):
@@ -96,6 +101,8 @@ class Corpus:
         unknown: by split, the share of words (without ``</s>``) that are not in the vocabulary; None if the vocabulary
             is closed.
         notes: lines for the user on how files were read, what was left out or missing, and on unknown words.
+        labels: each split's columns of labels, as memory-mapped text, null where a sentence has none; empty without
+            labels.
     """
 
     train: Sentences
@@ -105,6 +112,7 @@ class Corpus:
     fingerprint: str
     unknown: dict[str, float | None]
     notes: tuple[str, ...]
+    labels: dict[str, Dataset] = field(default_factory=dict)
 
 
 def prepare(data: DataConfig, progress: bool) -> Path:
@@ -119,6 +127,8 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     Raises:
         UserError: a file, column or split is missing, unreadable or empty, or the hub cannot be reached.
     """
+    if sources.is_hub(data):
+        data = sources.pinned(data)
     files = sources.find_files(data)
     states = sources.states(files)
     origin = _origin(data, files)
@@ -131,14 +141,14 @@ def prepare(data: DataConfig, progress: bool) -> Path:
         _sweep(cache)
         work = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache, ignore_cleanup_errors=True)
         with work, _quiet_datasets(progress):
-            words, tokenizer, notes = preparation.tokens_of(data, files, Path(work.name))
+            tokens = preparation.tokens_of(data, files, Path(work.name))
             if sources.states(files) != states or _origin(data, files) != origin:
                 raise UserError(
                     f"data.path={data.path}: has changed while it was being read; rerun the same command when nothing"
                     " writes to it"
                 )
             built = Path(work.name, folder.name)
-            _build(built, words, preparation.vocabulary_of(data, words["train"], tokenizer), notes, origin)
+            _build(built, tokens, preparation.vocabulary_of(data, tokens.words["train"], tokens.tokenizer), origin)
             _publish(built, folder)
     except OSError as error:
         raise UserError(f"data.cache={data.cache}: cannot be written: {error.strerror or error}") from None
@@ -167,6 +177,10 @@ def load(folder: str | Path) -> Corpus:
         manifest = _verify(folder)
         # Map the files whatever the environment asks for, so that ranks share their pages.
         splits = {split: Dataset.load_from_disk(str(folder / split), keep_in_memory=False) for split in SPLITS}
+        labels = {
+            split: Dataset.load_from_disk(str(folder / LABELS / split), keep_in_memory=False)
+            for split in (SPLITS if manifest.get(LABELS) else ())
+        }
     except (_DamagedError, OSError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training will rebuild it") from None
     vocabulary = Vocabulary.load(folder / VOCABULARY)
@@ -174,7 +188,8 @@ def load(folder: str | Path) -> Corpus:
     if vocabulary.unk == "closed":  # captions are drawn as tokens
         for sentences in (valid, test):
             sentences.characters = np.array([1 + len(vocabulary.text(ids)) for ids in sentences], dtype=np.int32)
-    return Corpus(train, valid, test, vocabulary, folder.name, manifest["unknown"], tuple(manifest["notes"]))
+    unknown, notes = manifest["unknown"], tuple(manifest["notes"])
+    return Corpus(train, valid, test, vocabulary, folder.name, unknown, notes, labels)
 
 
 def _characters(rows: Dataset) -> np.ndarray | None:
@@ -204,14 +219,17 @@ def _fingerprint(origin: dict[str, Any]) -> str:
     return _sha256(origin)[:16]
 
 
-def _origin(data: DataConfig, files: dict[str, Path]) -> dict[str, Any]:
+def _origin(data: DataConfig, files: Files) -> dict[str, Any]:
     """Return everything that determines the content, as JSON."""
     if data.path == CAPTIONS:
         counts = preparation.caption_counts(data)
         return {"format": FORMAT, "captions": captions.GRAMMAR, "counts": counts, "seed": data.seed}
     settings = data.flat()
-    for name in ("path", "workers", "cache"):
+    for name in ("path", "revision", "workers", "cache"):
         del settings[name]
+    for added in fields(data):
+        if added.name in _ADDED and settings[added.name] == added.default:
+            del settings[added.name]
     if data.tokenizer.name == "treebank":
         del settings["tokenizer"]  # as older versions had it
     return {
@@ -220,27 +238,36 @@ def _origin(data: DataConfig, files: dict[str, Path]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _build(
-    folder: Path, words: dict[str, Dataset], vocabulary: Vocabulary, notes: list[str], origin: dict[str, Any]
-) -> None:
+def _build(folder: Path, tokens: Tokens, vocabulary: Vocabulary, origin: dict[str, Any]) -> None:
     """Encode all splits and write the corpus into a new folder."""
     unknown: dict[str, float] = {}
     closed = vocabulary.unk == "closed"
-    for split, sentences in words.items():
+    for split, sentences in tokens.words.items():
         ids = preparation.encode(sentences, vocabulary, split, folder.with_name(f"{split}-ids.arrow"))
         if not closed:
             unknown[split] = preparation.share_of_unknown(ids.data.column("ids"), vocabulary)
         ids.with_format(None).save_to_disk(str(folder / split))
+    for split, labels in tokens.labels.items():
+        labels.save_to_disk(str(folder / LABELS / split))
     vocabulary.save(folder / VOCABULARY)
     digests = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     manifest: dict[str, Any] = {
-        "notes": notes if closed else [*notes, preparation.note_on_unknown(unknown)],
-        "unknown": dict.fromkeys(words) if closed else unknown,
+        "notes": tokens.notes if closed else [*tokens.notes, preparation.note_on_unknown(unknown)],
+        "unknown": dict.fromkeys(tokens.words) if closed else unknown,
         "origin": origin,
         "files": digests,
     }
+    if tokens.labels:
+        manifest[LABELS] = _names(tokens.labels)
     manifest["sha256"] = _sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _names(labels: dict[str, Dataset]) -> dict[str, list[str]]:
+    """Return the labels that occur in each column, sorted."""
+    names = labels["train"].column_names
+    found = {name: set(itertools.chain(*(part.unique(name) for part in labels.values()))) for name in names}
+    return {name: sorted(values - {None}) for name, values in found.items()}
 
 
 def _publish(built: Path, folder: Path) -> None:

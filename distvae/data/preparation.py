@@ -8,6 +8,7 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from distvae.config.schema import CAPTIONS, DataConfig
-from distvae.data import captions, sources
+from distvae.data import captions, sources, splits
+from distvae.data.local import Files
 from distvae.data.readers.columns import BATCH, TEXT_COLUMN, Texts
-from distvae.data.sources import SPLITS, WHOLE_FILE
+from distvae.data.splits import SPLITS, WHOLE_FILE
 from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
@@ -53,7 +55,24 @@ def caption_counts(data: DataConfig) -> dict[str, int]:
     return {split: _size(data, split) or CAPTION_COUNTS[split] for split in SPLITS}
 
 
-def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dict[str, Dataset], Tokenizer, list[str]]:
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a source.
+
+    Attributes:
+        words: each split's sentences, as a column ``words`` of tokens and one of their ``characters``.
+        tokenizer: what split them.
+        notes: how files were read, and what was left out.
+        labels: each split's columns of labels; empty without labels.
+    """
+
+    words: dict[str, Dataset]
+    tokenizer: Tokenizer
+    notes: list[str]
+    labels: dict[str, Dataset] = field(default_factory=dict)
+
+
+def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
     """Read and tokenise all splits.
 
     Args:
@@ -61,18 +80,15 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
         files: by split, or one ``WHOLE_FILE``.
         work: folder for temporary Arrow files.
 
-    Returns:
-        Each split's sentences as a column ``words`` of tokens and one of their ``characters``, what split them, and
-        notes on how files were read and what was left out.
-
     Raises:
-        UserError: a source is unreadable or empty, a single file is too small to be split, or the tokenizer cannot be
-            trained or read.
+        UserError: a source is unreadable or empty, or too small to be split, or the tokenizer cannot be trained or
+            read.
     """
     if data.path == CAPTIONS:
         counts = caption_counts(data)
         draws = {split: captions.generate(counts[split], (data.seed, i)) for i, split in enumerate(SPLITS)}
-        return {split: Dataset.from_dict({"words": tokens}) for split, tokens in draws.items()}, fit(Words(), ()), []
+        words = {split: Dataset.from_dict({"words": tokens}) for split, tokens in draws.items()}
+        return Tokens(words, fit(Words(), ()), [])
     texts = sources.load(data, files, work)
     rows, notes = {}, []
     for name, source in texts.items():
@@ -80,10 +96,15 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
         if not len(rows[name]):
             raise UserError(f"{source.where}: contains no sentences" + (f": {left_out} left out" if left_out else ""))
         notes += [f"{name}: {note}" for note in (source.note, left_out and f"{left_out} left out") if note]
-    if WHOLE_FILE in texts:
-        rows = _split_rows(rows[WHOLE_FILE], data, texts[WHOLE_FILE])
-        texts = dict.fromkeys(SPLITS, texts[WHOLE_FILE])
-    chosen = {}
+    notes += _cut_missing(rows, texts, data)
+    if data.disjoint:
+        dropped = splits.make_disjoint(rows, lambda split: _sentences_at(texts[split].rows, rows[split]))
+        for split, count in dropped.items():
+            if not len(rows[split]):
+                raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}")
+            if count:
+                notes.append(f"{split}: {_count(count, 'sentence')} that another split has left out")
+    chosen, labels = {}, {}
     for i, split in enumerate(SPLITS):
         size = _size(data, split)
         if size is not None and size > len(rows[split]):
@@ -91,9 +112,12 @@ def tokens_of(data: DataConfig, files: dict[str, Path], work: Path) -> tuple[dic
         elif size is not None:
             rows[split] = np.sort(np.random.default_rng((data.seed, i)).choice(rows[split], size, replace=False))
         chosen[split] = texts[split].rows.select(rows[split])
+        found = texts[split].labels
+        if found is not None:
+            labels[split] = found.select(rows[split])
     tokenizer = fit(data.tokenizer, _sentences_of(chosen["train"]))
-    words = {split: _tokenise(rows, split, tokenizer, data.workers, work) for split, rows in chosen.items()}
-    return words, tokenizer, notes
+    words = {split: _tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.items()}
+    return Tokens(words, tokenizer, notes, labels)
 
 
 def vocabulary_of(data: DataConfig, train: Dataset, tokenizer: Tokenizer) -> Vocabulary:
@@ -157,9 +181,7 @@ def _filter(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
     kept = array("q")
     seen: set[str] = set()
     empty = long = repeated = 0
-    batches = (batch.to_pylist() for batch in text.data.column(TEXT_COLUMN).chunks)
-    for row, sentence in enumerate(itertools.chain.from_iterable(batches)):
-        sentence = (sentence or "").strip()
+    for row, sentence in enumerate(_sentences(text)):
         if _INVISIBLE.fullmatch(sentence):
             empty += 1
         elif data.max_words is not None and len(sentence.split()) > data.max_words:
@@ -178,18 +200,67 @@ def _filter(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
     return np.frombuffer(kept, dtype=np.int64), ", ".join(words for count, words in counted if count)
 
 
-def _split_rows(rows: np.ndarray, data: DataConfig, source: Texts) -> dict[str, np.ndarray]:
-    """Shuffle the rows of a single file and cut them into splits."""
-    held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * len(rows)))
-    valid = held_out if data.valid_size is None else data.valid_size
-    test = held_out if data.test_size is None else data.test_size
-    if min(valid, test, len(rows) - valid - test) < 1:
+def _sentences(text: Dataset) -> Iterator[str]:
+    batches = (batch.to_pylist() for batch in text.data.column(TEXT_COLUMN).chunks)
+    return ((sentence or "").strip() for sentence in itertools.chain.from_iterable(batches))
+
+
+def _sentences_at(text: Dataset, rows: np.ndarray) -> Iterator[str]:
+    column = text.data.column(TEXT_COLUMN)
+    for start in range(0, len(rows), BATCH):
+        for sentence in column.take(pa.array(rows[start : start + BATCH])).to_pylist():
+            yield sentence.strip()
+
+
+def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: DataConfig) -> list[str]:
+    """Cut the splits that a source lacks from train, or from a single file, in place; return notes."""
+    name = WHOLE_FILE if WHOLE_FILE in rows else "train"
+    missing = [split for split in ("valid", "test") if split not in rows]
+    source, all_rows = texts[name], rows[name]
+    if not missing:
+        if data.group is not None:
+            raise UserError(f"data.group: {source.where} has splits already, so none is cut by groups; leave it out")
+        return []
+    held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * len(all_rows)))
+    sizes = {split: _size(data, split) or held_out for split in missing}
+    if min(*sizes.values(), len(all_rows) - sum(sizes.values())) < 1:
+        wanted = " and ".join(f"{size:,} for {split}" for split, size in sizes.items())
         raise UserError(
-            f"{source.where}: {_count(len(rows), 'sentence')} cannot be split into train, {valid:,} for valid and"
-            f" {test:,} for test; set data.valid_size and data.test_size, or pass a folder with a file for each"
+            f"{source.where}: {_count(len(all_rows), 'sentence')} cannot be split into train, {wanted}; set"
+            " data.valid_size and data.test_size, or pass a folder with a file for each"
         )
-    cut = np.split(np.random.default_rng(data.seed).permutation(rows), [valid, valid + test])
-    return {split: np.sort(part) for split, part in zip(("valid", "test", "train"), cut, strict=True)}
+    if source.groups is not None:
+        parts = splits.cut_groups(all_rows, sizes, data.seed, _codes(source.groups)[all_rows])
+        empty = [split for split, part in parts.items() if not len(part)]
+        if empty:
+            raise UserError(
+                f"{source.where}: the groups of data.group={data.group} are too large to leave one for {empty[0]}; set"
+                " data.valid_size and data.test_size"
+            )
+    else:
+        strata = None if source.labels is None else _codes(source.labels)[all_rows]
+        parts = splits.cut(all_rows, sizes, data.seed, strata)
+    rows.pop(name)
+    rows.update(parts)
+    texts.update(dict.fromkeys([*missing, "train"], source))
+    notes = []
+    for split in missing:
+        cut = _count(len(rows[split]), "sentence")
+        if name == "train":
+            notes.append(f"{split}: {cut} cut from train, because there is no such split")
+        elif len(rows[split]) < sizes[split]:
+            notes.append(f"{split}: {cut} in whole groups, of at most {sizes[split]:,}")
+    return notes
+
+
+def _codes(columns: Dataset) -> np.ndarray:
+    """Return a number for each row that is the same for equal rows: [N]. Rows without any value get −1."""
+    codes, missing = np.zeros(len(columns), dtype=np.int64), np.ones(len(columns), dtype=bool)
+    for name in columns.column_names:
+        indices = pc.fill_null(columns.data.column(name).combine_chunks().dictionary_encode().indices, -1).to_numpy()
+        missing &= indices < 0
+        codes = np.unique(codes * (int(indices.max()) + 2) + indices + 1, return_inverse=True)[1]
+    return np.where(missing, -1, codes)
 
 
 def _sentences_of(text: Dataset) -> Iterator[str]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow
@@ -21,6 +21,12 @@ from distvae.runs.attempts import last_begun
 from distvae.system.errors import UserError
 from distvae.system.files import check_as, damaged, inside, read_bytes, read_json, write_bytes, write_json
 from distvae.system.formats import stamped
+
+if TYPE_CHECKING:  # takes a second to import
+    from datasets import Dataset
+
+# Begins the names of columns of labels in sentences.parquet.
+_LABEL = "label."
 
 # Up to this many epochs may be passed over by chance.
 _MANY = 3
@@ -104,9 +110,17 @@ def save_results(run: Path, results: Results, check: Callable[[], None] = lambda
     write_json(run / "results.json", results_to_dict(results), check)
 
 
-def save_sentence_scores(run: Path, scores: SentenceScores, check: Callable[[], None] = lambda: None) -> None:
-    """Write a run's ``sentences.parquet``, one row per scored sentence. ``check``: see ``save_results``."""
-    columns = {name: values for name, values in vars(scores).items() if values is not None}
+def save_sentence_scores(
+    run: Path, scores: SentenceScores, check: Callable[[], None] = lambda: None, labels: Dataset | None = None
+) -> None:
+    """Write a run's ``sentences.parquet``, one row per scored sentence. ``check``: see ``save_results``.
+
+    Args:
+        labels: columns of labels, of the same sentences.
+    """
+    columns: dict[str, Any] = {name: values for name, values in vars(scores).items() if values is not None}
+    if labels is not None:
+        columns |= {f"{_LABEL}{name}": pyarrow.array(labels[name][:]) for name in labels.column_names}
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table(columns), sink)
     write_bytes(run / "sentences.parquet", sink.getvalue().to_pybytes(), check)
@@ -126,7 +140,11 @@ def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
         # Read in this thread: a thread of Arrow's pool that is alive at interpreter exit may abort the program.
         with parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)), pre_buffer=False) as file:
             found = file.read(use_threads=False)
-        columns = {name: np.asarray(found[name].to_numpy(), dtype=np.float64) for name in found.column_names}
+        columns = {
+            name: np.asarray(found[name].to_numpy(), dtype=np.float64)
+            for name in found.column_names
+            if not name.startswith(_LABEL)
+        }
         scores = SentenceScores(**columns)
     except (OSError, pyarrow.ArrowException, TypeError, ValueError) as error:
         if isinstance(error, UserError):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distvae.config.keys import flatten, keys_with
 from distvae.config.load import dump_config, load_config
-from distvae.config.schema import Config
-from distvae.data import corpus
+from distvae.config.schema import Config, DataConfig
+from distvae.data import corpus, sources
 from distvae.runs import attempts, checkpoints
 from distvae.runs.attempts import Attempt
 from distvae.runs.environment import environment
@@ -120,6 +120,29 @@ def open_run(
         write_json(run / "environment.json", environment(processes))
         write_status(run, "running", start=attempt.number)
     return Opening(attempt, found)
+
+
+def pinned(config: Config, run: Path) -> DataConfig:
+    """Return the settings of the data with a fixed meaning; see ``sources.pinned``. A run keeps what it began with.
+
+    Raises:
+        UserError: the hub or standard input cannot be read.
+    """
+    data = config.data
+    known = run if config.resume in ("auto", "never") else Path(config.resume)
+    stored = None
+    with contextlib.suppress(UserError):
+        there = load_config(known / "config.yaml", stored=True).data
+        if data.path == there.path and data.revision is None:
+            data = replace(data, revision=there.revision)
+        stored = there.path if sources.is_stored_input(there.path) else None
+    try:
+        return sources.pinned(data, stored)
+    except UserError as error:
+        with contextlib.suppress(OSError, UserError):
+            if not holds_run(run):
+                write_status(run, "failed", str(error))
+        raise
 
 
 def finished(config: Config, run: Path, may_change: frozenset[str] = frozenset()) -> Results | None:

@@ -28,6 +28,7 @@ def at_home(path: str) -> str:
         raise PydanticCustomError("path", "no such user, so its home directory is unknown") from None
 
 
+Name = Annotated[str, Field(min_length=1)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
 Folder = Annotated[Location, AfterValidator(at_home)]
 Seed = Annotated[int, Field(ge=0)]

@@ -356,7 +356,7 @@ class Trainer:
             latent=scores.latent(self.config, self.config.last_stage),
             tokenizer=self.vocabulary.tokenizer,
         )
-        self.writer.conclude(results, each)
+        self.writer.conclude(results, each, self.corpus.labels.get("test"))
         self._sync(self.no_bad_step)
         return results
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from distvae.config.schema import Config
 from distvae.data.vocabulary import Vocabulary
@@ -20,6 +20,9 @@ from distvae.runs.trackers import Trackers
 from distvae.system.errors import PeerError, UserError
 from distvae.system.files import write_json, writing
 from distvae.system.signals import InterruptedRun
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class NoWriter:
@@ -58,8 +61,8 @@ class NoWriter:
     def not_finite(self, content: dict[str, Any]) -> None:
         """Write ``not_finite.json``."""
 
-    def conclude(self, results: Results, each: SentenceScores) -> None:
-        """Write the results, and close the folder."""
+    def conclude(self, results: Results, each: SentenceScores, labels: Dataset | None = None) -> None:
+        """Write the results, with the labels of the sentences, and close the folder."""
 
     def wait(self) -> None:
         """Wait until all checkpoints are written."""
@@ -132,14 +135,14 @@ class RunWriter(NoWriter):
     def not_finite(self, content: dict[str, Any]) -> None:
         self._write(lambda: write_json(self._run / "not_finite.json", content))
 
-    def conclude(self, results: Results, each: SentenceScores) -> None:
-        self._write(lambda: self._conclude(results, each))
+    def conclude(self, results: Results, each: SentenceScores, labels: Dataset | None = None) -> None:
+        self._write(lambda: self._conclude(results, each, labels))
 
-    def _conclude(self, results: Results, each: SentenceScores) -> None:
+    def _conclude(self, results: Results, each: SentenceScores, labels: Dataset | None) -> None:
         self._saver.wait()
         self._saver.close()
         self._trackers.close()
-        save_sentence_scores(self._run, each, self._lease.check)
+        save_sentence_scores(self._run, each, self._lease.check, labels)
         save_results(self._run, results, self._lease.check)
         status.write_status(self._run, "finished", start=self._number, latent=results.latent)
 

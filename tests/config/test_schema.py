@@ -35,6 +35,12 @@ OUT_OF_RANGE = [
     ("data.workers", 0),
     ("data.columns", "text"),
     ("data.distinct", 2),
+    ("data.subset", ""),
+    ("data.split", []),
+    ("data.split", ["a", "b", "c", "d"]),
+    ("data.revision", 1),
+    ("data.group", ["a"]),
+    ("data.disjoint", 1),
     ("data.path", ["a", "b"]),
     ("model.embedding_size", 0),
     ("model.hidden_size", -512),
@@ -206,7 +212,13 @@ def test_the_error_is_one_for_users():
     assert issubclass(UserError, ValueError)
 
 
-@pytest.mark.parametrize("given", ["data.distinct=true", "data.max_words=9", "data.columns=[text]"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "data.distinct=true", "data.max_words=9", "data.columns=[text]", "data.subset=a", "data.revision=main",
+        "data.split=[train]", "data.label=intent", "data.label=[a, b]", "data.group=author", "data.disjoint=true",
+    ],
+)  # fmt: skip
 def test_the_captions_take_no_selection(load, given):
     message = str(refused(load, "", given))
     assert given.partition("=")[0].removeprefix("data.") in message
@@ -335,7 +347,8 @@ PLACE = {
 }  # fmt: skip
 
 PRETRAINING = {
-    "seed", "data.path", "data.columns", "data.max_words", "data.train_size", "data.valid_size", "data.test_size",
+    "seed", "data.path", "data.subset", "data.revision", "data.split", "data.label", "data.group", "data.disjoint",
+    "data.columns", "data.max_words", "data.train_size", "data.valid_size", "data.test_size",
     "data.distinct", "data.tokenizer", "data.min_count", "data.unk", "data.vocabulary_size", "data.tokenizer_file",
     "data.seed", "model.embedding_size", "model.hidden_size", "model.latent_size", "model.pooling", "model.posterior",
     "model.mean_scale", "model.variance_floor", "model.variance_dropout", "model.init_range",
@@ -351,7 +364,7 @@ PRETRAINING = {
     ("roles", "keys"),
     [
         ([Role.PLACE], PLACE),
-        ([Role.PLACE, Role.SOURCE], PLACE | {"data.path"}),
+        ([Role.PLACE, Role.SOURCE], PLACE | {"data.path", "data.revision"}),
         (
             [Role.EXTENT],
             {

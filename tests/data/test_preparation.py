@@ -9,8 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from distvae.config.schema import DataConfig
-from distvae.data import corpus, preparation
-from distvae.data.readers import columns
+from distvae.data import corpus, preparation, splits
 from distvae.data.vocabulary import Vocabulary
 from tests.data.corpora import error_of, prepare, sentences, write_folder
 
@@ -40,15 +39,14 @@ def test_one_file_is_split(tmp_path):
     rows = [f"w{i}" for i in range(100)]
     path.write_text("\n".join([*rows, "", *rows[:7]]), encoding="utf-8")
     prepared = prepare(tmp_path, path=str(path), distinct=True)
-    splits = [sentences(prepare(tmp_path, path=str(path), distinct=True, unk="single"), s) for s in corpus.SPLITS]
-    assert [len(split) for split in splits] == [80, 10, 10]
+    single = prepare(tmp_path, path=str(path), distinct=True, unk="single")
+    assert [len(sentences(single, split)) for split in corpus.SPLITS] == [80, 10, 10]
     assert prepared.notes[:-1] == ("file: 1 empty line, 7 repeated sentences left out",)
-    data = DataConfig(path=str(path), distinct=True)
-    whole = columns.Texts(None, str(path))
-    cut = preparation._split_rows(np.arange(100), data, whole)
+    sizes = {"valid": 10, "test": 10}
+    cut = splits.cut(np.arange(100), sizes, 0)
     assert sorted(np.concatenate(list(cut.values())).tolist()) == list(range(100))
     assert sentences(prepared, "train") == [rows[i] for i in cut["train"]]
-    other = preparation._split_rows(np.arange(100), DataConfig(path=str(path), seed=1), whole)
+    other = splits.cut(np.arange(100), sizes, 1)
     assert other["valid"].tolist() != cut["valid"].tolist()
     sized = prepare(tmp_path, path=str(path), distinct=True, valid_size=30, test_size=20, train_size=60)
     assert [len(sized.train), len(sized.valid), len(sized.test)] == [50, 30, 20]

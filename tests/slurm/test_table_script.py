@@ -143,7 +143,7 @@ def test_a_table_checks_its_data_once(checkout, tiny):
     words = ["slurm/table.sh", "--rows=rows", "--seeds=0", "data.train_size=null", "data.path={}/where"]
     done = bash(*(word.format("no") for word in words), cwd=checkout, PATH=path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "distvae: data.path=no/where: no such file or folder\n"
+    assert done.stderr.startswith("distvae: data.path=no/where: no such file or folder; if it is a dataset")
     assert not (checkout / "submitted").exists()
     done = bash(*(word.format("/no") for word in words), cwd=checkout, PATH=path, REFUSED="")
     assert done.returncode == 0, done.stderr

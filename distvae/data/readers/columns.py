@@ -2,6 +2,8 @@
 
 Rows are flushed in batches, so memory use is bounded. A value is text, or missing (an empty sentence). Numbers and
 booleans among texts are kept as written. Lists, objects, and columns without any text are errors.
+
+Columns of labels and of groups may hold numbers and booleans only, or class names that the file numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from distvae.system.errors import UserError
@@ -36,6 +39,23 @@ class Texts:
     rows: Dataset
     where: str
     note: str = ""
+    labels: Dataset | None = None  # one column per column of labels, as text; null where a row has none
+    groups: Dataset | None = None  # one column, ``text``
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns to read.
+
+    Attributes:
+        columns: of sentences, which are pooled.
+        labels: columns of labels.
+        group: column of groups.
+    """
+
+    columns: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    group: str | None = None
 
 
 class Number(str):
@@ -43,10 +63,16 @@ class Number(str):
 
 
 class Column:
-    """A column of text, written to an Arrow file while it is read."""
+    """A column of text, written to an Arrow file while it is read.
 
-    def __init__(self, name: str, where: str, path: Path):
-        self.name, self.where, self._path = name, where, path
+    Attributes:
+        key: the setting that names it.
+        names: class names, if the file numbers them.
+    """
+
+    def __init__(self, name: str, where: str, path: Path, key: str = "columns"):
+        self.name, self.where, self._path, self.key = name, where, path, key
+        self.names: list[str] | None = None
         self.number: str | None = None  # where the first number or boolean is
         self.has_text = False
         self._batch: list[str | None] = []
@@ -54,8 +80,20 @@ class Column:
         self._file = path.open("wb")
         self._writer = pa.ipc.new_stream(self._file, pa.schema([(TEXT_COLUMN, pa.large_string())]))
 
+    @property
+    def is_label(self) -> bool:
+        """Whether the column holds labels."""
+        return self.key == "label"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column holds sentences."""
+        return self.key == "columns"
+
     def add(self, text: str | None) -> None:
-        """Append a row."""
+        """Append a row. A label has no white space around it; an empty one is missing."""
+        if not self.is_text and text is not None:
+            text = text.strip() or None
         self._batch.append(text)
         self._characters += len(text) if text else 0
         if len(self._batch) == BATCH or self._characters > BATCH_CHARACTERS:
@@ -80,22 +118,30 @@ class Column:
             self.add(None)
         else:
             kind = "a list" if isinstance(value, list) else "an object"
-            raise not_text(f"{self.where}, {place}", self.name, kind)
+            raise not_text(f"{self.where}, {place}", self, kind)
 
     def add_arrow(self, array: pa.Array) -> None:
-        """Append an Arrow array of text, dictionary-encoded text, or nulls.
+        """Append an Arrow array of text, dictionary-encoded text, or nulls; a label's may hold any single values.
 
         Raises:
             UserError: a text is not UTF-8.
         """
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
+        if self.names is not None:
+            # A class of −1 is a missing label.
+            inside = pc.and_(pc.greater_equal(array, 0), pc.less(array, len(self.names)))
+            array = pa.array(self.names, pa.large_string()).take(pc.if_else(inside, array, None))
         array = array.cast(pa.large_string())
         try:
             array.validate(full=True)
         except pa.ArrowInvalid:  # the Parquet format requires UTF-8, but writers need not check it
             raise UserError(f"{self.where}: column {self.name} contains a sentence that is not UTF-8") from None
-        self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
+        if self.is_text:
+            self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
+        else:
+            for value in array.to_pylist():
+                self.add(value)
 
     def finish(self) -> Dataset:
         """Write the remaining rows and open the file.
@@ -103,8 +149,8 @@ class Column:
         Raises:
             UserError: all values are numbers or booleans.
         """
-        if self.number and not self.has_text:
-            raise not_text(self.where, self.name, f"numbers ({self.number})")
+        if self.number and not self.has_text and self.is_text:
+            raise not_text(self.where, self, f"numbers ({self.number})")
         self._flush()
         self._writer.close()
         self.close()
@@ -126,53 +172,93 @@ class Column:
         self._batch, self._characters = [], 0
 
 
-def read_columns(name: str, where: str, names: Sequence[str], work: Path, fill: Callable[[list[Column]], str]) -> Texts:
-    """Fill each column, in an Arrow file of its own, and concatenate them.
+def read_columns(name: str, where: str, wanted: Wanted, work: Path, fill: Callable[[list[Column]], str]) -> Texts:
+    """Fill each column, in an Arrow file of its own, and concatenate those of sentences.
 
     Args:
         name: prefix of the Arrow files.
         where: the source, for messages.
-        names: column names; a repeated one is read once and concatenated again.
+        wanted: names of columns; a repeated one is read once and concatenated again.
         work: folder of the Arrow files.
         fill: adds all rows to the columns and returns the note of ``Texts``.
     """
+    keys = dict.fromkeys(wanted.columns, "columns")
+    for label in (*wanted.labels, *filter(None, [wanted.group])):
+        key = "label" if label in wanted.labels else "group"
+        if keys.setdefault(label, key) == "columns":
+            raise UserError(f"data.{key}={label}: is a column of sentences; name another")
     columns: list[Column] = []
     try:
-        for i, wanted in enumerate(dict.fromkeys(names)):
-            columns.append(Column(wanted, where, work / f"{name}-{i}.arrow"))
+        for i, (wish, key) in enumerate(keys.items()):
+            columns.append(Column(wish, where, work / f"{name}-{i}.arrow", key))
         note = fill(columns)
         read = {column.name: column.finish() for column in columns}
     finally:
         for column in columns:
             column.close()
-    return Texts(datasets.concatenate_datasets([read[wanted] for wanted in names]), where, note)
+
+    def repeated(column: str) -> Dataset:
+        return datasets.concatenate_datasets([read[column]] * len(wanted.columns))
+
+    labels = [repeated(label).rename_column(TEXT_COLUMN, label) for label in wanted.labels]
+    return Texts(
+        datasets.concatenate_datasets([read[column] for column in wanted.columns]),
+        where,
+        note,
+        datasets.concatenate_datasets(labels, axis=1) if labels else None,
+        repeated(wanted.group) if wanted.group is not None else None,
+    )
 
 
-def find_column(names: Sequence[str], column: str, where: str) -> int:
+def join(parts: Sequence[Texts], where: str) -> Texts:
+    """Concatenate the rows of several files."""
+    if len(parts) == 1:
+        return parts[0]
+    notes = dict.fromkeys(part.note for part in parts if part.note)
+    labels = [part.labels for part in parts if part.labels is not None]
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Texts(
+        datasets.concatenate_datasets([part.rows for part in parts]),
+        where,
+        ", ".join(notes),
+        datasets.concatenate_datasets(labels) if labels else None,
+        datasets.concatenate_datasets(groups) if groups else None,
+    )
+
+
+def find_column(names: Sequence[str], column: Column, where: str) -> int:
     """Return the index of a column.
 
     Raises:
         UserError: no column, or more than one, has this name.
     """
-    if column not in names:
+    if column.name not in names:
         raise no_column(where, column, names)
-    if names.count(column) > 1:
-        raise UserError(f"{where}: has {names.count(column)} columns with the name {column}; rename the others")
-    return names.index(column)
+    if (count := names.count(column.name)) > 1:
+        raise UserError(f"{where}: has {count} columns with the name {column.name}; rename the others")
+    return names.index(column.name)
 
 
-def no_column(where: str, column: str, names: Iterable[str]) -> UserError:
+_ADVICE = {
+    "columns": "set data.columns=[…] to those with {}",
+    "label": "set data.label to one with labels",
+    "group": "set data.group to one with groups",
+}
+
+
+def no_column(where: str, column: Column, names: Iterable[str]) -> UserError:
     """Return the error for a source that has only the columns ``names``."""
     names = list(names)
     if not names:
         return UserError(f"{where}: contains no sentences")
     listed = ", ".join(names[:20]) + (f" … ({len(names):,} in total)" if len(names) > 20 else "")
-    return UserError(f"{where}: has no column {column}, only {listed}; set data.columns=[…] to those with sentences")
+    return UserError(f"{where}: has no column {column.name}, only {listed}; {_ADVICE[column.key].format('sentences')}")
 
 
-def not_text(where: str, column: str, kind: str) -> UserError:
+def not_text(where: str, column: Column, kind: str) -> UserError:
     """Return the error for a column that holds ``kind``."""
-    return UserError(f"{where}: column {column} holds {kind}, not text; set data.columns=[…] to those with text")
+    expected, advice = "text" if column.is_text else f"{column.key}s", _ADVICE[column.key].format("text")
+    return UserError(f"{where}: column {column.name} holds {kind}, not {expected}; {advice}")
 
 
 def reason(error: BaseException) -> str:

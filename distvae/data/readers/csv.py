@@ -35,7 +35,7 @@ def read_csv(path: Path, columns: list[Column]) -> str:
     layout, header = _header(path, [column.name for column in columns], usual)
     if layout.separator == "\t" and _has_bare_quotes(path, layout, len(header)):
         layout = replace(layout, quoted=False)
-    places = [(column, find_column(header, column.name, str(path))) for column in columns]
+    places = [(column, find_column(header, column, str(path))) for column in columns]
     separators = SEPARATORS[layout.separator]
     rows = _records(path, layout)
     next(rows)

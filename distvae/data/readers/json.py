@@ -61,7 +61,7 @@ class _Rows:
         """Raise UserError if a column was in no row."""
         for column in self._columns:
             if column.name in self._missing:
-                raise no_column(self._where, column.name, self._names)
+                raise no_column(self._where, column, self._names)
 
 
 def read_json_lines(path: Path, columns: list[Column]) -> str:
@@ -116,7 +116,7 @@ def read_json(path: Path, columns: list[Column]) -> str:
 def _add_table(table: Row, path: Path, columns: list[Column]) -> None:
     """Add an object whose values are columns."""
     for column in columns:
-        find_column(list(table), column.name, str(path))
+        find_column(list(table), column, str(path))
         _check_key(table, column.name, str(path), "row 1")
         cells = table[column.name]
         cells = (cells.values() if isinstance(cells, dict) else cells) if _is_column(cells) else [cells]

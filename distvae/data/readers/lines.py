@@ -1,12 +1,16 @@
-"""Text files, gzipped or not, and plain text with a sentence per line."""
+"""Text files, compressed or not, and plain text with a sentence per line."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
 
 from distvae.data.readers.columns import TEXT_COLUMN, Column, find_column
 from distvae.system.errors import UserError
@@ -15,23 +19,43 @@ from distvae.system.errors import UserError
 BOM = "\ufeff"
 GZIP, UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 
+COMPRESSIONS = (".gz", ".zst", ".xz")
+
 
 def suffix(path: Path) -> str:
-    """Return the suffix in lowercase, without ``.gz``."""
-    return (path.with_suffix("") if is_gzip(path) else path).suffix.lower()
+    """Return the suffix in lowercase, without that of a compression."""
+    return (path.with_suffix("") if compression(path) else path).suffix.lower()
 
 
-def is_gzip(path: Path) -> bool:
-    """Return whether the name ends in ``.gz``."""
-    return path.suffix.lower() == ".gz"
+def compression(path: Path) -> str:
+    """Return the suffix of a compression, or ""."""
+    return path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else ""
 
 
 def read_lines(path: Path, columns: list[Column]) -> str:
-    """Add each line of a file to the column ``text``, the only one that plain text has."""
-    for column in columns:
-        find_column([TEXT_COLUMN], column.name, str(path))
-        for line in lines(path):
-            column.add(line.lstrip(BOM).rstrip("\r\n"))
+    """Add each line of a file to the column ``text``, the only one that plain text has.
+
+    With a column of labels, each line is ``label<TAB>text``.
+
+    Raises:
+        UserError: another column is wanted, or a line has no label.
+    """
+    labels = [column for column in columns if column.is_label]
+    texts = [column for column in columns if not column.is_label]
+    for column in (*texts, *labels[1:]):
+        find_column([TEXT_COLUMN], column, str(path))
+    for number, line in enumerate(lines(path), 1):
+        text = line.lstrip(BOM).rstrip("\r\n")
+        if labels:
+            label, tab, text = text.partition("\t")
+            if not tab and label.strip():
+                raise UserError(
+                    f"{path}, line {number}: has no tab; with data.label={labels[0].name}, a line of a text file is"
+                    " label<TAB>sentence"
+                )
+            labels[0].add(label)
+        for column in texts:
+            column.add(text)
     return ""
 
 
@@ -41,10 +65,10 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[str]]) -> Iterator[str]:
-    """Yield what ``take`` reads from a UTF-8 file, decompressed if its name ends in ``.gz``, with line ends unchanged.
+    """Yield what ``take`` reads from a UTF-8 file, decompressed by its suffix, with line ends unchanged.
 
     Raises:
-        UserError: the file cannot be read or unzipped, or is not UTF-8 text.
+        UserError: the file cannot be read or decompressed, or is not UTF-8 text.
     """
     try:
         with _open(path) as file:
@@ -54,14 +78,45 @@ def pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[str]]) -> Ite
                 yield piece
     except UnicodeDecodeError:
         raise _not_utf8(path) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: cannot be unzipped: {error}") from None
     except OSError as error:
+        if error.errno is None and compression(path) == ".zst":  # Arrow's
+            raise UserError(f"{path}: cannot be unzipped: {error}") from None
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path, "rb") if is_gzip(path) else path.open("rb")
+def _open(path: Path) -> BinaryIO:
+    packed = compression(path)
+    if packed == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if packed == ".xz":
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    if packed == ".zst":
+        if not pa.Codec.is_available("zstd"):
+            raise UserError(f"{path}: this build of pyarrow has no zstd; install pyarrow from PyPI, or unpack the file")
+        return cast(BinaryIO, io.BufferedReader(_Zstd(path)))
+    return path.open("rb")
+
+
+class _Zstd(io.RawIOBase):
+    """A zstd file, decompressed by Arrow."""
+
+    def __init__(self, path: Path):
+        self._file = pa.OSFile(str(path))
+        self._stream = pa.CompressedInputStream(self._file, "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._stream.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _not_utf8(path: Path) -> UserError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import ClassLabel, Features
 
 from distvae.data.readers.columns import BATCH, Column, find_column, not_text, reason
 from distvae.system.errors import UserError
@@ -34,16 +35,27 @@ def read_parquet(path: Path, columns: list[Column]) -> str:
 
 
 def check_schema(schema: pa.Schema, where: str, columns: list[Column]) -> None:
-    """Check that every column exists and holds text.
+    """Check that every column exists and holds text, or what labels can be. Read the names of numbered classes.
 
     Raises:
         UserError: a column is missing, ambiguous, or of another type.
     """
     for column in columns:
-        find_column(schema.names, column.name, where)
+        find_column(schema.names, column, where)
         kind = schema.field(column.name).type
-        if not _holds_text(kind):
-            raise not_text(where, column.name, str(kind))
+        if not (_holds_text(kind) if column.is_text else _holds_text(kind) or _is_single(kind)):
+            raise not_text(where, column, str(kind))
+        if not column.is_text:
+            column.names = _class_names(schema, column.name)
+
+
+def _class_names(schema: pa.Schema, name: str) -> list[str] | None:
+    """Return the names of the classes that a column numbers, as ``datasets`` writes them."""
+    try:
+        feature = Features.from_arrow_schema(schema)[name]
+    except Exception:  # another program's metadata
+        return None
+    return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
 def _batches(file: pq.ParquetFile, path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -58,4 +70,9 @@ def _holds_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_known(kind) for is_known in known)
+
+
+def _is_single(kind: pa.DataType) -> bool:
+    known = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_floating)
     return any(is_known(kind) for is_known in known)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from distvae.data.readers.columns import BATCH, Column, Texts, read_columns
+from distvae.data.readers.arrow import read_arrow
+from distvae.data.readers.columns import BATCH, Column, Texts, Wanted, join, read_columns
 from distvae.data.readers.csv import read_csv
 from distvae.data.readers.json import read_json, read_json_lines
 from distvae.data.readers.lines import read_lines, suffix
@@ -25,33 +26,41 @@ READERS = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".parquet": read_parquet,
+    ".arrow": read_arrow,
 }
 
+# Kinds of files that have their own compression.
+BINARY = (".parquet", ".arrow")
 
-def read_file(path: Path, name: str, columns: Sequence[str], work: Path) -> Texts:
-    """Read columns of a file and concatenate them.
+
+def read_files(paths: Sequence[Path], name: str, wanted: Wanted, work: Path) -> Texts:
+    """Read columns of files and concatenate them.
 
     Args:
-        path: a file with one of the suffixes of ``READERS``.
+        paths: files with suffixes of ``READERS``.
         name: prefix of the Arrow files.
-        columns: names.
+        wanted: names of columns.
         work: folder of the Arrow files.
 
     Raises:
-        UserError: the file does not match its suffix, or a column is missing or does not hold text.
+        UserError: a file does not match its suffix, or a column is missing or does not hold text.
     """
-    return read_columns(name, str(path), columns, work, partial(READERS[suffix(path)], path))
+    parts = [
+        read_columns(f"{name}-{number}", str(path), wanted, work, partial(READERS[suffix(path)], path))
+        for number, path in enumerate(paths)
+    ]
+    return join(parts, f"{paths[0]} and {len(paths) - 1:,} more")
 
 
-def read_dataset(rows: Dataset, where: str, name: str, columns: Sequence[str], work: Path) -> Texts:
-    """Read columns of a hub dataset; see ``read_file``."""
+def read_dataset(rows: Dataset, where: str, name: str, wanted: Wanted, work: Path) -> Texts:
+    """Read columns of a hub dataset; see ``read_files``."""
 
-    def fill(wanted: list[Column]) -> str:
-        check_schema(rows.data.schema, where, wanted)
-        for table in rows.select_columns([c.name for c in wanted]).with_format("arrow").iter(BATCH):
-            for column in wanted:
+    def fill(columns: list[Column]) -> str:
+        check_schema(rows.features.arrow_schema, where, columns)
+        for table in rows.select_columns([c.name for c in columns]).with_format("arrow").iter(BATCH):
+            for column in columns:
                 for chunk in table.column(column.name).chunks:
                     column.add_arrow(chunk)
         return ""
 
-    return read_columns(name, where, columns, work, fill)
+    return read_columns(name, where, wanted, work, fill)

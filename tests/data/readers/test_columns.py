@@ -1,7 +1,8 @@
+import pyarrow as pa
 import pytest
 
 from distvae.data.readers import columns
-from distvae.data.readers.columns import Column, find_column, no_column, read_columns, reason
+from distvae.data.readers.columns import Column, Number, Wanted, find_column, no_column, read_columns, reason
 from distvae.system.errors import UserError
 
 
@@ -32,21 +33,44 @@ def test_a_repeated_column_is_read_once(tmp_path):
             column.add(column.name)
         return "a note"
 
-    texts = read_columns("train", "a.csv", ["b", "a", "b"], tmp_path, fill)
+    texts = read_columns("train", "a.csv", Wanted(("b", "a", "b")), tmp_path, fill)
     assert texts.rows["text"][:] == ["b", "a", "b"]
     assert texts.note == "a note"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train-0.arrow", "train-1.arrow"]
 
 
-def test_a_column_is_found_by_its_name():
-    assert find_column(["a", "b"], "b", "a.csv") == 1
-    with pytest.raises(UserError, match=r"a\.csv: has no column c, only a, b"):
-        find_column(["a", "b"], "c", "a.csv")
+@pytest.fixture
+def column(tmp_path):
+    """A column b of a.csv."""
+    made = Column("b", "a.csv", tmp_path / "b.arrow")
+    yield made
+    made.close()
 
 
-def test_a_missing_column_lists_a_few_names():
-    assert "c19 … (30 in total)" in str(no_column("a.csv", "x", [f"c{i}" for i in range(30)]))
-    assert str(no_column("a.csv", "x", [])) == "a.csv: contains no sentences"
+def test_a_column_is_found_by_its_name(column):
+    assert find_column(["a", "b"], column, "a.csv") == 1
+    with pytest.raises(UserError, match=r"a\.csv: has no column b, only a, c; set data.columns="):
+        find_column(["a", "c"], column, "a.csv")
+
+
+def test_a_missing_column_lists_a_few_names(column):
+    assert "c19 … (30 in total)" in str(no_column("a.csv", column, [f"c{i}" for i in range(30)]))
+    assert str(no_column("a.csv", column, [])) == "a.csv: contains no sentences"
+
+
+def test_labels_may_be_numbers_and_have_no_space_around_them(tmp_path):
+    column = Column("label", "a.jsonl", tmp_path / "a.arrow", "label")
+    for value in (" good\t", Number("12"), True, None, "  "):
+        column.add_json(value, "line 1")
+    column.add_arrow(pa.array([1, None]))
+    column.names = ["no", "yes"]
+    column.add_arrow(pa.array([1, -1, None, 0]))
+    assert column.finish()["text"][:] == ["good", "12", "true", None, None, "1", None, "yes", None, None, "no"]
+
+
+def test_a_column_of_sentences_is_no_column_of_labels(tmp_path):
+    with pytest.raises(UserError, match="data.label=a: is a column of sentences"):
+        read_columns("train", "a.csv", Wanted(("a",), ("a",)), tmp_path, lambda columns: "")
 
 
 def test_the_reason_is_the_first_line_of_the_root_cause():

@@ -1,7 +1,8 @@
 import pytest
 from datasets import Dataset
 
-from distvae.data.readers.read import READERS, read_dataset, read_file
+from distvae.data.readers.columns import Wanted
+from distvae.data.readers.read import BINARY, READERS, read_dataset, read_files
 from distvae.system.errors import UserError
 from tests.data.readers.files import read, separated, written
 
@@ -11,16 +12,16 @@ def test_long_fields_and_rows(tmp_path):
     assert read(written(tmp_path / "a.csv", separated([["text"], *([row] for row in rows)]))) == rows
 
 
-@pytest.mark.parametrize("suffix", sorted(READERS.keys() - {".parquet"}))
+@pytest.mark.parametrize("suffix", sorted(READERS.keys() - set(BINARY)))
 def test_the_suffix_chooses_the_reader(tmp_path, suffix):
     content = {".txt": "A dog.\n", ".json": '["A dog."]', ".jsonl": '{"text": "A dog."}\n'}
     path = written(tmp_path / f"a{suffix}", content.get(suffix, "text\nA dog.\n"))
-    assert read_file(path, "a", ["text"], tmp_path).rows["text"][:] == ["A dog."]
+    assert read_files([path], "a", Wanted(("text",)), tmp_path).rows["text"][:] == ["A dog."]
 
 
 def test_columns_of_a_dataset_are_concatenated(tmp_path):
     rows = Dataset.from_dict({"a": ["1", None], "n": [1, 2], "b": ["3", "4"]})
-    texts = read_dataset(rows, "the hub", "train", ["b", "a", "b"], tmp_path)
+    texts = read_dataset(rows, "the hub", "train", Wanted(("b", "a", "b")), tmp_path)
     assert texts.rows["text"][:] == ["3", "4", "1", None, "3", "4"]
     with pytest.raises(UserError, match="the hub: column n holds int64, not text"):
-        read_dataset(rows, "the hub", "train", ["n"], tmp_path)
+        read_dataset(rows, "the hub", "train", Wanted(("n",)), tmp_path)
