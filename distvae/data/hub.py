@@ -165,8 +165,9 @@ def load(
     if subset is not None and named != subset:
         only = UserError(f"data.subset={subset}: {dataset} has only {named}")
         raise _of_subset(path, dataset, revision, subset) or only
-    urls = [url for part in rows.values() for url in part.info.download_checksums or ()]
-    if urls and not any(f"@{revision}/" in url for url in urls):  # datasets' cache has the newest, whatever its commit
+    # Without a network, `datasets` takes what it prepared last, whatever the commit, which is the folder's name.
+    folders = {Path(file["filename"]).parent.name for part in rows.values() for file in part.cache_files}
+    if any(_COMMIT.fullmatch(folder) and folder != revision for folder in folders):
         raise UserError(
             f"data.revision={revision}: the hub's cache has another commit of {dataset}, and there is no network;"
             " rerun the command where there is one"

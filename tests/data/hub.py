@@ -1,4 +1,4 @@
-"""A hub of our own: a server that speaks what the hub's clients need, and ``python -m tests.data.hub``, which uses it."""
+"""A hub of our own: a server that speaks what the hub's clients need, and ``python -m tests.data.hub``, a client."""
 
 import hashlib
 import http.server
@@ -75,10 +75,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not rest or rest[0] == "revision":
             return self._send(json.dumps(self._description(folder, repository, commit)).encode())
         if rest[0] == "paths-info":
-            form = body.decode()
-            wanted = json.loads(form)["paths"] if form.startswith("{") else [
-                unquote(pair.partition("=")[2].replace("+", " ")) for pair in form.split("&") if pair.startswith("paths=")
-            ]  # fmt: skip
+            wanted = json.loads(body)["paths"]
             return self._send(json.dumps([e for e in _entries(folder, folder) if e["path"] in wanted]).encode())
         if rest[0] == "tree":
             below = folder / Path(*rest[2:])
