@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from distvae import __version__
 from distvae.config.keys import flatten, keys_with, known_keys
 from distvae.config.load import load_config, with_precision
-from distvae.config.schema import Config
+from distvae.config.schema import Config, DataConfig
 from distvae.config.yaml import ConfigError
 from distvae.data.sources import STANDARD_INPUT
 from distvae.distributed.runtime import Runtime
@@ -112,10 +112,15 @@ def _agreed(config: Config) -> dict[str, Any]:
 
 def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, caller: Caller) -> Results:
     """Train and score, unless the run has already finished."""
-    data = runtime.on_main(lambda: pinned(config, run))
-    path = data.path if config.data.path == STANDARD_INPUT else config.data.path
+
+    def begin() -> tuple[DataConfig, Opening]:
+        data = pinned(config, run)
+        fixed = replace(config, data=data)
+        return data, open_run(fixed, run, runtime.processes, caller.may_change, caller.overtakes)
+
+    data, opening = runtime.on_main(begin)
+    path = data.path if config.data.path == STANDARD_INPUT else config.data.path  # machines may have own paths
     config = replace(config, data=replace(config.data, path=path, revision=data.revision))
-    opening = runtime.on_main(lambda: open_run(config, run, runtime.processes, caller.may_change, caller.overtakes))
     match opening:
         case Opening(results=Results() as results):
             pass

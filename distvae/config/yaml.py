@@ -141,6 +141,8 @@ def read_value(text: str) -> Any:
         yaml.YAMLError, ValueError: it is not a YAML value, or part of it would be dropped.
     """
     text = text.strip()
+    if text == "-":  # standard input, and not a list of nothing
+        return text
     tokens = [token for token in yaml.scan(text, _Loader) if token.end_mark.index > token.start_mark.index]
     whole = not text or (tokens and tokens[0].start_mark.index == 0 and tokens[-1].end_mark.index == len(text))
     if not tokens or (len(tokens) == 1 and isinstance(tokens[0], yaml.ScalarToken) and tokens[0].plain):

@@ -108,6 +108,7 @@ def test_a_wrong_path_gets_a_hint(tmp_path, monkeypatch):
         ("data.path='no'", "no"),
         ("data.path=stanfordnlp/snli", "stanfordnlp/snli"),
         ("data.path=007", "007"),
+        ("data.path=-", "-"),
         ("data.train_size=null", None),
         ("data.train_size=", None),
         ("data.distinct=false", False),
