@@ -14,7 +14,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from distvae.config.schema import CommunicationConfig, Config, ModelConfig, PowerSGD
+from distvae.config.communication import CommunicationConfig, PowerSGD
+from distvae.config.schema import Config, ModelConfig
 from distvae.model.draws import Noise
 from distvae.model.vae import TextVAE
 
