@@ -128,7 +128,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         for option, value in (("--importance-samples", options.importance_samples), ("--seed", options.seed)):
             if value is not None:
                 raise UserError(f"{option}: {options.run} is a language model; it draws no z, and its NLL is exact")
-    data = found.config.data if options.data is None else replace(found.config.data, path=options.data)
+    data = found.config.data
+    if options.data not in (None, data.path):
+        data = replace(data, path=options.data, subset=None, revision=None, split=None)  # of the other source
     given = {"importance_samples": options.importance_samples, "seed": options.seed}
     try:
         settings = replace(found.config.evaluation, **{key: n for key, n in given.items() if n is not None})
