@@ -15,7 +15,9 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import random
+import re
 import sys
 import tempfile
 import time
@@ -44,6 +46,11 @@ ODD = [
     "\u200bzero\u200bwidth", "line\u2028separator", "x" * 140_000,
 ]  # fmt: skip
 EMPTY = ["", " ", "\t", "\u200b", "\ufeff \u2060", "\u3164"]
+
+
+def _zstd(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
+
 
 # The values of unused columns: functions that draw one.
 VALUES: dict[str, Callable[[random.Random], Any]] = {
@@ -77,7 +84,7 @@ TYPES: list[tuple[pa.DataType, Callable[[random.Random], Any]]] = [
     (pa.map_(pa.string(), pa.int64()), lambda noise: [("a", 1)]),
 ]
 TEXTS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
-SUFFIXES = [".jsonl", ".jsonl.gz", ".json", ".csv", ".csv.gz", ".tsv", ".parquet"]
+SUFFIXES = [".jsonl", ".jsonl.gz", ".json", ".json.xz", ".csv", ".csv.gz", ".tsv", ".tsv.zst", ".parquet", ".arrow"]
 
 
 @dataclass(frozen=True)
@@ -145,9 +152,11 @@ class _File:
             ".csv": self._separated,
             ".tsv": self._separated,
             ".parquet": self._parquet,
-        }[self.suffix.removesuffix(".gz")]()
+            ".arrow": self._arrow,
+        }[re.sub(r"\.(gz|xz|zst)$", "", self.suffix)]()
         content = content if isinstance(content, bytes) else content.encode()
-        return gzip.compress(content) if self.suffix.endswith(".gz") else content
+        pack = {"gz": gzip.compress, "xz": lzma.compress, "zst": _zstd}.get(self.suffix.rpartition(".")[2], bytes)
+        return pack(content)
 
     def _objects(self) -> list[dict]:
         columns = list({**self._unused(), **self.wanted}.items())
@@ -189,6 +198,18 @@ class _File:
         return self.noise.choice(["", "\ufeff"]) + file.getvalue()
 
     def _parquet(self) -> bytes:
+        file = io.BytesIO()
+        pq.write_table(self._table(), file, row_group_size=self.noise.choice([1000, 10**6]))
+        return file.getvalue()
+
+    def _arrow(self) -> bytes:
+        file, table = io.BytesIO(), self._table()
+        new = self.noise.choice([pa.ipc.new_file, pa.ipc.new_stream])
+        with new(file, table.schema) as writer:
+            writer.write_table(table, self.noise.choice([1000, 10**6]))
+        return file.getvalue()
+
+    def _table(self) -> pa.Table:
         arrays = {}
         for name, cells in self.wanted.items():
             cells = pa.array([None if cell is ABSENT else cell for cell in cells], pa.string())
@@ -197,10 +218,7 @@ class _File:
             kind, draw = self.noise.choice(TYPES)
             arrays[f"unused {i}"] = pa.array([draw(self.noise) for _ in range(self.rows)], kind)
         metadata = self.noise.choice([None, {"huggingface": "{broken"}, {"pandas": "[]"}])
-        file = io.BytesIO()
-        table = pa.table(dict(self.noise.sample(list(arrays.items()), len(arrays)))).replace_schema_metadata(metadata)
-        pq.write_table(table, file, row_group_size=self.noise.choice([1000, 10**6]))
-        return file.getvalue()
+        return pa.table(dict(self.noise.sample(list(arrays.items()), len(arrays)))).replace_schema_metadata(metadata)
 
 
 def carry_out(seed: int, number: int, folder: Path) -> CaseOutcome:
