@@ -45,12 +45,13 @@ KNOWN = {
 }
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_LONGEST_ID = 96
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def is_id(path: str) -> bool:
     """Return whether a path may be the id of a dataset: ``ORG/NAME`` or ``NAME``."""
-    return _ID.fullmatch(path) is not None
+    return len(path) <= _LONGEST_ID and _ID.fullmatch(path) is not None
 
 
 def columns(dataset: str) -> tuple[str, ...]:

@@ -233,7 +233,7 @@ def test_ids(path):
     assert is_id(path)
 
 
-@pytest.mark.parametrize("path", ["/a/b", "./a", "a/b/c", "~/a", "a b", "logs/*", "", ".a", "-"])
+@pytest.mark.parametrize("path", ["/a/b", "./a", "a/b/c", "~/a", "a b", "logs/*", "", ".a", "-", "a" * 97])
 def test_paths_are_no_ids(path):
     assert not is_id(path)
 
