@@ -103,7 +103,7 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
             if not len(rows[split]):
                 raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}")
             if count:
-                notes.append(f"{split}: {_count(count, 'sentence')} that another split has left out")
+                notes.append(f"{split}: {_count(count, 'sentence')} left out: in another split")
     chosen, labels = {}, {}
     for i, split in enumerate(SPLITS):
         size = _size(data, split)

@@ -105,8 +105,8 @@ def test_no_sentence_in_two_splits(tmp_path):
     assert [len(getattr(prepared, split)) for split in corpus.SPLITS] == [1, 1, 2]
     assert sentences(prepared, "train") == ["a dog"]
     assert prepared.notes[:2] == (
-        "train: 2 sentences that another split has left out",
-        "valid: 1 sentence that another split has left out",
+        "train: 2 sentences left out: in another split",
+        "valid: 1 sentence left out: in another split",
     )
     with pytest.raises(UserError, match="data.disjoint leaves no sentence of train"):
         prepare(tmp_path, path=write_folder(tmp_path / "same"), disjoint=True)
