@@ -47,10 +47,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     missing = [name for name in _SECTIONS if name not in tree]
     if whole and missing:
         raise ConfigError(f"{path}: is not the complete config of a run: it lacks {', '.join(missing)}")
-    if stored or whole:
-        migrate(tree)
     for override in overrides:
         apply_override(tree, override)
+    if stored or whole:
+        migrate(tree)
     if tree.get("run") is None:
         tree["run"] = run_folder(path)
     return parse_config(tree, str(path), stored or whole)
