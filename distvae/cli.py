@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from distvae.config.load import explain
+from distvae.config.load import explain, load_config
 from distvae.config.schema import OptimizerConfig
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         "sentences", nargs="*", default=[], metavar="SENTENCE", help="default: one per line of standard input"
     )
     _add_decoding(added)
+
+    added = command(_data, run=False)
+    added.add_argument("config", type=Path, metavar="CONFIG", help="a training config")
+    added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as data.path=FILE")
 
     added = command(_compare, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="run folders of finished runs")
@@ -193,6 +197,18 @@ def _reconstruct(options: argparse.Namespace) -> None:
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
     _print(options, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
+
+
+def _data(options: argparse.Namespace) -> None:
+    """Look at the sentences of a config: counts, lengths, unknown words, tokens, and what will hurt."""
+    from distvae.data.look import look
+    from distvae.reports import data
+
+    found = look(load_config(options.config, options.overrides).data, progress=sys.stderr.isatty())
+    if options.json:
+        _print_json(asdict(found))
+    else:
+        comparison.show_parts(data.parts(found))
 
 
 def _compare(options: argparse.Namespace) -> None:

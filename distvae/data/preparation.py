@@ -72,6 +72,21 @@ class Tokens:
     labels: dict[str, Dataset] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The sentences of a source that are used.
+
+    Attributes:
+        texts: each split's sentences, as a column ``text``.
+        notes: how files were read, and what was left out.
+        labels: each split's columns of labels; empty without labels.
+    """
+
+    texts: dict[str, Dataset]
+    notes: list[str]
+    labels: dict[str, Dataset]
+
+
 def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
     """Read and tokenise all splits.
 
@@ -85,10 +100,28 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
             read.
     """
     if data.path == CAPTIONS:
-        counts = caption_counts(data)
-        draws = {split: captions.generate(counts[split], (data.seed, i)) for i, split in enumerate(SPLITS)}
-        words = {split: Dataset.from_dict({"words": tokens}) for split, tokens in draws.items()}
+        words = {split: Dataset.from_dict({"words": tokens}) for split, tokens in drawn_captions(data).items()}
         return Tokens(words, fit(Words(), ()), [])
+    chosen = choose(data, files, work)
+    tokenizer = fit(data.tokenizer, _sentences_of(chosen.texts["train"]))
+    words = {split: _tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.texts.items()}
+    return Tokens(words, tokenizer, chosen.notes, chosen.labels)
+
+
+def drawn_captions(data: DataConfig) -> dict[str, list[list[str]]]:
+    """Return the tokens of the captions of each split."""
+    counts = caption_counts(data)
+    return {split: captions.generate(counts[split], (data.seed, i)) for i, split in enumerate(SPLITS)}
+
+
+def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
+    """Read all splits of a source other than captions, and choose the sentences to use.
+
+    Args: those of ``tokens_of``.
+
+    Raises:
+        UserError: a source is unreadable or empty, or too small to be split.
+    """
     texts = sources.load(data, files, work)
     rows, notes = {}, []
     for name, source in texts.items():
@@ -115,9 +148,7 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
         found = texts[split].labels
         if found is not None:
             labels[split] = found.select(rows[split])
-    tokenizer = fit(data.tokenizer, _sentences_of(chosen["train"]))
-    words = {split: _tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.items()}
-    return Tokens(words, tokenizer, notes, labels)
+    return Chosen(chosen, notes, labels)
 
 
 def vocabulary_of(data: DataConfig, train: Dataset, tokenizer: Tokenizer) -> Vocabulary:

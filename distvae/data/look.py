@@ -1,0 +1,202 @@
+"""A look at the sentences before hours are spent on them: what they are, and what will hurt."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from distvae.config.schema import CAPTIONS, DataConfig
+from distvae.data import corpus, preparation, sources
+from distvae.data.corpus import Corpus, Sentences
+from distvae.data.readers.columns import TEXT_COLUMN
+from distvae.data.splits import SPLITS
+from distvae.tokenization import BUILT_IN
+from distvae.tokenization.words import Words
+
+EXAMPLES = 5
+
+# A longest sentence of so many times the median length, and of so many tokens, is worth a warning.
+OUTLIER, OUTLIER_TOKENS = 20, 100
+# Shares of sentences that are worth a warning.
+SHARED, REPEATED, LABELLED = 0.001, 0.1, 0.2
+
+
+@dataclass(frozen=True)
+class SplitLook:
+    """Counts of a split. Lengths are in tokens, without ``<s>`` and ``</s>``."""
+
+    sentences: int
+    tokens: int
+    median: int
+    longest: int
+    unknown: float | None  # share of tokens outside the vocabulary; None: the vocabulary is closed
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the sentences of a config are.
+
+    Attributes:
+        lengths: of train: the first and last length of each bar of a histogram, and its sentences.
+        labels: by column, the sentences of train with each label, the most frequent first.
+        examples: sentences of train, and their tokens as the model sees them.
+        notes: how files were read, and what was left out.
+        warnings: what will hurt, and what to do.
+    """
+
+    path: str
+    fingerprint: str
+    tokenizer: str
+    unit: str
+    vocabulary_size: int
+    splits: dict[str, SplitLook]
+    lengths: list[tuple[int, int, int]]
+    labels: dict[str, list[tuple[str, int]]]
+    examples: list[tuple[str, str]]
+    notes: list[str]
+    warnings: list[str]
+
+
+def look(data: DataConfig, progress: bool) -> Look:
+    """Prepare the corpus unless it exists, and look at its sentences.
+
+    Args:
+        progress: show progress bars.
+
+    Raises:
+        UserError: as ``corpus.prepare``.
+    """
+    prepared = corpus.load(corpus.prepare(data, progress))
+    with tempfile.TemporaryDirectory() as work:
+        texts = _texts(data, Path(work))
+        splits = {split: _split(prepared, split) for split in SPLITS}
+        warnings = [note.removeprefix("WARNING: ") for note in prepared.notes if note.startswith("WARNING: ")]
+        warnings += [*_long(splits), *_repeated(texts, data), *_given_away(texts["train"], prepared)]
+        if data.path != CAPTIONS:
+            warnings += _shared(texts)
+        drawn = np.sort(np.random.default_rng(0).permutation(len(prepared.train))[:EXAMPLES])
+        return Look(
+            path=data.path,
+            fingerprint=prepared.fingerprint,
+            tokenizer=prepared.vocabulary.tokenizer,
+            unit=prepared.vocabulary.splitter.unit,
+            vocabulary_size=len(prepared.vocabulary),
+            splits=splits,
+            lengths=_histogram(prepared.train.lengths - 2),
+            labels=_labels(prepared),
+            examples=[
+                (texts["train"][int(i)].strip(), " ".join(prepared.vocabulary.decode(prepared.train[int(i)])))
+                for i in drawn
+            ],
+            notes=[note for note in prepared.notes if not note.startswith("WARNING: ")],
+            warnings=warnings,
+        )
+
+
+class _Column:
+    """The texts of a split, one by one or all."""
+
+    def __init__(self, rows: Dataset):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> str:
+        text: str = self._rows[index][TEXT_COLUMN]
+        return text
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self._rows.with_format("arrow").iter(10_000):
+            yield from (text.strip() for text in batch[TEXT_COLUMN].to_pylist())
+
+
+def _texts(data: DataConfig, work: Path) -> dict[str, _Column]:
+    if data.path == CAPTIONS:
+        join = BUILT_IN[Words.name].join
+        drawn = preparation.drawn_captions(data)
+        rows = {split: Dataset.from_dict({TEXT_COLUMN: [join(words) for words in drawn[split]]}) for split in SPLITS}
+    else:
+        if sources.is_hub(data):
+            data = sources.pinned(data)
+        rows = preparation.choose(data, sources.find_files(data), work).texts
+    return {split: _Column(rows[split]) for split in SPLITS}
+
+
+def _split(prepared: Corpus, split: str) -> SplitLook:
+    sentences: Sentences = getattr(prepared, split)
+    lengths = sentences.lengths - 2
+    return SplitLook(
+        sentences=len(lengths),
+        tokens=int(lengths.sum()),
+        median=int(np.median(lengths)),
+        longest=int(lengths.max()),
+        unknown=prepared.unknown[split],
+    )
+
+
+def _histogram(lengths: np.ndarray, bars: int = 12) -> list[tuple[int, int, int]]:
+    """Return bars of equal width from the shortest to the 99th percentile, and one for all longer sentences."""
+    first, last = int(lengths.min()), int(np.percentile(lengths, 99))
+    width = -(-(last - first + 1) // bars)
+    edges = list(range(first, last + width + 1, width))
+    found = [(low, high - 1, int(((lengths >= low) & (lengths < high)).sum())) for low, high in pairwise(edges)]
+    longer = int((lengths >= edges[-1]).sum())
+    return [*found, (edges[-1], int(lengths.max()), longer)] if longer else found
+
+
+def _labels(prepared: Corpus) -> dict[str, list[tuple[str, int]]]:
+    train = prepared.labels.get("train")
+    if train is None:
+        return {}
+    return {name: Counter(filter(None, train[name])).most_common() for name in train.column_names}
+
+
+def _long(splits: dict[str, SplitLook]) -> Iterator[str]:
+    for split, found in splits.items():
+        if found.longest > max(OUTLIER * found.median, OUTLIER_TOKENS):
+            yield (
+                f"{split}: the longest sentence has {found.longest:,} tokens, and the median {found.median:,}: its"
+                " batch needs as much more memory and time; leave such sentences out by data.max_words"
+            )
+
+
+def _repeated(texts: dict[str, _Column], data: DataConfig) -> Iterator[str]:
+    if data.distinct or data.path == CAPTIONS:
+        return
+    share = 1 - len(set(texts["train"])) / len(texts["train"])
+    if share > REPEATED:
+        yield f"train: {share:.1%} of the sentences are repetitions; data.distinct=true keeps each once"
+
+
+def _shared(texts: dict[str, _Column]) -> Iterator[str]:
+    train = set(texts["train"])
+    for split in ("valid", "test"):
+        share = sum(text in train for text in texts[split]) / len(texts[split])
+        if share > SHARED:
+            yield (
+                f"{split}: {share:.1%} of the sentences are in train, too, so scores are too good;"
+                " data.disjoint=true drops them from train"
+            )
+
+
+def _given_away(train: _Column, prepared: Corpus) -> Iterator[str]:
+    """Warn of labels that are in the text."""
+    labels = prepared.labels.get("train")
+    if labels is None:
+        return
+    for name in labels.column_names:
+        pairs = [(label, text) for label, text in zip(labels[name], train, strict=True) if label is not None]
+        found = sum(f" {label.replace('_', ' ').lower()} " in f" {text.lower()} " for label, text in pairs)
+        if pairs and found / len(pairs) > LABELLED:
+            yield (
+                f"data.label={name}: {found / len(pairs):.0%} of the sentences contain their own label as a word: what"
+                " a probe reads from z may be the word alone"
+            )
