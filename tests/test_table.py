@@ -283,6 +283,14 @@ def test_a_corpus_file_is_below_the_overrides_and_above_the_rows(rows, tmp_path,
     assert "nowhere.yaml: cannot be read" in refused("--rows", configs, "--corpus", tmp_path / "nowhere.yaml")
 
 
+@pytest.mark.parametrize("corpus", sorted((ROOT / "configs" / "corpus").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_method_can_train_on_every_corpus(corpus, tmp_path):
+    found = plan(ROOT / "configs" / "field", tmp_path, (0,), [f"data.path={tmp_path}"], corpus)
+    assert len(found) == len(list((ROOT / "configs" / "field").glob("*.yaml")))
+    assert {row.config.model.hidden_size for row in found} == {load_config(corpus).model.hidden_size}
+    assert {row.config.data.tokenizer for row in found} == {load_config(corpus).data.tokenizer}
+
+
 def test_the_folder_has_the_names_of_the_rows_and_the_corpus(rows, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("data: {train_size: 21}")
     for more, name in ([], "rows"), (["--corpus", str(tmp_path / "mine.yaml")], "rows-mine"):

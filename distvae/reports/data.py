@@ -27,7 +27,7 @@ def parts(found: Look) -> list[Table | str]:
     for name, labels in found.labels.items():
         shown = ", ".join(f"{label} ({count:,})" for label, count in labels[:LABELS])
         more = f" … {labels[-1][0]} ({labels[-1][1]:,})" if len(labels) > LABELS else ""
-        lines += ["", f"{len(labels)} labels of {name} in train: {shown}{more}"]
+        lines += ["", f"Labels of {name} in train, {len(labels)}: {shown}{more}"]
     lines += ["", "Sentences of train, and their tokens as the model sees them:"]
     for text, tokens in found.examples:
         lines += [f"  {text}", f"  → {tokens}"]
