@@ -136,6 +136,8 @@ class Vocabulary:
             UserError: the file cannot be read, or is not a vocabulary.
         """
         found = read_as(cls, Path(path), "a vocabulary")
+        if found.unk == "closed":  # of captions, whose words are the same by the Treebank rules
+            return replace(found, tokenizer="words")
         if found.tokenizer in BUILT_IN:
             return found
         file = Path(path).with_name(TOKENIZER)

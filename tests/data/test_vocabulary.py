@@ -182,10 +182,16 @@ def test_a_mark_with_rare_spaces_is_the_plain_one():
 
 def test_a_vocabulary_of_an_older_version_is_by_the_treebank_rules(tmp_path):
     path = tmp_path / "vocabulary.json"
-    path.write_text(json.dumps({"unk": "closed", "tokens": [*SPECIALS, "<unk>", "``", "Go", "''", "can", "not"]}))
+    path.write_text(json.dumps({"unk": "single", "tokens": [*SPECIALS, "<unk>", "``", "Go", "''", "can", "not"]}))
     vocabulary = Vocabulary.load(path)
     assert vocabulary.decode(vocabulary.ids('"Go" cannot')) == ["``", "Go", "''", "can", "not"]
     assert vocabulary.text(vocabulary.ids('"Go" cannot')) == '"Go" cannot'
+
+
+def test_captions_of_an_older_version_are_words(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps({"unk": "closed", "tokens": [*SPECIALS, "<unk>", "a", "dog"]}))
+    assert Vocabulary.load(path) == Vocabulary.closed(["a", "dog"])
 
 
 def test_pieces_take_their_tokenizer_along(tmp_path):
