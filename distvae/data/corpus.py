@@ -250,9 +250,14 @@ def _build(folder: Path, tokens: Tokens, vocabulary: Vocabulary, origin: dict[st
     for split, labels in tokens.labels.items():
         labels.save_to_disk(str(folder / LABELS / split))
     vocabulary.save(folder / VOCABULARY)
+    notes = [*tokens.notes]
+    if not closed:
+        notes.append(preparation.note_on_unknown(unknown, vocabulary.tokenizer))
     digests = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     manifest: dict[str, Any] = {
-        "notes": tokens.notes if closed else [*tokens.notes, preparation.note_on_unknown(unknown)],
+        "notes": tokens.notes
+        if closed
+        else [*tokens.notes, preparation.note_on_unknown(unknown, vocabulary.tokenizer)],
         "unknown": dict.fromkeys(tokens.words) if closed else unknown,
         "origin": origin,
         "files": digests,

@@ -26,7 +26,7 @@ from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
 from distvae.system.files import room_for_sockets
-from distvae.tokenization import fit
+from distvae.tokenization import OPTIONS, fit
 from distvae.tokenization.base import Tokenizer, WordLevel
 from distvae.tokenization.pieces import PieceTokenizer
 from distvae.tokenization.treebank import TreebankTokenizer
@@ -191,15 +191,25 @@ def share_of_unknown(sentences: pa.ChunkedArray, vocabulary: Vocabulary) -> floa
     return unknown / words
 
 
-def note_on_unknown(unknown: dict[str, float]) -> str:
-    """Report the share of unknown words by split, as a warning if it is high."""
+def note_on_unknown(unknown: dict[str, float], tokenizer: str) -> str:
+    """Report the share of unknown words by split, as a warning if it is high.
+
+    Args:
+        tokenizer: its name.
+    """
     shares = ", ".join(f"{share:.2%} of {split}" for split, share in unknown.items())
     if max(unknown.values()) <= MANY_UNKNOWN:
         return f"unknown words: {shares}"
+    remedies = ["add text", "set data.tokenizer=bpe, which knows all words"]
+    if issubclass(OPTIONS[tokenizer], WordLevel):
+        remedies.insert(0, "lower data.min_count")
+    if tokenizer in ("words", "treebank"):
+        remedies.append(
+            "set data.tokenizer=characters for a script without spaces between words (Chinese, Japanese, Thai)"
+        )
     return (
         f"WARNING: unknown words: {shares}. A model predicts them as a class, which lowers its perplexity and says"
-        " nothing about the text. Lower data.min_count, add text, set data.tokenizer=characters for a script without"
-        " spaces between words (Chinese, Japanese, Thai), or data.tokenizer=bpe, which knows all words"
+        f" nothing about the text. Try one of: {'; '.join(remedies)}"
     )
 
 

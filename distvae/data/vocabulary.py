@@ -13,7 +13,7 @@ from typing import Literal
 
 from distvae.system.errors import UserError
 from distvae.system.files import damaged, read_as, read_text, write_text
-from distvae.tokenization import BUILT_IN, NAMES
+from distvae.tokenization import BUILT_IN, OPTIONS
 from distvae.tokenization.base import Tokenizer, UnknownWords
 from distvae.tokenization.pieces import UNKNOWN, PieceTokenizer, can_be_read
 
@@ -94,8 +94,8 @@ class Vocabulary:
     definition: str | None = None
 
     def __post_init__(self) -> None:
-        if self.tokenizer not in NAMES:
-            raise ValueError(f"tokenizer {self.tokenizer!r} is not one of {', '.join(NAMES)}")
+        if self.tokenizer not in OPTIONS:
+            raise ValueError(f"tokenizer {self.tokenizer!r} is not one of {', '.join(OPTIONS)}")
         if self.tokens[: self._first_word] != SPECIALS + UNKNOWN_TOKENS[self.unk]:
             raise ValueError(f"the tokens do not begin with {' '.join(SPECIALS + UNKNOWN_TOKENS[self.unk])}")
         if len(set(self.tokens)) < len(self.tokens):

@@ -30,7 +30,7 @@ BUILT_IN: dict[str, Tokenizer] = {
     "characters": CharacterTokenizer(),
     "treebank": TreebankTokenizer(),
 }
-NAMES: tuple[str, ...] = tuple(options.name for options in get_args(_Options))
+OPTIONS: dict[str, type[_Options]] = {options.name: options for options in get_args(_Options)}
 
 
 def fit(options: _Options, sentences: Iterable[str]) -> Tokenizer:

@@ -84,7 +84,7 @@ def test_the_share_of_unknown_words_is_counted(tmp_path, unk):
     assert prepared.notes[-1].startswith(
         "WARNING: unknown words: 20.00% of train, 66.67% of valid, 33.33% of test. A model"
     )
-    assert "Lower data.min_count" in prepared.notes[-1]
+    assert "Try one of: lower data.min_count; add text; set data.tokenizer=bpe" in prepared.notes[-1]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.06])
@@ -126,3 +126,12 @@ def test_a_temporary_folder_with_a_long_name_keeps_nobody_from_tokenising(tmp_pa
     data = DataConfig(path=str(tmp_path / "some.txt"), cache=str(tmp_path / "cache"), workers=2)
     assert len(corpus.load(corpus.prepare(data, progress=False)).train) == 48
     assert tempfile.gettempdir() == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "characters"),
+    [("words", True, True), ("whitespace", True, False), ("characters", True, False), ("unigram", False, False)],
+)
+def test_what_to_try_against_unknown_words_is_for_the_tokenizer(name, count, characters):
+    note = preparation.note_on_unknown({"train": 0.5}, name)
+    assert ("data.min_count" in note, "data.tokenizer=characters" in note) == (count, characters)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from distvae.config.schema import DataConfig
 from distvae.data import corpus
 from distvae.system.errors import UserError
-from distvae.tokenization import NAMES
+from distvae.tokenization import OPTIONS
 
 TEXT = [f"{who} isn't {what}, says <unk>." for who in ("A man", "Two dogs", "She") for what in ("here", "at &t", "old")]
 
@@ -33,7 +33,7 @@ def settings(tmp_path):
             "pretrained": {"tokenizer_file": str(file)}}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_the_text_comes_back(tmp_path, settings, name):
     prepared = prepare(tmp_path, tokenizer=name, **settings.get(name, {}))
     vocabulary = prepared.vocabulary
