@@ -180,7 +180,7 @@ def _of_subset(path: str, dataset: str, revision: str, subset: str | None) -> Us
     """Return the error for a subset that does not exist, or that is not named; None if it is well."""
     try:
         names = datasets.get_dataset_config_names(path, revision=revision)
-    except Exception:
+    except Exception:  # whatever it is, the error that led here explains it better
         return None
     if subset is None and len(names) > 1:
         return UserError(f"data.path={dataset}: has several subsets; name one by data.subset: {', '.join(names)}")

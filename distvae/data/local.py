@@ -34,7 +34,7 @@ def find(path: Path, data: DataConfig) -> Files:
         chosen = choose(names, data.split, str(path))
         return {split: _saved(path / name) for split, name in chosen.items()}
     if data.split is not None:
-        raise UserError(f"data.split: is for the hub and for save_to_disk, and {path} is of neither; leave it out")
+        raise UserError(f"data.split: is for the hub and for save_to_disk, and {path} is from neither; leave it out")
     if (path / _SAVED).is_file():
         return {WHOLE_FILE: _saved(path)}
     if path.is_dir():

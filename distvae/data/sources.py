@@ -71,7 +71,9 @@ def find_files(data: DataConfig) -> Files:
         )
     for name in ("subset", "revision"):
         if getattr(data, name) is not None:
-            raise UserError(f"data.{name}: is for datasets of the hub, and data.path={data.path} is none; leave it out")
+            raise UserError(
+                f"data.{name}: is for datasets of the hub, and data.path={data.path} is not one; leave it out"
+            )
     try:
         return local.find(expand("data.path", data.path), data)
     except OSError as error:  # the name is too long, or a folder is not readable
