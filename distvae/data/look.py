@@ -15,10 +15,10 @@ from datasets import Dataset
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import corpus, preparation, sources
 from distvae.data.corpus import Corpus, Sentences
+from distvae.data.preparation import sentences_of
 from distvae.data.readers.columns import TEXT_COLUMN
 from distvae.data.splits import SPLITS
 from distvae.tokenization import BUILT_IN
-from distvae.tokenization.words import Words
 
 EXAMPLES = 5
 
@@ -73,15 +73,17 @@ def look(data: DataConfig, progress: bool) -> Look:
     Raises:
         UserError: as ``corpus.prepare``.
     """
+    if sources.is_hub(data):
+        data = sources.pinned(data)
     prepared = corpus.load(corpus.prepare(data, progress))
     with tempfile.TemporaryDirectory() as work:
         texts = _texts(data, Path(work))
         splits = {split: _split(prepared, split) for split in SPLITS}
         warnings = [note.removeprefix("WARNING: ") for note in prepared.notes if note.startswith("WARNING: ")]
-        warnings += [*_long(splits), *_repeated(texts, data), *_given_away(texts["train"], prepared)]
-        if data.path != CAPTIONS:
-            warnings += _shared(texts)
-        drawn = np.sort(np.random.default_rng(0).permutation(len(prepared.train))[:EXAMPLES])
+        warnings += [*_long(splits), *_given_away(texts["train"], prepared)]
+        if data.path != CAPTIONS:  # which are independent draws
+            warnings += _repeated(texts, data)
+        drawn = np.sort(np.random.default_rng(0).permutation(len(prepared.train))[:EXAMPLES]).tolist()
         return Look(
             path=data.path,
             fingerprint=prepared.fingerprint,
@@ -91,43 +93,23 @@ def look(data: DataConfig, progress: bool) -> Look:
             splits=splits,
             lengths=_histogram(prepared.train.lengths - 2),
             labels=_labels(prepared),
-            examples=[
-                (texts["train"][int(i)].strip(), " ".join(prepared.vocabulary.decode(prepared.train[int(i)])))
-                for i in drawn
-            ],
+            examples=[(texts["train"][i][TEXT_COLUMN].strip(), _shown(prepared, i)) for i in drawn],
             notes=[note for note in prepared.notes if not note.startswith("WARNING: ")],
             warnings=warnings,
         )
 
 
-class _Column:
-    """The texts of a split, one by one or all."""
-
-    def __init__(self, rows: Dataset):
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> str:
-        text: str = self._rows[index][TEXT_COLUMN]
-        return text
-
-    def __iter__(self) -> Iterator[str]:
-        for batch in self._rows.with_format("arrow").iter(10_000):
-            yield from (text.strip() for text in batch[TEXT_COLUMN].to_pylist())
+def _texts(data: DataConfig, work: Path) -> dict[str, Dataset]:
+    """Return each split's sentences, as a column ``text``."""
+    if data.path != CAPTIONS:
+        return preparation.choose(data, sources.find_files(data), work).texts
+    join = BUILT_IN["words"].join
+    drawn = preparation.drawn_captions(data)
+    return {split: Dataset.from_dict({TEXT_COLUMN: [join(words) for words in drawn[split]]}) for split in SPLITS}
 
 
-def _texts(data: DataConfig, work: Path) -> dict[str, _Column]:
-    if data.path == CAPTIONS:
-        join = BUILT_IN[Words.name].join
-        drawn = preparation.drawn_captions(data)
-        rows = {split: Dataset.from_dict({TEXT_COLUMN: [join(words) for words in drawn[split]]}) for split in SPLITS}
-    else:
-        if sources.is_hub(data):
-            data = sources.pinned(data)
-        rows = preparation.choose(data, sources.find_files(data), work).texts
-    return {split: _Column(rows[split]) for split in SPLITS}
+def _shown(prepared: Corpus, number: int) -> str:
+    return " ".join(prepared.vocabulary.decode(prepared.train[number]))
 
 
 def _split(prepared: Corpus, split: str) -> SplitLook:
@@ -168,18 +150,14 @@ def _long(splits: dict[str, SplitLook]) -> Iterator[str]:
             )
 
 
-def _repeated(texts: dict[str, _Column], data: DataConfig) -> Iterator[str]:
-    if data.distinct or data.path == CAPTIONS:
-        return
-    share = 1 - len(set(texts["train"])) / len(texts["train"])
-    if share > REPEATED:
+def _repeated(texts: dict[str, Dataset], data: DataConfig) -> Iterator[str]:
+    """Warn of sentences that are in train more than once, or in another split, too."""
+    train = set(sentences_of(texts["train"]))
+    share = 1 - len(train) / len(texts["train"])
+    if share > REPEATED and not data.distinct:
         yield f"train: {share:.1%} of the sentences are repetitions; data.distinct=true keeps each once"
-
-
-def _shared(texts: dict[str, _Column]) -> Iterator[str]:
-    train = set(texts["train"])
     for split in ("valid", "test"):
-        share = sum(text in train for text in texts[split]) / len(texts[split])
+        share = sum(text in train for text in sentences_of(texts[split])) / len(texts[split])
         if share > SHARED:
             yield (
                 f"{split}: {share:.1%} of the sentences are in train, too, so scores are too good;"
@@ -187,13 +165,15 @@ def _shared(texts: dict[str, _Column]) -> Iterator[str]:
             )
 
 
-def _given_away(train: _Column, prepared: Corpus) -> Iterator[str]:
+def _given_away(train: Dataset, prepared: Corpus) -> Iterator[str]:
     """Warn of labels that are in the text."""
     labels = prepared.labels.get("train")
     if labels is None:
         return
     for name in labels.column_names:
-        pairs = [(label, text) for label, text in zip(labels[name], train, strict=True) if label is not None]
+        pairs = [
+            (label, text) for label, text in zip(labels[name], sentences_of(train), strict=True) if label is not None
+        ]
         found = sum(f" {label.replace('_', ' ').lower()} " in f" {text.lower()} " for label, text in pairs)
         if pairs and found / len(pairs) > LABELLED:
             yield (

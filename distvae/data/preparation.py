@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import unicodedata
@@ -26,11 +25,10 @@ from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
 from distvae.system.files import room_for_sockets
-from distvae.tokenization import OPTIONS, fit
+from distvae.tokenization import BUILT_IN, OPTIONS
 from distvae.tokenization.base import Tokenizer, WordLevel
 from distvae.tokenization.pieces import PieceTokenizer
 from distvae.tokenization.treebank import TreebankTokenizer
-from distvae.tokenization.words import Words
 
 # Share of a single file, and maximum number of sentences, for each of valid and test unless sizes are configured.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 6_000
@@ -101,9 +99,9 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
     """
     if data.path == CAPTIONS:
         words = {split: Dataset.from_dict({"words": tokens}) for split, tokens in drawn_captions(data).items()}
-        return Tokens(words, fit(Words(), ()), [])
+        return Tokens(words, BUILT_IN["words"], [])
     chosen = choose(data, files, work)
-    tokenizer = fit(data.tokenizer, _sentences_of(chosen.texts["train"]))
+    tokenizer = data.tokenizer.fit(sentences_of(chosen.texts["train"]))
     words = {split: _tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.texts.items()}
     return Tokens(words, tokenizer, chosen.notes, chosen.labels)
 
@@ -131,7 +129,7 @@ def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
         notes += [f"{name}: {note}" for note in (source.note, left_out and f"{left_out} left out") if note]
     notes += _cut_missing(rows, texts, data)
     if data.disjoint:
-        dropped = splits.make_disjoint(rows, lambda split: _sentences_at(texts[split].rows, rows[split]))
+        dropped = splits.make_disjoint(rows, lambda split: sentences_of(texts[split].rows.select(rows[split])))
         for split, count in dropped.items():
             if not len(rows[split]):
                 raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}")
@@ -149,6 +147,12 @@ def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
         if found is not None:
             labels[split] = found.select(rows[split])
     return Chosen(chosen, notes, labels)
+
+
+def sentences_of(texts: Dataset) -> Iterator[str]:
+    """Yield the column ``text`` without white space around it; "" where a row has no text."""
+    for batch in texts.with_format("arrow").iter(1000):  # as many as are tokenised at once, because they may be long
+        yield from ((sentence or "").strip() for sentence in batch[TEXT_COLUMN].to_pylist())
 
 
 def vocabulary_of(data: DataConfig, train: Dataset, tokenizer: Tokenizer) -> Vocabulary:
@@ -222,7 +226,7 @@ def _filter(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
     kept = array("q")
     seen: set[str] = set()
     empty = long = repeated = 0
-    for row, sentence in enumerate(_sentences(text)):
+    for row, sentence in enumerate(sentences_of(text)):
         if _INVISIBLE.fullmatch(sentence):
             empty += 1
         elif data.max_words is not None and len(sentence.split()) > data.max_words:
@@ -239,18 +243,6 @@ def _filter(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
         (repeated, _count(repeated, "repeated sentence")),
     ]
     return np.frombuffer(kept, dtype=np.int64), ", ".join(words for count, words in counted if count)
-
-
-def _sentences(text: Dataset) -> Iterator[str]:
-    batches = (batch.to_pylist() for batch in text.data.column(TEXT_COLUMN).chunks)
-    return ((sentence or "").strip() for sentence in itertools.chain.from_iterable(batches))
-
-
-def _sentences_at(text: Dataset, rows: np.ndarray) -> Iterator[str]:
-    column = text.data.column(TEXT_COLUMN)
-    for start in range(0, len(rows), BATCH):
-        for sentence in column.take(pa.array(rows[start : start + BATCH])).to_pylist():
-            yield sentence.strip()
 
 
 def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: DataConfig) -> list[str]:
@@ -304,13 +296,11 @@ def _codes(columns: Dataset) -> np.ndarray:
     return np.where(missing, -1, codes)
 
 
-def _sentences_of(text: Dataset) -> Iterator[str]:
-    for batch in text.with_format("arrow").iter(BATCH):
-        yield from batch[TEXT_COLUMN].to_pylist()
-
-
 def _tokenise(text: Dataset, split: str, tokenizer: Tokenizer, workers: int | None, work: Path) -> Dataset:
-    """Map the column ``text`` to ``words`` and, as versions before had none, but for one tokenizer, ``characters``."""
+    """Map the column ``text`` to ``words`` and ``characters``.
+
+    A corpus by the Treebank rules has no ``characters``, so that it is the one that older versions built.
+    """
     features = {"words": List(Value("string"))}
     if not isinstance(tokenizer, TreebankTokenizer):
         features[CHARACTERS] = Value("int32")
@@ -329,10 +319,10 @@ def _tokenise(text: Dataset, split: str, tokenizer: Tokenizer, workers: int | No
 
 
 def _tokenise_batch(batch: dict[str, list[str]], tokenizer: Tokenizer, count: bool) -> dict[str, list[Any]]:
-    sentences = batch[TEXT_COLUMN]
+    sentences = [sentence.strip() for sentence in batch[TEXT_COLUMN]]
     columns: dict[str, list[Any]] = {"words": [tokenizer.tokenize(sentence) for sentence in sentences]}
     if count:
-        columns[CHARACTERS] = [1 + len(unicodedata.normalize("NFC", sentence.strip())) for sentence in sentences]
+        columns[CHARACTERS] = [1 + len(unicodedata.normalize("NFC", sentence)) for sentence in sentences]
     return columns
 
 

@@ -15,7 +15,7 @@ from distvae.system.errors import UserError
 from distvae.system.files import damaged, read_as, read_text, write_text
 from distvae.tokenization import BUILT_IN, OPTIONS
 from distvae.tokenization.base import Tokenizer, UnknownWords
-from distvae.tokenization.pieces import UNKNOWN, PieceTokenizer, can_be_read
+from distvae.tokenization.pieces import UNKNOWN, PieceTokenizer
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS)
@@ -141,10 +141,12 @@ class Vocabulary:
         if found.tokenizer in BUILT_IN:
             return found
         file = Path(path).with_name(TOKENIZER)
-        definition = read_text(file)
-        if not can_be_read(definition):
-            raise damaged(file, "a tokenizer", "the tokenizers library cannot read it")
-        return replace(found, definition=definition)
+        found = replace(found, definition=read_text(file))
+        try:
+            found.splitter  # noqa: B018 - reads the definition
+        except ValueError as error:
+            raise damaged(file, "a tokenizer", str(error)) from None
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write JSON with one token per line, and beside it the ``tokenizer.json`` of a tokenizer of pieces."""

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable
 from typing import Annotated, get_args
 
 from pydantic import Field
 
 from distvae.tokenization.base import Tokenizer, WordLevel
-from distvae.tokenization.characters import Characters, CharacterTokenizer
+from distvae.tokenization.characters import Characters
 from distvae.tokenization.pieces import BPE, Pretrained, Unigram
-from distvae.tokenization.treebank import Treebank, TreebankTokenizer
-from distvae.tokenization.whitespace import Whitespace, WhitespaceTokenizer
-from distvae.tokenization.words import Words, WordTokenizer
+from distvae.tokenization.treebank import Treebank
+from distvae.tokenization.whitespace import Whitespace
+from distvae.tokenization.words import Words
 
 _Options = Words | Whitespace | Characters | Treebank | BPE | Unigram | Pretrained
 
@@ -25,21 +24,9 @@ TokenizerOptions = Annotated[_Options, Field(discriminator="name")]
 
 # Tokenizers that need no training.
 BUILT_IN: dict[str, Tokenizer] = {
-    "words": WordTokenizer(),
-    "whitespace": WhitespaceTokenizer(),
-    "characters": CharacterTokenizer(),
-    "treebank": TreebankTokenizer(),
+    options.name: options.tokenizer for options in get_args(_Options) if issubclass(options, WordLevel)
 }
 OPTIONS: dict[str, type[_Options]] = {options.name: options for options in get_args(_Options)}
-
-
-def fit(options: _Options, sentences: Iterable[str]) -> Tokenizer:
-    """Return the tokenizer for a config's options, trained on sentences if it is one that is trained.
-
-    Raises:
-        UserError: it cannot be trained or read.
-    """
-    return BUILT_IN[options.name] if isinstance(options, WordLevel) else options.fit(sentences)
 
 
 def origin(options: _Options) -> dict[str, str]:

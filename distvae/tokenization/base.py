@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
@@ -40,4 +40,9 @@ class WordLevel:
     # Map unknown words to classes by their shape, or to a single `<unk>`.
     unk: UnknownWords = "classes"
 
+    tokenizer: ClassVar[Tokenizer]
     libraries: ClassVar[tuple[str, ...]] = ()  # whose versions may change the tokens
+
+    def fit(self, sentences: Iterable[str]) -> Tokenizer:
+        """Return the tokenizer, which needs no training."""
+        return self.tokenizer

@@ -34,4 +34,5 @@ class Characters(WordLevel):
 
     name: Literal["characters"] = "characters"
 
+    tokenizer: ClassVar[Tokenizer] = CharacterTokenizer()
     libraries: ClassVar[tuple[str, ...]] = ("regex",)

@@ -23,16 +23,19 @@ class PieceTokenizer(Tokenizer):
 
     Args:
         definition: the content of its ``tokenizer.json``.
+
+    Raises:
+        ValueError: the library cannot read it.
     """
 
     unit = "piece"
 
     def __init__(self, definition: str):
         self.definition = definition
-
-    @cached_property
-    def _library(self) -> Any:
-        return _library().Tokenizer.from_str(self.definition)
+        try:
+            self._library = _library().Tokenizer.from_str(definition)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"the tokenizers library cannot read it: {error}") from None
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -50,9 +53,6 @@ class PieceTokenizer(Tokenizer):
         decoder = self._library.decoder
         text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
         return text
-
-    def __getstate__(self) -> dict[str, str]:
-        return {"definition": self.definition}
 
 
 @dataclass(frozen=True, config=RULES)
@@ -158,19 +158,10 @@ class Pretrained:
         except Exception as error:  # the library raises nothing narrower
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"data.tokenizer_file={self.tokenizer_file}: is no tokenizer.json that can be read, nor a model of the"
+                f"data.tokenizer_file={self.tokenizer_file}: is neither a readable tokenizer.json nor a model of the"
                 f" hub that has one ({why})"
             ) from None
         return found
-
-
-def can_be_read(definition: str) -> bool:
-    """Return whether the library can read a ``tokenizer.json``."""
-    try:
-        _library().Tokenizer.from_str(definition)
-    except Exception:  # the library raises nothing narrower
-        return False
-    return True
 
 
 def _in_order(definition: str) -> str:

@@ -40,6 +40,7 @@ class Treebank(WordLevel):
 
     name: Literal["treebank"] = "treebank"
 
+    tokenizer: ClassVar[Tokenizer] = TreebankTokenizer()
     libraries: ClassVar[tuple[str, ...]] = ("nltk",)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -30,3 +30,5 @@ class Whitespace(WordLevel):
     """Text that is tokenised already."""
 
     name: Literal["whitespace"] = "whitespace"
+
+    tokenizer: ClassVar[Tokenizer] = WhitespaceTokenizer()

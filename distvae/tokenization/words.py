@@ -115,6 +115,7 @@ class Words(WordLevel):
 
     name: Literal["words"] = "words"
 
+    tokenizer: ClassVar[Tokenizer] = WordTokenizer()
     libraries: ClassVar[tuple[str, ...]] = ("regex",)
 
 

@@ -59,6 +59,16 @@ def test_the_characters_of_sentences_are_counted(tmp_path, name):
     assert prepared.test.characters.tolist() == [len(line) + 1 for line in TEXT]
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_white_space_around_a_sentence_is_no_token(tmp_path, settings, name):
+    given = {"tokenizer": name, **settings.get(name, {})}
+    plain = [ids.tolist() for ids in prepare(tmp_path, **given).test]
+    for split in ("train", "valid", "test"):
+        (tmp_path / "text" / f"{split}.txt").write_text("".join(f"  {line}\t \n" for line in TEXT), encoding="utf-8")
+    data = DataConfig(path=str(tmp_path / "text"), cache=str(tmp_path / "cache"), workers=1, **given)
+    assert [ids.tolist() for ids in corpus.load(corpus.prepare(data, progress=False)).test] == plain
+
+
 def test_the_characters_of_captions_are_those_of_their_text(tmp_path):
     data = DataConfig(cache=str(tmp_path), train_size=20, valid_size=9, test_size=9)
     prepared = corpus.load(corpus.prepare(data, progress=False))

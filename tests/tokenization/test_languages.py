@@ -4,13 +4,13 @@ import unicodedata
 
 import pytest
 
-from distvae.tokenization import BPE, BUILT_IN, Unigram, fit
+from distvae.tokenization import BPE, BUILT_IN, Unigram
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "tests" / "fixtures" / "languages").glob("*.txt"))
 SENTENCES = {file.stem: file.read_text(encoding="utf-8").splitlines() for file in FILES}
 TRAINED = {
-    options.name: fit(options, [line for lines in SENTENCES.values() for line in lines])
+    options.name: options.fit([line for lines in SENTENCES.values() for line in lines])
     for options in (BPE(vocabulary_size=400), Unigram(vocabulary_size=900))
 }
 

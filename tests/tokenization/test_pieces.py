@@ -80,7 +80,7 @@ def test_a_file_that_is_no_tokenizer(tmp_path, monkeypatch, content):
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=r"is no tokenizer\.json that can be read, nor a model of the hub") as caught:
+    with pytest.raises(UserError, match=r"is neither a readable tokenizer\.json nor a model of the hub") as caught:
         Pretrained(tokenizer_file=str(path)).fit(())
     assert "\n" not in str(caught.value)
 
