@@ -15,23 +15,20 @@ if __name__ == "__main__":
     # A script's folder comes first on the import path, where our `config` and `data` would hide others of such names.
     sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
-import torch
 from pydantic import ValidationError
-from torch import Tensor
 
+from distvae.api import TextModel, load
 from distvae.config.load import explain, load_config
 from distvae.config.schema import OptimizerConfig
 from distvae.distributed.runtime import Runtime
-from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
-from distvae.model.vae import TextVAE
+from distvae.evaluation.generation import Decoding, prior_draws
 from distvae.reports import comparison
-from distvae.runs.checkpoints import Export, load_export
+from distvae.runs.checkpoints import load_export
 from distvae.runs.results import Results, load_results, results_to_dict
 from distvae.system.arguments import Parser, integer
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
 from distvae.system.programs import run_program
-from distvae.system.progress_bar import Progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,24 +161,18 @@ def _warn_of_other_sentences(run: str, results: Results) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     """Decode draws from the prior. A language model, which has none, draws words."""
-    model, found = _load(options.run)
-    if found.config.language_model and options.method is None:
-        options.method = "sample"
-    z = prior_draws(model, options.count, options.seed)
-    sentences = _decode(model, z, found, options)
-    _print(options, sentences, {"sentences": sentences})
+    model = load(options.run)
+    sentences = model.sample(options.count, **_given(options))
+    _print(options, model, sentences, {"sentences": sentences})
 
 
 def _interpolate(options: argparse.Namespace) -> None:
     """Decode points on a line in latent space between prior draws or sentences of your own."""
-    model, found = _load_vae(options.run)
-    start, end = prior_draws(model, 2, options.seed)
-    if options.start is not None:
-        start = _encode(model, found, [options.start])[0]
-    if options.end is not None:
-        end = _encode(model, found, [options.end])[0]
-    sentences = _decode(model, interpolation(start, end, options.steps), found, options)
-    _print(options, sentences, {"sentences": sentences})
+    model = load(options.run)
+    drawn = prior_draws(model.model, 2, options.seed)
+    start, end = (z if given is None else given for z, given in zip(drawn, (options.start, options.end), strict=True))
+    sentences = model.interpolate(start, end, options.steps, **_given(options))
+    _print(options, model, sentences, {"sentences": sentences})
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
@@ -192,11 +183,11 @@ def _reconstruct(options: argparse.Namespace) -> None:
         raise UserError(f"standard input: is not {error.encoding}: {error.reason}") from None
     if not sentences:
         raise UserError("no sentences to reconstruct; give them as arguments, or one per line on standard input")
-    model, found = _load_vae(options.run)
-    rebuilt = _decode(model, _encode(model, found, sentences), found, options)
+    model = load(options.run)
+    rebuilt = model.reconstruct(sentences, **_given(options))
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
-    _print(options, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
+    _print(options, model, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -252,31 +243,8 @@ def _sweep_report(options: argparse.Namespace) -> None:
 # -- Parts -------------------------------------------------------------------------------------------------------------
 
 
-def _load(run: str) -> tuple[TextVAE, Export]:
-    found = load_export(run)
-    return found.model("cuda" if torch.cuda.is_available() else "cpu"), found
-
-
-def _load_vae(run: str) -> tuple[TextVAE, Export]:
-    model, found = _load(run)
-    if found.config.language_model:
-        raise UserError(f"{run}: is a language model; it has no latent variable to encode to or decode from")
-    return model, found
-
-
-def _encode(model: TextVAE, found: Export, sentences: list[str]) -> Tensor:
-    ids = [found.vocabulary.ids(sentence) for sentence in sentences]
-    return posterior_means(model, ids, found.vocabulary.pad)
-
-
-def _decode(model: TextVAE, z: Tensor, found: Export, options: argparse.Namespace) -> list[str]:
-    with Progress("decode", len(z), shown=True) as progress:
-        return decode(model, z, found.vocabulary, _decoding(options), progress.advance)
-
-
-def _decoding(options: argparse.Namespace) -> Decoding:
-    given = {field.name: getattr(options, field.name) for field in fields(Decoding)}
-    return Decoding(**given | {"method": options.method or Decoding.method})
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(Decoding)}
 
 
 def _name(run: str) -> str:
@@ -284,9 +252,9 @@ def _name(run: str) -> str:
     return folder.parent.name if folder.name in ("best", "pretrained") else folder.name
 
 
-def _print(options: argparse.Namespace, lines: list[str], content: dict[str, Any]) -> None:
+def _print(options: argparse.Namespace, model: TextModel, lines: list[str], content: dict[str, Any]) -> None:
     if options.json:
-        _print_json(content | {"decoding": asdict(_decoding(options))})
+        _print_json(content | {"decoding": asdict(model.decoding(**_given(options)))})
     else:
         print("\n".join(map(printable, lines)))
 

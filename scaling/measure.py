@@ -14,11 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
 
 from distvae.config.schema import Config
-from distvae.data.corpus import Sentences
+from distvae.data.sentences import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.methods.annealing import Constant
@@ -132,7 +131,7 @@ class RandomSteps:
 
     def _random(self, count: int) -> Sentences:
         ids = np.random.default_rng(0).integers(2, self._vocabulary_size, (count, self.tokens + 1))
-        return Sentences(Dataset.from_dict({"ids": list(ids)}))
+        return Sentences.of(list(ids))
 
 
 def _seconds(runtime: Runtime, actions: dict[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:

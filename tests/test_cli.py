@@ -130,7 +130,7 @@ def test_too_little_memory_gets_one_line(run, said, monkeypatch):
     def decode(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("distvae.cli.decode", decode)
+    monkeypatch.setattr("distvae.evaluation.generation.decode", decode)
     assert said("sample", run, code=2).startswith("distvae: out of memory: ")
 
 

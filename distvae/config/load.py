@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ _SECTIONS = (
 )  # fmt: skip
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = False, stored: bool = False) -> Config:
+def load_config(
+    path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), whole: bool = False, stored: bool = False
+) -> Config:
     """Read a YAML file over its bases, apply ``key=value`` overrides, validate.
 
     Args:
         path: the YAML file.
-        overrides: as ``kl.target_rate=6``; the value is YAML.
+        overrides: as ``kl.target_rate=6``, whose value is YAML, or values by key.
         whole: require every section of format 1, which each file that a run wrote has. Implies ``stored``.
         stored: accept options that nothing reads, because a run of an older version may have written the file.
 
@@ -47,8 +49,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), whole: bool = F
     missing = [name for name in _SECTIONS if name not in tree]
     if whole and missing:
         raise ConfigError(f"{path}: is not the complete config of a run: it lacks {', '.join(missing)}")
-    for override in overrides:
-        apply_override(tree, override)
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            set_key(tree, key, value)
+    else:
+        for override in overrides:
+            apply_override(tree, override)
     if stored or whole:
         migrate(tree)
     if tree.get("run") is None:

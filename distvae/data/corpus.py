@@ -19,11 +19,10 @@ import re
 import shutil
 import tempfile
 import time
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import datasets
 import numpy as np
@@ -35,6 +34,7 @@ from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, preparation, sources
 from distvae.data.local import Files
 from distvae.data.preparation import CHARACTERS, Tokens
+from distvae.data.sentences import Sentences
 from distvae.data.splits import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
@@ -51,45 +51,6 @@ LABELS = "labels"
 
 # Settings that are part of the fingerprint only if they differ from their defaults, because older corpora lack them.
 _ADDED = {"subset", "split", "label", "group", "disjoint"}
-
-
-class Sentences(Sequence[np.ndarray]):
-    """Read-only token ids of a split: int32 [length] views of memory-mapped Arrow.
-
-    Attributes:
-        lengths: int32 [N], tokens of each sentence, ``<s>`` and ``</s>`` included.
-        characters: int32 [N], characters of each sentence and one for its end; None: a corpus by the Treebank rules,
-            which older versions built without.
-    """
-
-    def __init__(self, dataset: Dataset, characters: np.ndarray | None = None):
-        self.characters = characters
-        chunks = dataset.data.column("ids").chunks
-        self._chunks: list[tuple[np.ndarray, np.ndarray]] = [
-            (chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks
-        ]
-        self._firsts: list[int] = np.cumsum([0] + [len(chunk) for chunk in chunks]).tolist()
-        self.lengths = np.empty(self._firsts[-1], dtype=np.int32)
-        for first, (_, offsets) in zip(self._firsts, self._chunks, strict=False):
-            np.subtract(offsets[1:], offsets[:-1], out=self.lengths[first : first + len(offsets) - 1])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
-        """Return one sentence, or those of a slice; negative numbers raise IndexError."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self.lengths):
-            raise IndexError(f"sentence {index} of {len(self.lengths)}")
-        chunk = bisect_right(self._firsts, index) - 1
-        values, offsets = self._chunks[chunk]
-        row = index - self._firsts[chunk]
-        return values[offsets[row] : offsets[row + 1]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +101,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
         work = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache, ignore_cleanup_errors=True)
-        with work, _quiet_datasets(progress):
+        with work, quiet_datasets(progress):
             tokens = preparation.tokens_of(data, files, Path(work.name))
             if sources.states(files) != states or _origin(data, files) != origin:
                 raise UserError(
@@ -184,7 +145,7 @@ def load(folder: str | Path) -> Corpus:
     except (_DamagedError, OSError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training will rebuild it") from None
     vocabulary = Vocabulary.load(folder / VOCABULARY)
-    train, valid, test = (Sentences(rows, _characters(rows)) for rows in splits.values())
+    train, valid, test = (Sentences(rows.data.column("ids"), _characters(rows)) for rows in splits.values())
     if vocabulary.unk == "closed":  # captions are drawn as tokens
         for sentences in (valid, test):
             sentences.characters = np.array([1 + len(vocabulary.text(ids)) for ids in sentences], dtype=np.int32)
@@ -253,7 +214,7 @@ def _build(folder: Path, tokens: Tokens, vocabulary: Vocabulary, origin: dict[st
     notes = [*tokens.notes]
     if not closed:
         notes.append(preparation.note_on_unknown(unknown, vocabulary.tokenizer))
-    digests = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    digests = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     manifest: dict[str, Any] = {
         "notes": tokens.notes
         if closed
@@ -302,15 +263,15 @@ def _verify(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-        digest = manifest.pop("sha256")
-        well = digest == _sha256(manifest) and folder.name == _fingerprint(manifest["origin"])
+        whole = manifest.pop("sha256")
+        well = whole == _sha256(manifest) and folder.name == _fingerprint(manifest["origin"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         well = False
     if not well:
         raise _DamagedError(f"{MANIFEST} is missing or has changed")
-    for name, digest in manifest["files"].items():
+    for name, expected in manifest["files"].items():
         try:
-            well = _digest(folder / name) == digest
+            well = digest(folder / name) == expected
         except OSError:
             well = False
         if not well:
@@ -322,17 +283,17 @@ def _sha256(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """Return a non-cryptographic digest, because every process of every run hashes the whole corpus."""
-    digest, block = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
+    found, block = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
-            digest.update(block[:count])
-    return digest.hexdigest()
+            found.update(block[:count])
+    return found.hexdigest()
 
 
 @contextlib.contextmanager
-def _quiet_datasets(progress: bool) -> Iterator[None]:
+def quiet_datasets(progress: bool = False) -> Iterator[None]:
     """Silence the errors that datasets logs, because we report them, and its progress bars unless requested."""
     verbosity = datasets.logging.get_verbosity()
     hide = not progress and not datasets.are_progress_bars_disabled()

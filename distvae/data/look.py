@@ -14,9 +14,10 @@ from datasets import Dataset
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import corpus, preparation, sources
-from distvae.data.corpus import Corpus, Sentences
+from distvae.data.corpus import Corpus
 from distvae.data.preparation import sentences_of
 from distvae.data.readers.columns import TEXT_COLUMN
+from distvae.data.sentences import Sentences
 from distvae.data.splits import SPLITS
 from distvae.tokenization import BUILT_IN
 

@@ -7,19 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from distvae.data.batches import collate
 from distvae.data.vocabulary import Vocabulary
 from distvae.model.draws import generator, sentence_noise
 from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
-# Sentences encoded at a time, and next-token scores decoded at a time (in several float64 copies), so that memory does
-# not grow with the number of sentences.
-ENCODED_TOGETHER, SCORED_TOGETHER = 256, 2**22
+# Next-token scores decoded at a time, in several float64 copies, so that memory does not grow with the number of
+# sentences.
+SCORED_TOGETHER = 2**22
 
 
 @dataclass(frozen=True)
@@ -69,17 +67,6 @@ def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
 
 
 @torch.inference_mode()
-def posterior_means(model: TextVAE, ids: list[list[int]], pad: int) -> Tensor:
-    """Return μ of each sentence of ids: [b, m]."""
-    means = []
-    for start in range(0, len(ids), ENCODED_TOGETHER):
-        rows = slice(start, min(start + ENCODED_TOGETHER, len(ids)))
-        batch = collate(ids, np.arange(len(ids)), rows, pad)
-        means.append(model.encoder(batch.tokens.to(_device(model)), batch.lengths.to(_device(model))).mean)
-    return torch.cat(means)
-
-
-@torch.inference_mode()
 def decode(
     model: TextVAE,
     z: Tensor,
@@ -96,7 +83,7 @@ def decode(
     together = max(1, SCORED_TOGETHER // (beams * len(vocabulary)))
     sentences = []
     for start in range(0, len(z), together):
-        some = z[start : start + together]
+        some = z[start : start + together].to(_device(model))
         if decoding.method == "beam":
             ids = _beam(model, some, vocabulary, decoding)
         else:

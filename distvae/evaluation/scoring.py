@@ -11,9 +11,9 @@ of the training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,18 +22,16 @@ from torch import Tensor
 from distvae.config.schema import EvaluationConfig
 from distvae.data import captions
 from distvae.data.batches import Batch, collate, evaluation_plan, share
+from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.device import has_bf16
-from distvae.distributed.runtime import Runtime
+from distvae.distributed.ranks import Ranks
 from distvae.evaluation.scores import Floor, Scores, SentenceScores, active_units, mean_estimate, perplexity
 from distvae.methods.kl import kl_per_dimension
 from distvae.model.decoder import Decoder
 from distvae.model.draws import sentence_noise
 from distvae.model.posterior import Posterior
 from distvae.model.vae import TextVAE
-
-if TYPE_CHECKING:  # importing `datasets` takes a second, which samples and reports do not need
-    from distvae.data.corpus import Sentences
 
 # Values of float64 in a chunk of draws of z times mixture components, some 100 MiB with temporaries.
 _MIXTURE_VALUES = 2**22
@@ -50,7 +48,7 @@ def score(
     model: TextVAE,
     sentences: Sentences,
     settings: EvaluationConfig,
-    runtime: Runtime,
+    ranks: Ranks,
     importance_samples: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Scores, SentenceScores]:
@@ -68,15 +66,9 @@ def score(
     exact = model.latent_size == 0
     if exact:
         importance_samples = 0
-    training = model.training
-    model.eval()
-    try:
-        # Some GPUs would otherwise run an LSTM's float32 with 10 bits of mantissa.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            table = _score(model, sentences, settings, runtime, importance_samples, on_progress)
-            information = mutual_information(table.posterior, table.z, runtime, lambda: on_progress(0))
-    finally:
-        model.train(training)
+    with exact_inference(model):
+        table = _score(model, sentences, settings, ranks, importance_samples, on_progress)
+        information = mutual_information(table.posterior, table.z, ranks, lambda: on_progress(0))
     kl = kl_per_dimension(*table.posterior).numpy()
     each = SentenceScores(
         tokens=table.tokens,
@@ -98,19 +90,53 @@ def score(
     return scores, each
 
 
+def log_likelihoods(
+    model: TextVAE,
+    sentences: Sentences,
+    settings: EvaluationConfig,
+    ranks: Ranks,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Return log p(x) of each sentence in nats: the importance-weighted estimate, or the exact value without z.
+
+    Args: those of ``score``; K is ``settings.importance_samples``.
+
+    Returns:
+        [N], float64, the same on every rank: minus the NLL of ``score``.
+    """
+    exact = model.latent_size == 0
+    with exact_inference(model):
+        samples = 0 if exact else settings.importance_samples
+        table = _score(model, sentences, settings, ranks, samples, on_progress)
+    return -(table.re if exact else table.nll)
+
+
+@contextmanager
+def exact_inference(model: TextVAE) -> Iterator[None]:
+    """Set a model to evaluation without gradients, in float32 or better; afterwards to what it was."""
+    training = model.training
+    model.eval()
+    try:
+        # Some GPUs would otherwise run an LSTM's float32 with 10 bits of mantissa.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        model.train(training)
+
+
 def floor(
     sentences: Sentences,
     vocabulary: Vocabulary,
-    runtime: Runtime,
+    ranks: Ranks,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Floor:
     """Return the exact lower bound of NLL and PPL for the built-in captions. Ranks share the work: one collective."""
     nll = torch.zeros(len(sentences), dtype=torch.float64)
-    mine = share(len(sentences), runtime.rank, runtime.world_size)
+    mine = share(len(sentences), ranks.rank, ranks.world_size)
     for number in range(mine.start, mine.stop):
         nll[number] = -captions.log_probability(vocabulary.decode(sentences[number]))
-        on_progress(runtime.world_size)
-    found = runtime.sum(nll.to(runtime.device)).cpu().numpy()
+        on_progress(ranks.world_size)
+    found = ranks.sum(nll.to(ranks.device)).cpu().numpy()
     return Floor(mean_estimate(found), perplexity(found, sentences.lengths - 1))
 
 
@@ -155,7 +181,7 @@ def importance_weighted_nll(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mutual_information(
-    posterior: Posterior, z: Tensor, runtime: Runtime, on_progress: Callable[[], None] = lambda: None
+    posterior: Posterior, z: Tensor, ranks: Ranks, on_progress: Callable[[], None] = lambda: None
 ) -> np.ndarray:
     """Return log q(zᵢ|xᵢ) − log q(zᵢ) of each sentence in nats, where q(z) is the mixture of all N posteriors.
 
@@ -173,13 +199,13 @@ def mutual_information(
     n = len(z)
     if z.shape[1] == 0:
         return np.zeros(n)
-    mine = share(n, runtime.rank, runtime.world_size)
-    mean, log_variance, z = (x.to(runtime.device) for x in (posterior.mean, posterior.log_variance, z))
+    mine = share(n, ranks.rank, ranks.world_size)
+    mean, log_variance, z = (x.to(ranks.device) for x in (posterior.mean, posterior.log_variance, z))
     precision = torch.exp(-log_variance)
     constant = (precision * mean.square() + log_variance).sum(dim=1)
-    values = torch.zeros(n, dtype=torch.float64, device=runtime.device)
+    values = torch.zeros(n, dtype=torch.float64, device=ranks.device)
     chunk = max(1, _MIXTURE_VALUES // n)
-    largest = -(-n // runtime.world_size)  # of the ranks' shares
+    largest = -(-n // ranks.world_size)  # of the ranks' shares
     for done in range(0, largest, chunk):
         if done:
             on_progress()
@@ -187,7 +213,7 @@ def mutual_information(
         log_density = -0.5 * (z[rows].square() @ precision.T - 2 * z[rows] @ (precision * mean).T + constant)
         own = log_density.gather(1, torch.arange(n, device=z.device)[rows, None]).squeeze(1)
         values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)
-    return runtime.sum(values).cpu().numpy()
+    return ranks.sum(values).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -207,7 +233,7 @@ def _score(
     model: TextVAE,
     sentences: Sentences,
     settings: EvaluationConfig,
-    runtime: Runtime,
+    ranks: Ranks,
     importance_samples: int,
     on_progress: Callable[[int], None],
 ) -> _Table:
@@ -217,15 +243,13 @@ def _score(
         # Take as many sentences at once as fit into the limit with all copies of their samples.
         fitting = settings.memory_mb * 2**20 // (_COPIES * 8 * model.latent_size)
         batch_size = min(batch_size, max(1, min(_DRAWS, fitting) // importance_samples))
-    for numbers in evaluation_plan(sentences.lengths, batch_size * runtime.world_size):
-        mine = share(len(numbers), runtime.rank, runtime.world_size)
+    for numbers in evaluation_plan(sentences.lengths, batch_size * ranks.world_size):
+        mine = share(len(numbers), ranks.rank, ranks.world_size)
         if mine.stop > mine.start:
             batch = collate(sentences, numbers, mine, model.decoder.pad)
-            rows[numbers[mine]] = _score_batch(
-                model, batch, numbers[mine], settings, importance_samples, runtime.device
-            )
+            rows[numbers[mine]] = _score_batch(model, batch, numbers[mine], settings, importance_samples, ranks.device)
         on_progress(len(numbers))
-    rows = runtime.sum(rows.to(runtime.device)).cpu()
+    rows = ranks.sum(rows.to(ranks.device)).cpu()
     seen, tokens, re, rounded_re, nll, effective = rows[:, :6].numpy().T
     assert (seen == 1).all(), "a sentence was scored twice or not at all"
     mean, log_variance, z = rows[:, 6:].chunk(3, dim=1)

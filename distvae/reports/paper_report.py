@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from distvae.config.schema import CAPTIONS
 from distvae.data import captions
-from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
+from distvae.evaluation.encoding import encode
+from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
 from distvae.evaluation.metrics import METRICS
 from distvae.reports import overview, paper_figure
 from distvae.reports.document import Figure, Line, Mark, Part, Report
@@ -159,5 +160,5 @@ def _reconstructions(exports: list[Export], sentences: Sequence[str]) -> list[Li
             sentences = [found.vocabulary.splitter.join(w) for w in words] if drawn else SENTENCES
         model = found.model("cpu")
         ids = [found.vocabulary.ids(sentence) for sentence in sentences]
-        columns.append(decode(model, posterior_means(model, ids, found.vocabulary.pad), found.vocabulary, Decoding()))
+        columns.append(decode(model, encode(model, ids).mean, found.vocabulary, Decoding()))
     return [Line(list(cells)) for cells in zip(sentences, *columns, strict=True)] if columns else []

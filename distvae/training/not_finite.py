@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from distvae.data.corpus import Sentences
+from distvae.data.sentences import Sentences
 from distvae.distributed.runtime import Runtime
 from distvae.runs import checkpoints
 from distvae.system.errors import PeerError, UserError

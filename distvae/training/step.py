@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distvae.config.schema import Config
 from distvae.data.batches import Batch, collate, share
-from distvae.data.corpus import Sentences
+from distvae.data.sentences import Sentences
 from distvae.distributed.engines.base import Engine, gradient_of, set_moving
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.runtime import Runtime

@@ -12,7 +12,7 @@ import torch
 
 from distvae.config.schema import CAPTIONS, Config
 from distvae.data.batches import share, training_plan
-from distvae.data.corpus import Sentences
+from distvae.data.sentences import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, set_learning_rate
 from distvae.distributed.runtime import Runtime

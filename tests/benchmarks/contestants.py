@@ -22,6 +22,7 @@ from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
 from distvae.data.batches import Plan, collate, training_plan
+from distvae.data.sentences import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import score
@@ -252,7 +253,7 @@ class _Some:
         return self.ids[index]
 
 
-def some_of(sentences: corpus.Sentences, count: int) -> _Some:
+def some_of(sentences: Sentences, count: int) -> _Some:
     """Sentences from all over the lengths there are, two of a length."""
     order = np.argsort(sentences.lengths, kind="stable")
     places = np.linspace(0, len(order) - _TOGETHER, count // _TOGETHER).round().astype(int)

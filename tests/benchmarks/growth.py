@@ -26,13 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset, Features, List, Value
 from rich.table import Table
 
 from distvae.config.schema import Config, DataConfig, ModelConfig
 from distvae.data import corpus
 from distvae.data.batches import collate, training_plan
-from distvae.data.corpus import Sentences
+from distvae.data.sentences import Sentences
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import mutual_information, score
 from distvae.model.posterior import Posterior
@@ -264,7 +263,7 @@ def _model(sizes: Sizes) -> ModelConfig:
 def random_sentences(sizes: Sizes) -> Sentences:
     """Return the sentences of a timed score."""
     ids = np.random.default_rng(0).integers(3, sizes.vocabulary, (SCORED, sizes.tokens + 1))
-    return Sentences(Dataset.from_dict({"ids": ids.tolist()}, Features({"ids": List(Value("int32"))})))
+    return Sentences.of(ids.tolist())
 
 
 def random_posteriors(count: int, latent: int) -> tuple[Posterior, torch.Tensor]:

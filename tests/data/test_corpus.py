@@ -6,13 +6,9 @@ import shutil
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from distvae.config.schema import DataConfig
 from distvae.data import captions, corpus, preparation, sources
@@ -53,28 +49,6 @@ def test_the_grammar_that_has_this_name_says_this():
     said = "".join(f"{' '.join(tokens)} {captions.log_probability(tokens):.9f}\n" for tokens in drawn)
     digest = hashlib.sha256(f"{captions.GRAMMAR}\n{said}".encode()).hexdigest()
     assert digest == "af6de890b57abf93b0745b20c25c3ac27a2c55db3581a7e63c94f1a29101fbac"
-
-
-# Sentences.
-
-
-@hypothesis_settings(max_examples=30, deadline=None)
-@given(rows=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), min_size=1, max_size=40), size=st.integers(1, 50))
-def test_sentences_are_the_rows_of_memory_mapped_arrow(tmp_path_factory, rows, size):
-    folder = tmp_path_factory.mktemp("arrow")
-    features = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
-    dataset = datasets.Dataset.from_dict({"ids": rows}, features=features)
-    dataset.map(lambda batch: batch, batched=True, batch_size=size, writer_batch_size=size).save_to_disk(folder)
-    before = pa.total_allocated_bytes()
-    sentences = corpus.Sentences(datasets.Dataset.load_from_disk(folder))
-    assert [sentences[i].tolist() for i in range(len(sentences))] == rows
-    assert sentences.lengths.tolist() == [len(row) for row in rows]
-    assert (sentences[0].dtype, sentences.lengths.dtype) == (np.int32, np.int32)
-    assert not sentences[0].flags.writeable
-    assert pa.total_allocated_bytes() - before < 4096
-    for outside in (-1, len(rows)):
-        with pytest.raises(IndexError):
-            sentences[outside]
 
 
 # Files.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distvae.config.schema import ModelConfig
 from distvae.data.vocabulary import Vocabulary
-from distvae.evaluation.generation import Decoding, decode, interpolation, posterior_means, prior_draws
+from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
 from distvae.model.draws import generator
 from distvae.model.vae import TextVAE, initialise
 from distvae.system.errors import UserError
@@ -354,17 +354,6 @@ def test_prior_draws_are_standard_normal_and_independent():
     z = prior_draws(tiny_model(), 2500, 1).double()
     assert z.mean(dim=0).abs().max() < 4 / 50
     assert (z.T.cov() - torch.eye(2)).abs().max() < 4 * math.sqrt(2 / 2500)
-
-
-@pytest.mark.parametrize("together", [3, 256])
-def test_posterior_means_are_the_encoders_one_by_one(monkeypatch, together):
-    monkeypatch.setattr("distvae.evaluation.generation.ENCODED_TOGETHER", together)
-    model = tiny_model()
-    rows = [VOCABULARY.encode(words.split()) for words in ("a b c", "", "d d d d d", "c")]
-    found = posterior_means(model, rows, PAD)
-    for mean, row in zip(found, rows, strict=True):
-        expected = model.encoder(torch.tensor([row]), torch.tensor([len(row)])).mean[0]
-        torch.testing.assert_close(mean, expected, rtol=0, atol=1e-14)
 
 
 # -- Settings ----------------------------------------------------------------------------------------------------------

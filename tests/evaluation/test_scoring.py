@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from distvae.config.schema import EvaluationConfig, ModelConfig
 from distvae.data import captions
-from distvae.data.corpus import Sentences
+from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.device import has_bf16
 from distvae.evaluation import scoring
@@ -83,7 +82,7 @@ def evaluate(*arguments, **options) -> Scores:
 
 def sentences_of(words: Sequence[Sequence[int]]) -> Sentences:
     rows = [[BOS, *ids, EOS] for ids in words]
-    return Sentences(Dataset.from_dict({"ids": rows}, features=Features({"ids": List(Value("int32"))})))
+    return Sentences.of(rows)
 
 
 def tiny_model(

@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 
 from distvae.config.schema import Config, ModelConfig, OptimizerConfig
-from distvae.data.corpus import Sentences
+from distvae.data.sentences import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
 from distvae.methods.annealing import Constant
@@ -46,7 +45,7 @@ def objective() -> Objective:
 
 def split() -> Sentences:
     rng = np.random.default_rng(0)
-    return Sentences(Dataset.from_dict({"ids": [rng.integers(2, 20, n).tolist() for n in (4, 7, 5, 6, 9)]}))
+    return Sentences.of([rng.integers(2, 20, n).tolist() for n in (4, 7, 5, 6, 9)])
 
 
 def test_a_step_minimises_the_mean_over_the_global_batch(made):

@@ -1,0 +1,215 @@
+"""Train text VAEs and use trained ones, from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from distvae.config.load import explain, load_config
+from distvae.config.schema import Config, EvaluationConfig
+from distvae.data.sentences import Sentences
+from distvae.data.vocabulary import Vocabulary
+from distvae.distributed.ranks import OneRank
+from distvae.evaluation import generation
+from distvae.evaluation.encoding import encode
+from distvae.evaluation.generation import Decoding, interpolation, prior_draws
+from distvae.evaluation.scoring import log_likelihoods
+from distvae.model.posterior import Posterior
+from distvae.runs.checkpoints import load_export
+from distvae.runs.results import Results
+from distvae.system.errors import UserError
+from distvae.system.progress_bar import Progress
+
+if TYPE_CHECKING:  # takes a second to import
+    from datasets import Dataset, DatasetDict
+
+
+class TextModel:
+    """A trained model: a VAE, an autoencoder or a language model.
+
+    Long inputs are processed in batches, so that memory does not grow with them, and show a progress bar on a terminal.
+    Tensors that methods return are in CPU memory; those that they take may be anywhere.
+
+    Attributes:
+        config: the settings that it was trained with.
+        vocabulary: its tokens and its tokenizer.
+        model: the module, in evaluation mode.
+        device: where it computes.
+
+    Args:
+        path: a run folder, or an exported ``best/`` folder.
+        device: default: the GPU if there is one.
+
+    Raises:
+        UserError: (a ``ValueError``) there is no model, or a file is missing or damaged.
+    """
+
+    def __init__(self, path: str | PathLike[str], device: torch.device | str | None = None):
+        found = load_export(fspath(path))
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = found.model(self.device)
+        self.config: Config = found.config
+        self.vocabulary: Vocabulary = found.vocabulary
+        self._name = fspath(path)
+
+    def __repr__(self) -> str:
+        model = self.config.model
+        return (
+            f"TextModel({self._name!r}, latent_size={model.latent_size}, hidden_size={model.hidden_size},"
+            f" vocabulary of {len(self.vocabulary):,} by {self.vocabulary.tokenizer}, on {self.device})"
+        )
+
+    def encode(self, sentences: Sequence[str]) -> Posterior:
+        """Return q(z|x) of each sentence: ``mean`` and ``log_variance``, [n, m] each.
+
+        Raises:
+            UserError: a sentence is blank, or the model is a language model.
+        """
+        self._need_z("encode")
+        ids = self._ids(sentences)
+        with Progress("encode", len(ids), shown=True) as progress:
+            return encode(self.model, ids, progress.advance)
+
+    def decode(self, z: Tensor, method: str | None = None, **options: Any) -> list[str]:
+        """Decode a sentence for each z: [n, m], or [m] for one.
+
+        Args:
+            method: ``greedy`` (the default; of a language model, ``sample``), ``sample`` or ``beam``.
+            options: of the method, the fields of ``Decoding``: temperature, top_k, top_p, beam_size, max_tokens, seed.
+
+        Raises:
+            UserError: z has another size or is not finite, or an option is unknown, out of range or of another method.
+        """
+        m = self.model.latent_size
+        z = z.unsqueeze(0) if z.ndim == 1 else z
+        if z.ndim != 2 or z.shape[1] != m:
+            raise UserError(f"z: has the shape {list(z.shape)}, and should have [n, {m}]")
+        z = z.detach().to(self.device, self.model.decoder.output.weight.dtype)
+        if not z.isfinite().all():
+            raise UserError("z: is not finite")
+        decoding = self.decoding(method, **options)
+        with Progress("decode", len(z), shown=True) as progress:
+            return generation.decode(self.model, z, self.vocabulary, decoding, progress.advance)
+
+    def decoding(self, method: str | None = None, **options: Any) -> Decoding:
+        """Return how ``decode`` decodes with these options."""
+        known = [field.name for field in dataclasses.fields(Decoding)]
+        for name in options:
+            if name not in known:
+                raise UserError(f"{name}: is not an option of decoding; the options are {', '.join(known)}")
+        default = "sample" if self.config.language_model else Decoding.method
+        return Decoding(**options | {"method": method or default})
+
+    def sample(self, count: int = 1, seed: int = 0, method: str | None = None, **options: Any) -> list[str]:
+        """Decode draws from the prior. More draws begin with those of fewer.
+
+        Args:
+            seed: of the prior and of the method ``sample``.
+            method, options: see ``decode``.
+        """
+        return self.decode(prior_draws(self.model, count, seed), method, seed=seed, **options)
+
+    def reconstruct(self, sentences: Sequence[str], method: str | None = None, **options: Any) -> list[str]:
+        """Decode the posterior mean of each sentence. ``method`` and ``options``: see ``decode``."""
+        return self.decode(self.encode(sentences).mean, method, **options)
+
+    def interpolate(
+        self, start: str | Tensor, end: str | Tensor, steps: int = 9, method: str | None = None, **options: Any
+    ) -> list[str]:
+        """Decode points on a line in latent space, both ends included (paper, Table 2).
+
+        Args:
+            start, end: a sentence, whose posterior mean it is, or z [m].
+            steps: number of points, at least 2.
+            method, options: see ``decode``.
+        """
+        if steps < 2:
+            raise UserError(f"steps {steps}: should be at least 2")
+        self._need_z("interpolate")
+        ends = [self.encode([end]).mean[0] if isinstance(end, str) else end.cpu() for end in (start, end)]
+        for z in ends:
+            if z.shape != (self.model.latent_size,):
+                raise UserError(f"z: has the shape {list(z.shape)}, and should have [{self.model.latent_size}]")
+        return self.decode(interpolation(ends[0], ends[1], steps), method, **options)
+
+    def log_likelihood(self, sentences: Sequence[str], samples: int | None = None, seed: int | None = None) -> Tensor:
+        """Return log p(x) of each sentence in nats: [n], float64.
+
+        It is the importance-weighted estimate, a lower bound in expectation (Burda et al., 2016); of a language model,
+        the exact value. A word outside the vocabulary counts as its class of unknown words.
+
+        Args:
+            samples: K; default: ``evaluation.importance_samples`` of the run's config.
+            seed: of the draws; default: that of the run's config.
+
+        Raises:
+            UserError: a sentence is blank, or the model is an autoencoder, whose z has no prior.
+        """
+        if self.config.autoencoder:
+            raise UserError(f"{self._name}: is an autoencoder; its z has no prior, so it has no log-likelihood")
+        given = {"importance_samples": samples, "seed": seed}
+        settings = _replaced(self.config.evaluation, {key: value for key, value in given.items() if value is not None})
+        ids = Sentences.of(self._ids(sentences))
+        with Progress("log-likelihood", len(ids), shown=True) as progress:
+            found = log_likelihoods(self.model, ids, settings, OneRank(self.device), progress.advance)
+        return torch.from_numpy(found)
+
+    def _ids(self, sentences: Sequence[str]) -> list[list[int]]:
+        if isinstance(sentences, str):
+            raise UserError("sentences: is one text; pass a list of sentences")
+        for number, sentence in enumerate(sentences):
+            if not isinstance(sentence, str):
+                raise UserError(f"sentences[{number}]: is {type(sentence).__name__}, and should be text")
+            if not sentence.strip():
+                raise UserError(f"sentences[{number}]: is blank; leave it out")
+        return [self.vocabulary.ids(sentence.strip()) for sentence in sentences]
+
+    def _need_z(self, action: str) -> None:
+        if self.config.language_model:
+            raise UserError(f"{self._name}: is a language model; it has no latent variable to {action}")
+
+
+def load(path: str | PathLike[str], device: torch.device | str | None = None) -> TextModel:
+    """Load a trained model. The arguments are those of ``TextModel``."""
+    return TextModel(path, device)
+
+
+def fit(
+    config: str | PathLike[str], settings: Mapping[str, str | PathLike[str] | Dataset | DatasetDict | Any] | None = None
+) -> Results:
+    """Train and score a config, as ``distvae/train.py`` does. A run that has begun resumes.
+
+    Args:
+        config: a YAML file, such as ``configs/own.yaml``.
+        settings: values of keys, such as ``{"kl.target_rate": 6, "run": "runs/six"}``. ``data.path`` may also be a
+            ``datasets.Dataset``, or a ``DatasetDict`` of splits; it is stored in ``data.cache``.
+
+    Returns:
+        The scores of the test split. The model is in the run folder: ``load(folder)``.
+
+    Raises:
+        UserError: (a ``ValueError``) a setting or the data is wrong, or numbers are no longer finite.
+    """
+    from distvae.train import train  # late, because it takes seconds to import what trains
+
+    given = {key: fspath(value) if isinstance(value, PathLike) else value for key, value in (settings or {}).items()}
+    rows = given.get("data.path")
+    if rows is None or isinstance(rows, str):
+        return train(load_config(fspath(config), given))
+    from distvae.data.objects import store
+
+    found = load_config(fspath(config), given | {"data.path": "a dataset"})
+    return train(dataclasses.replace(found, data=dataclasses.replace(found.data, path=str(store(rows, found.data)))))
+
+
+def _replaced(settings: EvaluationConfig, values: dict[str, Any]) -> EvaluationConfig:
+    try:
+        return dataclasses.replace(settings, **values)
+    except ValidationError as error:
+        raise UserError(explain(error)) from None
