@@ -8,11 +8,10 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from distvae.config.load import explain, load_config
-from distvae.config.schema import Config, EvaluationConfig
+from distvae.config.load import load_config, with_values
+from distvae.config.schema import Config
 from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.ranks import OneRank
@@ -153,8 +152,7 @@ class TextModel:
         """
         if self.config.autoencoder:
             raise UserError(f"{self._name}: is an autoencoder; its z has no prior, so it has no log-likelihood")
-        given = {"importance_samples": samples, "seed": seed}
-        settings = _replaced(self.config.evaluation, {key: value for key, value in given.items() if value is not None})
+        settings = with_values(self.config.evaluation, importance_samples=samples, seed=seed)
         ids = Sentences.of(self._ids(sentences))
         with Progress("log-likelihood", len(ids), shown=True) as progress:
             found = log_likelihoods(self.model, ids, settings, OneRank(self.device), progress.advance)
@@ -206,10 +204,3 @@ def fit(
 
     found = load_config(fspath(config), given | {"data.path": "a dataset"})
     return train(dataclasses.replace(found, data=dataclasses.replace(found.data, path=str(store(rows, found.data)))))
-
-
-def _replaced(settings: EvaluationConfig, values: dict[str, Any]) -> EvaluationConfig:
-    try:
-        return dataclasses.replace(settings, **values)
-    except ValidationError as error:
-        raise UserError(explain(error)) from None

@@ -6,8 +6,8 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,9 @@ if __name__ == "__main__":
     # A script's folder comes first on the import path, where our `config` and `data` would hide others of such names.
     sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
-from pydantic import ValidationError
-
 from distvae.api import TextModel, load
-from distvae.config.load import explain, load_config
-from distvae.config.schema import OptimizerConfig
+from distvae.config.load import load_config, with_values
+from distvae.config.schema import Config, EvaluationConfig, OptimizerConfig
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.generation import Decoding, prior_draws
 from distvae.reports import comparison
@@ -29,6 +27,7 @@ from distvae.system.arguments import Parser, integer
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
 from distvae.system.programs import run_program
+from distvae.system.progress_bar import Progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,8 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_evaluate)
     added.add_argument("--split", choices=("train", "valid", "test"), default="test")
     added.add_argument("--data", metavar="PATH", help="the sentences of the run, if they were moved")
-    added.add_argument("--importance-samples", type=integer(1), metavar="K", help="default: from the run's config")
-    added.add_argument("--seed", type=integer(0), help="of the draws; default: from the run's config")
+    _add_draws(added)
+
+    added = command(_score)
+    added.add_argument("data", metavar="DATA", help="a file, a folder or any other data.path; - for standard input")
+    _add_settings(added)
+    added.add_argument("--out", type=Path, metavar="FILE", help="Parquet file for the scores of each sentence")
+    _add_draws(added)
+
+    added = command(_encode)
+    added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
+    _add_settings(added)
+    added.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file")
 
     added = command(_sample)
     added.add_argument("--count", "-n", type=integer(1), default=10, help="sentences (default 10)")
@@ -101,6 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "settings", nargs="*", default=[], metavar="key=value", help="how to read DATA, such as data.columns=[question]"
+    )
+
+
+def _add_draws(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--importance-samples", type=integer(1), metavar="K", help="default: from the run's config")
+    parser.add_argument("--seed", type=integer(0), help="of the draws; default: from the run's config")
+
+
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("decoding")
     default = Decoding()
@@ -120,25 +140,13 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
-    from distvae.runs.rescoring import rescore  # late, because `datasets` takes a second to import
+    from distvae.runs import reading  # late, because `datasets` takes a second to import
+    from distvae.runs.rescoring import rescore
 
     found = load_export(options.run)
-    if options.importance_samples is not None and found.config.autoencoder:
-        raise UserError(f"--importance-samples: {options.run} is an autoencoder; its z has no prior, so it has no NLL")
-    if found.config.language_model:
-        for option, value in (("--importance-samples", options.importance_samples), ("--seed", options.seed)):
-            if value is not None:
-                raise UserError(f"{option}: {options.run} is a language model; it draws no z, and its NLL is exact")
-    data = found.config.data
-    if options.data not in (None, data.path):
-        data = replace(data, path=options.data, subset=None, revision=None, split=None)  # of the other source
-    given = {"importance_samples": options.importance_samples, "seed": options.seed}
-    try:
-        settings = replace(found.config.evaluation, **{key: n for key, n in given.items() if n is not None})
-    except ValidationError as error:
-        raise UserError(f"{options.run}, scored on {data.path}: {explain(error)}") from None
-    runtime = Runtime(OptimizerConfig(mixed_precision="no"))
-    try:
+    settings = _evaluation(options, found.config)
+    data = reading.own_settings(found, path=options.data)
+    with _runtime() as runtime:
         results = rescore(options.run, found, options.split, data, settings, runtime)
         if runtime.is_main:
             _warn_of_other_sentences(options.run, results)
@@ -146,8 +154,86 @@ def _evaluate(options: argparse.Namespace) -> None:
                 _print_json(results_to_dict(results))
             else:
                 comparison.show({_name(options.run): results})
+
+
+def _score(options: argparse.Namespace) -> None:
+    """Score new text: −ELBO, NLL, PPL, bits per character, unknown words. Several processes share the work."""
+    from distvae.runs import reading, rescoring
+
+    found = load_export(options.run)
+    settings = _evaluation(options, found.config)
+    data = reading.settings(options.data, options.settings, found.config.data)
+    with _runtime() as runtime, reading.new_sentences(data, found, runtime) as text:
+        scored = rescoring.score_text(found, text, settings, runtime)
+        if not runtime.is_main:
+            return
+        if options.out is not None:
+            rescoring.write_sentence_scores(options.out, found, text, scored)
+        name = _name(options.run)
+        results = {name if len(scored) == 1 else f"{name}, {split}": result for split, (result, _) in scored.items()}
+        if options.json:
+            _print_json({split: results_to_dict(result) for split, result in results.items()})
+        else:
+            _print_notes(text.notes)
+            comparison.show(results)
+
+
+def _encode(options: argparse.Namespace) -> None:
+    """Write the posterior of each sentence to a Parquet file. Several processes share the work."""
+    from distvae.data.new_text import of_corpus
+    from distvae.runs import reading
+    from distvae.runs.encodings import write_encodings
+
+    found = load_export(options.run)
+    if found.config.language_model:
+        raise UserError(f"{options.run}: is a language model; it has no latent variable to encode to")
+    with contextlib.ExitStack() as stack:
+        runtime = stack.enter_context(_runtime())
+        notes: tuple[str, ...] = ()
+        if options.data is None or options.data.startswith("data."):
+            overrides = [*filter(None, [options.data]), *options.settings]
+            data = reading.own_settings(found, overrides)
+            parts = of_corpus(reading.own_corpus(options.run, found, data, runtime))
+        else:
+            data = reading.settings(options.data, options.settings, found.config.data)
+            text = stack.enter_context(reading.new_sentences(data, found, runtime))
+            parts, notes = text.parts, text.notes
+        total = sum(len(part.sentences) for part in parts.values())
+        with Progress("encode", total, runtime.is_main) as progress:
+            model = found.model(runtime.device)
+            write_encodings(options.out, model, parts, found.vocabulary, runtime, progress.advance)
+        if runtime.is_main:
+            if options.json:
+                counts = {split: len(part.sentences) for split, part in parts.items()}
+                _print_json({"out": str(options.out), "sentences": counts})
+            else:
+                _print_notes(notes)
+                print(printable(f"{options.out}: {total:,} sentences"))
+
+
+@contextlib.contextmanager
+def _runtime() -> Iterator[Runtime]:
+    runtime = Runtime(OptimizerConfig(mixed_precision="no"))
+    try:
+        yield runtime
     finally:
         runtime.close()
+
+
+def _evaluation(options: argparse.Namespace, config: Config) -> EvaluationConfig:
+    """Return the evaluation settings of a run with those of the command line."""
+    if options.importance_samples is not None and config.autoencoder:
+        raise UserError(f"--importance-samples: {options.run} is an autoencoder; its z has no prior, so it has no NLL")
+    if config.language_model:
+        for option, value in (("--importance-samples", options.importance_samples), ("--seed", options.seed)):
+            if value is not None:
+                raise UserError(f"{option}: {options.run} is a language model; it draws no z, and its NLL is exact")
+    return with_values(config.evaluation, importance_samples=options.importance_samples, seed=options.seed)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(printable(note))
 
 
 def _warn_of_other_sentences(run: str, results: Results) -> None:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from distvae.config.keys import either, format_readers, known_keys, readers, sections
-from distvae.config.schema import CAPTIONS, Config, Precision
+from distvae.config.schema import CAPTIONS, Config, EvaluationConfig, Precision
 from distvae.config.sections import UNREAD, choices_of
 from distvae.config.yaml import ConfigError, dump_tree, read_tree, read_value
 from distvae.system.settings import at_home
@@ -131,6 +131,18 @@ def parse_config(tree: dict[str, Any], source: str, stored: bool = False) -> Con
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: is not made of plain keys and values: {error}") from None
     return config
+
+
+def with_values(settings: EvaluationConfig, **values: Any) -> EvaluationConfig:
+    """Return evaluation settings with other values. None: as it was.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    try:
+        return replace(settings, **{key: value for key, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(explain(error, EvaluationConfig)) from None
 
 
 def with_precision(config: Config, precision: Precision) -> Config:

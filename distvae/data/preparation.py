@@ -102,7 +102,7 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
         return Tokens(words, BUILT_IN["words"], [])
     chosen = choose(data, files, work)
     tokenizer = data.tokenizer.fit(sentences_of(chosen.texts["train"]))
-    words = {split: _tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.texts.items()}
+    words = {split: tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.texts.items()}
     return Tokens(words, tokenizer, chosen.notes, chosen.labels)
 
 
@@ -123,7 +123,7 @@ def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
     texts = sources.load(data, files, work)
     rows, notes = {}, []
     for name, source in texts.items():
-        rows[name], left_out = _filter(source.rows, data)
+        rows[name], left_out = kept(source.rows, data)
         if not len(rows[name]):
             raise UserError(f"{source.where}: contains no sentences" + (f": {left_out} left out" if left_out else ""))
         notes += [f"{name}: {note}" for note in (source.note, left_out and f"{left_out} left out") if note]
@@ -221,7 +221,7 @@ def _size(data: DataConfig, split: str) -> int | None:
     return {"train": data.train_size, "valid": data.valid_size, "test": data.test_size}[split]
 
 
-def _filter(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
+def kept(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
     """Return the rows to keep, and a description of what is left out ("" if nothing is)."""
     kept = array("q")
     seen: set[str] = set()
@@ -296,13 +296,20 @@ def _codes(columns: Dataset) -> np.ndarray:
     return np.where(missing, -1, codes)
 
 
-def _tokenise(text: Dataset, split: str, tokenizer: Tokenizer, workers: int | None, work: Path) -> Dataset:
+def tokenise(
+    text: Dataset, split: str, tokenizer: Tokenizer, workers: int | None, work: Path, count: bool | None = None
+) -> Dataset:
     """Map the column ``text`` to ``words`` and ``characters``.
 
-    A corpus by the Treebank rules has no ``characters``, so that it is the one that older versions built.
+    Args:
+        split: name of the text.
+        workers: processes. None: one per core.
+        work: folder for temporary Arrow files.
+        count: whether to count characters. None: unless the tokenizer has the Treebank rules, so that such a corpus is
+            the one that older versions built.
     """
     features = {"words": List(Value("string"))}
-    if not isinstance(tokenizer, TreebankTokenizer):
+    if not isinstance(tokenizer, TreebankTokenizer) if count is None else count:
         features[CHARACTERS] = Value("int32")
     processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
     with room_for_sockets():

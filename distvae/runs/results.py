@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # takes a second to import
     from datasets import Dataset
 
 # Begins the names of columns of labels in sentences.parquet.
-_LABEL = "label."
+LABEL = "label."
 
 # Up to this many epochs may be passed over by chance.
 _MANY = 3
@@ -118,12 +118,17 @@ def save_sentence_scores(
     Args:
         labels: columns of labels, of the same sentences.
     """
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(sentence_table(scores, labels), sink)
+    write_bytes(run / "sentences.parquet", sink.getvalue().to_pybytes(), check)
+
+
+def sentence_table(scores: SentenceScores, labels: Dataset | None) -> pyarrow.Table:
+    """Return a row per sentence: its scores and its labels."""
     columns: dict[str, Any] = {name: values for name, values in vars(scores).items() if values is not None}
     if labels is not None:
-        columns |= {f"{_LABEL}{name}": pyarrow.array(labels[name][:]) for name in labels.column_names}
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table(columns), sink)
-    write_bytes(run / "sentences.parquet", sink.getvalue().to_pybytes(), check)
+        columns |= {f"{LABEL}{name}": pyarrow.array(labels[name][:]) for name in labels.column_names}
+    return pyarrow.table(columns)
 
 
 def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
@@ -143,7 +148,7 @@ def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
         columns = {
             name: np.asarray(found[name].to_numpy(), dtype=np.float64)
             for name in found.column_names
-            if not name.startswith(_LABEL)
+            if not name.startswith(LABEL)
         }
         scores = SentenceScores(**columns)
     except (OSError, pyarrow.ArrowException, TypeError, ValueError) as error:

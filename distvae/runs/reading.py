@@ -1,0 +1,106 @@
+"""The sentences that a trained model reads: those of its training, or new text."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from distvae.config.load import apply_override, load_config, parse_config
+from distvae.config.schema import DataConfig
+from distvae.config.yaml import ConfigError
+from distvae.data import corpus, new_text, sources
+from distvae.data.corpus import Corpus
+from distvae.data.new_text import NewText
+from distvae.distributed.runtime import Runtime
+from distvae.runs.checkpoints import Export
+from distvae.system.errors import UserError
+from distvae.system.files import writing
+
+
+def own_settings(found: Export, overrides: Sequence[str] = (), path: str | None = None) -> DataConfig:
+    """Return where the sentences of the training are.
+
+    Args:
+        overrides: as ``data.cache=FOLDER``.
+        path: of the sentences, if they were moved.
+    """
+    for override in overrides:
+        _check_key(override)
+    data = load_config(found.folder / "config.yaml", overrides, whole=True).data
+    if path in (None, data.path):
+        return data
+    return replace(data, path=path, subset=None, revision=None, split=None)  # of the other source
+
+
+def settings(path: str, overrides: Sequence[str], trained: DataConfig) -> DataConfig:
+    """Return where new text is: the cache is that of the training, and no other setting.
+
+    Raises:
+        ConfigError: an override is not of ``data``, unknown, or out of range.
+    """
+    tree = {"data": {"path": path, "cache": trained.cache}}
+    for override in overrides:
+        _check_key(override)
+        apply_override(tree, override)
+    return parse_config(tree, path).data
+
+
+def _check_key(override: str) -> None:
+    if not override.startswith("data."):
+        raise ConfigError(f"{override}: is not a setting of data, such as data.columns=[sentence]")
+
+
+def own_corpus(name: str, found: Export, data: DataConfig, runtime: Runtime) -> Corpus:
+    """Open the corpus of the training. Every process must call this.
+
+    Args:
+        name: name of the export, for errors.
+
+    Raises:
+        UserError: the model was trained on other sentences.
+    """
+    folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))
+    prepared = corpus.load(folder)
+    if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:
+        raise UserError(
+            f"{name}: its vocabulary ({found.vocabulary.fingerprint}) is not that of {data.path}"
+            f" ({prepared.vocabulary.fingerprint}): it was trained on other sentences"
+        )
+    return prepared
+
+
+@contextmanager
+def new_sentences(data: DataConfig, found: Export, runtime: Runtime) -> Iterator[NewText]:
+    """Read and encode new text for a model, in a folder of ``data.cache`` that lasts as long as the context.
+
+    Every process must enter it; the main one reads.
+
+    Raises:
+        UserError: as ``new_text.prepare``.
+    """
+    cache = sources.expand("data.cache", data.cache)
+
+    def begin() -> Path:
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            # A name that ``corpus.prepare`` sweeps after a kill.
+            folder = Path(tempfile.mkdtemp(prefix=f".{secrets.token_hex(8)}-", dir=cache))
+        try:
+            new_text.prepare(data, found.vocabulary, folder, progress=sys.stderr.isatty())
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    folder = runtime.on_main(begin)
+    try:
+        yield new_text.load(folder, found.vocabulary)
+    finally:
+        if runtime.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
