@@ -1,7 +1,7 @@
 """LSTM variational autoencoders of text that do not collapse, trained on one CPU or on many GPU nodes.
 
-The public Python API: ``load`` and ``TextModel`` use a trained model, and ``fit`` trains one. They are imported when
-they are first used, because that takes seconds.
+The public Python API: ``load`` and ``from_pretrained`` give a trained ``TextModel``, and ``fit`` trains one. They are
+imported when they are first used, because that takes seconds.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distvae.api import TextModel, fit, load
+    from distvae.api import TextModel, fit, from_pretrained, load
     from distvae.system.errors import UserError
 
 __version__ = "0.1.0"
 
-__all__ = ["TextModel", "UserError", "fit", "load"]
+__all__ = ["TextModel", "UserError", "fit", "from_pretrained", "load"]
 
 
 def __getattr__(name: str) -> Any:

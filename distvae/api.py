@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,7 @@ from distvae.evaluation.generation import Decoding, interpolation, prior_draws
 from distvae.evaluation.scoring import log_likelihoods
 from distvae.model.posterior import Posterior
 from distvae.runs.checkpoints import load_export
-from distvae.runs.results import Results
+from distvae.runs.results import Results, load_results
 from distvae.system.errors import UserError
 from distvae.system.progress_bar import Progress
 
@@ -40,6 +42,7 @@ class TextModel:
         vocabulary: its tokens and its tokenizer.
         model: the module, in evaluation mode.
         device: where it computes.
+        results: the scores of the run's test sentences; None if there are none.
 
     Args:
         path: a run folder, or an exported ``best/`` folder.
@@ -50,11 +53,12 @@ class TextModel:
     """
 
     def __init__(self, path: str | PathLike[str], device: torch.device | str | None = None):
-        found = load_export(fspath(path))
+        found, folder = load_export(fspath(path)), Path(path)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = found.model(self.device)
         self.config: Config = found.config
         self.vocabulary: Vocabulary = found.vocabulary
+        self.results = _results(folder.parent if folder.name == "best" else folder)
         self._name = fspath(path)
 
     def __repr__(self) -> str:
@@ -158,6 +162,43 @@ class TextModel:
             found = log_likelihoods(self.model, ids, settings, OneRank(self.device), progress.advance)
         return torch.from_numpy(found)
 
+    def save_pretrained(self, folder: str | PathLike[str], license: str | None = None) -> None:
+        """Write the model to a folder, for ``load`` and for the hub: weights, config, tokens, results and a model card.
+
+        Args:
+            license: the hub's name of a licence, such as ``mit``, for the card; None leaves it to you.
+
+        Raises:
+            UserError: the folder holds something else, or cannot be written.
+        """
+        self._save(Path(folder), license, None)
+
+    def push_to_hub(
+        self, repository: str, private: bool | None = None, license: str | None = None, token: str | None = None
+    ) -> str:
+        """Upload the model to a repository of the hub, ``ORG/NAME``, which is created if need be. Return its address.
+
+        Args:
+            private: of a new repository; None: as the organisation's default.
+            license: see ``save_pretrained``.
+            token: default: that of ``hf auth login``.
+
+        Raises:
+            UserError: the hub refuses or cannot be reached.
+        """
+        from distvae.runs.sharing import push
+
+        with tempfile.TemporaryDirectory(prefix="distvae-") as work:
+            folder = Path(work, "model")
+            self._save(folder, license, repository)
+            return push(folder, repository, private, token)
+
+    def _save(self, folder: Path, license: str | None, name: str | None) -> None:
+        from distvae.runs.sharing import save
+
+        weights = {key: value.cpu().contiguous() for key, value in self.model.state_dict().items()}
+        save(folder, weights, self.config, self.vocabulary, self.results, license, name)
+
     def _ids(self, sentences: Sequence[str]) -> list[list[int]]:
         if isinstance(sentences, str):
             raise UserError("sentences: is one text; pass a list of sentences")
@@ -176,6 +217,36 @@ class TextModel:
 def load(path: str | PathLike[str], device: torch.device | str | None = None) -> TextModel:
     """Load a trained model. The arguments are those of ``TextModel``."""
     return TextModel(path, device)
+
+
+def from_pretrained(
+    repository: str,
+    revision: str | None = None,
+    device: torch.device | str | None = None,
+    token: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> TextModel:
+    """Load a model from the hub, or from a folder that ``save_pretrained`` wrote.
+
+    Args:
+        repository: ``ORG/NAME``, or a folder.
+        revision: branch, tag or commit; default: the newest commit of ``main``.
+        device: see ``TextModel``.
+        token, cache_dir, local_files_only: as in ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        UserError: there is no such repository or revision, it holds no model of distvae, or the hub cannot be reached.
+    """
+    if Path(repository).is_dir():
+        return TextModel(repository, device)
+    from distvae.runs.sharing import download
+
+    cache = None if cache_dir is None else Path(cache_dir)
+    with download(repository, revision, token, cache, local_files_only) as folder:
+        model = TextModel(folder, device)
+    model._name = repository
+    return model
 
 
 def fit(
@@ -204,3 +275,7 @@ def fit(
 
     found = load_config(fspath(config), given | {"data.path": "a dataset"})
     return train(dataclasses.replace(found, data=dataclasses.replace(found.data, path=str(store(rows, found.data)))))
+
+
+def _results(folder: Path) -> Results | None:
+    return load_results(folder) if (folder / "results.json").is_file() else None

@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("config", type=Path, metavar="CONFIG", help="a training config")
     added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as data.path=FILE")
 
+    added = command(_push)
+    added.add_argument("repository", metavar="ORG/NAME", help="of the hub; created if need be")
+    added.add_argument("--private", action="store_true", help="make a new repository private")
+    added.add_argument("--license", metavar="NAME", help="for the model card, such as mit")
+
     added = command(_compare, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="run folders of finished runs")
 
@@ -274,6 +279,15 @@ def _reconstruct(options: argparse.Namespace) -> None:
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
     _print(options, model, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
+
+
+def _push(options: argparse.Namespace) -> None:
+    """Upload a model to the hub, with its results and a model card. Log in first: hf auth login."""
+    address = load(options.run, "cpu").push_to_hub(options.repository, options.private or None, options.license)
+    if options.json:
+        _print_json({"address": address})
+    else:
+        print(printable(address))
 
 
 def _data(options: argparse.Namespace) -> None:

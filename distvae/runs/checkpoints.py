@@ -51,7 +51,7 @@ LATEST = "latest"
 
 # Files of every checkpoint and of every export.
 _CHECKPOINT = ("model.safetensors", "ranks.safetensors", "config.yaml", "state.json")
-_EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
+EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
 
 _NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
 
@@ -334,7 +334,7 @@ def load_export(path: str | Path, kind: str = "best") -> Export:
             f"{path}: contains neither {kind}/model.safetensors nor model.safetensors; is it a run folder, and has the"
             " run come that far?"
         )
-    manifest = verify(folder, *_EXPORT)
+    manifest = verify(folder, *EXPORT)
     if kind == "best" and (path / "results.json").is_file() and manifest.start < last_begun(path):
         # A process that seemed dead may stall between the check of its lease and the write.
         raise UserError(

@@ -1,5 +1,6 @@
 """A hub of our own: a server that speaks what the hub's clients need, and ``python -m tests.data.hub``, a client."""
 
+import base64
 import hashlib
 import http.server
 import json
@@ -24,9 +25,10 @@ def commit_of(folder: Path) -> str:
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Serves the folders ORG/NAME below ``root`` as dataset repositories, each with one commit, its branch main.
+    """Serves the folders ORG/NAME below ``root`` as repositories of datasets and models, each with one branch, main.
 
-    An organisation ``gated`` serves its repositories' descriptions, and refuses their files.
+    Those who have a token may create repositories of models, and commit files to them. An organisation ``gated`` serves
+    its repositories' descriptions, and refuses their files.
     """
 
     def __init__(self, root: Path):
@@ -63,9 +65,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         words = [unquote(word) for word in urlsplit(self.path).path.strip("/").split("/")]
         api = words[0] == "api"
         words = words[1:] if api else words
+        if api and words[0] in ("repos", "validate-yaml"):
+            return self._create(json.loads(body)) if words[0] == "repos" else self._send(b'{"errors":[],"warnings":[]}')
+        if not api and words[0] != "datasets":
+            words = ["models", *words]
         repository, rest = Path(*words[1:3]), words[3:]
         folder = self.server.root / repository
-        if words[0] != "datasets" or not (len(words) >= 3 and folder.is_dir()):
+        if not (len(words) >= 3 and folder.is_dir()):
             return self._refuse("RepoNotFound", 401)
         commit = commit_of(folder)
         if len(rest) > 1 and rest[1] not in ("main", commit):
@@ -82,7 +88,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if not below.is_dir():
                 return self._refuse("EntryNotFound")
             return self._send(json.dumps(_entries(folder, below)).encode())
+        if rest[0] == "preupload":
+            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                     for file in json.loads(body)["files"]]  # fmt: skip
+            return self._send(json.dumps({"files": files}).encode())
+        if rest[0] == "commit":
+            return self._commit(folder, repository, [json.loads(line) for line in body.splitlines()])
         return self._refuse("EntryNotFound")
+
+    def _create(self, wanted: dict) -> None:
+        if "Authorization" not in self.headers:
+            return self._refuse("Unauthorized", 401)
+        folder = self.server.root / wanted.get("organization", "me") / wanted["name"]
+        existed = folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        address = {"url": f"{self.server.endpoint}/{folder.relative_to(self.server.root).as_posix()}"}
+        return self._send(json.dumps(address).encode(), 409 if existed else 200)
+
+    def _commit(self, folder: Path, repository: Path, lines: list[dict]) -> None:
+        for line in lines:
+            if line["key"] == "file":
+                (folder / line["value"]["path"]).write_bytes(base64.b64decode(line["value"]["content"]))
+        address = f"{self.server.endpoint}/{repository.as_posix()}/commit/{commit_of(folder)}"
+        done = {"success": True, "commitUrl": address, "commitOid": commit_of(folder), "hookOutput": ""}
+        self._send(json.dumps(done).encode())
 
     do_GET = do_HEAD = do_POST = _handle  # noqa: N815
 
