@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # A script's folder comes first on the import path, where our `config` and `data` would hide others of such names.
@@ -21,13 +21,16 @@ from distvae.config.schema import Config, EvaluationConfig, OptimizerConfig
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.generation import Decoding, prior_draws
 from distvae.reports import comparison
-from distvae.runs.checkpoints import load_export
+from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
 from distvae.system.arguments import Parser, integer
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
 from distvae.system.programs import run_program
 from distvae.system.progress_bar import Progress
+
+if TYPE_CHECKING:  # takes a second to import
+    from distvae.data.new_text import Part
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_data, run=False)
     added.add_argument("config", type=Path, metavar="CONFIG", help="a training config")
     added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as data.path=FILE")
+
+    added = command(_explore)
+    added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
+    _add_settings(added)
+    added.add_argument("--beside", metavar="RUN", help="a second model, side by side")
+    added.add_argument("--sentences", type=integer(2), default=5000, metavar="N", help="at most (default 5000)")
+    added.add_argument("--port", type=integer(0), default=8050, help="0: any (default 8050)")
 
     added = command(_push)
     added.add_argument("repository", metavar="ORG/NAME", help="of the hub; created if need be")
@@ -185,24 +195,10 @@ def _score(options: argparse.Namespace) -> None:
 
 def _encode(options: argparse.Namespace) -> None:
     """Write the posterior of each sentence to a Parquet file. Several processes share the work."""
-    from distvae.data.new_text import of_corpus
-    from distvae.runs import reading
     from distvae.runs.encodings import write_encodings
 
     found = load_export(options.run)
-    if found.config.language_model:
-        raise UserError(f"{options.run}: is a language model; it has no latent variable to encode to")
-    with contextlib.ExitStack() as stack:
-        runtime = stack.enter_context(_runtime())
-        notes: tuple[str, ...] = ()
-        if options.data is None or options.data.startswith("data."):
-            overrides = [*filter(None, [options.data]), *options.settings]
-            data = reading.own_settings(found, overrides)
-            parts = of_corpus(reading.own_corpus(options.run, found, data, runtime))
-        else:
-            data = reading.settings(options.data, options.settings, found.config.data)
-            text = stack.enter_context(reading.new_sentences(data, found, runtime))
-            parts, notes = text.parts, text.notes
+    with _runtime() as runtime, _sentences(options, options.run, found, runtime) as (parts, notes):
         total = sum(len(part.sentences) for part in parts.values())
         with Progress("encode", total, runtime.is_main) as progress:
             model = found.model(runtime.device)
@@ -214,6 +210,40 @@ def _encode(options: argparse.Namespace) -> None:
             else:
                 _print_notes(notes)
                 print(printable(f"{options.out}: {total:,} sentences"))
+
+
+def _explore(options: argparse.Namespace) -> None:
+    """Explore the latent space of a model, or of two, in the browser."""
+    from distvae.explore import serve
+
+    serve.check_installed()
+    from distvae.explore.space import build
+
+    spaces = []
+    with _runtime() as runtime:
+        for run in filter(None, [options.run, options.beside]):
+            with _sentences(options, run, load_export(run), runtime) as (parts, _):
+                spaces.append(build(_name(run), load(run), parts, options.sentences))
+    serve.serve(spaces, options.port)
+
+
+@contextlib.contextmanager
+def _sentences(
+    options: argparse.Namespace, run: str, found: Export, runtime: Runtime
+) -> Iterator[tuple[dict[str, Part], tuple[str, ...]]]:
+    """Yield the sentences of the options, with notes: of DATA, or of the run."""
+    from distvae.data.new_text import of_corpus
+    from distvae.runs import reading
+
+    if found.config.language_model:
+        raise UserError(f"{run}: is a language model; it has no latent variable to encode to")
+    if options.data is None or options.data.startswith("data."):
+        data = reading.own_settings(found, [*filter(None, [options.data]), *options.settings])
+        yield of_corpus(reading.own_corpus(run, found, data, runtime)), ()
+    else:
+        data = reading.settings(options.data, options.settings, found.config.data)
+        with reading.new_sentences(data, found, runtime) as text:
+            yield text.parts, text.notes
 
 
 @contextlib.contextmanager
