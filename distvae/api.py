@@ -72,7 +72,7 @@ class TextModel:
         """Return q(z|x) of each sentence: ``mean`` and ``log_variance``, [n, m] each.
 
         Raises:
-            UserError: a sentence is blank, or the model is a language model.
+            UserError: the model is a language model, or its vocabulary is closed and lacks a word.
         """
         self._need_z("encode")
         ids = self._ids(sentences)
@@ -152,7 +152,7 @@ class TextModel:
             seed: of the draws; default: that of the run's config.
 
         Raises:
-            UserError: a sentence is blank, or the model is an autoencoder, whose z has no prior.
+            UserError: the model is an autoencoder, whose z has no prior, or its vocabulary is closed and lacks a word.
         """
         if self.config.autoencoder:
             raise UserError(f"{self._name}: is an autoencoder; its z has no prior, so it has no log-likelihood")
@@ -205,8 +205,6 @@ class TextModel:
         for number, sentence in enumerate(sentences):
             if not isinstance(sentence, str):
                 raise UserError(f"sentences[{number}]: is {type(sentence).__name__}, and should be text")
-            if not sentence.strip():
-                raise UserError(f"sentences[{number}]: is blank; leave it out")
         return [self.vocabulary.ids(sentence.strip()) for sentence in sentences]
 
     def _need_z(self, action: str) -> None:

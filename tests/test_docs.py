@@ -1,8 +1,11 @@
 """The Python examples of the documentation run."""
 
+import json
 import re
 import shutil
 from pathlib import Path
+
+from matplotlib import pyplot
 
 from distvae.cli import main
 
@@ -31,3 +34,32 @@ def test_the_examples_of_use(finished, tmp_path, monkeypatch, capsys):
     assert Path("runs/rows/best/model.safetensors").exists()
     assert list(Path("runs/projector").rglob("tensors.tsv"))
     assert "sentence\tsplit" in next(Path("runs/projector").rglob("metadata.tsv")).read_text(encoding="utf-8")
+
+
+def test_the_notebook(tmp_path, monkeypatch, capsys, cache):
+    notebook = json.loads((ROOT / "docs/quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    small = {
+        '"data.train_size": 4000': f'"data.train_size": 300, "data.cache": "{cache}"',
+        '"train.max_epochs": 12': '"train.max_epochs": 1',
+        '"evaluation.importance_samples": 50': '"evaluation.importance_samples": 2, "data.test_size": 9',
+    }
+    for words, fewer in small.items():
+        assert words in cells[0]
+        cells[0] = cells[0].replace(words, fewer)
+    # So few epochs draw words that do not come back as the tokens that they were.
+    drawn = ', method="sample", temperature=0.7'
+    assert drawn in cells[2]
+    cells[2] = cells[2].replace(drawn, "")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path / "docs")
+    pyplot.switch_backend("agg")
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec(compile(cell, "docs/quickstart.ipynb", "exec"), names)
+    assert "(300, 16)\n" in capsys.readouterr().out
+    pyplot.close("all")
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output["output_type"] == "error" for output in outputs)

@@ -84,7 +84,7 @@ def test_text_on_standard_input(finished, rows, tmp_path, monkeypatch, capsys):
             "data.distinct: does not apply to text for a trained model",
         ),
         (["score", "{run}", "{rows}", "model.latent_size=3"], "model.latent_size=3: is not a setting of data"),
-        (["score", "{run}", "{rows}", "data.colums=[a]"], "unknown key data.colums; did you mean data.columns?"),
+        (["score", "{run}", "{rows}", "data.cloumms=[a]"], "unknown key data.cloumms; did you mean data.columns?"),
         (["score", "{run}", "{rows}", "data.columns=[kind]"], "is not one of the 497 words"),
         (["score", "{run}", "/nowhere"], "data.path=/nowhere: no such file"),
         (["encode", "{run}", "{rows}", "--out", "/proc/z.parquet"], "/proc/z.parquet: cannot be written"),
