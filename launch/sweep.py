@@ -1,4 +1,4 @@
-"""Runs a sweep: ``python launch/sweep.py SWEEP.yaml [key=value …]``, the same as ``python -m distvae.sweeps``."""
+"""Runs a sweep: ``python launch/sweep.py SWEEP.yaml [key=value …]``, the same as ``distvae sweep``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The sweep program: ``python -m distvae.sweeps SWEEP.yaml [key=value …]``."""
+"""The sweep program: ``distvae sweep SWEEP.yaml [key=value …]``, also ``python -m distvae.sweeps``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     parser = Parser(
-        prog="python -m distvae.sweeps",
+        prog="distvae sweep",
         description="Run a sweep with Ray Tune.",
         settings=[*known_keys(SweepConfig), *(f"set.{key}" for key in known_keys(Config))],
     )

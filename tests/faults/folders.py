@@ -358,9 +358,9 @@ def _sweep_program(arguments: list[str]) -> int:
 
 
 def _table_program(arguments: list[str]) -> int:
-    from launch import table as launcher
+    from distvae.table.__main__ import main
 
-    return launcher.main(arguments)
+    return main(arguments)
 
 
 _RESULTS = r"(results\.json|sentences\.parquet|vocabulary\.json|starts/.*)"
@@ -481,7 +481,7 @@ class FolderCampaign:
         self.work = folder / "work"
         self.usual: dict[str, Answer] = {}
         # Import before the forks, once.
-        import launch.table  # noqa: F401
+        import distvae.table.__main__  # noqa: F401
         from distvae.sweeps import __main__, plots  # noqa: F401
 
         gc.freeze()  # keeps these modules out of the commands' garbage collections

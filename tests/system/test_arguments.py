@@ -5,11 +5,12 @@ import re
 import pytest
 
 import distvae.cli
+import distvae.sweeps.__main__
+import distvae.table.__main__
 import distvae.train
 from distvae.config.load import load_config
 from distvae.config.yaml import ConfigError
 from distvae.system.arguments import Parser
-from launch import table as launcher
 
 CONFIG = "configs/own.yaml"
 
@@ -72,18 +73,20 @@ def test_a_missing_config_is_all_that_is_required(refused):
 
 @pytest.mark.parametrize("key", ["--kl.target_rate=6", "--target_rate=6"])
 def test_each_program_knows_its_settings(refused, key):
-    from distvae.sweeps import __main__ as sweep
-
-    assert refused(sweep.main, "configs/sweep/demo.yaml", key).endswith("write set.kl.target_rate=6")
-    assert refused(sweep.main, "configs/sweep/demo.yaml", "--num-samples", "3").endswith("write num_samples=3")
-    assert refused(launcher.main, key).endswith("write kl.target_rate=6")
+    assert refused(distvae.sweeps.__main__.main, "configs/sweep/demo.yaml", key).endswith("write set.kl.target_rate=6")
+    assert refused(distvae.sweeps.__main__.main, "configs/sweep/demo.yaml", "--num-samples", "3").endswith(
+        "write num_samples=3"
+    )
+    assert refused(distvae.table.__main__.main, key).endswith("write kl.target_rate=6")
 
 
 def test_what_is_no_setting_gets_the_usage(refused):
-    assert refused(launcher.main, "--folders").startswith(
-        "unrecognized arguments: --folders; usage: launch/table.py [-h]"
+    assert refused(distvae.table.__main__.main, "--folders").startswith(
+        "unrecognized arguments: --folders; usage: distvae table [-h]"
     )
-    assert refused(launcher.main, "--run=x").startswith("unrecognized arguments: --run=x; usage: ")  # see --folder
+    assert refused(distvae.table.__main__.main, "--run=x").startswith(
+        "unrecognized arguments: --run=x; usage: "
+    )  # see --folder
 
 
 @pytest.mark.parametrize(
