@@ -1,4 +1,4 @@
-"""The ``distvae`` command: score, sample from and compare trained models, and write reports."""
+"""The commands of ``distvae``: score, sample from and compare trained models, and write reports."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if __name__ == "__main__":
     # A script's folder comes first on the import path, where our `config` and `data` would hide others of such names.
     sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
+from distvae import __version__
 from distvae.api import TextModel, load
 from distvae.config.load import load_config, with_values
 from distvae.config.schema import Config, EvaluationConfig, OptimizerConfig
@@ -26,7 +27,7 @@ from distvae.runs.results import Results, load_results, results_to_dict
 from distvae.system.arguments import Parser, integer
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
-from distvae.system.programs import run_program
+from distvae.system.programs import PROGRAMS, program_of, run_program
 from distvae.system.progress_bar import Progress
 
 if TYPE_CHECKING:  # takes a second to import
@@ -34,10 +35,13 @@ if TYPE_CHECKING:  # takes a second to import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Return 0 on success, 2 on a user error, which is one line."""
+    """Run a command. Return 0 on success, 2 on a user error, which is one line; of a program, its own code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if (program := program_of(words)) is not None:
+        return program()
 
     def run() -> int:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(words)
         options.command(options)
         return 0
 
@@ -45,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="distvae", description="Use trained text VAEs.")
+    parser = Parser(prog="distvae", description="Train text VAEs, and use them.")
+    parser.add_argument("--version", action="version", version=f"distvae {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (_, summary) in PROGRAMS.items():
+        commands.add_parser(name, help=summary, add_help=False)
 
     def command(action: Callable[[argparse.Namespace], None], *, run: bool = True) -> Parser:
         summary = (action.__doc__ or "").splitlines()[0]

@@ -1,4 +1,4 @@
-"""The training program: ``python distvae/train.py CONFIG [key=value …]``.
+"""The training program: ``distvae train CONFIG [key=value …]``, the same as ``python distvae/train.py``.
 
 Start several processes with ``accelerate launch distvae/train.py …``. ``train`` is the same as a function, and
 ``distvae/training/`` has the trainer.
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None, signals: Signals) -> int:
-    parser = Parser(prog="distvae/train.py", description="Train an LSTM-VAE of sentences.", settings=known_keys(Config))
+    parser = Parser(prog="distvae train", description="Train an LSTM-VAE of sentences.", settings=known_keys(Config))
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/demo/pt_kla_sfb.yaml")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="such as kl.target_rate=6 run=runs/six"

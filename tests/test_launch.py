@@ -88,9 +88,10 @@ def test_ctrl_c_under_the_readmes_command_is_one_line(tiny, tmp_path):
 
 
 @pytest.mark.cluster
-def test_ctrl_c_while_the_program_is_loaded_prints_nothing(tiny, tmp_path):
+@pytest.mark.parametrize("program", [TRAIN, ("-m", "distvae", "train")], ids=["train.py", "distvae"])
+def test_ctrl_c_while_the_program_is_loaded_prints_nothing(tiny, tmp_path, program):
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", *TRAIN, str(tiny), f"run={tmp_path / 'run'}"],
+        [sys.executable, "-X", "importtime", *program, str(tiny), f"run={tmp_path / 'run'}"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     said = []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from importlib import import_module
 
 from distvae.system import launcher, streams
 from distvae.system.errors import UserError, printable, tell
@@ -14,6 +16,21 @@ from distvae.system.signals import ENDED, INTERRUPTED, InterruptedRun, Signals
 # Exit codes for a user error or too little memory, and for a closed standard output (as shells report it).
 REFUSED = 2
 CLOSED = 128 + signal.SIGPIPE
+
+# Commands of ``distvae`` that are programs, with options, signals and exit codes of their own: module and summary.
+PROGRAMS = {
+    "train": ("distvae.train", "Train a config, or resume its run."),
+    "table": ("distvae.table.__main__", "Train every row of a table on this machine, and report on them."),
+    "sweep": ("distvae.sweeps.__main__", "Train a config with many values of any settings."),
+}
+
+
+def program_of(words: Sequence[str]) -> Callable[[], int] | None:
+    """Import the program that a command line of ``distvae`` names. Return what runs it; None if it names none."""
+    if not words or words[0] not in PROGRAMS:
+        return None
+    module, _ = PROGRAMS[words[0]]
+    return partial(import_module(module).main, list(words[1:]))
 
 
 def run_program(

@@ -68,7 +68,7 @@ def test_one_config_comes_before_the_settings(refused, words):
 
 def test_a_missing_config_is_all_that_is_required(refused):
     line = refused(distvae.train.main)
-    assert line == ("the following arguments are required: CONFIG; usage: distvae/train.py [-h] CONFIG [key=value ...]")
+    assert line == ("the following arguments are required: CONFIG; usage: distvae train [-h] CONFIG [key=value ...]")
 
 
 @pytest.mark.parametrize("key", ["--kl.target_rate=6", "--target_rate=6"])
