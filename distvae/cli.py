@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -112,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("repository", metavar="ORG/NAME", help="of the hub; created if need be")
     added.add_argument("--private", action="store_true", help="make a new repository private")
     added.add_argument("--license", metavar="NAME", help="for the model card, such as mit")
+
+    added = command(_config, run=False)
+    added.add_argument("keys", nargs="*", default=[], metavar="KEY", help="such as kl or kl.target_rate; default: all")
 
     added = command(_compare, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="run folders of finished runs")
@@ -337,6 +341,18 @@ def _data(options: argparse.Namespace) -> None:
         _print_json(asdict(found))
     else:
         comparison.show_parts(data.parts(found))
+
+
+def _config(options: argparse.Namespace) -> None:
+    """List the settings of a training config: type, default, choices, meaning."""
+    from distvae.config.reference import describe
+    from distvae.reports import settings
+
+    found = describe(options.keys)
+    if options.json:
+        _print_json({"settings": [asdict(setting) for setting in found]})
+    else:
+        print("\n".join(settings.lines(found, min(shutil.get_terminal_size((100, 0)).columns, 120))).lstrip("\n"))
 
 
 def _compare(options: argparse.Namespace) -> None:

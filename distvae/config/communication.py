@@ -41,6 +41,7 @@ class PowerSGD:
 class CommunicationConfig(Section):
     """What processes send each other under data parallelism (DDP). ZeRO and FSDP have their own ways."""
 
+    # What a step sends of its gradients.
     compression: Annotated[Uncompressed | BF16 | PowerSGD, Field(discriminator="name")] = Uncompressed()
     # Local SGD (Stich, 2019): each process steps by its own share of each batch and clips on its own. Every so many
     # steps all processes take the mean of their weights. Null: gradients are reduced in every step.

@@ -15,7 +15,9 @@ from distvae.system.settings import RULES
 class KLConfig(Section):
     """What sets γ, the weight of the KL term, and what replaces the KL term (paper, section 6.1, Algorithm 1)."""
 
+    # What sets γ.
     policy: Policy = SoftFreeBits()
+    # What replaces the KL term.
     free_bits: FreeBits = NoFreeBits()
 
     @property

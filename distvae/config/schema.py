@@ -51,7 +51,7 @@ class DataConfig(Section):
 
     # `captions` (built in), a dataset of the hub (ORG/NAME), a file (text, json, jsonl, csv, tsv, parquet, arrow; text
     # files also as .gz, .zst or .xz), several files ('logs/*.jsonl'), a folder with train.*, valid.* and test.*, a
-    # folder that `save_to_disk` wrote, or `-`, standard input
+    # folder that `save_to_disk` wrote, or `-`, standard input.
     path: Annotated[Location, Role.SOURCE, Role.PER_PROCESS] = CAPTIONS
     # Of the hub: one of the dataset's subsets, if it has several.
     subset: Name | None = None
@@ -72,12 +72,13 @@ class DataConfig(Section):
     max_words: Positive | None = None
     # Sentences to sample from each split; for captions, sentences to draw. Null: all there are.
     train_size: Positive | None = None
+    # The same for valid.
     valid_size: Positive | None = None
+    # The same for test.
     test_size: Positive | None = None
     # Keep each sentence once within its split.
     distinct: bool = False
-    # `words`; `whitespace`, of text that is tokenised already; `characters`; `treebank`, of older versions; `bpe` and
-    # `unigram`, trained on train; `pretrained`
+    # How sentences become tokens. `treebank` is that of older versions.
     tokenizer: TokenizerOptions = Words()
     # Seed of the sample and of the captions. It is not the run's seed, so that runs share their data.
     seed: Seed = 0
@@ -112,19 +113,22 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """Sizes of the LSTM-VAE (paper, section 6.2), and its posterior."""
 
+    # Dimensions of the word embeddings of the encoder and of the decoder.
     embedding_size: Positive = 128
+    # Dimensions of the state of each LSTM.
     hidden_size: Positive = 512
     # Dimensions of z. 0: no latent variable, so the model is an LSTM language model.
     latent_size: Count = 32
     # What the encoder's LSTM gives the posterior: its last hidden state, or the mean or maximum of each dimension over
     # the hidden states of the sentence.
     pooling: Pooling = "last"
-    # `gaussian`; `batch_norm`, which normalises the mean; or `du`, which drops variances too.
+    # The form of the posterior q(z|x).
     posterior: Annotated[GaussianPosterior | BatchNormPosterior | DUPosterior, Field(discriminator="name")] = (
         GaussianPosterior()
     )
-    # All weights are drawn from U(−r, r), and embeddings from U(−r', r').
+    # r: all weights but embeddings are drawn from U(−r, r).
     init_range: AboveZero = 0.01
+    # r: embeddings are drawn from U(−r, r).
     embedding_init_range: AboveZero = 0.1
     # Dropout of the decoder's input embeddings and of its LSTM's output.
     dropout: Annotated[Probability, Role.MUTABLE] = 0.5
@@ -155,11 +159,13 @@ class AdamW:
 class OptimizerConfig(Section):
     """The optimizer and its steps."""
 
+    # The rule that updates the weights.
     algorithm: Annotated[SGD | AdamW, Field(discriminator="name", alias="name")] = SGD()
     # Sentences of one optimizer step, over all ranks and accumulation steps.
     batch_size: Positive = 32
     # Micro-batches of each rank in a step.
     accumulation_steps: Annotated[Positive, Role.PLACE] = 1
+    # Learning rate, which the plateau rule lowers.
     learning_rate: Annotated[AboveZero, Role.MUTABLE] = 0.5
     # Largest global norm of the gradient of the mean loss per sentence; larger ones are scaled down. Null: no limit.
     clip_norm: Annotated[AboveZero | None, Role.MUTABLE] = 5.0
@@ -178,7 +184,9 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True, config=RULES)
 class StageConfig:
-    # 0: skip the stage.
+    """A stage of training."""
+
+    # Most epochs of the stage. 0: skip it.
     max_epochs: Count = 0
 
 
@@ -186,7 +194,7 @@ class StageConfig:
 class InferenceConfig(Section):
     """How the inference network, the encoder, trains beside the decoder."""
 
-    # `joint`: both move in every step. `aggressive`: the encoder trains ahead of the decoder (He et al., 2019).
+    # Which steps move the encoder, and which the decoder.
     training: Annotated[Joint | Aggressive, Field(discriminator="name")] = Joint()
 
 
@@ -216,6 +224,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, config=RULES)
 class EvaluationConfig:
+    """How validation and the final scores are computed."""
+
     # Most sentences evaluated at once on a rank. Fewer if each has many importance samples.
     batch_size: Annotated[Positive, Role.PLACE] = 128
     # K of the importance-weighted NLL.
@@ -228,8 +238,8 @@ class EvaluationConfig:
     validation_samples: Annotated[Count, Role.EXTENT, Role.AFTER_PRETRAINING] = 0
     # Sentences shown in TensorBoard after each validation.
     samples: Annotated[Count, Role.EXTENT, Role.AFTER_PRETRAINING] = 8
-    # Of the decoder in importance sampling, which is nearly all of the work; all other scores are float32. Null: as in
-    # training. A CPU without bfloat16 instructions uses float32.
+    # Precision of the decoder in importance sampling, which is nearly all of the work; all other scores are float32.
+    # Null: as in training. A CPU without bfloat16 instructions uses float32.
     mixed_precision: Annotated[Precision | None, Role.AFTER_PRETRAINING] = None
 
 
@@ -268,8 +278,11 @@ _OF_THE_LATENT_VARIABLE = (
 
 @dataclass(frozen=True, config=RULES)
 class Config:
+    """A training run."""
+
     # The run folder. Null: runs/ and the config file's path below configs/.
     run: Annotated[Folder | None, Role.PLACE] = None
+    # Seed of the initial weights, the order of sentences, dropout and the draws of z in training.
     seed: Annotated[Seed, Role.PER_RUN] = 0
     # Threads of each process that trains on a CPU. Null: the machine's cores, divided among its processes.
     cpu_threads: Annotated[Threads | None, Role.PLACE, Role.PER_PROCESS] = None

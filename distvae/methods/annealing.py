@@ -35,7 +35,7 @@ class Constant(PolicyOptions):
     """γ is always ``weight``: 1 is the ELBO, another value a β-VAE (Higgins et al., 2017), 0 an autoencoder."""
 
     name: Literal["constant"] = "constant"
-    # γ of `constant`, and where `linear` and `cyclical` end.
+    # γ.
     weight: NotNegative = 1.0
 
     @property
@@ -51,8 +51,9 @@ class Linear(PolicyOptions):
     """γ rises to ``weight`` in the first n = ``anneal_epochs`` epochs (Bowman et al., 2015)."""
 
     name: Literal["linear"] = "linear"
+    # Where γ ends.
     weight: NotNegative = 1.0
-    # n: epochs in which `linear` and `soft_free_bits` raise γ to its end.
+    # Epochs n in which γ rises to its end.
     anneal_epochs: Count = 10
     # Whether γ rises before each epoch, by 1/n of its end, or before each step, evenly from 0.
     anneal_by: AnnealBy = "epoch"

@@ -23,6 +23,7 @@ class Cyclical(PolicyOptions):
     """
 
     name: Literal["cyclical"] = "cyclical"
+    # Where γ ends in each cycle.
     weight: NotNegative = 1.0
     # M: how often γ rises.
     cycles: Positive = 4

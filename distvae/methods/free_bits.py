@@ -43,7 +43,7 @@ class NoFreeBits:
 
 @dataclass(frozen=True, config=RULES)
 class _FreeBits:
-    # λ in nats per sentence, of soft free bits and of free bits.
+    # Floor λ of the KL term, in nats per sentence.
     target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
 
     label: ClassVar[str] = "FB"

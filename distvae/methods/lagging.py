@@ -43,7 +43,7 @@ class Joint:
 
 @dataclass(frozen=True, config=RULES)
 class Aggressive:
-    """Before each step of the decoder alone, the encoder alone makes steps on further batches.
+    """Before each step of the decoder alone, the encoder alone makes steps on further batches (He et al., 2019).
 
     It makes them while their loss falls. Once the validation mutual information falls, both move together for good.
     """

@@ -27,7 +27,7 @@ class Lagrangian(PolicyOptions):
     """
 
     name: Literal["lagrangian"] = "lagrangian"
-    # λ in nats per sentence: the minimum of `lagrangian`, the target of soft free bits, the floor of free bits.
+    # Minimum λ of the KL, in nats per sentence.
     target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
     # Step size of RMSProp on the multiplier.
     dual_learning_rate: Annotated[AboveZero, Role.MUTABLE] = 0.001

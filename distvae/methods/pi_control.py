@@ -23,11 +23,11 @@ class PIControl(PolicyOptions):
     """
 
     name: Literal["pi_control"] = "pi_control"
-    # λ in nats per sentence: what `soft_free_bits`, `lagrangian` and `pi_control` aim at, and the floor of free bits.
+    # Target λ of the KL, in nats per sentence.
     target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
-    # K_p of `pi_control`.
+    # K_p.
     proportional: Annotated[NotNegative, Role.MUTABLE] = 0.01
-    # K_i of `pi_control`.
+    # K_i.
     integral: Annotated[NotNegative, Role.MUTABLE] = 0.0001
 
     label: ClassVar[str] = "PI"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Band(PolicyOptions):
     """Options of a policy that keeps the KL in the band (1 ± β)λ."""
 
-    # λ in nats per sentence, of soft free bits, `from_above` and free bits.
+    # Target λ of the KL, in nats per sentence.
     target_rate: Annotated[NotNegative, Role.MUTABLE] = 4.0
     # β: γ stays as it is while the KL is within (1 ± β)λ.
     threshold: Annotated[Probability, Role.MUTABLE] = 0.05
@@ -45,10 +45,12 @@ class Band(PolicyOptions):
 
 @dataclass(frozen=True, config=RULES)
 class SoftFreeBits(Band):
-    """Options of soft free bits, which begin after linear annealing (paper, Algorithm 1; Chen et al., 2016)."""
+    """Soft free bits, which begin after linear annealing (paper, Algorithm 1; Chen et al., 2016)."""
 
     name: Literal["soft_free_bits"] = "soft_free_bits"
+    # Epochs n in which γ rises to 1, before soft free bits begin.
     anneal_epochs: Count = 10
+    # Whether γ rises before each epoch, by 1/n of its end, or before each step, evenly from 0.
     anneal_by: AnnealBy = "epoch"
     # γ moves every so many steps of an epoch, by the KL since the last time. Null: once an epoch.
     every_steps: Positive | None = None
