@@ -25,6 +25,7 @@ from distvae.evaluation.generation import Decoding, prior_draws
 from distvae.reports import comparison
 from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
+from distvae.system import project
 from distvae.system.arguments import Parser, integer
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
@@ -97,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         "sentences", nargs="*", default=[], metavar="SENTENCE", help="default: one per line of standard input"
     )
     _add_decoding(added)
+
+    added = command(_init, run=False)
+    added.add_argument("folder", type=Path, metavar="FOLDER", help="where to put configs/, launch/ and slurm/")
 
     added = command(_data, run=False)
     added.add_argument("config", type=Path, metavar="CONFIG", help="a training config")
@@ -329,6 +333,15 @@ def _push(options: argparse.Namespace) -> None:
         _print_json({"address": address})
     else:
         print(printable(address))
+
+
+def _init(options: argparse.Namespace) -> None:
+    """Write the configs, launch files and Slurm scripts into a folder to work in."""
+    project.create(options.folder)
+    if options.json:
+        _print_json({"folder": str(options.folder), "written": list(project.FOLDERS)})
+    else:
+        print(*map(printable, project.advice(options.folder)), sep="\n")
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 runs=runs/demo
 
 train() {
-    python distvae/train.py "configs/demo/$1.yaml" "run=$runs/$1" 2>&1 |
+    distvae train "configs/demo/$1.yaml" "run=$runs/$1" 2>&1 |
         tee "$runs/$1.log" | sed --unbuffered --quiet "s/^\(pretrain\|train\) .*/$(printf '%-10s' "$1") &/p"
 }
 

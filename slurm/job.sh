@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions that the scripts share. The working directory is the checkout.
+# Functions that the scripts share. The working directory is the checkout, or a folder of `distvae init`.
 
 fail() { # MESSAGE: end because of bad input
     echo "distvae: $*" >&2
@@ -89,7 +89,13 @@ take_copy() { # FOLDER CONFIG…: copy the code and configs, unless the copy exi
     done
     rm -rf "$new"
     mkdir -p "$new"
-    tar --create --exclude=__pycache__ distvae launch slurm setup.cfg pyproject.toml | tar --extract --directory "$new"
+    tar --create --exclude=__pycache__ launch slurm | tar --extract --directory "$new"
+    if [[ -d distvae ]]; then
+        tar --create --exclude=__pycache__ distvae setup.cfg pyproject.toml | tar --extract --directory "$new"
+    else # a folder of `distvae init`
+        site_python -c "$copy_package" "$new/distvae" ||
+            { rm -rf "$new"; fail "distvae is not installed where slurm/env.sh finds Python"; }
+    fi
     for config; do
         place=$new/$(config_in_copy "$config")
         [[ ! -e $place ]] || { rm -rf "$new"; fail "$config: another config of the job has this name"; }
@@ -98,11 +104,17 @@ take_copy() { # FOLDER CONFIG…: copy the code and configs, unless the copy exi
     done
     (($# == 0)) || copy_bases "$config" "$place" # of the last config, the training config; one before it is a sweep
     # Record the commit, because the copy has no .git.
-    if [[ -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
+    if [[ -d distvae && -e .git ]] && commit=$(git describe --always --dirty --abbrev=40 --exclude='*'); then
         echo "$commit" >"$new/COMMIT"
     fi
     mv "$new" "$code"
 }
+
+copy_package='
+import os, shutil, sys
+import distvae
+shutil.copytree(os.path.dirname(distvae.__file__), sys.argv[1], ignore=shutil.ignore_patterns("__pycache__"))
+'
 
 copy_bases() { # CONFIG PLACE: copy the bases of a training config beside its copy, as .base1.yaml and so on
     local config=$1 place=$2 folder=${2%/*} base number

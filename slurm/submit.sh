@@ -15,7 +15,7 @@ for word; do
     esac
 done
 if [[ ! -f slurm/job.sh ]]; then
-    echo "distvae: $PWD is not a checkout of distvae; submit from its folder" >&2
+    echo "distvae: $PWD has no slurm/job.sh; submit from a checkout or a folder of \`distvae init\`" >&2
     exit 2
 fi
 . slurm/job.sh

@@ -22,7 +22,7 @@ esac
 home=.
 [[ ! -d $folder/code ]] || home=$folder/code
 if [[ ! -f $home/slurm/job.sh ]]; then
-    echo "distvae: $PWD is not a checkout of distvae; submit from its folder" >&2
+    echo "distvae: $PWD has no slurm/job.sh; submit from a checkout or a folder of \`distvae init\`" >&2
     exit 2
 fi
 . "$home/slurm/job.sh"

@@ -54,6 +54,26 @@ def test_a_copied_config_names_the_same_run(checkout, name):
         assert load_config(checkout / kept).run == load_config(checkout / name).run
 
 
+def test_without_a_checkout_the_installed_package_is_copied(checkout):
+    for name in ("setup.cfg", "pyproject.toml", "distvae"):
+        (checkout / name).rename(checkout.parent / name)
+    (checkout / ".git").mkdir()  # the user's own, which says nothing about the code
+    script = '. slurm/job.sh; take_copy runs/slurm/1 "$1"'
+    done = bash("-c", script, "bash", CONFIG, cwd=checkout, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    code = checkout / "runs" / "slurm" / "1" / "code"
+    assert (code / "distvae" / "train.py").read_bytes() == (ROOT / "distvae" / "train.py").read_bytes()
+    assert {path.name for path in code.iterdir()} == {"configs", "distvae", "launch", "slurm"}
+    done = bash(
+        "-c", script.replace("/1", "/2"), "bash", CONFIG, cwd=checkout, PYTHONPATH="", PYTHONNOUSERSITE="1",
+        PATH="/usr/bin:/bin",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2, "distvae: distvae is not installed where slurm/env.sh finds Python",
+    )  # fmt: skip
+    assert not (checkout / "runs" / "slurm" / "2" / "code").exists()
+
+
 def outside(low: int, high: int) -> tuple[int, int]:
     first, last = bash("-c", f". slurm/job.sh; ports_outside {low} {high}", cwd=ROOT).stdout.split()
     return int(first), int(last)

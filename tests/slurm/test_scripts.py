@@ -76,7 +76,10 @@ def test_scripts_want_the_checkouts_folder_and_a_job(checkout, tmp_path):
     for script in ("train.sh", "sweep.sh", "report.sh", "submit.sh", "table.sh"):
         done = bash(str(checkout / "slurm" / script), CONFIG, cwd=tmp_path)
         assert done.returncode == 2
-        assert done.stderr == f"distvae: {tmp_path} is not a checkout of distvae; submit from its folder\n"
+        assert (
+            done.stderr
+            == f"distvae: {tmp_path} has no slurm/job.sh; submit from a checkout or a folder of `distvae init`\n"
+        )
     done = bash("slurm/train.sh", CONFIG, cwd=checkout)
     assert done.returncode == 2
     assert "submit it by sbatch or slurm/submit.sh" in done.stderr
