@@ -26,7 +26,7 @@ from distvae.reports import comparison
 from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
 from distvae.system import project
-from distvae.system.arguments import Parser, integer
+from distvae.system.arguments import Parser, PrintCompletion, integer
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
 from distvae.system.programs import PROGRAMS, program_of, run_program
@@ -53,9 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="distvae", description="Train text VAEs, and use them.")
     parser.add_argument("--version", action="version", version=f"distvae {__version__}")
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=("bash", "zsh"),
+        help='for the shell\'s start-up file: eval "$(distvae --print-completion bash)"',
+    )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (_, summary) in PROGRAMS.items():
-        commands.add_parser(name, help=summary, add_help=False)
+        commands.add_parser(name, help=summary, add_help=False).add_argument("words", nargs="*")
 
     def command(action: Callable[[argparse.Namespace], None], *, run: bool = True) -> Parser:
         summary = (action.__doc__ or "").splitlines()[0]

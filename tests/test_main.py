@@ -1,5 +1,7 @@
 """`distvae` runs its programs with their own arguments and exit codes."""
 
+import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from distvae import __version__, cli
 from distvae.__main__ import main
 from distvae.system.programs import PROGRAMS
+from tests.conftest import needs
 
 
 @pytest.fixture
@@ -58,3 +61,37 @@ def test_the_program_trains(said, tiny, tmp_path):
     code, printed = said("train", str(tiny), *given)
     assert code == 0, printed.err
     assert (run / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("sam", ["sample"]),
+        ("t", ["train", "table"]),
+        ("sample --met", ["--method"]),
+        ("sample run --method b", ["beam"]),
+        ("sample mi", ["mine"]),
+        ("train ow", ["own.yaml"]),
+        ("train own.yaml mi", ["mine"]),
+    ],
+)
+def test_bash_completes(said, tmp_path, words, offered):
+    needs(importlib.util.find_spec("shtab"), "no shtab")
+    code, printed = said("--print-completion", "bash")
+    assert code == 0
+    (tmp_path / "completion").write_text(printed.out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "own.yaml").touch()
+    words = ["distvae", *words.split()]
+    script = f". ./completion; COMP_WORDS=({' '.join(words)}) COMP_CWORD={len(words) - 1}; _shtab_distvae"
+    done = subprocess.run(
+        ["bash", "-c", f'{script} distvae {words[-1]} {words[-2]}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert sorted(done.stdout.split()) == sorted(offered)
+
+
+def test_zsh_gets_a_script(said):
+    needs(importlib.util.find_spec("shtab"), "no shtab")
+    code, printed = said("--print-completion", "zsh")
+    assert (code, printed.out.splitlines()[0]) == (0, "#compdef distvae")

@@ -91,6 +91,20 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+class PrintCompletion(argparse.Action):
+    """Print a script that has a shell complete commands, options, choices and file names, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, option: str | None = None) -> None:
+        import shtab  # late, because only this needs it
+
+        commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        for command in commands.choices.values():
+            for argument in command._get_positional_actions():
+                setattr(argument, "complete", shtab.FILE)  # noqa: B010
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
 def integer(least: int) -> Callable[[str], int]:
     """Return a ``type`` of arguments: a whole number of at least ``least``."""
 
