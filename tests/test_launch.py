@@ -50,7 +50,7 @@ def test_every_file_is_in_the_documents():
 
 def test_the_readmes_rows_name_files_that_are_there():
     rows = (ROOT / "README.md").read_text().split("## Ways to launch")[1].split("\n\n")[1]
-    assert "| one process, on the CPU or one GPU | `python distvae/train.py CONFIG` |" in rows
+    assert "| one process, on the CPU or one GPU | `distvae train CONFIG` |" in rows
     named = set(re.findall(r"launch/accelerate/(\w+)\.yaml", rows))
     assert {"cpu", "multi_gpu", "multi_node"} <= named <= set(FILES)
 
