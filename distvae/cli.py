@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -18,17 +16,16 @@ if __name__ == "__main__":
 
 from distvae import __version__
 from distvae.api import TextModel, load
-from distvae.config.load import load_config, with_values
+from distvae.commands import compare, config, data, init, name_of, print_json, report, sweep_report
+from distvae.config.load import with_values
 from distvae.config.schema import Config, EvaluationConfig, OptimizerConfig
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.generation import Decoding, prior_draws
 from distvae.reports import comparison
 from distvae.runs.checkpoints import Export, load_export
 from distvae.runs.results import Results, load_results, results_to_dict
-from distvae.system import project
 from distvae.system.arguments import Parser, PrintCompletion, integer
 from distvae.system.errors import UserError, printable
-from distvae.system.files import printable_json
 from distvae.system.programs import PROGRAMS, program_of, run_program
 from distvae.system.progress_bar import Progress
 
@@ -103,10 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_decoding(added)
 
-    added = command(_init, run=False)
+    added = command(init, run=False)
     added.add_argument("folder", type=Path, metavar="FOLDER", help="where to put configs/, launch/ and slurm/")
 
-    added = command(_data, run=False)
+    added = command(data, run=False)
     added.add_argument("config", type=Path, metavar="CONFIG", help="a training config")
     added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as data.path=FILE")
 
@@ -122,13 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--private", action="store_true", help="make a new repository private")
     added.add_argument("--license", metavar="NAME", help="for the model card, such as mit")
 
-    added = command(_config, run=False)
+    added = command(config, run=False)
     added.add_argument("keys", nargs="*", default=[], metavar="KEY", help="such as kl or kl.target_rate; default: all")
 
-    added = command(_compare, run=False)
+    added = command(compare, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="run folders of finished runs")
 
-    added = command(_report, run=False)
+    added = command(report, run=False)
     added.add_argument("runs", nargs="+", metavar="RUN", help="run folders, of several methods and seeds")
     added.add_argument(
         "--out", metavar="FOLDER", default=".", help="for report.html and report.md (default: the current folder)"
@@ -138,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         help="to reconstruct; may be repeated (default: built-in sentences)",
     )  # fmt: skip
 
-    added = command(_sweep_report, run=False)
+    added = command(sweep_report, run=False)
     added.add_argument("folder", metavar="FOLDER", help="a sweep folder, even one that was moved or is running")
 
     return parser
@@ -185,9 +182,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         if runtime.is_main:
             _warn_of_other_sentences(options.run, results)
             if options.json:
-                _print_json(results_to_dict(results))
+                print_json(results_to_dict(results))
             else:
-                comparison.show({_name(options.run): results})
+                comparison.show({name_of(options.run): results})
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -203,10 +200,10 @@ def _score(options: argparse.Namespace) -> None:
             return
         if options.out is not None:
             rescoring.write_sentence_scores(options.out, found, text, scored)
-        name = _name(options.run)
+        name = name_of(options.run)
         results = {name if len(scored) == 1 else f"{name}, {split}": result for split, (result, _) in scored.items()}
         if options.json:
-            _print_json({split: results_to_dict(result) for split, result in results.items()})
+            print_json({split: results_to_dict(result) for split, result in results.items()})
         else:
             _print_notes(text.notes)
             comparison.show(results)
@@ -225,7 +222,7 @@ def _encode(options: argparse.Namespace) -> None:
         if runtime.is_main:
             if options.json:
                 counts = {split: len(part.sentences) for split, part in parts.items()}
-                _print_json({"out": str(options.out), "sentences": counts})
+                print_json({"out": str(options.out), "sentences": counts})
             else:
                 _print_notes(notes)
                 print(printable(f"{options.out}: {total:,} sentences"))
@@ -242,7 +239,7 @@ def _explore(options: argparse.Namespace) -> None:
     with _runtime() as runtime:
         for run in filter(None, [options.run, options.beside]):
             with _sentences(options, run, load_export(run), runtime) as (parts, _):
-                spaces.append(build(_name(run), load(run), parts, options.sentences))
+                spaces.append(build(name_of(run), load(run), parts, options.sentences))
     serve.serve(spaces, options.port)
 
 
@@ -334,80 +331,9 @@ def _push(options: argparse.Namespace) -> None:
     """Upload a model to the hub, with its results and a model card. Log in first: hf auth login."""
     address = load(options.run, "cpu").push_to_hub(options.repository, options.private or None, options.license)
     if options.json:
-        _print_json({"address": address})
+        print_json({"address": address})
     else:
         print(printable(address))
-
-
-def _init(options: argparse.Namespace) -> None:
-    """Write the configs, launch files and Slurm scripts into a folder to work in."""
-    project.create(options.folder)
-    if options.json:
-        _print_json({"folder": str(options.folder), "written": list(project.FOLDERS)})
-    else:
-        print(*map(printable, project.advice(options.folder)), sep="\n")
-
-
-def _data(options: argparse.Namespace) -> None:
-    """Look at the sentences of a config: counts, lengths, unknown words, tokens, and what will hurt."""
-    from distvae.data.look import look
-    from distvae.reports import data
-
-    found = look(load_config(options.config, options.overrides).data, progress=sys.stderr.isatty())
-    if options.json:
-        _print_json(asdict(found))
-    else:
-        comparison.show_parts(data.parts(found))
-
-
-def _config(options: argparse.Namespace) -> None:
-    """List the settings of a training config: type, default, choices, meaning."""
-    from distvae.config.reference import describe
-    from distvae.reports import settings
-
-    found = describe(options.keys)
-    if options.json:
-        _print_json({"settings": [asdict(setting) for setting in found]})
-    else:
-        print("\n".join(settings.lines(found, min(shutil.get_terminal_size((100, 0)).columns, 120))).lstrip("\n"))
-
-
-def _compare(options: argparse.Namespace) -> None:
-    """Print the results of runs side by side."""
-    results = {_name(run): load_results(run) for run in options.runs}
-    if len(results) < len(options.runs):  # two folders of one name
-        results = {run: load_results(run) for run in options.runs}
-    if options.json:
-        _print_json({name: results_to_dict(result) for name, result in results.items()})
-    else:
-        comparison.show(results)
-
-
-def _report(options: argparse.Namespace) -> None:
-    """Compare runs of several methods and seeds, ranked by NLL; the paper's rows with its tables and claims."""
-    from distvae.reports import document, report
-
-    if any(not sentence.strip() for sentence in options.sentence):
-        raise UserError("--sentence: is empty")
-    found = report.write(options.runs, options.out, options.sentence)
-    if options.json:
-        _print_json(document.as_dict(found))
-    else:
-        comparison.show_parts(document.tables(found))
-        print(printable(Path(options.out, "report.html")))
-
-
-def _sweep_report(options: argparse.Namespace) -> None:
-    """Write a sweep's sweep.html and sweep.md again, and print its trials, best first."""
-    from distvae.sweeps import report as sweep_report
-    from distvae.sweeps import summary
-
-    account = sweep_report.write_report(options.folder)
-    if options.json:
-        _print_json(sweep_report.as_dict(account))
-    else:
-        comparison.show_parts([sweep_report.table(account), summary.summary(account), *summary.endings(account)])
-        print(printable(account.folder / "sweep.html"))
 
 
 # -- Parts -------------------------------------------------------------------------------------------------------------
@@ -417,22 +343,11 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     return {field.name: getattr(options, field.name) for field in fields(Decoding)}
 
 
-def _name(run: str) -> str:
-    folder = Path(run).resolve()
-    return folder.parent.name if folder.name in ("best", "pretrained") else folder.name
-
-
 def _print(options: argparse.Namespace, model: TextModel, lines: list[str], content: dict[str, Any]) -> None:
     if options.json:
-        _print_json(content | {"decoding": asdict(model.decoding(**_given(options)))})
+        print_json(content | {"decoding": asdict(model.decoding(**_given(options)))})
     else:
         print("\n".join(map(printable, lines)))
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    # An encoding that lacks characters gets JSON's own escapes.
-    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    print(printable_json(json.dumps(content, indent=2, ensure_ascii=not utf8)))
 
 
 if __name__ == "__main__":

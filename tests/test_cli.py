@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -261,30 +260,3 @@ def test_no_result_reaches_the_terminal_as_a_code(run, said, tmp_path):
     assert "\\x1b]0;title\\x07" in said("compare", run, other)
     (other / "results.json").write_text(json.dumps(results | {"vocabulary": "\x1b[31m"}))
     assert "\x1b" not in said("compare", run, other, code=2)
-
-
-def test_config_describes_settings(said, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    shown = said("config", "kl.multiplier").splitlines()
-    assert shown[0].startswith("kl.multiplier=0.1  (number > 0 and < 1; read by kl.policy=")
-    assert shown[1] == "    χ: γ is multiplied by 1 + χ or 1 − χ."
-    keys = [setting["key"] for setting in json.loads(said("config", "--json"))["settings"]]
-    assert {"run", "kl", "kl.target_rate", "speed.cuda_graphs"} <= set(keys)
-    assert said("config", "kl.multiplieer", code=2) == (
-        "distvae: unknown key kl.multiplieer; did you mean kl.multiplier?\n"
-    )
-
-
-def test_data_shows_the_sentences_of_a_config(tmp_path, capsys):
-    (tmp_path / "all.txt").write_text("".join(f"sentence {i % 7} is here .\n" for i in range(60)), encoding="utf-8")
-    (tmp_path / "some.yaml").write_text(f"data: {{path: {tmp_path / 'all.txt'}, cache: {tmp_path / 'cache'}}}\n")
-    arguments = ["data", str(tmp_path / "some.yaml"), "data.min_count=1"]
-    assert main(arguments) == 0
-    shown = capsys.readouterr().out
-    assert "by data.tokenizer=words" in shown
-    assert re.search(r"^train +48 +240 +5 +5 +0\.00%$", shown, flags=re.MULTILINE)
-    assert "WARNING train: 85.4% of the sentences are repetitions" in shown
-    assert main([*arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["splits"]["train"]["tokens"] == 240
-    assert main(["data", str(tmp_path / "some.yaml"), "data.path=nowhere.txt"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1

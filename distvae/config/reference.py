@@ -81,7 +81,9 @@ def _section(kind: type, values: Any, prefix: str) -> Iterator[Setting]:
             yield from _section(type(value), value, f"{prefix}{name}.")
         else:
             hint = hints[name]
-            yield Setting(f"{prefix}{name}", type_of(hint), value, _values(hint), meanings[name], "")
+            marks = getattr(hint, "__metadata__", ())
+            key = next((mark.alias for mark in marks if isinstance(mark, FieldInfo) and mark.alias), name)
+            yield Setting(f"{prefix}{key}", type_of(hint), value, _values(hint), meanings[name], "")
     options = dict.fromkeys(option for choice in choices.values() for own in choice.options.values() for option in own)
     for option in options:
         yield _option(f"{prefix}{option}", list(choices.values()), option)
