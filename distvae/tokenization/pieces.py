@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,6 +17,10 @@ from distvae.system.settings import RULES, Location, Positive
 from distvae.tokenization.base import Tokenizer
 
 UNKNOWN = "<unk>"
+
+_LONG_WORD = re.compile(r"\S{1000}")
+# Between the scores of characters that are too rare for one of their own.
+_STEP = 1e-4
 
 
 class PieceTokenizer(Tokenizer):
@@ -85,7 +90,7 @@ class BPE:
         trainer = library.trainers.BpeTrainer(
             vocab_size=self.vocabulary_size, initial_alphabet=sorted(alphabet), show_progress=False
         )
-        found.train_from_iterator(sentences, trainer)
+        found.train_from_iterator(_cut_long_words(sentences), trainer)
         return PieceTokenizer(found.to_str())
 
 
@@ -114,12 +119,12 @@ class Unigram:
             vocab_size=self.vocabulary_size, unk_token=UNKNOWN, special_tokens=[UNKNOWN], show_progress=False
         )
         try:
-            found.train_from_iterator(sentences, trainer)
+            found.train_from_iterator(_cut_long_words(sentences), trainer)
         except Exception as error:  # the library raises nothing narrower
             raise UserError(
                 f"data.vocabulary_size={self.vocabulary_size}: unigram cannot be trained: {error}"
             ) from None
-        return PieceTokenizer(_in_order(found.to_str()))
+        return PieceTokenizer(_repeatable(found.to_str()))
 
 
 @dataclass(frozen=True, config=RULES)
@@ -164,15 +169,33 @@ class Pretrained:
         return found
 
 
-def _in_order(definition: str) -> str:
-    """Return a unigram model with its pieces in alphabetical order.
+def _repeatable(definition: str) -> str:
+    """Return a unigram model that is the same after each training on the same sentences.
 
-    The library's scores, and so its order, differ in the fourth decimal from one training to the next.
+    The library sums in a random order, which is rounded away here, as is the random order of pieces. To characters that
+    are too rare for a score, it gives the lowest one plus multiples of 0.0001, in a random order; here all get the
+    lowest.
     """
     content = json.loads(definition)
     unknown, *pieces = content["model"]["vocab"]
-    content["model"]["vocab"] = [unknown, *sorted([piece, round(score, 2)] for piece, score in pieces)]
+    lowest = min((score for _, score in pieces), default=0.0)
+
+    def fixed(piece: str, score: float) -> float:
+        steps = (score - lowest) / _STEP
+        is_rare = len(piece) == 1 and steps < len(pieces) and abs(steps - round(steps)) < 1e-4
+        return round(lowest if is_rare else score, 2)
+
+    content["model"]["vocab"] = [unknown, *sorted([piece, fixed(piece, score)] for piece, score in pieces)]
     return json.dumps(content, ensure_ascii=False)
+
+
+def _cut_long_words(sentences: Iterable[str]) -> Iterator[str]:
+    """Cut words of more than 1,000 characters, because training takes the square of a word's length."""
+    for sentence in sentences:
+        if _LONG_WORD.search(sentence):
+            yield from _LONG_WORD.sub("\\g<0>\n", sentence).split("\n")
+        else:
+            yield sentence
 
 
 def _library() -> Any:

@@ -1,5 +1,6 @@
 import json
 import pickle
+import time
 import unicodedata
 
 import pytest
@@ -9,6 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from distvae.system.errors import UserError
 from distvae.tokenization.pieces import BPE, Pretrained, Unigram
+from tests.conftest import ROOT
+
+LANGUAGES = ROOT / "tests" / "fixtures" / "languages"
 
 SENTENCES = [f"{who} {does} the {what}." for who in ("A man", "Two dogs", "She") for does in ("sees", "eats")
              for what in ("cake", "newer newspaper", "dog's bone")]  # fmt: skip
@@ -28,11 +32,18 @@ def test_bpe_has_the_size_asked_for_and_merges_what_is_frequent():
     assert BPE_290.tokenize("A newer dog") == ["A", "Ġnewer", "Ġdog"]
 
 
-@pytest.mark.parametrize("options", [BPE(vocabulary_size=280), Unigram(vocabulary_size=40)])
+@pytest.mark.parametrize("options", [BPE(vocabulary_size=400), Unigram(vocabulary_size=500)])
 def test_training_again_gives_the_same(options):
-    first, again = options.fit(SENTENCES), options.fit(SENTENCES)
-    assert first.definition == again.definition
-    assert first.pieces == again.pieces
+    """Also where many characters are rare, as in Chinese."""
+    lines = [line for file in sorted(LANGUAGES.glob("*.txt")) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len({options.fit(lines).definition for _ in range(3)}) == 1
+
+
+def test_a_long_word_takes_no_longer_than_many_words():
+    start = time.perf_counter()
+    tokenizer = BPE(vocabulary_size=300).fit([*SENTENCES, "xy" * 100_000])
+    assert time.perf_counter() - start < 20  # more than a minute without cutting it
+    assert "xyxy" in tokenizer.pieces
 
 
 def test_unigram():
