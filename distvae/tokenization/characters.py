@@ -12,6 +12,9 @@ from pydantic.dataclasses import dataclass
 from distvae.system.settings import RULES
 from distvae.tokenization.base import Tokenizer, WordLevel
 
+# An extended grapheme cluster. The first case only saves `\X` from going back to the start of a run of flags.
+CHARACTER = r"(?:\p{RI}{2}(?=\p{RI})|\X)"
+
 
 class CharacterTokenizer(Tokenizer):
     """Extended grapheme clusters of Unicode: what a reader takes for a character, such as हि or an emoji."""
@@ -20,7 +23,7 @@ class CharacterTokenizer(Tokenizer):
 
     def tokenize(self, sentence: str) -> list[str]:
         """Return the characters, spaces included, of the text in NFC."""
-        found: list[str] = regex.findall(r"\X", unicodedata.normalize("NFC", sentence))
+        found: list[str] = regex.findall(CHARACTER, unicodedata.normalize("NFC", sentence))
         return found
 
     def join(self, tokens: Sequence[str]) -> str:

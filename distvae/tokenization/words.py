@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from distvae.system.settings import RULES
 from distvae.tokenization.base import Tokenizer, WordLevel
+from distvae.tokenization.characters import CHARACTER
 
 SPACE, NO_SPACE = "▁", "￭"
 
@@ -32,17 +33,20 @@ _TOKEN = regex.compile(
       <[^<>\s]+>                                               # <unk>, </s>
     | \[[A-Z]+\]                                               # [UNK]
     | (?:https?://|www\.)\S*[\p{L}\p{N}/]                      # a URL, without the punctuation after it
-    | [\p{L}\p{N}._%+-]*[\p{L}\p{N}_]@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)+  # an e-mail address
+    | [\p{L}\p{N}._%+-]{0,63}[\p{L}\p{N}_]@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)+  # an e-mail address
     | (?:\p{L}\.){2,}(?!WORD)                                  # u.s.
     | \p{N}+(?:[.,]\p{N}+)*°\p{L}?(?!WORD)                     # 20°C
     | (?P<word>(?:(?<!WORD|\.)\.(?=\p{N}))?WORD+(?:(?:[-‐‑.&/·'’]|(?<=\p{N})[,:–٫٬](?=\p{N}))WORD+)*)
     | (?:CLITIC)(?!WORD)                                       # after a space or a bracket
     | \.{2,} | -{2,} | `` | ''
-    | (?!\s)\X                                                 # any other character, such as an emoji of several codes
-    """.replace("WORD", _WORD).replace("CLITIC", _CLITIC),
+    | (?!\s)CHARACTER                                          # any other, such as an emoji of several codes
+    """.replace("WORD", _WORD)
+    .replace("CLITIC", _CLITIC)
+    .replace("CHARACTER", CHARACTER),
     regex.VERBOSE,
 )
-_ENDING = regex.compile(f"(.*[^'’])({_CLITIC})", regex.IGNORECASE)
+# The end of a word that has a clitic. No more than these characters decide, so a long word takes no longer.
+_ENDING, _ENDING_LENGTH = regex.compile(f".?[^'’]({_CLITIC})", regex.IGNORECASE), 4
 _ENDING_ALONE = regex.compile(_CLITIC, regex.IGNORECASE)
 _HAS_WORD = regex.compile(r"[\p{L}\p{N}<]")
 
@@ -122,13 +126,13 @@ class Words(WordLevel):
 def _cores(text: str) -> Iterator[tuple[str, int, int]]:
     """Yield each token without marks, and where it starts and stops."""
     for match in _TOKEN.finditer(text):
-        core, start = match[0], match.start()
+        start, stop = match.span()
         endings = []
-        while match["word"] and (split := _ENDING.fullmatch(core)):
-            core = split[1]
-            endings.append((split[2], start + len(core), start + len(core) + len(split[2])))
+        while match["word"] and (split := _ENDING.fullmatch(text, max(start, stop - _ENDING_LENGTH), stop)):
+            endings.append((split[1], split.start(1), stop))
+            stop = split.start(1)
         # A mark that is in the text would be read as a space.
-        yield core.replace(SPACE, "_").replace(NO_SPACE, "■"), start, start + len(core)
+        yield text[start:stop].replace(SPACE, "_").replace(NO_SPACE, "■"), start, stop
         yield from reversed(endings)
 
 

@@ -1,3 +1,4 @@
+import time
 import unicodedata
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_plain_token_has_no_spaces_of_its_own(sentence):
     for token in TOKENIZER.tokenize(sentence):
         plain = TOKENIZER.plain(token)
         assert plain == TOKENIZER.plain(plain) == token.strip("▁￭")
+
+
+@pytest.mark.parametrize("unit", ["a'", "'s", "a+", "_%", "<a", "[A", "1,", "🇩", "a@b.", "."])
+def test_the_time_grows_with_the_length_and_no_faster(unit):
+    start = time.perf_counter()
+    TOKENIZER.tokenize("A" + unit * 100_000)
+    assert time.perf_counter() - start < 20  # minutes if the rules look back
+
+
+def test_a_long_name_of_an_address_is_a_word():
+    assert TOKENIZER.tokenize(f"{'a' * 64}@b.co") == [f"{'a' * 64}@b.co"]
+    assert TOKENIZER.tokenize("a's's've") == ["a", "'s", "'s", "'ve"]
 
 
 def test_marks_in_the_text_are_not_taken_for_spaces():
