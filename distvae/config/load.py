@@ -233,6 +233,8 @@ def _explain(problem: ErrorDetails, kind: type) -> str:
         message = f"input should be {either(names)}"
     if problem["type"] in ("tuple_type", "list_type") and isinstance(given, str | int | float):
         message += f"; a list: write '{key}=[{given}]'"
+    if problem["type"] == "string_type":
+        message += f"; quote it twice if it is text: '{key}=\"…\"'"
     return f"{key} = {given!r}: {message[0].lower() + message[1:]}"
 
 

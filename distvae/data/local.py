@@ -73,7 +73,9 @@ def _some(names: list[str]) -> str:
 def _saved(folder: Path) -> tuple[Path, ...]:
     """Return the Arrow files of a folder that ``Dataset.save_to_disk`` wrote, in their order."""
     files = tuple(folder / name for name in _listed(folder / _SAVED, "_data_files", "filename"))
-    if not files or not all(file.is_file() and file.parent == folder for file in files):
+    if not files:
+        raise UserError(f"{folder}: contains no sentences")
+    if not all(file.is_file() and file.parent == folder for file in files):
         raise UserError(f"{folder}: lacks files that its {_SAVED} lists; save the dataset again")
     return files
 

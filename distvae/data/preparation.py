@@ -132,7 +132,7 @@ def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
         dropped = splits.make_disjoint(rows, lambda split: sentences_of(texts[split].rows.select(rows[split])))
         for split, count in dropped.items():
             if not len(rows[split]):
-                raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}")
+                raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}; leave it out")
             if count:
                 notes.append(f"{split}: {_count(count, 'sentence')} left out: in another split")
     chosen, labels = {}, {}
@@ -146,6 +146,10 @@ def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
         found = texts[split].labels
         if found is not None:
             labels[split] = found.select(rows[split])
+            for name in found.column_names:
+                missing = int(pc.is_null(found.data.column(name)).to_numpy()[rows[split]].sum())
+                if missing:
+                    notes.append(f"{split}: {_count(missing, 'sentence')} without a label in column {name}")
     return Chosen(chosen, notes, labels)
 
 
@@ -254,6 +258,11 @@ def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: Dat
         if data.group is not None:
             raise UserError(f"data.group: {source.where} has splits already, so none is cut by groups; leave it out")
         return []
+    if len(all_rows) <= len(missing):
+        raise UserError(
+            f"{source.where}: {_count(len(all_rows), 'sentence')} cannot be split into train, {' and '.join(missing)};"
+            " add sentences, or pass a folder with a file for each"
+        )
     held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * len(all_rows)))
     sizes = {split: _size(data, split) or held_out for split in missing}
     if min(*sizes.values(), len(all_rows) - sum(sizes.values())) < 1:

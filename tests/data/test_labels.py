@@ -48,6 +48,7 @@ def test_pooled_columns_share_their_label(tmp_path):
     prepared = prepare(tmp_path, path=path, columns=("a", "b"), label="label")
     assert sentences(prepared, "train") == ["a dog", "a bird", "a cat", "a fish"]
     assert prepared.labels["train"]["label"][:] == ["x", None, "x", None]
+    assert prepared.notes[0] == "train: 2 sentences without a label in column label"
 
 
 def test_lines_of_label_and_text(tmp_path):

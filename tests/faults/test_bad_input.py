@@ -481,7 +481,7 @@ REFUSED = [
     ("a.txt", b"", "contains no sentences"),
     ("a.txt", b"\n \n\t\n", "contains no sentences"),
     ("a.txt", b"A dog.", "1 sentence cannot be split"),
-    ("a.txt", TEXT.decode().encode("utf-16"), "line 1: is UTF-16, not UTF-8"),
+    ("a.txt", TEXT.decode().encode("utf-16"), "a.txt: is UTF-16, not UTF-8"),
     ("a.txt", TEXT + b"\xe9", "line 30: is not UTF-8"),
     ("a.txt", gzip.compress(TEXT), "is gzip, not text; rename it to end in .gz"),
     ("a.txt", TEXT + b"\n" + TEXT.decode().encode("utf-16-le"), "line 31: contains a NUL byte"),

@@ -13,6 +13,8 @@ from distvae.system.errors import UserError
 
 # The first bytes of the file format.
 FILE_FORMAT = b"ARROW1"
+# The last bytes of a stream, which a writer that was stopped leaves out.
+END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 def read_arrow(path: Path, columns: list[Column]) -> str:
@@ -30,9 +32,11 @@ def read_arrow(path: Path, columns: list[Column]) -> str:
             for batch in _batches(reader):
                 for column in columns:
                     column.add_arrow(batch.column(column.name))
+            file.seek(max(file.size() - len(END), 0))
+            ended = is_file or file.read() == END
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: is not Arrow: {reason(error)}") from None
-    return ""
+    return "" if ended else "has no end mark, so rows may be missing"
 
 
 def _batches(reader: pa.RecordBatchFileReader | pa.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:

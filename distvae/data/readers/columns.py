@@ -128,6 +128,8 @@ class Column:
         """
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
+        if pa.types.is_floating(array.type):
+            array = pc.if_else(pc.is_nan(array), None, array)  # NaN is what pandas writes for a missing number
         if self.names is not None:
             # A class of −1 is a missing label.
             inside = pc.and_(pc.greater_equal(array, 0), pc.less(array, len(self.names)))
@@ -181,7 +183,12 @@ def read_columns(name: str, where: str, wanted: Wanted, work: Path, fill: Callab
         wanted: names of columns; a repeated one is read once and concatenated again.
         work: folder of the Arrow files.
         fill: adds all rows to the columns and returns the note of ``Texts``.
+
+    Raises:
+        UserError: a column is named for two purposes, or columns differ in their numbers of rows.
     """
+    if len(set(wanted.labels)) < len(wanted.labels):
+        raise UserError(f"data.label: names a column twice: {', '.join(wanted.labels)}")
     keys = dict.fromkeys(wanted.columns, "columns")
     for label in (*wanted.labels, *filter(None, [wanted.group])):
         key = "label" if label in wanted.labels else "group"
@@ -196,6 +203,10 @@ def read_columns(name: str, where: str, wanted: Wanted, work: Path, fill: Callab
     finally:
         for column in columns:
             column.close()
+    counts = {name: len(rows) for name, rows in read.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+        raise UserError(f"{where}: columns differ in their numbers of rows: {listed}; write empty values too")
 
     def repeated(column: str) -> Dataset:
         return datasets.concatenate_datasets([read[column]] * len(wanted.columns))
@@ -226,14 +237,17 @@ def join(parts: Sequence[Texts], where: str) -> Texts:
     )
 
 
-def find_column(names: Sequence[str], column: Column, where: str) -> int:
+def find_column(names: Sequence[str], column: Column, where: str, hint: str = "") -> int:
     """Return the index of a column.
+
+    Args:
+        hint: what else to do if there is none.
 
     Raises:
         UserError: no column, or more than one, has this name.
     """
     if column.name not in names:
-        raise no_column(where, column, names)
+        raise no_column(where, column, names, hint)
     if (count := names.count(column.name)) > 1:
         raise UserError(f"{where}: has {count} columns with the name {column.name}; rename the others")
     return names.index(column.name)
@@ -246,13 +260,14 @@ _ADVICE = {
 }
 
 
-def no_column(where: str, column: Column, names: Iterable[str]) -> UserError:
+def no_column(where: str, column: Column, names: Iterable[str], hint: str = "") -> UserError:
     """Return the error for a source that has only the columns ``names``."""
     names = list(names)
     if not names:
         return UserError(f"{where}: contains no sentences")
     listed = ", ".join(names[:20]) + (f" … ({len(names):,} in total)" if len(names) > 20 else "")
-    return UserError(f"{where}: has no column {column.name}, only {listed}; {_ADVICE[column.key].format('sentences')}")
+    advice = _ADVICE[column.key].format("sentences") + hint
+    return UserError(f"{where}: has no column {column.name}, only {listed}; {advice}")
 
 
 def not_text(where: str, column: Column, kind: str) -> UserError:

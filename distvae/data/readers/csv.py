@@ -15,6 +15,8 @@ from distvae.system.errors import UserError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
+NO_HEADER = ", or write the names of the columns into the first line if they are missing"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -35,7 +37,7 @@ def read_csv(path: Path, columns: list[Column]) -> str:
     layout, header = _header(path, [column.name for column in columns], usual)
     if layout.separator == "\t" and _has_bare_quotes(path, layout, len(header)):
         layout = replace(layout, quoted=False)
-    places = [(column, find_column(header, column, str(path))) for column in columns]
+    places = [(column, find_column(header, column, str(path), NO_HEADER)) for column in columns]
     separators = SEPARATORS[layout.separator]
     rows = _records(path, layout)
     next(rows)

@@ -36,7 +36,11 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return row if len(row) == len(pairs) else _Repeating(pairs)
 
 
-_DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=Number, object_pairs_hook=_object)
+def _constant(name: str) -> Number | None:
+    return None if name == "NaN" else Number(name)  # pandas writes NaN for a missing value
+
+
+_DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_constant, object_pairs_hook=_object)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"[-+.0-9eE]*")
 
@@ -74,12 +78,18 @@ def read_json_lines(path: Path, columns: list[Column]) -> str:
     for number, line in enumerate(lines(path), 1):
         if line.isspace():
             continue
+        row, why = None, ""
         try:
             row = _DECODER.decode(line.lstrip(BOM))
+        except json.JSONDecodeError as error:
+            why = f" ({error.msg}, at character {error.colno})"
         except (ValueError, RecursionError):
-            row = None
+            why = " (it is nested too deeply)"
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: is not a JSON object")
+            raise UserError(
+                f"{path}, line {number}: is not a JSON object{why}; a .jsonl file has one per line, and a .json file"
+                " holds a list, or objects of several lines"
+            )
         rows.add(row, f"line {number}")
     rows.finish()
     return ""

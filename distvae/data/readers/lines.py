@@ -17,7 +17,19 @@ from distvae.system.errors import UserError
 
 # May also start a line within a file that was concatenated from several.
 BOM = "\ufeff"
-GZIP, UTF16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
+# First bytes of other kinds of files, their names, and what to do.
+_OTHERS = {
+    b"\xff\xfe\0\0": ("UTF-32, not UTF-8", "convert it (iconv -f UTF-32 -t UTF-8)"),
+    b"\0\0\xfe\xff": ("UTF-32, not UTF-8", "convert it (iconv -f UTF-32 -t UTF-8)"),
+    b"\xff\xfe": ("UTF-16, not UTF-8", "convert it (iconv -f UTF-16 -t UTF-8)"),
+    b"\xfe\xff": ("UTF-16, not UTF-8", "convert it (iconv -f UTF-16 -t UTF-8)"),
+    b"\x1f\x8b": ("gzip, not text", "rename it to end in .gz"),
+    b"\x28\xb5\x2f\xfd": ("zstd, not text", "rename it to end in .zst"),
+    b"\xfd7zXZ": ("xz, not text", "rename it to end in .xz"),
+    b"PAR1": ("Parquet, not text", "rename it to end in .parquet"),
+    b"ARROW1": ("Arrow, not text", "rename it to end in .arrow"),
+    b"PK\x03\x04": ("a zip archive or a spreadsheet, not text", "unpack it, or export it as .csv"),
+}
 
 COMPRESSIONS = (".gz", ".zst", ".xz")
 
@@ -124,10 +136,13 @@ def _not_utf8(path: Path) -> UserError:
     number = 0
     with _open(path) as file:
         for number, line in enumerate(file, 1):
-            if number == 1 and line.startswith(GZIP):
-                return UserError(f"{path}: is gzip, not text; rename it to end in .gz")
-            if number == 1 and line.startswith(UTF16):
-                return UserError(f"{path}, line 1: is UTF-16, not UTF-8; convert it (iconv -f UTF-16 -t UTF-8)")
+            if number == 1:
+                for start, (kind, remedy) in _OTHERS.items():
+                    if line.startswith(start):
+                        packed = compression(path)
+                        return UserError(
+                            f"{path}: is {kind}" + (f", after unpacking {packed}" if packed else f"; {remedy}")
+                        )
             if b"\0" in line:
                 return UserError(f"{path}, line {number}: contains a NUL byte; is it UTF-8 text?")
             try:

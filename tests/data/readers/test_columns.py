@@ -65,12 +65,26 @@ def test_labels_may_be_numbers_and_have_no_space_around_them(tmp_path):
     column.add_arrow(pa.array([1, None]))
     column.names = ["no", "yes"]
     column.add_arrow(pa.array([1, -1, None, 0]))
-    assert column.finish()["text"][:] == ["good", "12", "true", None, None, "1", None, "yes", None, None, "no"]
+    column.names = None
+    column.add_arrow(pa.array([0.5, float("nan"), 1.0]))
+    read = ["good", "12", "true", None, None, "1", None, "yes", None, None, "no", "0.5", None, "1"]
+    assert column.finish()["text"][:] == read
 
 
 def test_a_column_of_sentences_is_no_column_of_labels(tmp_path):
     with pytest.raises(UserError, match="data.label=a: is a column of sentences"):
         read_columns("train", "a.csv", Wanted(("a",), ("a",)), tmp_path, lambda columns: "")
+    with pytest.raises(UserError, match="data.label: names a column twice: b, b"):
+        read_columns("train", "a.csv", Wanted(("a",), ("b", "b")), tmp_path, lambda columns: "")
+
+
+def test_columns_have_a_value_for_each_row(tmp_path):
+    def fill(wanted: list[Column]) -> str:
+        wanted[0].add("a")
+        return ""
+
+    with pytest.raises(UserError, match=r"a\.json: columns differ in their numbers of rows: 1 of a, 0 of b; write"):
+        read_columns("train", "a.json", Wanted(("a",), ("b",)), tmp_path, fill)
 
 
 def test_the_reason_is_the_first_line_of_the_root_cause():

@@ -57,6 +57,11 @@ def test_quotes_of_tabs_may_be_text(tmp_path):
         ("a.csv", "text,n\na,1\nb\n", "line 3: has 1 of 2 fields; write empty ones too"),
         ("a.csv", 'text,n\na,1\n"b\nc,2\nd,3\n', "line 3: is not CSV: unexpected end of data"),
         ("a.tsv", "text\tn\n", "contains no sentences"),
+        (
+            "a.csv",
+            "a dog\na cat\n",
+            "to those with sentences, or write the names of the columns into the first line if",
+        ),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, content, message):

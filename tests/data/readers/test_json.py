@@ -45,7 +45,7 @@ def test_many_columns_take_no_time(tmp_path):
     path = written(tmp_path / "a.csv", separated([names, *([row, *["1"] * 20_000] for row in ROWS)]))
     assert read(path) == ROWS
     message = refused(path, "no such")
-    assert message.endswith("c18 … (20,001 in total); set data.columns=[…] to those with sentences")
+    assert "c18 … (20,001 in total); set data.columns=[…] to those with sentences, or write the names" in message
 
 
 # JSON.
@@ -124,7 +124,13 @@ def test_values_longer_than_a_piece_of_the_file(tmp_path):
 def test_numbers_among_texts_are_as_they_are_written(tmp_path):
     path = written(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": 12}\n{"text": 1e5}\n{"text": 0.10}\n{"text": true}\n')
     assert read(path) == ["a", "12", "1e5", "0.10", "true"]
-    assert read(written(tmp_path / "a.json", '["a", 1.50, null]')) == ["a", "1.50", None]
+    assert read(written(tmp_path / "a.json", '["a", 1.50, null, NaN, Infinity]')) == [
+        "a",
+        "1.50",
+        None,
+        None,
+        "Infinity",
+    ]
     path = written(tmp_path / "b.jsonl", '{"text": ' + "9" * 5000 + '}\n{"text": "a"}\n')
     assert read(path) == ["9" * 5000, "a"]
 
@@ -137,7 +143,14 @@ def test_numbers_among_texts_are_as_they_are_written(tmp_path):
         ("a.json", '[{"text": "a"}, {"text": "a", "text": "b"}]', "row 2: has the key text more than once"),
         ("a.json", '{"text": ["a"], "text": ["b"]}', "row 1: has the key text more than once"),
         ("a.jsonl", '{"text": 1}\n{"text": false}\n', "column text holds numbers (line 1), not text"),
-        ("a.jsonl", '{"text": "a"} {"text": "b"}\n', "line 1: is not a JSON object"),
+        ("a.jsonl", '{"text": "a"} {"text": "b"}\n', "line 1: is not a JSON object (Extra data, at character 15); a"),
+        ("a.jsonl", '{"text": "a",}\n', "line 1: is not a JSON object (Expecting property name"),
+        (
+            "a.jsonl",
+            '[{"text": "a"}]\n',
+            "is not a JSON object; a .jsonl file has one per line, and a .json file holds a",
+        ),
+        ("a.jsonl", '{"text": ' + "[" * 9**5, "line 1: is not a JSON object (it is nested too deeply); a"),
         ("a.json", '[{"text": "a"}, {"text": "b"}', "row 3: the list is not closed"),
         ("a.json", '[{"text": "a"} {"text": "b"}]', "row 2: a comma is missing"),
         ("a.json", '[{"text": "a"},]', "row 2: Expecting value"),
