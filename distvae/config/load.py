@@ -197,7 +197,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{override!r}: the value is not YAML; quote it") from None
+        raise ConfigError(f"{override!r}: the value is not YAML; quote it twice if it is text: '{key}=\"…\"'") from None
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:

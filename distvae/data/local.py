@@ -39,6 +39,10 @@ def find(path: Path, data: DataConfig) -> Files:
         return {WHOLE_FILE: _saved(path)}
     if path.is_dir():
         return {split: (_find_split(path, split, data.columns),) for split in SPLITS}
+    if "://" in data.path:
+        raise UserError(
+            f"data.path={data.path}: is a URL; download the files, or pass ORG/NAME of a dataset of the hub"
+        )
     if not path.exists() and glob.has_magic(str(path)):
         return _matches(path)
     if not path.exists():

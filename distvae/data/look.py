@@ -77,7 +77,7 @@ def look(data: DataConfig, progress: bool) -> Look:
     if sources.is_hub(data):
         data = sources.pinned(data)
     prepared = corpus.load(corpus.prepare(data, progress))
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, corpus.quiet_datasets(progress):
         texts = _texts(data, Path(work))
         splits = {split: _split(prepared, split) for split in SPLITS}
         warnings = [note.removeprefix("WARNING: ") for note in prepared.notes if note.startswith("WARNING: ")]

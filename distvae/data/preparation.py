@@ -103,7 +103,21 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
     chosen = choose(data, files, work)
     tokenizer = data.tokenizer.fit(sentences_of(chosen.texts["train"]))
     words = {split: tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.texts.items()}
-    return Tokens(words, tokenizer, chosen.notes, chosen.labels)
+    return Tokens(words, tokenizer, [*chosen.notes, *_without_tokens(words, data)], chosen.labels)
+
+
+def _without_tokens(words: dict[str, Dataset], data: DataConfig) -> Iterator[str]:
+    """Yield notes on sentences of which a tokenizer keeps nothing.
+
+    Raises:
+        UserError: it keeps nothing of a split.
+    """
+    for split, rows in words.items():
+        empty = int(pc.sum(pc.equal(pc.list_value_length(rows.data.column("words")), 0)).as_py())
+        if empty == len(rows):
+            raise UserError(f"data.tokenizer={data.tokenizer.name}: knows nothing of {split}; use another tokenizer")
+        if empty:
+            yield f"{split}: {_count(empty, 'sentence')} of which data.tokenizer={data.tokenizer.name} knows nothing"
 
 
 def drawn_captions(data: DataConfig) -> dict[str, list[list[str]]]:

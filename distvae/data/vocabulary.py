@@ -114,9 +114,9 @@ class Vocabulary:
 
     @classmethod
     def of_pieces(cls, tokenizer: PieceTokenizer, name: str) -> Vocabulary:
-        """Build from all pieces of a tokenizer."""
+        """Build from all pieces of a tokenizer. The one that stands for unknown text is ``<unk>``."""
         first = SPECIALS + UNKNOWN_TOKENS["single"]
-        pieces = tuple(piece for piece in tokenizer.pieces if piece not in first)
+        pieces = tuple(piece for piece in tokenizer.pieces if piece not in (*first, tokenizer.unknown))
         return cls(first + pieces, "single", name, tokenizer.definition)
 
     @classmethod

@@ -41,6 +41,9 @@ class PieceTokenizer(Tokenizer):
             self._library = _library().Tokenizer.from_str(definition)
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"the tokenizers library cannot read it: {error}") from None
+        # Many tokenizers of models cut or fill sentences to a length.
+        self._library.no_truncation()
+        self._library.no_padding()
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -48,9 +51,27 @@ class PieceTokenizer(Tokenizer):
         ids: dict[str, int] = self._library.get_vocab(with_added_tokens=False)
         return tuple(sorted(ids, key=lambda piece: ids[piece]))
 
+    @property
+    def unknown(self) -> str | None:
+        """The piece that stands for unknown text, if there is one."""
+        model = json.loads(self.definition)["model"]
+        if model.get("unk_id") is not None:
+            return str(model["vocab"][model["unk_id"]][0])
+        found: str | None = model.get("unk_token")
+        return found
+
     def tokenize(self, sentence: str) -> list[str]:
-        """Return the pieces of a sentence."""
-        tokens: list[str] = self._library.encode(sentence, add_special_tokens=False).tokens
+        """Return the pieces of a sentence.
+
+        Raises:
+            UserError: a part of it is unknown, and the tokenizer has no piece for that.
+        """
+        try:
+            tokens: list[str] = self._library.encode(sentence, add_special_tokens=False).tokens
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"the tokenizer cannot split {sentence[:100]!r} ({error}); use one with an unknown token"
+            ) from None
         return tokens
 
     def join(self, tokens: Sequence[str]) -> str:
@@ -129,10 +150,10 @@ class Unigram:
 
 @dataclass(frozen=True, config=RULES)
 class Pretrained:
-    """A ``tokenizer.json``, or the one of a model on the hub."""
+    """A ``tokenizer.json``, or the one of a model in a folder or on the hub."""
 
     name: Literal["pretrained"] = "pretrained"
-    # A `tokenizer.json`, or an id of the hub, such as `openai-community/gpt2`
+    # A `tokenizer.json`, a folder with one, or an id of the hub, such as `openai-community/gpt2`
     tokenizer_file: Location | None = None
 
     libraries: ClassVar[tuple[str, ...]] = ("tokenizers",)
@@ -157,6 +178,8 @@ class Pretrained:
                 "data.tokenizer=pretrained: set data.tokenizer_file to a tokenizer.json or an id of the hub"
             )
         path = Path(self.tokenizer_file).expanduser()
+        if path.is_dir():
+            path /= "tokenizer.json"
         load = _library().Tokenizer.from_file if path.exists() else _library().Tokenizer.from_pretrained
         try:
             found: str = load(str(path) if path.exists() else self.tokenizer_file).to_str()

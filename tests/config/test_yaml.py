@@ -182,7 +182,16 @@ def test_a_file_must_hold_keys(load, text):
     ],
 )
 def test_an_override_whose_value_is_not_yaml_is_named(load, value):
-    assert str(refused(load, "", f"data.path={value}")) == f"{f'data.path={value}'!r}: the value is not YAML; quote it"
+    message = f"{f'data.path={value}'!r}: the value is not YAML; quote it twice if it is text: 'data.path=\"…\"'"
+    assert str(refused(load, "", f"data.path={value}")) == message
+
+
+@pytest.mark.parametrize("value", ["2024", "null", "[a]", "a: b"])
+def test_text_that_is_another_value_in_yaml(load, value):
+    assert "input should be a valid string; quote it twice if it is text: 'data.path=" in str(
+        refused(load, "", f"data.path={value}")
+    )
+    assert load("", f'data.path="{value}"').data.path == value
 
 
 def test_a_number_with_a_comment_is_not_that_number(load):

@@ -135,3 +135,10 @@ def test_settings_that_local_files_do_not_read(tmp_path, settings, message):
     path = write_folder(tmp_path / "text")
     assert message in error_of(tmp_path, path=path, **settings)
     assert message in error_of(tmp_path, path=str(Path(path) / "train.txt"), **settings)
+
+
+@pytest.mark.parametrize("path", ["https://example.org/a.txt", "hf://datasets/a/b", "s3://a/b.jsonl"])
+def test_a_url_is_no_file(tmp_path, path):
+    assert error_of(tmp_path, path=path) == (
+        f"data.path={path}: is a URL; download the files, or pass ORG/NAME of a dataset of the hub"
+    )

@@ -1,7 +1,9 @@
+import datasets
 import numpy as np
 import pytest
 
 from distvae.config.schema import DataConfig
+from distvae.data import preparation
 from distvae.data.look import _histogram, look
 from tests.data.corpora import write_folder
 
@@ -35,6 +37,19 @@ def test_what_will_hurt_is_said(found):
     assert long.startswith("train: the longest sentence has 150 tokens, and the median 2: its batch needs")
     assert repeated == "train: 28.6% of the sentences are repetitions; data.distinct=true keeps each once"
     assert shared.startswith("valid: 50.0% of the sentences are in train, too")
+
+
+def test_what_datasets_logs_is_not_printed(tmp_path, monkeypatch):
+    seen, choose = [], preparation.choose
+
+    def watch(*given):
+        seen.append(datasets.logging.get_verbosity())
+        return choose(*given)
+
+    monkeypatch.setattr(preparation, "choose", watch)
+    look(DataConfig(path=write_folder(tmp_path / "text"), cache=str(tmp_path / "cache"), workers=1), progress=False)
+    assert seen == [datasets.logging.CRITICAL] * 2
+    assert datasets.logging.get_verbosity() < datasets.logging.CRITICAL
 
 
 def test_labels_that_are_in_the_text(tmp_path):

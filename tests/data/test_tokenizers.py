@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from distvae.config.schema import DataConfig
 from distvae.data import corpus
@@ -100,6 +100,37 @@ def test_another_definition_is_another_corpus(tmp_path, settings):
     again = prepare(tmp_path, tokenizer="pretrained", **settings["pretrained"])
     assert again.fingerprint != first.fingerprint
     assert again.vocabulary.text(again.test[0]) == TEXT[0].lower()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"isn": 0, "[UNK]": 1}, unk_token="[UNK]"),
+        models.WordPiece({"isn": 0, "[UNK]": 1}, unk_token="[UNK]"),
+        models.BPE({"isn": 0, "i": 2, "is": 3, "s": 4, "n": 5, "[UNK]": 1}, [("i", "s"), ("is", "n")],
+                   unk_token="[UNK]", fuse_unk=True),
+        models.Unigram([("isn", -1.0), ("?", -9.0)], 1),
+    ],
+)  # fmt: skip
+def test_what_a_pretrained_tokenizer_does_not_know_is_unknown(tmp_path, model):
+    library = Tokenizer(model)
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    library.save(str(tmp_path / "own.json"))
+    tokenized = prepare(tmp_path, tokenizer="pretrained", tokenizer_file=str(tmp_path / "own.json"))
+    assert tokenized.unknown["test"] > 0.5
+    assert tokenized.vocabulary.unknown in tokenized.test[0]
+    assert not {"[UNK]", "?"} & {*tokenized.vocabulary.tokens}
+
+
+def test_sentences_of_which_a_tokenizer_knows_nothing(tmp_path):
+    library = Tokenizer(models.BPE({"S": 0}, []))  # it drops what it does not know
+    library.save(str(tmp_path / "own.json"))
+    given = {"tokenizer": "pretrained", "tokenizer_file": str(tmp_path / "own.json")}
+    notes = prepare(tmp_path, **given).notes
+    assert "train: 6 sentences of which data.tokenizer=pretrained knows nothing" in notes
+    Tokenizer(models.BPE({"q": 0}, [])).save(str(tmp_path / "own.json"))
+    with pytest.raises(UserError, match="data.tokenizer=pretrained: knows nothing of train; use another tokenizer"):
+        prepare(tmp_path, **given)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,31 @@ def test_pretrained_from_a_file(tmp_path):
     assert tokenizer.join(["a", "new", "##er"]) == "a newer"
 
 
+def saved(folder, model, change=lambda library: None):
+    """The options for a tokenizer in a folder."""
+    library = Tokenizer(model)
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    change(library)
+    library.save(str(folder / "tokenizer.json"))
+    return Pretrained(tokenizer_file=str(folder))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda library: library.enable_truncation(2), lambda library: library.enable_padding(length=9)]
+)
+def test_sentences_are_neither_cut_nor_filled(tmp_path, change):
+    tokenizer = saved(tmp_path, models.WordLevel({"a": 0, "b": 1}, unk_token="a"), change).fit(())
+    assert tokenizer.tokenize("a b b") == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize("model", [models.WordLevel({"a": 0}), models.Unigram([("a", -1.0)])])
+def test_unknown_text_that_no_piece_stands_for(tmp_path, model):
+    tokenizer = saved(tmp_path, model).fit(())
+    assert tokenizer.tokenize("a") == ["a"]
+    with pytest.raises(UserError, match=r"the tokenizer cannot split 'a 走' \(.*\); use one with an unknown token"):
+        tokenizer.tokenize("a 走")
+
+
 @pytest.mark.parametrize("content", [None, "", "{}", json.dumps({"model": 1})])
 def test_a_file_that_is_no_tokenizer(tmp_path, monkeypatch, content):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
