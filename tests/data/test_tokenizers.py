@@ -1,6 +1,7 @@
 """Corpora by each tokenizer, end to end. The tokenizers themselves: tests/tokenization/."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from distvae.system.errors import UserError
 from distvae.tokenization import OPTIONS
 
 TEXT = [f"{who} isn't {what}, says <unk>." for who in ("A man", "Two dogs", "She") for what in ("here", "at &t", "old")]
+
+# As PTB is distributed: a space before each sentence and after it, rare words replaced by <unk>, numbers by N.
+PTB = """\
+ pierre <unk> N years old will join the board of <unk> & sons as a director nov. N
+ the u.s. <unk> index of N stocks fell N N to $ N
+ mr. <unk> is chairman of <unk> n.v. the dutch group he said ''
+ `` we 're <unk> '' says the u.s. head at johnson & <unk> whose $ N \n"""
 
 
 def prepare(tmp_path, **settings):
@@ -51,6 +59,24 @@ def test_the_text_comes_back(tmp_path, settings, name):
     again = prepare(tmp_path, tokenizer=name, **settings.get(name, {}))
     assert again.vocabulary == vocabulary
     assert len({prepare(tmp_path, tokenizer=other).fingerprint for other in ("words", "whitespace", "characters")}) == 3
+
+
+def test_the_tokens_of_ptb_are_those_that_wc_counts(tmp_path):
+    """And an end for each line, as published perplexities of PTB count them."""
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"ptb.{split}.txt").write_text(PTB, encoding="utf-8")
+    data = DataConfig(
+        path=str(tmp_path), cache=str(tmp_path / "cache"), workers=1, tokenizer="whitespace", unk="single"
+    )
+    prepared = corpus.load(corpus.prepare(data, progress=False))
+    counts = subprocess.run(["wc", "-wl", tmp_path / "ptb.test.txt"], capture_output=True, text=True, check=True)
+    lines, words = map(int, counts.stdout.split()[:2])
+    assert (lines, words) == (4, 60)
+    # Each sentence begins with <s>, which is not predicted.
+    assert int((prepared.test.lengths - 1).sum()) == words + lines
+    known = ["N", "the", "u.s.", "$", "&", "''", "of"]  # more than once, the most frequent first
+    assert sorted(prepared.vocabulary.tokens[4:]) == sorted(known)
+    assert prepared.unknown["test"] == sum(word not in known for word in PTB.split()) / words
 
 
 @pytest.mark.parametrize("name", ["words", "characters", "bpe"])
