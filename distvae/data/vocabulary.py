@@ -116,7 +116,8 @@ class Vocabulary:
     def of_pieces(cls, tokenizer: PieceTokenizer, name: str) -> Vocabulary:
         """Build from all pieces of a tokenizer. The one that stands for unknown text is ``<unk>``."""
         first = SPECIALS + UNKNOWN_TOKENS["single"]
-        pieces = tuple(piece for piece in tokenizer.pieces if piece not in (*first, tokenizer.unknown))
+        others = {*first, tokenizer.unknown}
+        pieces = tuple(piece for piece in tokenizer.pieces if piece not in others)
         return cls(first + pieces, "single", name, tokenizer.definition)
 
     @classmethod
