@@ -58,14 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, summary) in PROGRAMS.items():
         commands.add_parser(name, help=summary, add_help=False).add_argument("words", nargs="*")
 
-    def command(action: Callable[[argparse.Namespace], None], *, run: bool = True) -> Parser:
+    def command(action: Callable[[argparse.Namespace], None], *, run: bool = True, json: bool = True) -> Parser:
         summary = (action.__doc__ or "").splitlines()[0]
         name = action.__name__.strip("_").replace("_", "-")
         added = commands.add_parser(name, help=summary, description=summary)
         added.set_defaults(command=action)
         if run:
             added.add_argument("run", metavar="RUN", help="a run folder, or an exported best/ folder")
-        added.add_argument("--json", action="store_true", help="print JSON")
+        if json:
+            added.add_argument("--json", action="store_true", help="print JSON")
         return added
 
     added = command(_evaluate)
@@ -107,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("config", type=Path, metavar="CONFIG", help="a training config")
     added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as data.path=FILE")
 
-    added = command(_explore)
+    added = command(_explore, json=False)
     added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
     _add_settings(added)
     added.add_argument("--beside", metavar="RUN", help="a second model, side by side")
