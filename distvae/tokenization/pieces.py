@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -73,6 +75,19 @@ class PieceTokenizer(Tokenizer):
                 f"the tokenizer cannot split {sentence[:100]!r} ({error}); use one with an unknown token"
             ) from None
         return tokens
+
+    def dropped(self, characters: Iterable[str]) -> list[str]:
+        """Return the characters that are lost without a trace, as by byte-pair encoding without an unknown piece."""
+        if self.unknown is not None:
+            return []
+        normalise = self._library.normalizer.normalize_str if self._library.normalizer is not None else str
+        lost = []
+        for character in sorted(set(characters)):
+            with contextlib.suppress(UserError):  # other models raise an error at the sentence
+                alone, within = self.tokenize(character), self.tokenize(f"a{character}") != self.tokenize("a")
+                if normalise(character).strip() and not alone and not within:
+                    lost.append(character)
+        return lost
 
     def join(self, tokens: Sequence[str]) -> str:
         """Return the text, as the tokenizer decodes its pieces."""
@@ -162,9 +177,17 @@ class Pretrained:
         """Load it.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: it cannot be read, or drops characters of these sentences.
         """
-        return PieceTokenizer(self.definition)
+        found = PieceTokenizer(self.definition)
+        lost = found.dropped(itertools.chain.from_iterable(sentences))
+        if lost:
+            raise UserError(
+                f"data.tokenizer_file={self.tokenizer_file}: it has no unknown piece, and would drop characters of"
+                f" train: {' '.join(lost[:10])} ({len(lost):,} in total); use a byte-level one, or set its"
+                " unk_token"
+            )
+        return found
 
     @cached_property
     def definition(self) -> str:

@@ -110,6 +110,16 @@ def test_unknown_text_that_no_piece_stands_for(tmp_path, model):
         tokenizer.tokenize("a 走")
 
 
+def test_characters_that_would_be_lost_are_refused(tmp_path):
+    options = saved(tmp_path, models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    assert options.fit(["ab a"]).tokenize("ab a") == ["ab", "a"]
+    with pytest.raises(UserError, match=r"would drop characters of train: é 走 \(2 in total\); use"):
+        options.fit(["ab a", "aéb", "走 é"])
+    known = saved(tmp_path, models.BPE({"a": 0, "[UNK]": 1}, [], unk_token="[UNK]"))
+    assert known.fit(["aéa"]).tokenize("aéa") == ["a", "[UNK]", "a"]
+    assert saved(tmp_path, models.BPE({"a": 0, "##é": 1}, [], continuing_subword_prefix="##")).fit(["aé"]).pieces
+
+
 @pytest.mark.parametrize("content", [None, "", "{}", json.dumps({"model": 1})])
 def test_a_file_that_is_no_tokenizer(tmp_path, monkeypatch, content):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
