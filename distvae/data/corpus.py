@@ -216,9 +216,7 @@ def _build(folder: Path, tokens: Tokens, vocabulary: Vocabulary, origin: dict[st
         notes.append(preparation.note_on_unknown(unknown, vocabulary.tokenizer))
     digests = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     manifest: dict[str, Any] = {
-        "notes": tokens.notes
-        if closed
-        else [*tokens.notes, preparation.note_on_unknown(unknown, vocabulary.tokenizer)],
+        "notes": notes,
         "unknown": dict.fromkeys(tokens.words) if closed else unknown,
         "origin": origin,
         "files": digests,

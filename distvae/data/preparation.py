@@ -331,8 +331,10 @@ def tokenise(
         count: whether to count characters. None: unless the tokenizer has the Treebank rules, so that such a corpus is
             the one that older versions built.
     """
+    if count is None:
+        count = not isinstance(tokenizer, TreebankTokenizer)
     features = {"words": List(Value("string"))}
-    if not isinstance(tokenizer, TreebankTokenizer) if count is None else count:
+    if count:
         features[CHARACTERS] = Value("int32")
     processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
     with room_for_sockets():
@@ -341,7 +343,7 @@ def tokenise(
             batched=True,
             remove_columns=text.column_names,
             features=Features(features),
-            fn_kwargs={"tokenizer": tokenizer, "count": CHARACTERS in features},
+            fn_kwargs={"tokenizer": tokenizer, "count": count},
             num_proc=processes if processes > 1 else None,
             cache_file_name=str(work / f"{split}-words.arrow"),
             desc=f"Tokenising {split}",
