@@ -197,3 +197,8 @@ def pytest_terminal_summary(terminalreporter):
         for engine, processes, *differences in rows:
             cells = "".join(f"{difference:>12.1e}" for difference in differences)
             terminalreporter.write_line(f"{engine:<8}{processes:>10}{cells}")
+
+
+def pytest_make_parametrize_id(val) -> str | None:
+    """Name bytes by their length: workers must collect the same tests, and a gzip header holds the time."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
