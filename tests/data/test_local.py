@@ -41,11 +41,19 @@ def test_compressed_files(tmp_path, packed):
 
 
 @pytest.mark.parametrize("packed", [".gz", ".zst", ".xz"])
-@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"a dog\n"])
+@pytest.mark.parametrize(
+    "damage", [lambda packed: packed[: len(packed) // 2], lambda packed: b"a dog\n", lambda packed: packed + b"junk"]
+)
 def test_damaged_compressed_files(tmp_path, packed, damage):
     path = tmp_path / f"a.txt{packed}"
     path.write_bytes(damage(PACKED[packed](b"".join(b"dog %d\n" % i for i in range(9999)))))
     assert f"a.txt{packed}: cannot be unzipped: " in error_of(tmp_path, path=str(path))
+
+
+def test_an_xz_file_that_is_padded(tmp_path):
+    path = tmp_path / "a.txt.xz"
+    path.write_bytes(lzma.compress("\n".join(ROWS).encode()) + bytes(10_000))
+    assert len(everything(prepare(tmp_path, path=str(path)))) == 30
 
 
 def test_zstd_that_arrow_lacks(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from distvae.system.errors import UserError
 
 # May also start a line within a file that was concatenated from several.
 BOM = "\ufeff"
+_XZ = b"\xfd7zXZ"
 # First bytes of other kinds of files, their names, and what to do.
 _OTHERS = {
     b"\xff\xfe\0\0": ("UTF-32, not UTF-8", "convert it (iconv -f UTF-32 -t UTF-8)"),
@@ -25,7 +26,7 @@ _OTHERS = {
     b"\xfe\xff": ("UTF-16, not UTF-8", "convert it (iconv -f UTF-16 -t UTF-8)"),
     b"\x1f\x8b": ("gzip, not text", "rename it to end in .gz"),
     b"\x28\xb5\x2f\xfd": ("zstd, not text", "rename it to end in .zst"),
-    b"\xfd7zXZ": ("xz, not text", "rename it to end in .xz"),
+    _XZ: ("xz, not text", "rename it to end in .xz"),
     b"PAR1": ("Parquet, not text", "rename it to end in .parquet"),
     b"ARROW1": ("Arrow, not text", "rename it to end in .arrow"),
     b"PK\x03\x04": ("a zip archive or a spreadsheet, not text", "unpack it, or export it as .csv"),
@@ -103,12 +104,27 @@ def _open(path: Path) -> BinaryIO:
     if packed == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if packed == ".xz":
-        return cast(BinaryIO, lzma.open(path, "rb"))
+        _check_xz_end(path)
+        return cast(BinaryIO, lzma.open(path, "rb", format=lzma.FORMAT_XZ))
     if packed == ".zst":
         if not pa.Codec.is_available("zstd"):
             raise UserError(f"{path}: this build of pyarrow has no zstd; install pyarrow from PyPI, or unpack the file")
         return cast(BinaryIO, io.BufferedReader(_Zstd(path)))
     return path.open("rb")
+
+
+def _check_xz_end(path: Path) -> None:
+    """Raise ``LZMAError`` if other bytes follow the compressed ones, which Python's reader would ignore."""
+    with path.open("rb") as file:
+        if file.read(len(_XZ)) != _XZ:
+            return
+        end, position = b"", file.seek(0, io.SEEK_END)
+        while not end and position:  # a stream may be padded with zeros
+            position = max(position - 4096, 0)
+            file.seek(position)
+            end = file.read(4096).rstrip(b"\0")
+    if not end.endswith(b"YZ"):  # the format's footer
+        raise lzma.LZMAError("it is cut, or other bytes follow its end")
 
 
 class _Zstd(io.RawIOBase):
