@@ -20,6 +20,7 @@ from tests.conftest import ROOT, needs
 
 pytestmark = pytest.mark.cluster
 
+SOURCES = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
 CONFIG = {
     "data": {"path": "sentences.txt", "train_size": 80, "valid_size": 20, "test_size": 20, "cache": "cache"},
     "model": {"embedding_size": 8, "hidden_size": 8, "latent_size": 4},
@@ -44,10 +45,12 @@ def installed(tmp_path_factory) -> Path:
     """The programs of an environment with the wheel, and with the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    for name in ("distvae", *FOLDERS):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    source.mkdir()
+    for name in SOURCES:  # what an image is built from
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     options = ["--no-deps", "--no-index"]
     subprocess.run(
