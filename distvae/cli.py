@@ -86,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file")
 
     added = command(_sample)
-    added.add_argument("--count", "-n", type=integer(1), default=10, help="sentences (default 10)")
+    added.add_argument(
+        "--count", "-n", type=integer(1), help="sentences (default 10; for --statistics as many as valid has)"
+    )
+    added.add_argument(
+        "--statistics", action="store_true", help="compare them with real sentences; --method is sample if not given"
+    )
     _add_decoding(added)
 
     added = command(_interpolate)
@@ -299,9 +304,31 @@ def _warn_of_other_sentences(run: str, results: Results) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     """Decode draws from the prior. A language model, which has none, draws words."""
+    if options.statistics:
+        _sample_statistics(options)
+        return
     model = load(options.run)
-    sentences = model.sample(options.count, **_given(options))
+    sentences = model.sample(options.count or 10, **_given(options))
     _print(options, model, sentences, {"sentences": sentences})
+
+
+def _sample_statistics(options: argparse.Namespace) -> None:
+    from distvae.reports import samples
+    from distvae.runs import reading
+    from distvae.runs.sampling import compare_samples
+
+    options.method = options.method or "sample"
+    found, model = load_export(options.run), load(options.run)
+    with _runtime() as runtime:
+        corpus = reading.own_corpus(options.run, found, reading.own_settings(found), runtime)
+    count = min(options.count or len(corpus.valid), len(corpus.valid))
+    decoding = model.decoding(**_given(options))
+    with Progress("sample", count, shown=True) as progress:
+        statistics = compare_samples(model.model, corpus, decoding, count, progress.advance)
+    if options.json:
+        print_json({name: asdict(each) for name, each in statistics.items()} | {"decoding": asdict(decoding)})
+    else:
+        samples.show(statistics)
 
 
 def _interpolate(options: argparse.Namespace) -> None:

@@ -66,7 +66,6 @@ def interpolation(start: Tensor, end: Tensor, steps: int) -> Tensor:
     return torch.lerp(start.expand(steps, -1), end.expand(steps, -1), share)
 
 
-@torch.inference_mode()
 def decode(
     model: TextVAE,
     z: Tensor,
@@ -74,21 +73,36 @@ def decode(
     decoding: Decoding,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Decode a sentence for each z: [b, m] → b texts. The model must be in evaluation mode.
+    """Decode a sentence for each z: [b, m] → b texts. The arguments are those of ``decode_ids``."""
+    return [vocabulary.text(row) for row in decode_ids(model, z, vocabulary, decoding, on_progress)]
+
+
+@torch.inference_mode()
+def decode_ids(
+    model: TextVAE,
+    z: Tensor,
+    vocabulary: Vocabulary,
+    decoding: Decoding,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[list[int]]:
+    """Decode the ids of a sentence for each z: [b, m] → b lists. The model must be in evaluation mode.
 
     Args:
         on_progress: called with the number of sentences decoded since the last call.
+
+    Returns:
+        ids of ``w₁ … wₙ </s>`` and any that follow; without ``</s>`` if the sentence reached ``max_tokens``.
     """
     beams = decoding.beam_size if decoding.method == "beam" else 1
     together = max(1, SCORED_TOGETHER // (beams * len(vocabulary)))
-    sentences = []
+    sentences: list[list[int]] = []
     for start in range(0, len(z), together):
         some = z[start : start + together].to(_device(model))
         if decoding.method == "beam":
             ids = _beam(model, some, vocabulary, decoding)
         else:
             ids = _stepwise(model, some, vocabulary, decoding, start)
-        sentences += [vocabulary.text(row) for row in ids]
+        sentences += ids
         on_progress(len(ids))
     return sentences
 
