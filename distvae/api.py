@@ -18,12 +18,14 @@ from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.ranks import OneRank
 from distvae.evaluation import generation
+from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.encoding import encode
-from distvae.evaluation.generation import Decoding, interpolation, prior_draws
+from distvae.evaluation.generation import interpolation, prior_draws
 from distvae.evaluation.scoring import log_likelihoods
 from distvae.model.posterior import Posterior
-from distvae.runs.checkpoints import load_export
-from distvae.runs.results import Results, load_results
+from distvae.runs import finding
+from distvae.runs.finding import Found
+from distvae.runs.results import Results
 from distvae.system.errors import UserError
 from distvae.system.progress_bar import Progress
 
@@ -45,21 +47,20 @@ class TextModel:
         results: the scores of the run's test sentences; None if there are none.
 
     Args:
-        path: a run folder, or an exported ``best/`` folder.
+        found: its files.
         device: default: the GPU if there is one.
 
     Raises:
-        UserError: (a ``ValueError``) there is no model, or a file is missing or damaged.
+        UserError: weights, config and vocabulary do not match.
     """
 
-    def __init__(self, path: str | PathLike[str], device: torch.device | str | None = None):
-        found, folder = load_export(fspath(path)), Path(path)
+    def __init__(self, found: Found, device: torch.device | str | None = None):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = found.model(self.device)
-        self.config: Config = found.config
-        self.vocabulary: Vocabulary = found.vocabulary
-        self.results = _results(folder.parent if folder.name == "best" else folder)
-        self._name = fspath(path)
+        self.model = found.export.model(self.device)
+        self.config: Config = found.export.config
+        self.vocabulary: Vocabulary = found.export.vocabulary
+        self.results = found.results
+        self._name = found.name
 
     def __repr__(self) -> str:
         model = self.config.model
@@ -213,8 +214,16 @@ class TextModel:
 
 
 def load(path: str | PathLike[str], device: torch.device | str | None = None) -> TextModel:
-    """Load a trained model. The arguments are those of ``TextModel``."""
-    return TextModel(path, device)
+    """Load a trained model.
+
+    Args:
+        path: a run folder, or an exported ``best/`` folder.
+        device: default: the GPU if there is one.
+
+    Raises:
+        UserError: (a ``ValueError``) there is no model, or a file is missing or damaged.
+    """
+    return TextModel(finding.of_folder(fspath(path)), device)
 
 
 def from_pretrained(
@@ -230,21 +239,16 @@ def from_pretrained(
     Args:
         repository: ``ORG/NAME``, or a folder.
         revision: branch, tag or commit; default: the newest commit of ``main``.
-        device: see ``TextModel``.
+        device: see ``load``.
         token, cache_dir, local_files_only: as in ``huggingface_hub.snapshot_download``.
 
     Raises:
         UserError: there is no such repository or revision, it holds no model of distvae, or the hub cannot be reached.
     """
     if Path(repository).is_dir():
-        return TextModel(repository, device)
-    from distvae.runs.sharing import download
-
+        return load(repository, device)
     cache = None if cache_dir is None else Path(cache_dir)
-    with download(repository, revision, token, cache, local_files_only) as folder:
-        model = TextModel(folder, device)
-    model._name = repository
-    return model
+    return TextModel(finding.of_hub(repository, revision, token, cache, local_files_only), device)
 
 
 def fit(
@@ -273,7 +277,3 @@ def fit(
 
     found = load_config(fspath(config), given | {"data.path": "a dataset"})
     return train(dataclasses.replace(found, data=dataclasses.replace(found.data, path=str(store(rows, found.data)))))
-
-
-def _results(folder: Path) -> Results | None:
-    return load_results(folder) if (folder / "results.json").is_file() else None

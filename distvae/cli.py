@@ -15,22 +15,22 @@ if __name__ == "__main__":
     sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
 from distvae import __version__
-from distvae.api import TextModel, load
 from distvae.commands import compare, config, data, init, name_of, print_json, report, sweep_report
-from distvae.config.load import with_values
-from distvae.config.schema import Config, EvaluationConfig, OptimizerConfig
-from distvae.distributed.runtime import Runtime
-from distvae.evaluation.generation import Decoding, prior_draws
-from distvae.reports import comparison
-from distvae.runs.checkpoints import Export, load_export
-from distvae.runs.results import Results, load_results, results_to_dict
+from distvae.evaluation.decoding import Decoding
+from distvae.runs import finding
 from distvae.system.arguments import Parser, PrintCompletion, integer
 from distvae.system.errors import UserError, printable
+from distvae.system.plural import counted
 from distvae.system.programs import PROGRAMS, program_of, run_program
-from distvae.system.progress_bar import Progress
 
-if TYPE_CHECKING:  # takes a second to import
+# Commands import what they need when they are called: PyTorch takes seconds, and a wrong word needs none of it.
+if TYPE_CHECKING:
+    from distvae.api import TextModel
+    from distvae.config.schema import Config, EvaluationConfig
     from distvae.data.new_text import Part
+    from distvae.distributed.runtime import Runtime
+    from distvae.runs.finding import Found
+    from distvae.runs.results import Results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,18 +58,22 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, summary) in PROGRAMS.items():
         commands.add_parser(name, help=summary, add_help=False).add_argument("words", nargs="*")
 
-    def command(action: Callable[[argparse.Namespace], None], *, run: bool = True, json: bool = True) -> Parser:
+    def command(
+        action: Callable[[argparse.Namespace], None], *, run: bool = True, json: bool = True, hub: bool = True
+    ) -> Parser:
         summary = (action.__doc__ or "").splitlines()[0]
         name = action.__name__.strip("_").replace("_", "-")
         added = commands.add_parser(name, help=summary, description=summary)
         added.set_defaults(command=action)
         if run:
-            added.add_argument("run", metavar="RUN", help="a run folder, or an exported best/ folder")
+            added.add_argument(
+                "run", metavar="RUN", help="a run folder, an exported best/ folder" + ", or a hub id (ORG/NAME)" * hub
+            )
         if json:
             added.add_argument("--json", action="store_true", help="print JSON")
         return added
 
-    added = command(_evaluate)
+    added = command(_evaluate, hub=False)
     added.add_argument("--split", choices=("train", "valid", "test"), default="test")
     added.add_argument("--data", metavar="PATH", help="the sentences of the run, if they were moved")
     _add_draws(added)
@@ -120,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--sentences", type=integer(2), default=5000, metavar="N", help="at most (default 5000)")
     added.add_argument("--port", type=integer(0), default=8050, help="0: any (default 8050)")
 
-    added = command(_push)
+    added = command(_push, hub=False)
     added.add_argument("repository", metavar="ORG/NAME", help="of the hub; created if need be")
     added.add_argument("--private", action="store_true", help="make a new repository private")
     added.add_argument("--license", metavar="NAME", help="for the model card, such as mit")
@@ -177,14 +181,17 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
-    from distvae.runs import reading  # late, because `datasets` takes a second to import
+    finding.check_folder(options.run, "evaluate scores the run's own sentences (score takes a hub id and a file)")
+    from distvae.reports import comparison
+    from distvae.runs import reading
     from distvae.runs.rescoring import rescore
+    from distvae.runs.results import results_to_dict
 
-    found = load_export(options.run)
-    settings = _evaluation(options, found.config)
-    data = reading.own_settings(found, path=options.data)
+    export = finding.of_folder(options.run).export
+    settings = _evaluation(options, export.config)
+    data = reading.own_settings(export, path=options.data)
     with _runtime() as runtime:
-        results = rescore(options.run, found, options.split, data, settings, runtime)
+        results = rescore(options.run, export, options.split, data, settings, runtime)
         if runtime.is_main:
             _warn_of_other_sentences(options.run, results)
             if options.json:
@@ -195,17 +202,19 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     """Score new text: −ELBO, NLL, PPL, bits per character, unknown words. Several processes share the work."""
+    export = finding.find(options.run).export
+    from distvae.reports import comparison
     from distvae.runs import reading, rescoring
+    from distvae.runs.results import results_to_dict
 
-    found = load_export(options.run)
-    settings = _evaluation(options, found.config)
-    data = reading.settings(options.data, options.settings, found.config.data)
-    with _runtime() as runtime, reading.new_sentences(data, found, runtime) as text:
-        scored = rescoring.score_text(found, text, settings, runtime)
+    settings = _evaluation(options, export.config)
+    data = reading.settings(options.data, options.settings, export.config.data)
+    with _runtime() as runtime, reading.new_sentences(data, export, runtime) as text:
+        scored = rescoring.score_text(export, text, settings, runtime)
         if not runtime.is_main:
             return
         if options.out is not None:
-            rescoring.write_sentence_scores(options.out, found, text, scored)
+            rescoring.write_sentence_scores(options.out, export, text, scored)
         name = name_of(options.run)
         results = {name if len(scored) == 1 else f"{name}, {split}": result for split, (result, _) in scored.items()}
         if options.json:
@@ -217,21 +226,22 @@ def _score(options: argparse.Namespace) -> None:
 
 def _encode(options: argparse.Namespace) -> None:
     """Write the posterior of each sentence to a Parquet file. Several processes share the work."""
+    found = finding.find(options.run)
     from distvae.runs.encodings import write_encodings
+    from distvae.system.progress_bar import Progress
 
-    found = load_export(options.run)
-    with _runtime() as runtime, _sentences(options, options.run, found, runtime) as (parts, notes):
+    with _runtime() as runtime, _sentences(options, found, runtime) as (parts, notes):
         total = sum(len(part.sentences) for part in parts.values())
         with Progress("encode", total, runtime.is_main) as progress:
-            model = found.model(runtime.device)
-            write_encodings(options.out, model, parts, found.vocabulary, runtime, progress.advance)
+            model = found.export.model(runtime.device)
+            write_encodings(options.out, model, parts, found.export.vocabulary, runtime, progress.advance)
         if runtime.is_main:
             if options.json:
                 counts = {split: len(part.sentences) for split, part in parts.items()}
                 print_json({"out": str(options.out), "sentences": counts})
             else:
                 _print_notes(notes)
-                print(printable(f"{options.out}: {total:,} sentences"))
+                print(printable(f"{options.out}: {counted(total, 'sentence')}"))
 
 
 def _explore(options: argparse.Namespace) -> None:
@@ -239,37 +249,48 @@ def _explore(options: argparse.Namespace) -> None:
     from distvae.explore import serve
 
     serve.check_installed()
+    models = [finding.find(run) for run in filter(None, [options.run, options.beside])]
+    from distvae.api import TextModel
+    from distvae.config.schema import DataConfig
+    from distvae.data import sources
     from distvae.explore.space import build
 
+    if options.data == sources.STANDARD_INPUT:  # which can be read once, and two models need it
+        cache = models[0].export.config.data.cache
+        options.data = sources.pinned(DataConfig(path=options.data, cache=cache)).path
     spaces = []
     with _runtime() as runtime:
-        for run in filter(None, [options.run, options.beside]):
-            with _sentences(options, run, load_export(run), runtime) as (parts, _):
-                spaces.append(build(name_of(run), load(run), parts, options.sentences))
+        for found in models:
+            with _sentences(options, found, runtime) as (parts, _):
+                spaces.append(build(name_of(found.name), TextModel(found), parts, options.sentences))
     serve.serve(spaces, options.port)
 
 
 @contextlib.contextmanager
 def _sentences(
-    options: argparse.Namespace, run: str, found: Export, runtime: Runtime
+    options: argparse.Namespace, found: Found, runtime: Runtime
 ) -> Iterator[tuple[dict[str, Part], tuple[str, ...]]]:
     """Yield the sentences of the options, with notes: of DATA, or of the run."""
     from distvae.data.new_text import of_corpus
     from distvae.runs import reading
 
-    if found.config.language_model:
-        raise UserError(f"{run}: is a language model; it has no latent variable to encode to")
+    export = found.export
+    if export.config.language_model:
+        raise UserError(f"{found.name}: is a language model; it has no latent variable to encode to")
     if options.data is None or options.data.startswith("data."):
-        data = reading.own_settings(found, [*filter(None, [options.data]), *options.settings])
-        yield of_corpus(reading.own_corpus(run, found, data, runtime)), ()
+        data = reading.own_settings(export, [*filter(None, [options.data]), *options.settings])
+        yield of_corpus(reading.own_corpus(found.name, export, data, runtime)), ()
     else:
-        data = reading.settings(options.data, options.settings, found.config.data)
-        with reading.new_sentences(data, found, runtime) as text:
+        data = reading.settings(options.data, options.settings, export.config.data)
+        with reading.new_sentences(data, export, runtime) as text:
             yield text.parts, text.notes
 
 
 @contextlib.contextmanager
 def _runtime() -> Iterator[Runtime]:
+    from distvae.config.schema import OptimizerConfig
+    from distvae.distributed.runtime import Runtime
+
     runtime = Runtime(OptimizerConfig(mixed_precision="no"))
     try:
         yield runtime
@@ -279,6 +300,8 @@ def _runtime() -> Iterator[Runtime]:
 
 def _evaluation(options: argparse.Namespace, config: Config) -> EvaluationConfig:
     """Return the evaluation settings of a run with those of the command line."""
+    from distvae.config.load import with_values
+
     if options.importance_samples is not None and config.autoencoder:
         raise UserError(f"--importance-samples: {options.run} is an autoencoder; its z has no prior, so it has no NLL")
     if config.language_model:
@@ -295,6 +318,8 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 def _warn_of_other_sentences(run: str, results: Results) -> None:
     """Warn if the run has results and they are of other sentences."""
+    from distvae.runs.results import load_results
+
     with contextlib.suppress(UserError):
         known = load_results(run).data
         if known != results.data:
@@ -307,20 +332,23 @@ def _sample(options: argparse.Namespace) -> None:
     if options.statistics:
         _sample_statistics(options)
         return
-    model = load(options.run)
+    model = _load(options.run)
     sentences = model.sample(options.count or 10, **_given(options))
     _print(options, model, sentences, {"sentences": sentences})
 
 
 def _sample_statistics(options: argparse.Namespace) -> None:
+    found = finding.find(options.run)
+    from distvae.api import TextModel
     from distvae.reports import samples
     from distvae.runs import reading
     from distvae.runs.sampling import compare_samples
+    from distvae.system.progress_bar import Progress
 
     options.method = options.method or "sample"
-    found, model = load_export(options.run), load(options.run)
+    model = TextModel(found)
     with _runtime() as runtime:
-        corpus = reading.own_corpus(options.run, found, reading.own_settings(found), runtime)
+        corpus = reading.own_corpus(found.name, found.export, reading.own_settings(found.export), runtime)
     count = min(options.count or len(corpus.valid), len(corpus.valid))
     decoding = model.decoding(**_given(options))
     with Progress("sample", count, shown=True) as progress:
@@ -333,7 +361,9 @@ def _sample_statistics(options: argparse.Namespace) -> None:
 
 def _interpolate(options: argparse.Namespace) -> None:
     """Decode points on a line in latent space between prior draws or sentences of your own."""
-    model = load(options.run)
+    model = _load(options.run)
+    from distvae.evaluation.generation import prior_draws
+
     drawn = prior_draws(model.model, 2, options.seed)
     start, end = (z if given is None else given for z, given in zip(drawn, (options.start, options.end), strict=True))
     sentences = model.interpolate(start, end, options.steps, **_given(options))
@@ -348,7 +378,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
         raise UserError(f"standard input: is not {error.encoding}: {error.reason}") from None
     if not sentences:
         raise UserError("no sentences to reconstruct; give them as arguments, or one per line on standard input")
-    model = load(options.run)
+    model = _load(options.run)
     rebuilt = model.reconstruct(sentences, **_given(options))
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
@@ -357,6 +387,9 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 def _push(options: argparse.Namespace) -> None:
     """Upload a model to the hub, with its results and a model card. Log in first: hf auth login."""
+    finding.check_folder(options.run, "push uploads the model of a run folder, or of an exported one")
+    from distvae.api import load
+
     address = load(options.run, "cpu").push_to_hub(options.repository, options.private or None, options.license)
     if options.json:
         print_json({"address": address})
@@ -365,6 +398,14 @@ def _push(options: argparse.Namespace) -> None:
 
 
 # -- Parts -------------------------------------------------------------------------------------------------------------
+
+
+def _load(run: str) -> TextModel:
+    """Load the model of a folder or of the hub."""
+    found = finding.find(run)
+    from distvae.api import TextModel
+
+    return TextModel(found)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

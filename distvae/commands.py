@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distvae.config.load import load_config
-from distvae.reports import comparison
-from distvae.runs.results import load_results, results_to_dict
 from distvae.system import project
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
@@ -29,10 +27,13 @@ def init(options: argparse.Namespace) -> None:
 
 def data(options: argparse.Namespace) -> None:
     """Look at the sentences of a config: counts, lengths, unknown words, tokens, and what will hurt."""
-    from distvae.data.look import look
-    from distvae.reports import data
+    from distvae.config.load import load_config
 
-    found = look(load_config(options.config, options.overrides).data, progress=sys.stderr.isatty())
+    settings = load_config(options.config, options.overrides).data
+    from distvae.data.look import look
+    from distvae.reports import comparison, data
+
+    found = look(settings, progress=sys.stderr.isatty())
     if options.json:
         print_json(asdict(found))
     else:
@@ -53,6 +54,9 @@ def config(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Print the results of runs side by side."""
+    from distvae.reports import comparison
+    from distvae.runs.results import load_results, results_to_dict
+
     results = {name_of(run): load_results(run) for run in options.runs}
     if len(results) < len(options.runs):  # two folders of one name
         results = {run: load_results(run) for run in options.runs}
@@ -64,7 +68,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Compare runs of several methods and seeds, ranked by NLL; the paper's rows with its tables and claims."""
-    from distvae.reports import document, report
+    from distvae.reports import comparison, document, report
 
     if any(not sentence.strip() for sentence in options.sentence):
         raise UserError("--sentence: is empty")
@@ -78,6 +82,7 @@ def report(options: argparse.Namespace) -> None:
 
 def sweep_report(options: argparse.Namespace) -> None:
     """Write a sweep's sweep.html and sweep.md again, and print its trials, best first."""
+    from distvae.reports import comparison
     from distvae.sweeps import report as sweep_report
     from distvae.sweeps import summary
 
@@ -90,7 +95,9 @@ def sweep_report(options: argparse.Namespace) -> None:
 
 
 def name_of(run: str) -> str:
-    """Return the name of a run in tables: its folder's, also for an export in it."""
+    """Return the name of a run in tables: its folder's, also for an export in it, or its hub id."""
+    if not os.path.lexists(run):
+        return run
     folder = Path(run).resolve()
     return folder.parent.name if folder.name in ("best", "pretrained") else folder.name
 

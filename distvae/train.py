@@ -11,7 +11,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # The imports take seconds and there is nothing to save yet: let Ctrl-C end the program without a traceback.
@@ -24,22 +24,19 @@ from distvae.config.keys import flatten, keys_with, known_keys
 from distvae.config.load import load_config, with_precision
 from distvae.config.schema import Config, DataConfig
 from distvae.config.yaml import ConfigError
-from distvae.data.sources import STANDARD_INPUT
-from distvae.distributed.runtime import Runtime
-from distvae.reports import comparison
-from distvae.runs import status
-from distvae.runs.attempts import Attempt
-from distvae.runs.environment import code_digest
-from distvae.runs.results import Results
-from distvae.runs.resume import Opening, holds_run, open_run, pinned
+from distvae.system import launcher
 from distvae.system.arguments import Parser
-from distvae.system.errors import UserError
+from distvae.system.errors import UserError, printable
 from distvae.system.programs import run_program
 from distvae.system.roles import Role
 from distvae.system.signals import InterruptedRun, Signals
-from distvae.training.caller import Caller
-from distvae.training.trainer import Trainer
-from distvae.training.writer import NoWriter, RunWriter
+
+# PyTorch and the trainer take seconds to import: a wrong setting needs none of it, and a right one gets a line before.
+if TYPE_CHECKING:
+    from distvae.distributed.runtime import Runtime
+    from distvae.runs.results import Results
+    from distvae.runs.resume import Opening
+    from distvae.training.caller import Caller
 
 # Keys in which the processes of a run may differ.
 _PER_PROCESS = keys_with(Config, Role.PER_PROCESS)
@@ -68,10 +65,15 @@ def _run(arguments: list[str] | None, signals: Signals) -> int:
         config = load_config(options.config, options.overrides)
     except ConfigError as error:
         if error.run is not None:
+            from distvae.runs import status
+            from distvae.runs.folder import holds_run
+
             with contextlib.suppress(OSError, UserError):  # `run` may be what is wrong
                 if not holds_run(Path(error.run)):
                     status.write_status(Path(error.run), "failed", str(error))
         raise
+    if launcher.is_main():
+        print(printable(f"{config.run}: starting {options.config}, distvae {__version__}"), flush=True)
     train(config, signals)
     return 0
 
@@ -87,6 +89,9 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
         UserError: bad input, or numbers that are no longer finite; ``status.json`` has the reason.
         InterruptedRun: a signal asked to stop; the run is saved.
     """
+    from distvae.distributed.runtime import Runtime
+    from distvae.training.caller import Caller
+
     signals = signals or Signals()
     runtime = Runtime(config.engine_settings, config.communication, config.cpu_threads, config.speed.keep_memory)
     config = with_precision(config, runtime.mixed_precision)
@@ -106,12 +111,21 @@ def train(config: Config, signals: Signals | None = None, caller: Caller | None 
 
 def _agreed(config: Config) -> dict[str, Any]:
     """Return the values that must be the same on all ranks, by name."""
+    from distvae.runs.environment import code_digest
+
     settings = {key: value for key, value in flatten(config) if key not in _PER_PROCESS}
     return {"distvae.__version__": __version__, "the code's SHA-256": code_digest()} | settings
 
 
 def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, caller: Caller) -> Results:
     """Train and score, unless the run has already finished."""
+    from distvae.data.sources import STANDARD_INPUT
+    from distvae.reports import comparison
+    from distvae.runs.attempts import Attempt
+    from distvae.runs.results import Results
+    from distvae.runs.resume import Opening, open_run, pinned
+    from distvae.training.trainer import Trainer
+    from distvae.training.writer import NoWriter, RunWriter
 
     def begin() -> tuple[DataConfig, Opening]:
         data = pinned(config, run)

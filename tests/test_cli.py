@@ -180,7 +180,7 @@ def test_what_needs_a_latent_variable_is_one_line_without_one(language_model, sa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sample", "{run}/nowhere"], ["nowhere", "is it a run folder"]),
+        (["sample", "{run}/nowhere"], ["nowhere: no such folder; give a run folder, an exported folder or a hub id"]),
         (["compare", "{run}/best"], ["results.json"]),
         (["evaluate", "{run}", "--data", "nowhere"], ["nowhere"]),
         (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples: '0': should be a whole number"]),

@@ -20,9 +20,40 @@ def test_plain_training_waits_for_no_engine_that_it_does_not_use():
     # FSDP2 imports sympy.
     engines = {"deepspeed", "torch.distributed.fsdp", "sympy"}
     others = {"transformers", "ray", "optuna", "plotly", "matplotlib", "jinja2"}
-    look = f"import sys, distvae.train, distvae.cli; print({engines | others} & set(sys.modules))"
+    programs = "distvae.training.trainer, distvae.distributed.runtime, distvae.reports.comparison, distvae.api"
+    look = f"import sys, distvae.train, distvae.cli, {programs}; print({engines | others} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--version",
+        "--help",
+        "config kl",
+        "data nowhere.yaml",
+        "sample nowhere",
+        "evaluate nowhere",
+        "push nowhere a/b",
+        "train",
+        "train nowhere.yaml",
+        "train configs/own.yaml run={folder}/run moodel.latent_size=3",
+        "sweep nowhere.yaml",
+        "table --rows nowhere",
+    ],
+)
+def test_an_answer_that_needs_no_model_waits_for_no_library_of_models(words, tmp_path):
+    """PyTorch and ``datasets`` take seconds to import."""
+    script = (
+        "import sys\nfrom distvae.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code\n"
+        "print({'torch', 'datasets', 'accelerate'} & set(sys.modules), file=sys.stderr)\nsys.exit(code)"
+    )
+    arguments = [word.format(folder=tmp_path) for word in words.split()]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (0 if words in ("--version", "--help", "config kl") else 2), done.stderr
+    assert done.stderr.endswith("set()\n"), done.stderr
 
 
 def test_no_package_shadows_another():

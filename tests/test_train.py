@@ -17,6 +17,7 @@ from distvae.data.captions import generate
 from distvae.distributed.sync import RankSync
 from distvae.evaluation import scoring
 from distvae.runs.checkpoints import Saver, load_export, load_state
+from distvae.runs.folder import holds_run
 from distvae.runs.results import load_results
 from distvae.system.errors import UserError
 from distvae.system.files import sha256
@@ -407,7 +408,7 @@ def test_an_existing_run_is_left_alone(finished, tiny, capsys):
         (["kl.multiplier=0"], ["kl.multiplier = 0", "greater than 0"]),
         (["model.dropout=1"], ["model.dropout = 1"]),
         (["optimizer.batch_sise=1"], ["unknown key optimizer.batch_sise", "did you mean optimizer.batch_size?"]),
-        (["optimizer.batch_size=2", "optimizer.accumulation_steps=3"], ["smaller than 1 processes × 3"]),
+        (["optimizer.batch_size=2", "optimizer.accumulation_steps=3"], ["smaller than 1 process × 3"]),
         (["data.path=nowhere"], ["nowhere"]),
         (["pretrained=nowhere"], ["nowhere"]),
         (["data.columns=[]"], ["data.columns"]),
@@ -425,7 +426,7 @@ def test_bad_settings_get_one_line_and_a_status(refused, tmp_path, overrides, wo
     assert status["state"] == "failed"
     assert status["reason"] in said
     # The folder is free for the next try, which needs no clearing up.
-    assert not program.holds_run(tmp_path / "refused")
+    assert not holds_run(tmp_path / "refused")
 
 
 def test_a_start_that_failed_leaves_its_folder_free(refused, tiny, tmp_path):

@@ -145,6 +145,21 @@ def with_values(settings: EvaluationConfig, **values: Any) -> EvaluationConfig:
         raise ConfigError(explain(error, EvaluationConfig)) from None
 
 
+def with_overrides(config: Config, overrides: Sequence[str], source: str) -> Config:
+    """Return the config of a run with ``key=value`` overrides.
+
+    Args:
+        source: where it came from, for errors.
+
+    Raises:
+        ConfigError: a key is unknown or a value is out of range.
+    """
+    tree = TypeAdapter(Config).dump_python(config, mode="json")
+    for override in overrides:
+        apply_override(tree, override)
+    return parse_config(tree, source, stored=True)
+
+
 def with_precision(config: Config, precision: Precision) -> Config:
     """Return the config with the precision that the run uses, which the launcher may have set.
 

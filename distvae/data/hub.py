@@ -14,9 +14,9 @@ from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from distvae.config.schema import SNLI
-from distvae.data.readers.columns import TEXT_COLUMN, reason
+from distvae.data.readers.columns import TEXT_COLUMN
 from distvae.data.splits import choose
-from distvae.system.errors import UserError
+from distvae.system.errors import UserError, reason
 
 TIMEOUT_SECONDS = 10
 

@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 from distvae.config.schema import CAPTIONS
 from distvae.data import captions
+from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.encoding import encode
-from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
+from distvae.evaluation.generation import decode, interpolation, prior_draws
 from distvae.evaluation.metrics import METRICS
 from distvae.reports import overview, paper_figure
 from distvae.reports.document import Figure, Line, Mark, Part, Report

@@ -28,6 +28,7 @@ from distvae.config.schema import Config
 from distvae.data.vocabulary import Vocabulary
 from distvae.model.vae import TextVAE, model_of
 from distvae.runs.attempts import last_begun
+from distvae.runs.finding import EXPORT
 from distvae.system.errors import UserError
 from distvae.system.files import (
     Manifest,
@@ -49,9 +50,8 @@ Weights = dict[str, Tensor]
 # Name of the link to the newest checkpoint, for users and for `resume=`.
 LATEST = "latest"
 
-# Files of every checkpoint and of every export.
+# Files of every checkpoint.
 _CHECKPOINT = ("model.safetensors", "ranks.safetensors", "config.yaml", "state.json")
-EXPORT = ("model.safetensors", "config.yaml", "vocabulary.json")
 
 _NAME = re.compile(r"start-(\d+)-step-(\d+)-epoch-(\d+)")
 

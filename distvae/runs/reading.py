@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from distvae.config.load import apply_override, load_config, parse_config
+from distvae.config.load import apply_override, parse_config, with_overrides
 from distvae.config.schema import DataConfig
 from distvae.config.yaml import ConfigError
 from distvae.data import corpus, new_text, sources
@@ -32,7 +32,7 @@ def own_settings(found: Export, overrides: Sequence[str] = (), path: str | None 
     """
     for override in overrides:
         _check_key(override)
-    data = load_config(found.folder / "config.yaml", overrides, whole=True).data
+    data = with_overrides(found.config, overrides, str(found.folder / "config.yaml")).data
     if path in (None, data.path):
         return data
     return replace(data, path=path, subset=None, revision=None, split=None)  # of the other source

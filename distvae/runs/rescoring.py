@@ -14,6 +14,7 @@ from distvae.data.sentences import Sentences
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scores import Floor, SentenceScores
 from distvae.evaluation.scoring import floor, score
+from distvae.model.vae import TextVAE
 from distvae.runs.checkpoints import Export
 from distvae.runs.reading import own_corpus
 from distvae.runs.results import Results, sentence_table
@@ -41,9 +42,9 @@ def rescore(
     if data.path == CAPTIONS:
         with Progress("floor", len(sentences), runtime.is_main) as progress:
             lowest = floor(sentences, prepared.vocabulary, runtime, progress.advance)
-    return _results(found, split, sentences, settings, runtime, lowest, prepared.fingerprint, prepared.unknown[split])[
-        0
-    ]
+    model, unknown = found.model(runtime.device), prepared.unknown[split]
+    results, _ = _results(found, model, split, sentences, settings, runtime, lowest, prepared.fingerprint, unknown)
+    return results
 
 
 def score_text(
@@ -51,8 +52,9 @@ def score_text(
 ) -> dict[str, tuple[Results, SentenceScores]]:
     """Score each split of new text, as ``rescore`` does. Every process must call this."""
     runtime.agree({"data": text.fingerprint} | asdict(settings))
+    model = found.model(runtime.device)
     return {
-        split: _results(found, split, part.sentences, settings, runtime, None, text.fingerprint, part.unknown)
+        split: _results(found, model, split, part.sentences, settings, runtime, None, text.fingerprint, part.unknown)
         for split, part in text.parts.items()
     }
 
@@ -84,6 +86,7 @@ def write_sentence_scores(
 
 def _results(
     found: Export,
+    model: TextVAE,
     split: str,
     sentences: Sentences,
     settings: EvaluationConfig,
@@ -94,7 +97,7 @@ def _results(
 ) -> tuple[Results, SentenceScores]:
     with Progress("evaluate", len(sentences), runtime.is_main) as progress:
         samples = 0 if found.config.autoencoder else settings.importance_samples
-        scores, each = score(found.model(runtime.device), sentences, settings, runtime, samples, progress.advance)
+        scores, each = score(model, sentences, settings, runtime, samples, progress.advance)
     results = Results(
         split=split,
         scores=scores,

@@ -15,24 +15,13 @@ from distvae.data import corpus, sources
 from distvae.runs import attempts, checkpoints
 from distvae.runs.attempts import Attempt
 from distvae.runs.environment import environment
+from distvae.runs.folder import holds_run
 from distvae.runs.results import Results, load_results
-from distvae.runs.status import end_status, read_status, write_status
+from distvae.runs.status import end_status, write_status
 from distvae.system.errors import UserError, printable
 from distvae.system.files import inside, sweep, write_json, write_text, writing
 from distvae.system.formats import FormatError
 from distvae.system.roles import Role
-
-# Files of a run folder that describe the run.
-DESCRIPTIONS = (
-    "config.yaml", "environment.json", "vocabulary.json", "tokenizer.json", "status.json", "lineage.json",
-    attempts.FOLDER,
-)  # fmt: skip
-
-# Files of a run folder that the run produces.
-PRODUCTS = (
-    "checkpoints", "tensorboard", "metrics.jsonl", "pretrained", "best", "results.json", "sentences.parquet",
-    "not_finite.json",
-)  # fmt: skip
 
 # Keys that may differ when a run resumes. Sentences are compared by their fingerprint. If a key of the second set
 # differs, a finished run continues.
@@ -47,32 +36,6 @@ class Opening:
     attempt: Attempt | None  # None: the run has finished, and `results` are its results
     checkpoint: Path | None = None  # to resume from
     results: Results | None = None
-
-
-def holds_run(run: Path) -> bool:
-    """Return whether ``run`` contains a run: more than a record of failed attempts.
-
-    Raises:
-        UserError: it has files that no run wrote and that a run would overwrite.
-    """
-    try:
-        names = {path.name for path in run.iterdir()} if run.is_dir() else set()
-    except OSError as error:
-        raise UserError(f"run={run}: cannot be a run folder: {error.strerror}") from None
-    if attempts.FOLDER in names:
-        return not names.isdisjoint(PRODUCTS)
-    # Before its first attempt, a run whose config was refused has a status, and a trial of a sweep has a lineage.
-    theirs = names.intersection((*DESCRIPTIONS, *PRODUCTS)) - {"lineage.json"}
-    if "status.json" in theirs:
-        with contextlib.suppress(UserError):
-            read_status(run)
-            theirs.remove("status.json")
-    if theirs:
-        raise UserError(
-            f"run={run}: holds {', '.join(sorted(theirs))}, which no run wrote and a run would overwrite; name"
-            " another run=FOLDER"
-        )
-    return False
 
 
 def open_run(

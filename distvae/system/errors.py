@@ -60,6 +60,13 @@ def one_line(message: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
 
 
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's root cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".splitlines()[0].strip(" :")
+
+
 def tell(error: UserError, own: bool = False) -> None:
     """Print an error once per machine.
 

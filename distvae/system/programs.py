@@ -30,7 +30,11 @@ def program_of(words: Sequence[str]) -> Callable[[], int] | None:
     if not words or words[0] not in PROGRAMS:
         return None
     module, _ = PROGRAMS[words[0]]
-    return partial(import_module(module).main, list(words[1:]))
+    # There is nothing to save yet: let Ctrl-C end the program without a traceback.
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    program = partial(import_module(module).main, list(words[1:]))
+    signal.signal(signal.SIGINT, former)
+    return program
 
 
 def run_program(

@@ -69,8 +69,6 @@ def plan(
         UserError: a config or an override cannot be used, rows have different sentences or no pretraining, or a run's
             folder exists with another config.
     """
-    from distvae.runs.resume import finished
-
     files = sorted(configs.glob("*.yaml"))
     if not files:
         raise UserError(f"--rows {configs}: holds no config (*.yaml)")
@@ -91,6 +89,8 @@ def plan(
         loaded = {file: load_config(file, own[file]) for file in files}
     _check_sentences(loaded)
     after = {file: source_of(file, loaded) for file in files}
+    from distvae.runs.resume import finished  # late, because it imports PyTorch
+
     rows = []
     for seed in seeds:
         for file in sorted(files, key=lambda file: loaded[file].train.max_epochs > 0):  # what others wait for first

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from distvae.config.schema import ModelConfig
 from distvae.data.vocabulary import Vocabulary
-from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
+from distvae.evaluation.decoding import Decoding
+from distvae.evaluation.generation import decode, interpolation, prior_draws
 from distvae.model.draws import generator
 from distvae.model.vae import TextVAE, initialise
-from distvae.system.errors import UserError
 
 VOCABULARY = Vocabulary.closed(["a", "b", "c", "d"])
 PAD, BOS, EOS = VOCABULARY.pad, VOCABULARY.bos, VOCABULARY.eos
@@ -354,37 +354,3 @@ def test_prior_draws_are_standard_normal_and_independent():
     z = prior_draws(tiny_model(), 2500, 1).double()
     assert z.mean(dim=0).abs().max() < 4 / 50
     assert (z.T.cov() - torch.eye(2)).abs().max() < 4 * math.sqrt(2 / 2500)
-
-
-# -- Settings ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "gredy"}, "method 'gredy': should be greedy, sample or beam"),
-        ({"temperature": 0.5}, "temperature belongs to method sample, not to greedy"),
-        ({"top_k": 5}, "top_k belongs to method sample, not to greedy"),
-        ({"method": "beam", "top_p": 0.5}, "top_p belongs to method sample, not to beam"),
-        ({"method": "sample", "beam_size": 3}, "beam_size belongs to method beam, not to sample"),
-        ({"method": "sample", "temperature": 0.0}, "temperature 0.0: should be a number above 0"),
-        ({"method": "sample", "temperature": -1.0}, "temperature -1.0: should be a number above 0"),
-        ({"method": "sample", "temperature": math.nan}, "temperature nan"),
-        ({"method": "sample", "temperature": math.inf}, "temperature inf"),
-        ({"method": "sample", "top_p": 0.0}, "top_p 0.0: should be above 0 and at most 1"),
-        ({"method": "sample", "top_p": 1.5}, "top_p 1.5: should be above 0 and at most 1"),
-        ({"method": "sample", "top_p": math.nan}, "top_p nan: should be above 0 and at most 1"),
-        ({"method": "sample", "top_k": 0}, "top_k 0: should be at least 1"),
-        ({"method": "beam", "beam_size": 0}, "beam_size 0: should be at least 1"),
-        ({"max_tokens": 0}, "max_tokens 0: should be at least 1"),
-    ],
-)
-def test_a_setting_out_of_place_is_named(options, message):
-    with pytest.raises(UserError, match=message) as caught:
-        Decoding(**options)
-    assert "\n" not in str(caught.value)
-
-
-def test_settings_at_their_bounds_are_taken():
-    Decoding(method="sample", temperature=1e-3, top_k=1, top_p=1.0, max_tokens=1)
-    Decoding(method="beam", beam_size=1)

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from distvae import cli
-from distvae.evaluation.generation import Decoding, decode, interpolation, prior_draws
+from distvae.evaluation.decoding import Decoding
+from distvae.evaluation.generation import decode, interpolation, prior_draws
 from distvae.reports import report as reports
 from distvae.reports.paper_report import SENTENCES
 from distvae.reports.report import make_report, write

@@ -10,7 +10,8 @@ import pytest
 from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.runs.attempts import Lease, read_attempts
-from distvae.runs.resume import finished, holds_run, open_run
+from distvae.runs.folder import holds_run
+from distvae.runs.resume import finished, open_run
 from distvae.runs.status import read_status
 from distvae.system.errors import UserError
 
@@ -93,12 +94,6 @@ def test_other_sentences_are_refused(run):
         (path / f"{split}.txt").write_text("a b c\n" * 3)
     with pytest.raises(UserError, match="was trained on other sentences"):
         open_run(replace(asked, data=replace(asked.data, path=str(path))), run, "1 process")
-
-
-def test_files_of_the_users_own_are_not_overwritten(tmp_path):
-    (tmp_path / "best").mkdir()
-    with pytest.raises(UserError, match="holds best, which no run wrote"):
-        holds_run(tmp_path)
 
 
 def test_a_run_that_asks_for_more_has_not_finished(run, tmp_path):

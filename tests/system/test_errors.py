@@ -3,7 +3,7 @@
 import pytest
 
 from distvae.system import errors
-from distvae.system.errors import LONGEST, OwnError, PeerError, UserError, one_line, tell
+from distvae.system.errors import LONGEST, OwnError, PeerError, UserError, one_line, reason, tell
 
 
 @pytest.fixture
@@ -58,3 +58,9 @@ def test_an_error_that_another_process_prints_is_not_printed_again(capsys, waits
     tell(PeerError("bad"))
     assert waits == [errors.WAIT]
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_reason_is_the_first_line_of_the_root_cause():
+    error = OSError("outer")
+    error.__cause__ = ValueError("inner\nmore")
+    assert reason(error) == "ValueError: inner"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from distvae.data.readers.columns import Column, reason
+from distvae.data.readers.columns import Column
 from distvae.data.readers.parquet import check_schema
-from distvae.system.errors import UserError
+from distvae.system.errors import UserError, reason
 
 # The first bytes of the file format.
 FILE_FORMAT = b"ARROW1"

@@ -274,10 +274,3 @@ def not_text(where: str, column: Column, kind: str) -> UserError:
     """Return the error for a column that holds ``kind``."""
     expected, advice = "text" if column.is_text else f"{column.key}s", _ADVICE[column.key].format("text")
     return UserError(f"{where}: column {column.name} holds {kind}, not {expected}; {advice}")
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of an error's root cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}".splitlines()[0].strip(" :")

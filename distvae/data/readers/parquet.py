@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
-from distvae.data.readers.columns import BATCH, Column, find_column, not_text, reason
-from distvae.system.errors import UserError
+from distvae.data.readers.columns import BATCH, Column, find_column, not_text
+from distvae.system.errors import UserError, reason
 
 
 def read_parquet(path: Path, columns: list[Column]) -> str:

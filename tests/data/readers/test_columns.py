@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from distvae.data.readers import columns
-from distvae.data.readers.columns import Column, Number, Wanted, find_column, no_column, read_columns, reason
+from distvae.data.readers.columns import Column, Number, Wanted, find_column, no_column, read_columns
 from distvae.system.errors import UserError
 
 
@@ -85,9 +85,3 @@ def test_columns_have_a_value_for_each_row(tmp_path):
 
     with pytest.raises(UserError, match=r"a\.json: columns differ in their numbers of rows: 1 of a, 0 of b; write"):
         read_columns("train", "a.json", Wanted(("a",), ("b",)), tmp_path, fill)
-
-
-def test_the_reason_is_the_first_line_of_the_root_cause():
-    error = OSError("outer")
-    error.__cause__ = ValueError("inner\nmore")
-    assert reason(error) == "ValueError: inner"
