@@ -18,6 +18,7 @@ from distvae.distributed.engines.base import load_optimizer_state, set_learning_
 from distvae.distributed.runtime import Runtime
 from distvae.distributed.sync import Agreement, RankSync
 from distvae.evaluation import generation
+from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.scores import Floor, Scores, SentenceScores
 from distvae.evaluation.scoring import floor, score
 from distvae.methods.objective import LOSS
@@ -27,10 +28,11 @@ from distvae.runs.checkpoints import Checkpoint, Weights
 from distvae.runs.records import EpochRecord, TrainEpoch
 from distvae.runs.results import Results, StageEnd
 from distvae.system.errors import UserError
-from distvae.system.progress_bar import Progress
+from distvae.system.progress_bar import Log, Progress
 from distvae.system.signals import InterruptedRun, Signals
 from distvae.training.caller import Caller
 from distvae.training.not_finite import NotFinite
+from distvae.training.outlook import Outlook
 from distvae.training.plateau import Plateau, Verdict
 from distvae.training.preparation import introduce, load_resumed, prepare_corpus, pretrained_encoder
 from distvae.training.stages import Best, EpochProgress, Stage, StageProgress, stages_of
@@ -89,6 +91,8 @@ class Trainer:
         self.rank_sync = RankSync(runtime, signals)
         self.no_bad_step = torch.full((), math.inf, dtype=torch.float64, device=runtime.device)
         self.saved = time.monotonic()
+        self.stages = stages_of(config, runtime.device)
+        self.outlook, self.log = Outlook(self.stages), Log("stdout")
         runtime.on_main(lambda: self.writer.begin(self.resumed, self.vocabulary))
         if runtime.is_main:
             introduce(config, run, runtime, self.corpus, self.model)
@@ -98,7 +102,7 @@ class Trainer:
     def run_stages(self) -> None:
         """Train every stage that has not ended, each from the best weights of the one before."""
         keep_encoder = self.config.pretrained is not None
-        for stage in stages_of(self.config, self.runtime.device):
+        for stage in self.stages:
             resumed = self.resumed if self.resumed and self.resumed.state.stage == stage.name else None
             if any(end.stage == stage.name for end in self.ended) and resumed is None:
                 continue
@@ -133,6 +137,7 @@ class Trainer:
         began = time.monotonic()
         scores = self._validate(stage, progress, epoch)
         valid_seconds = time.monotonic() - began
+        self.outlook.end_epoch(stage, epoch.seconds + valid_seconds)
         latent = scores.latent(self.config, stage.name)
         stage.objective.gamma.end_epoch(trained.kl, None if latent is None else latent.state)
         learning_rate = progress.plateau.learning_rate
@@ -190,7 +195,8 @@ class Trainer:
         shown = seen = sum(len(batch) for batch in plan[: epoch.batches])
         self.engine.module.train()
         self.rank_sync.reset_pace()
-        with Progress(f"{stage.name} {number}", len(sentences), self.runtime.is_main, shown) as bar:
+        title = f"{stage.name} {number}/{stage.max_epochs}"
+        with Progress(title, len(sentences), self.runtime.is_main, shown, self.log) as bar:
             while epoch.batches < len(plan):
                 self.step += 1
                 progress.warmed += 1
@@ -228,8 +234,9 @@ class Trainer:
                     epoch.seconds = time.monotonic() - began
                     # After the last batch comes validation, and then a checkpoint of both.
                     self._act(agreed, stage, progress, epoch, save=not last)
-                if bar.shown and (due or last):  # the sync has waited for the device
-                    bar.advance(seen - shown, γ=gamma.value, **epoch.sums.running())
+                if (due or last) and bar.due:  # the sync has waited for the device
+                    left = self.outlook.left(stage, progress.epoch, epoch.batches / len(plan), epoch.seconds)
+                    bar.advance(seen - shown, left, γ=gamma.value, **epoch.sums.running())
                     shown = seen
         self.engine.gather()
         epoch.seconds = time.monotonic() - began
@@ -300,12 +307,12 @@ class Trainer:
                 raise InterruptedRun
 
         self.rank_sync.reset_pace()
-        with Progress(title, len(sentences), self.runtime.is_main) as bar:
+        with Progress(title, len(sentences), self.runtime.is_main, log=self.log) as bar:
             settings = self.config.evaluation
             return score(self.model, sentences, settings, self.runtime, importance_samples, between_batches)
 
     def _floor(self, sentences: Sentences) -> Floor:
-        with Progress("floor", len(sentences), self.runtime.is_main) as bar:
+        with Progress("floor", len(sentences), self.runtime.is_main, log=self.log) as bar:
             return floor(sentences, self.vocabulary, self.runtime, bar.advance)
 
     def _sample_sentences(self) -> dict[str, list[str]]:
@@ -320,9 +327,9 @@ class Trainer:
         longest = int(self.corpus.train.lengths.max())
         z = generation.prior_draws(self.model, count, self.config.seed)
         if self.config.language_model:
-            drawn = generation.Decoding(method="sample", max_tokens=longest, seed=self.config.seed)
+            drawn = Decoding(method="sample", max_tokens=longest, seed=self.config.seed)
             return {"samples": generation.decode(self.model, z, self.vocabulary, drawn)}
-        greedy = generation.Decoding(max_tokens=longest)
+        greedy = Decoding(max_tokens=longest)
         line = generation.interpolation(z[0], z[-1], count)
         return {
             "prior samples": generation.decode(self.model, z, self.vocabulary, greedy),
