@@ -72,8 +72,9 @@ def _pretrain_side_by_side(state: SweepState, missing: dict[str, Config]) -> Non
     while tasks:
         done, _ = ray.wait(list(tasks), timeout=1.0)
         state.count_time()
-        for name in missing:
-            seen[name] = print_epochs(name, pretraining_folder(state.sweep, name), seen[name])
+        for name, config in missing.items():
+            run = pretraining_folder(state.sweep, name)
+            seen[name] = print_epochs(name, run, seen[name], config.pretrain.max_epochs)
         for task in done:
             name = tasks.pop(task)
             try:
@@ -98,7 +99,7 @@ def _pretrain_in_processes(state: SweepState, name: str, config: Config) -> None
     while not done.done():
         wait([done], timeout=1.0)
         state.count_time()
-        seen = print_epochs(name, run, seen)
+        seen = print_epochs(name, run, seen, config.pretrain.max_epochs)
         state.check_limits()
         if state.signals.received is not None:
             deadline = state.request_save()

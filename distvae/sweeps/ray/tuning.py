@@ -124,6 +124,7 @@ class TuneMonitor:
     def __init__(self, state: SweepState):
         self.state = state
         self.bar: tqdm[Any] = tqdm(disable=True)
+        self._table = console.StatusTable(state)
         self._interrupt_tune: Callable[[int, FrameType | None], Any] | None = None
 
     def before_step(self) -> None:
@@ -144,6 +145,7 @@ class TuneMonitor:
         state.count_time()
         if any([self._update(one) for one in found]):
             state.save()
+        self._table.update()
         if state.signals.received is not None or state.lease.lost:
             deadline = state.request_save()
             saving = any(_newest_run_is_running(state, number) for number in state.running)
