@@ -36,6 +36,7 @@ from distvae.distributed.heartbeat import Heartbeat, Store
 from distvae.system import launcher
 from distvae.system.cores import usable_cores
 from distvae.system.errors import OwnError, PeerError, UserError
+from distvae.system.plural import counted
 
 Result = TypeVar("Result")
 
@@ -159,7 +160,7 @@ class Runtime:
     @property
     def processes(self) -> str:
         """The number of processes and their engine, for messages."""
-        count = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        count = counted(self.world_size, "process", "processes")
         return count if self.engine == "alone" else f"{count} by {self.engine}"
 
     @property

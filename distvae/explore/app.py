@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distvae.explore.space import Space, groups
 from distvae.system.errors import UserError
+from distvae.system.plural import counted
 
 # Dimensions with a slider, points of a walk, neighbours and samples.
 SLIDERS, STEPS, NEIGHBOURS, SAMPLES = 6, 9, 6, 6
@@ -97,7 +98,7 @@ def _sliders(space: Space) -> int:
 
 
 def _summary(space: Space) -> str:
-    parts = [f"{len(space.sentences):,} sentences"]
+    parts = [counted(len(space.sentences), "sentence")]
     if space.model.results is not None:
         scores, latent = space.model.results.scores, space.model.results.latent
         parts += [f"KL {scores.kl.mean:.2f}", f"MI {scores.mutual_information.mean:.2f} nats"]

@@ -15,6 +15,7 @@ from distvae.evaluation.metrics import METRICS
 from distvae.evaluation.scores import Scores
 from distvae.runs.results import Results
 from distvae.system.errors import printable
+from distvae.system.plural import counted
 
 # Rows that follow that of a metric.
 _BELOW: dict[str, list[tuple[str, Callable[[Results], object]]]] = {
@@ -48,8 +49,8 @@ def remarks(results: dict[str, Results]) -> list[str]:
     """Return the remarks and warnings to print under the table."""
     first = next(iter(results.values()))
     lines = [
-        f"{name}: {r.scores.sentences:,} sentences, {r.scores.tokens:,} tokens; {_drawn(r.scores)}; vocabulary"
-        f" {r.vocabulary} of {r.vocabulary_size:,}{_tokenizer(r)}"
+        f"{name}: {counted(r.scores.sentences, 'sentence')}, {counted(r.scores.tokens, 'token')}; {_drawn(r.scores)};"
+        f" vocabulary {r.vocabulary} of {r.vocabulary_size:,}{_tokenizer(r)}"
         for name, r in results.items()
     ]
     if len({line.partition(": ")[2] for line in lines}) == 1:
@@ -77,7 +78,7 @@ def remarks(results: dict[str, Results]) -> list[str]:
                     " steps of it, such as a smaller kl.multiplier of soft_free_bits"
                 )
             elif not end.converged:
-                lines.append(f"{name}: {end.stage} ended at its limit of {end.epochs} epochs, not converged")
+                lines.append(f"{name}: {end.stage} ended at its limit of {counted(end.epochs, 'epoch')}, not converged")
         if not r.scores.bound_holds:
             lines.append(
                 f"WARNING {name}: NLL exceeds −ELBO by {r.scores.nll_excess}, which a correct estimate does not:"

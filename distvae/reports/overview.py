@@ -6,20 +6,22 @@ from pathlib import Path
 
 from distvae.reports.document import Line, Part
 from distvae.reports.methods import FinishedRun, Method, Run
+from distvae.system.plural import counted
 
 
 def summary(methods: list[Method]) -> str:
     """Return how many runs have finished, and what they were scored on."""
     finished = [run for method in methods for run in method.finished]
     count = sum(len(method.runs) for method in methods)
-    number = f"{len(finished)} of {count} runs have finished. " if len(finished) < count else f"{count} runs. "
+    runs = counted(count, "run")
+    number = f"{len(finished)} of {runs} have finished. " if len(finished) < count else f"{runs}. "
     if not finished:
         return number.strip()
     results = finished[0].results
     samples = sorted({run.results.scores.importance_samples for run in finished} - {0})
     return (
-        f"{number}{results.scores.sentences:,} {results.split} sentences, {results.scores.tokens:,} tokens; vocabulary"
-        f" {results.vocabulary} of {results.vocabulary_size:,}"
+        f"{number}{counted(results.scores.sentences, f'{results.split} sentence')},"
+        f" {counted(results.scores.tokens, 'token')}; vocabulary {results.vocabulary} of {results.vocabulary_size:,}"
         + ("" if results.unknown is None else f", {results.unknown:.2%} of the words unknown")
         + f"; sentences {results.data}"
         + (f"; NLL from K = {', '.join(map(str, samples))} importance samples." if samples else ".")
@@ -89,8 +91,8 @@ def _stage(run: Run, name: str) -> str:
     rows = [row for row in run.epochs if row.stage == name]
     ended = [end for end in run.results.stages if end.stage == name] if isinstance(run, FinishedRun) else []
     if not ended:
-        return f"{len(rows)} epochs so far" if rows else "not started"
-    return f"{ended[0].epochs} epochs, " + ("converged" if ended[0].converged else "its limit")
+        return f"{counted(len(rows), 'epoch')} so far" if rows else "not started"
+    return f"{counted(ended[0].epochs, 'epoch')}, " + ("converged" if ended[0].converged else "its limit")
 
 
 def _best(run: Run) -> str:

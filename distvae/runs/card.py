@@ -14,6 +14,7 @@ from distvae.data.vocabulary import Vocabulary
 from distvae.evaluation.metrics import METRICS
 from distvae.runs.results import Results
 from distvae.system.markdown import escaped, markdown_table
+from distvae.system.plural import counted
 
 # Settings that say what was trained.
 _SHOWN = (
@@ -61,10 +62,10 @@ def _kind(config: Config, vocabulary: Vocabulary) -> str:
     kind = "An LSTM language model" if config.language_model else "An LSTM autoencoder" if config.autoencoder else (
         "An LSTM variational autoencoder"
     )  # fmt: skip
-    latent = "" if config.language_model else f" with a latent variable of {model.latent_size} dimensions"
+    latent = "" if config.language_model else f" with a latent variable of {counted(model.latent_size, 'dimension')}"
     return (
-        f"{kind}{latent}, trained on `{source(config)}`: {len(vocabulary):,} tokens by the tokenizer"
-        f" `{vocabulary.tokenizer}`, {model.hidden_size} hidden units."
+        f"{kind}{latent}, trained on `{source(config)}`: {counted(len(vocabulary), 'token')} by the tokenizer"
+        f" `{vocabulary.tokenizer}`, {counted(model.hidden_size, 'hidden unit')}."
     )
 
 
@@ -72,7 +73,7 @@ def _figures(config: Config, results: Results | None) -> str:
     if results is None:
         return "It has not been scored."
     scores = results.scores
-    lines = [f"Scores of {scores.sentences:,} {results.split} sentences (± standard error):", ""]
+    lines = [f"Scores of {counted(scores.sentences, f'{results.split} sentence')} (± standard error):", ""]
     rows = [
         [metric.title, value, metric.explanation]
         for metric in METRICS.values()

@@ -19,6 +19,7 @@ from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.sweep import Sweep
 from distvae.system.arguments import Parser
 from distvae.system.errors import UserError
+from distvae.system.plural import counted
 from distvae.system.programs import run_program
 
 
@@ -84,11 +85,11 @@ def show_plan(sweep: Sweep) -> None:
         parts.append(shown)
     else:
         parts.append("Optuna draws each trial from the results so far")
-    gpus = "1 GPU if there are any" if settings.gpus is None else f"{settings.gpus:g} GPUs"
+    gpus = "1 GPU if there are any" if settings.gpus is None else counted(settings.gpus, "GPU")
     each = "" if settings.workers == 1 else f" for each of {settings.workers} processes"
-    parts.append(f"{sweep.trials} trials, each with {settings.cpus:g} CPUs and {gpus}{each}")
+    parts.append(f"{counted(sweep.trials, 'trial')}, each with {counted(settings.cpus, 'CPU')} and {gpus}{each}")
     if shared:
-        parts.append(f"{len(shared)} pretrainings, shared by all: {', '.join(shared)}")
+        parts.append(f"{counted(len(shared), 'pretraining')}, shared by all: {', '.join(shared)}")
     comparison.show_parts(parts)
     warning = checks.warn_of_repeats(sweep)
     if warning is not None:

@@ -11,6 +11,7 @@ from distvae.sweeps.space import Value
 from distvae.sweeps.specification import SweepConfig
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
+from distvae.system.plural import counted
 from distvae.system.roles import Role
 
 # Keys that a sweep sets for each trial.
@@ -156,8 +157,9 @@ def _check_scheduler(sweep: Sweep, plain: Config) -> None:
         left = plain.train.max_epochs - annealing
         if scheduler.grace_epochs >= left:
             raise UserError(
-                f"scheduler.grace_epochs = {scheduler.grace_epochs}: trials have {max(left, 0)} epochs after annealing"
-                f" (train.max_epochs {plain.train.max_epochs}, annealing {annealing}), so the scheduler does nothing"
+                f"scheduler.grace_epochs = {scheduler.grace_epochs}: trials have {counted(max(left, 0), 'epoch')} after"
+                f" annealing (train.max_epochs {plain.train.max_epochs}, annealing {annealing}), so the scheduler does"
+                " nothing"
             )
     if scheduler.name == "asha":
         return

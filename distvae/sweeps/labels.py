@@ -44,8 +44,3 @@ def format_trials(numbers: list[int]) -> str:
     """Format trial numbers: ``trials 1, 4``. Lists 20 at most."""
     shown = ", ".join(map(str, numbers[:20])) + (f" and {len(numbers) - 20} more" if len(numbers) > 20 else "")
     return f"trial{'' if len(numbers) == 1 else 's'} {shown}"
-
-
-def count(number: int, noun: str) -> str:
-    """Format a number of things: ``1 trial``, ``2 trials``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

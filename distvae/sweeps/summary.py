@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from distvae.methods.policy import LatentState
 from distvae.sweeps.account import Account, ScoredTrial
-from distvae.sweeps.labels import count, format_duration, format_trials, format_values
+from distvae.sweeps.labels import format_duration, format_trials, format_values
 from distvae.sweeps.ranking import Outcome, why_not_best
+from distvae.system.plural import counted
 
 
 def summary(account: Account) -> str:
@@ -19,12 +20,12 @@ def summary(account: Account) -> str:
     parts = [
         f"The sweep is {progress.state}"
         + (f" ({progress.reason})" if progress.reason else "")
-        + f": {count(sweep.trials, 'trial')} of {count(len(sweep.config.space), 'hyperparameter')} by {kind}"
+        + f": {counted(sweep.trials, 'trial')} of {counted(len(sweep.config.space), 'hyperparameter')} by {kind}"
         + (f", of which {begun} {'has' if begun == 1 else 'have'} begun" if begun < sweep.trials else "")
         + (f"; {', '.join(counts)}" if counts else "")
         + "."
     ]
-    where = f" on {count(len(progress.nodes), 'node')}" if progress.nodes else ""
+    where = f" on {counted(len(progress.nodes), 'node')}" if progress.nodes else ""
     beside = f", {progress.slots} side by side" if progress.slots else ""
     starts = f", in {progress.starts} starts" if progress.starts > 1 else ""
     parts.append(f"It took {format_duration(progress.seconds)}{where}{beside}{starts}.")
@@ -46,7 +47,7 @@ def summary(account: Account) -> str:
     if objective.kl_tolerance is not None and with_rate:
         within = sum(entry.within for entry in with_rate)
         parts.append(
-            f"Of the {count(len(with_rate), 'judged trial')}{' with a λ' * (len(with_rate) < len(judged))} {within}"
+            f"Of the {counted(len(with_rate), 'judged trial')}{' with a λ' * (len(with_rate) < len(judged))} {within}"
             f" ({within / len(with_rate):.0%}) {'has its' if within == 1 else 'have their'} KL within"
             f" {objective.kl_tolerance:.0%} of λ."
         )

@@ -14,6 +14,7 @@ from typing import IO, Any
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError, printable
 from distvae.system.files import writing
+from distvae.system.plural import counted
 from distvae.system.signals import ENDED, INTERRUPTED, SIGNALS, Signals
 from distvae.table.plan import PRECISION, ROOT, Row
 
@@ -112,7 +113,7 @@ class Table:
             )  # fmt: skip
         self.running[row.name] = child, slot, said
         threads = row.config.cpu_threads or slot.threads
-        where = f"{threads} thread{'s' if threads > 1 else ''}" if slot.gpu is None else f"GPU {slot.gpu}"
+        where = counted(threads, "thread") if slot.gpu is None else f"GPU {slot.gpu}"
         print(printable(f"{row.name}: on {where}; its output is in {log}"), flush=True)
 
     def _wait(self) -> None:

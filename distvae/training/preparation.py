@@ -17,6 +17,7 @@ from distvae.runs.checkpoints import Checkpoint, Weights
 from distvae.runs.results import StageEnd
 from distvae.system.errors import UserError, printable
 from distvae.system.files import check_as, writing
+from distvae.system.plural import counted
 
 
 def prepare_corpus(config: Config, run: Path, runtime: Runtime) -> Corpus:
@@ -27,9 +28,10 @@ def prepare_corpus(config: Config, run: Path, runtime: Runtime) -> Corpus:
     """
     size, steps = config.optimizer.batch_size, config.optimizer.accumulation_steps
     if size < runtime.world_size * steps:
+        processes = counted(runtime.world_size, "process", "processes")
         raise UserError(
-            f"optimizer.batch_size = {size}: smaller than {runtime.world_size} processes × {steps} accumulation steps;"
-            " each needs a sentence"
+            f"optimizer.batch_size = {size}: smaller than {processes} × {counted(steps, 'accumulation step')}; each"
+            " needs a sentence"
         )
     folder = runtime.on_main(lambda: corpus.prepare(config.data, progress=sys.stderr.isatty()))
 
@@ -97,7 +99,7 @@ def load_resumed(folder: Path, model: TextVAE, is_main: bool) -> tuple[Checkpoin
     ended = check_as(list[StageEnd], found.state.ended, folder / "state.json", "the state of a run")
     if is_main:
         state = found.state
-        at = f"epoch {state.epoch}" + (f" and {state.batches:,} batches" if state.batches else "")
+        at = f"epoch {state.epoch}" + (f" and {counted(state.batches, 'batch', 'batches')}" if state.batches else "")
         print(printable(f"resuming from {folder}: step {state.step:,}, {state.stage} {at}"))
     return found, ended
 
@@ -110,8 +112,7 @@ def introduce(config: Config, run: Path, runtime: Runtime, sentences: Corpus, mo
         print("this CPU has no bfloat16 instructions: mixed_precision=bf16 is slower here than no")
     where = runtime.device.type
     if where == "cpu":
-        threads = torch.get_num_threads()
-        where = f"CPU, {threads} thread{'s' if threads > 1 else ''} each"
+        where = f"CPU, {counted(torch.get_num_threads(), 'thread')} each"
     line = (
         f"{run}: {config.data.path}, {sizes} sentences, {len(sentences.vocabulary):,} tokens in the vocabulary;"
         f" {parameters / 1e6:.1f}M parameters; {runtime.processes} on {where}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distvae.sweeps.labels import count, format_duration, format_trials, format_value, format_values, label
+from distvae.sweeps.labels import format_duration, format_trials, format_value, format_values, label
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,6 @@ def test_keys_of_the_paper_have_its_letters():
     assert label("kl.target_rate") == "λ kl.target_rate"
     assert label("optimizer.learning_rate") == "optimizer.learning_rate"
     assert format_values({"kl.target_rate": 4.0, "optimizer.name": "sgd"}) == "λ = 4, optimizer.name = sgd"
-
-
-def test_a_number_of_things_has_its_plural():
-    assert [count(number, "trial") for number in (0, 1, 2000)] == ["0 trials", "1 trial", "2,000 trials"]
 
 
 def test_numbers_of_trials_are_listed_up_to_twenty():

@@ -33,7 +33,7 @@ def test_a_corpus_is_prepared_and_its_vocabulary_written(runtime, tiny, tmp_path
 
 def test_a_batch_has_a_sentence_for_every_micro_batch(runtime, tiny, tmp_path):
     config = load_config(tiny, ["optimizer.batch_size=2", "optimizer.accumulation_steps=3"])
-    with pytest.raises(UserError, match="smaller than 1 processes × 3 accumulation steps"):
+    with pytest.raises(UserError, match="smaller than 1 process × 3 accumulation steps"):
         prepare_corpus(config, tmp_path, runtime)
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from distvae.evaluation.metrics import METRICS
 from distvae.runs.records import EpochRecord
 from distvae.runs.trackers.tracker import Tracker
+from distvae.system.plural import counted
 
 
 class Console(Tracker):
@@ -30,7 +31,7 @@ def epoch_line(record: EpochRecord) -> str:
     train = record.train
     mark = {"improved": "best", "not counted": "", "wait": ""}.get(record.verdict, record.verdict)
     if train.skipped:
-        mark = f"{train.skipped} sentences skipped, not finite  {mark}"
+        mark = f"{counted(train.skipped, 'sentence')} skipped, not finite  {mark}"
     if record.encoder_steps is not None:
         mark = f"aggressive, {record.encoder_steps:,} encoder steps  {mark}"
     if record.latent is not None and record.latent.state != "alive":

@@ -31,6 +31,7 @@ from distvae.sweeps.report import write_report
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError, printable
 from distvae.system.files import write_text, writing
+from distvae.system.plural import counted
 from distvae.system.signals import INTERRUPTED, InterruptedRun
 
 
@@ -180,8 +181,9 @@ def _place(state: SweepState, placement: Placement) -> None:
     state.sweep = fitted(state.sweep, placement)
     state.progress.slots, state.progress.nodes = placement.slots, placement.nodes
     line = (
-        f"{state.folder}: {state.sweep.trials} trials, {placement.slots} at a time, on {len(placement.nodes)} nodes of"
-        f" {placement.total_cpus:g} CPUs and {placement.total_gpus:g} GPUs in all"
+        f"{state.folder}: {counted(state.sweep.trials, 'trial')}, {placement.slots} at a time, on"
+        f" {counted(len(placement.nodes), 'node')} of {counted(placement.total_cpus, 'CPU')} and"
+        f" {counted(placement.total_gpus, 'GPU')} in all"
     )
     print(printable(line))
     warning = checks.warn_of_repeats(state.sweep)

@@ -10,6 +10,7 @@ import ray
 
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError
+from distvae.system.plural import counted
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def fit(sweep: Sweep) -> Placement:
     room = sum(processes_on(node["Resources"], settings.cpus, gpus) for node in nodes)
     slots = room // settings.workers
     if slots == 0:
-        raise UserError(f"trial.workers = {settings.workers}: the nodes have room for {room} processes in all")
+        processes = counted(room, "process", "processes")
+        raise UserError(f"trial.workers = {settings.workers}: the nodes have room for {processes} in all")
     return Placement(
         gpus,
         slots=min(slots, sweep.config.max_concurrent or slots, sweep.trials),

@@ -17,6 +17,7 @@ from distvae.sweeps.ray import stop_file
 from distvae.sweeps.ray.signals import StopSignals
 from distvae.sweeps.sweep import Sweep
 from distvae.system.files import writing
+from distvae.system.plural import counted
 
 # Seconds that trials have to save themselves when a sweep is interrupted: Slurm may allow 30 in all (`KillWait`).
 SECONDS_TO_SAVE = 20.0
@@ -72,7 +73,8 @@ class SweepState:
             self.ended_by = self.ended_by or f"stop.hours = {limits.hours:g} have passed"
         failed = sum(trial.state == "failed" for trial in self.trials.values())
         if limits.failed is not None and failed >= limits.failed:
-            self.ended_by = self.ended_by or f"{failed} trials have failed, stop.failed = {limits.failed}"
+            trials = f"{counted(failed, 'trial')} {'has' if failed == 1 else 'have'} failed"
+            self.ended_by = self.ended_by or f"{trials}, stop.failed = {limits.failed}"
 
     def request_save(self) -> float:
         """Ask running trials to save themselves, once. Return the monotonic time until which to wait for them."""
