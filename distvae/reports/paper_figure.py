@@ -22,6 +22,18 @@ CAPTION = (
 )
 
 
+# On a dark page, also where the file is an image of it. Matplotlib styles each mark, which only !important overrides.
+_DARK = b"""<style>
+@media screen and (prefers-color-scheme: dark) {
+  text { fill: #e4e7ea !important; }
+  [style*="stroke: #000000"], [style*="stroke: #444444"] { stroke: #9aa4ae !important; }
+  [style*="stroke: #e6e6e6"] { stroke: #373d44 !important; }
+  [style*="stroke: #222222"] { stroke: #e4e7ea !important; }
+}
+</style>
+"""
+
+
 def draw(methods: list[Method]) -> bytes:
     """Return the figure as SVG.
 
@@ -59,8 +71,9 @@ def draw(methods: list[Method]) -> bytes:
     sink = io.BytesIO()
     # Keep text as text, and make the file depend on the runs alone.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "distvae", "font.family": "sans-serif"}):
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+        figure.savefig(sink, format="svg", metadata={"Date": None}, transparent=True)
+    head, defs, rest = sink.getvalue().partition(b" <defs>\n")
+    return head + _DARK + defs + rest
 
 
 def _draw(axes: Sequence[Axes], run: Run, colour: str, label: str | None) -> None:

@@ -21,6 +21,7 @@ class TrialColumn:
     meaning: str
     text: Callable[[TrialRecord], str | None]  # None: the trial has no such value
     key: Callable[[TrialRecord], float | str | None]  # to sort by
+    link: Callable[[TrialRecord], str | None] = lambda entry: None  # relative to the sweep folder
 
 
 def columns(account: Account) -> list[TrialColumn]:
@@ -31,9 +32,15 @@ def columns(account: Account) -> list[TrialColumn]:
         TrialColumn(
             "rank", "1 is the best", lambda e: _or_none(ranks.get(e.number), str), lambda e: ranks.get(e.number)
         ),
-        TrialColumn("trial", "number, and name of its folder in trials/", _name, lambda e: e.number),
+        TrialColumn("trial", "number, and link to its run folder", _name, lambda e: e.number, _run_folder),
         *(_of_value(key) for key in space),
-        TrialColumn("state", "how it ended", lambda e: e.trial.state, lambda e: e.trial.state),
+        TrialColumn(
+            "state",
+            "how it ended, and link to its log",
+            lambda e: e.trial.state,
+            lambda e: e.trial.state,
+            lambda e: _log(account, e),
+        ),
         TrialColumn(
             "epochs",
             "of the VAE: the one whose weights were kept, of all",
@@ -95,6 +102,15 @@ def _key(found: Callable[[ScoredTrial], float | str | None]) -> Callable[[TrialR
 def _name(entry: TrialRecord) -> str:
     later = len(entry.generations) - 1
     return f"{entry.number}.{later}" if later > 0 else str(entry.number)
+
+
+def _run_folder(entry: TrialRecord) -> str | None:
+    return f"trials/{entry.generations[-1].run.name}/" if entry.generations else None
+
+
+def _log(account: Account, entry: TrialRecord) -> str | None:
+    log = f"logs/{entry.number:04d}.log"
+    return log if (account.folder / log).is_file() else None
 
 
 def _of_value(key: str) -> TrialColumn:

@@ -1,3 +1,4 @@
+import re
 from xml.etree import ElementTree
 
 from distvae.reports.methods import gather
@@ -36,3 +37,13 @@ def test_a_second_method_of_a_kind_has_another_colour(tmp_path):
 def test_a_figure_of_no_vae_is_drawn(tmp_path):
     texts, _ = drawn(write_table(tmp_path, rows=("ae",)))
     assert "epoch" in texts
+
+
+def test_the_figure_has_colours_for_a_dark_page(tmp_path):
+    svg = draw(gather(write_table(tmp_path, rows=("pt_kla_sfb",)))).decode()
+    dark = svg.split("(prefers-color-scheme: dark) {")[1].split("</style>")[0]
+    styled = set(re.findall(r'\[style\*="(stroke: #\w+)"\]', dark))
+    assert {style for style in styled if f"{style};" in svg.split("</defs>", 1)[1]} >= {
+        "stroke: #000000", "stroke: #444444", "stroke: #e6e6e6",
+    }  # fmt: skip
+    assert "fill: #ffffff" not in svg

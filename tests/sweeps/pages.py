@@ -23,13 +23,16 @@ class SweepPage(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.loads, self.rows, self.figures, self.words = [], [], [], ""
+        self.loads, self.links, self.rows, self.figures, self.words = [], [], [], [], ""
         self._inside: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
-        self.loads += [found[name] for name in ("src", "href", "srcset", "action", "data") if name in found]
+        if tag == "a":
+            self.links.append(found["href"])
+        else:
+            self.loads += [found[name] for name in ("src", "href", "srcset", "action", "data") if name in found]
         if tag == "table":
             self._trials = found.get("id") == "trials"
         if tag == "tr" and "data-trial" in found:

@@ -6,7 +6,7 @@ from distvae.sweeps.progress import Trial
 from distvae.sweeps.report import write_report
 from distvae.sweeps.summary import summary
 from tests.sweep_folders import ORDER, large_sweep, pbt_sweep, scores, small_sweep, sweep_of, write_run, write_sweep
-from tests.sweeps.pages import cells
+from tests.sweeps.pages import SweepPage, cells
 
 
 def titles(account: Account) -> list[str]:
@@ -58,6 +58,16 @@ def test_two_objectives_have_a_front(tmp_path):
 def test_a_continued_trial_is_named_with_its_generation(tmp_path):
     account = gather(pbt_sweep(tmp_path / "run").folder)
     assert [column(account, "trial").text(entry) for entry in account.entries] == ["1.1", "0"]
+
+
+def test_trials_lead_to_their_run_folders_and_logs(tmp_path):
+    folder = pbt_sweep(tmp_path / "run").folder
+    (folder / "logs").mkdir()
+    (folder / "logs" / "0001.log").touch()
+    write_report(folder)
+    links = SweepPage((folder / "sweep.html").read_text(encoding="utf-8")).links
+    assert links == ["trials/0001.1/", "logs/0001.log", "trials/0000/"]
+    assert all((folder / link).exists() for link in links)
 
 
 def test_trials_are_in_their_order_with_their_numbers(small):
