@@ -1,0 +1,265 @@
+"""Commands of ``distvae`` that need a trained model: score, encode, sample and share it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from distvae.commands import name_of, print_json
+from distvae.evaluation.decoding import Decoding
+from distvae.runs import finding
+from distvae.system.errors import UserError, printable
+from distvae.system.plural import counted
+
+# Commands import what they need when they are called: PyTorch takes seconds, and a wrong name needs none of it.
+if TYPE_CHECKING:
+    from distvae.api import TextModel
+    from distvae.config.schema import Config, EvaluationConfig
+    from distvae.data.new_text import Part
+    from distvae.distributed.runtime import Runtime
+    from distvae.runs.finding import Found
+    from distvae.runs.results import Results
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a split: −ELBO, NLL, PPL, active units, mutual information. Several processes share the work."""
+    finding.check_folder(options.run, "evaluate scores the run's own sentences (score takes a hub id and a file)")
+    from distvae.reports import comparison
+    from distvae.runs import reading
+    from distvae.runs.rescoring import rescore
+    from distvae.runs.results import results_to_dict
+
+    export = finding.of_folder(options.run).export
+    settings = _evaluation(options, export.config)
+    data = reading.own_settings(export, path=options.data)
+    with _runtime() as runtime:
+        results = rescore(options.run, export, options.split, data, settings, runtime)
+        if runtime.is_main:
+            _warn_of_other_sentences(options.run, results)
+            if options.json:
+                print_json(results_to_dict(results))
+            else:
+                comparison.show({name_of(options.run): results})
+
+
+def score(options: argparse.Namespace) -> None:
+    """Score new text: −ELBO, NLL, PPL, bits per character, unknown words. Several processes share the work."""
+    export = finding.find(options.run).export
+    from distvae.reports import comparison
+    from distvae.runs import reading, rescoring
+    from distvae.runs.results import results_to_dict
+
+    settings = _evaluation(options, export.config)
+    data = reading.settings(options.data, options.settings, export.config.data)
+    with _runtime() as runtime, reading.new_sentences(data, export, runtime) as text:
+        scored = rescoring.score_text(export, text, settings, runtime)
+        if not runtime.is_main:
+            return
+        if options.out is not None:
+            rescoring.write_sentence_scores(options.out, export, text, scored)
+        name = name_of(options.run)
+        results = {name if len(scored) == 1 else f"{name}, {split}": result for split, (result, _) in scored.items()}
+        if options.json:
+            print_json({split: results_to_dict(result) for split, result in results.items()})
+        else:
+            _print_notes(text.notes)
+            comparison.show(results)
+
+
+def encode(options: argparse.Namespace) -> None:
+    """Write the posterior of each sentence to a Parquet file. Several processes share the work."""
+    found = finding.find(options.run)
+    from distvae.runs.encodings import write_encodings
+    from distvae.system.progress_bar import Progress
+
+    with _runtime() as runtime, _sentences(options, found, runtime) as (parts, notes):
+        total = sum(len(part.sentences) for part in parts.values())
+        with Progress("encode", total, runtime.is_main) as progress:
+            model = found.export.model(runtime.device)
+            write_encodings(options.out, model, parts, found.export.vocabulary, runtime, progress.advance)
+        if runtime.is_main:
+            if options.json:
+                counts = {split: len(part.sentences) for split, part in parts.items()}
+                print_json({"out": str(options.out), "sentences": counts})
+            else:
+                _print_notes(notes)
+                print(printable(f"{options.out}: {counted(total, 'sentence')}"))
+
+
+def explore(options: argparse.Namespace) -> None:
+    """Explore the latent space of a model, or of two, in the browser."""
+    from distvae.explore import serve
+
+    serve.check_installed()
+    models = [finding.find(run) for run in filter(None, [options.run, options.beside])]
+    from distvae.api import TextModel
+    from distvae.config.schema import DataConfig
+    from distvae.data import sources
+    from distvae.explore.space import build
+
+    if options.data == sources.STANDARD_INPUT:  # which can be read once, and two models need it
+        cache = models[0].export.config.data.cache
+        options.data = sources.pinned(DataConfig(path=options.data, cache=cache)).path
+    spaces = []
+    with _runtime() as runtime:
+        for found in models:
+            with _sentences(options, found, runtime) as (parts, _):
+                spaces.append(build(name_of(found.name), TextModel(found), parts, options.sentences))
+    serve.serve(spaces, options.port)
+
+
+@contextlib.contextmanager
+def _sentences(
+    options: argparse.Namespace, found: Found, runtime: Runtime
+) -> Iterator[tuple[dict[str, Part], tuple[str, ...]]]:
+    """Yield the sentences of the options, with notes: of DATA, or of the run."""
+    from distvae.data.new_text import of_corpus
+    from distvae.runs import reading
+
+    export = found.export
+    if export.config.language_model:
+        raise UserError(f"{found.name}: is a language model; it has no latent variable to encode to")
+    if options.data is None or options.data.startswith("data."):
+        data = reading.own_settings(export, [*filter(None, [options.data]), *options.settings])
+        yield of_corpus(reading.own_corpus(found.name, export, data, runtime)), ()
+    else:
+        data = reading.settings(options.data, options.settings, export.config.data)
+        with reading.new_sentences(data, export, runtime) as text:
+            yield text.parts, text.notes
+
+
+@contextlib.contextmanager
+def _runtime() -> Iterator[Runtime]:
+    from distvae.config.schema import OptimizerConfig
+    from distvae.distributed.runtime import Runtime
+
+    runtime = Runtime(OptimizerConfig(mixed_precision="no"))
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
+def _evaluation(options: argparse.Namespace, config: Config) -> EvaluationConfig:
+    """Return the evaluation settings of a run with those of the command line."""
+    from distvae.config.load import with_values
+
+    if options.importance_samples is not None and config.autoencoder:
+        raise UserError(f"--importance-samples: {options.run} is an autoencoder; its z has no prior, so it has no NLL")
+    if config.language_model:
+        for option, value in (("--importance-samples", options.importance_samples), ("--seed", options.seed)):
+            if value is not None:
+                raise UserError(f"{option}: {options.run} is a language model; it draws no z, and its NLL is exact")
+    return with_values(config.evaluation, importance_samples=options.importance_samples, seed=options.seed)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(printable(note))
+
+
+def _warn_of_other_sentences(run: str, results: Results) -> None:
+    """Warn if the run has results and they are of other sentences."""
+    from distvae.runs.results import load_results
+
+    with contextlib.suppress(UserError):
+        known = load_results(run).data
+        if known != results.data:
+            warning = f"{run}: these sentences ({results.data}) are not those of its own results ({known})"
+            print(printable(f"distvae: WARNING {warning}"), file=sys.stderr)
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Decode draws from the prior. A language model, which has none, draws words."""
+    if options.statistics:
+        _sample_statistics(options)
+        return
+    model = _load(options.run)
+    sentences = model.sample(options.count or 10, **_given(options))
+    _print(options, model, sentences, {"sentences": sentences})
+
+
+def _sample_statistics(options: argparse.Namespace) -> None:
+    found = finding.find(options.run)
+    from distvae.api import TextModel
+    from distvae.reports import samples
+    from distvae.runs import reading
+    from distvae.runs.sampling import compare_samples
+    from distvae.system.progress_bar import Progress
+
+    options.method = options.method or "sample"
+    model = TextModel(found)
+    with _runtime() as runtime:
+        corpus = reading.own_corpus(found.name, found.export, reading.own_settings(found.export), runtime)
+    count = min(options.count or len(corpus.valid), len(corpus.valid))
+    decoding = model.decoding(**_given(options))
+    with Progress("sample", count, shown=True) as progress:
+        statistics = compare_samples(model.model, corpus, decoding, count, progress.advance)
+    if options.json:
+        print_json({name: asdict(each) for name, each in statistics.items()} | {"decoding": asdict(decoding)})
+    else:
+        samples.show(statistics)
+
+
+def interpolate(options: argparse.Namespace) -> None:
+    """Decode points on a line in latent space between prior draws or sentences of your own."""
+    model = _load(options.run)
+    from distvae.evaluation.generation import prior_draws
+
+    drawn = prior_draws(model.model, 2, options.seed)
+    start, end = (z if given is None else given for z, given in zip(drawn, (options.start, options.end), strict=True))
+    sentences = model.interpolate(start, end, options.steps, **_given(options))
+    _print(options, model, sentences, {"sentences": sentences})
+
+
+def reconstruct(options: argparse.Namespace) -> None:
+    """Encode sentences to their posterior means, and decode these."""
+    try:
+        sentences = options.sentences or [line.strip() for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: is not {error.encoding}: {error.reason}") from None
+    if not sentences:
+        raise UserError("no sentences to reconstruct; give them as arguments, or one per line on standard input")
+    model = _load(options.run)
+    rebuilt = model.reconstruct(sentences, **_given(options))
+    pairs = list(zip(sentences, rebuilt, strict=True))
+    lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
+    _print(options, model, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
+
+
+def push(options: argparse.Namespace) -> None:
+    """Upload a model to the hub, with its results and a model card. Log in first: hf auth login."""
+    finding.check_folder(options.run, "push uploads the model of a run folder, or of an exported one")
+    from distvae.api import load
+
+    address = load(options.run, "cpu").push_to_hub(options.repository, options.private or None, options.license)
+    if options.json:
+        print_json({"address": address})
+    else:
+        print(printable(address))
+
+
+# -- Parts -------------------------------------------------------------------------------------------------------------
+
+
+def _load(run: str) -> TextModel:
+    """Load the model of a folder or of the hub."""
+    found = finding.find(run)
+    from distvae.api import TextModel
+
+    return TextModel(found)
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(Decoding)}
+
+
+def _print(options: argparse.Namespace, model: TextModel, lines: list[str], content: dict[str, Any]) -> None:
+    if options.json:
+        print_json(content | {"decoding": asdict(model.decoding(**_given(options)))})
+    else:
+        print("\n".join(map(printable, lines)))
