@@ -330,7 +330,10 @@ class Config:
         if not self.language_model:
             return self
         given = dict(flatten(self))
-        wrong = [f"set {key}={value}" for key, value in _LANGUAGE_MODEL.items() if given.get(key, value) != value]
+        keys = {key: value for key, value in _LANGUAGE_MODEL.items() if given.get(key, value) != value}
+        wrong = [f"set {key}={value}" for key, value in keys.items()]
+        if "kl.policy" in keys:  # the whole section: the options of another policy would be refused next
+            wrong = [advice for advice in wrong if not advice.startswith("set kl.")] + ["set 'kl={policy: constant}'"]
         if self.pretrained is not None:
             wrong.append("leave pretrained out")
         if wrong:

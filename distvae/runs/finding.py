@@ -48,9 +48,8 @@ def find(name: str) -> Found:
     try:
         return of_hub(name)
     except UserError as error:
-        raise UserError(
-            f"{name}: is no folder here, so the hub was tried: {str(error).removeprefix(f'{name}: ')}"
-        ) from None
+        reason = str(error).removeprefix(f"{name}: ")
+        raise UserError(f"{name}: no such folder; tried the hub: {reason}") from None
 
 
 def check_folder(name: str, why: str) -> None:

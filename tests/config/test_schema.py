@@ -308,9 +308,9 @@ def test_a_language_model_has_no_latent_variable(load):
     [
         ("pretrain.max_epochs=3", "set pretrain.max_epochs=0"),
         ("model.pooling=max", "set model.pooling=last"),
-        ("kl.policy=linear", "set kl.policy=constant"),
+        ("kl.policy=linear", "set 'kl={policy: constant}'"),
         ("inference.training=aggressive", "set inference.training=joint"),
-        ("kl.policy=soft_free_bits", "set kl.policy=constant"),
+        ("kl.policy=soft_free_bits", "set 'kl={policy: constant}'"),
         ("kl.weight=0.5", "set kl.weight=1.0"),
         ("kl.weight=0", "set kl.weight=1.0"),
         ("kl.free_bits=batch", "set kl.free_bits=none"),
@@ -324,7 +324,7 @@ def test_what_needs_a_latent_variable_is_refused_without_one(load, override, adv
 
 def test_all_that_a_language_model_has_to_set_is_said_at_once(load):
     said = str(refused(load, "", "model.latent_size=0"))
-    assert said.endswith("set pretrain.max_epochs=0, set kl.policy=constant")
+    assert said.endswith("set pretrain.max_epochs=0, set 'kl={policy: constant}'")
 
 
 def test_a_language_model_does_not_read_the_options_of_a_latent_variable(load):

@@ -1,5 +1,6 @@
 """The page answers what it is asked."""
 
+import io
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import distvae
 from distvae.cli import main
+from distvae.explore import serve
 from distvae.explore.app import STEPS, app
 from tests.explore.test_space import parts_of
 
@@ -100,6 +102,16 @@ def test_the_map_shows_every_sentence(client, space, colour):
     points, ring = found["figure"]["data"]
     assert points["customdata"] == space.sentences
     assert ring["hoverinfo"] == "skip"
+
+
+def test_standard_input_is_read_once_for_two_models(finished, monkeypatch):
+    sentences = distvae.load(finished).sample(5, method="sample")
+    text = io.TextIOWrapper(io.BytesIO("\n".join(sentences).encode()))
+    monkeypatch.setattr("sys.stdin", text)
+    shown = []
+    monkeypatch.setattr(serve, "serve", lambda spaces, port: shown.extend(spaces))
+    assert main(["explore", str(finished), "-", "--beside", str(finished)]) == 0
+    assert [space.sentences for space in shown] == [sentences, sentences]
 
 
 def test_bad_input_is_one_line(finished, language_model, capsys):

@@ -127,6 +127,28 @@ def test_a_model_goes_to_the_hub_and_comes_back(finished, hub, tmp_path):
     )
 
 
+def test_commands_take_the_id_of_a_model_on_the_hub(finished, hub, tmp_path):
+    distvae.load(finished).save_pretrained(tmp_path / "hub/acme/vae")
+    sentences = distvae.load(finished).sample(3)
+    (tmp_path / "new.txt").write_text("\n".join(sentences))
+
+    def command(*words):
+        return client(hub, tmp_path / "home", "-m", "distvae.cli", *words)
+
+    done = command("sample", "acme/vae", "-n", "3")
+    assert (done.returncode, done.stdout.splitlines()) == (0, sentences), done.stderr
+    done = command("score", "acme/vae", tmp_path / "new.txt", "--importance-samples", "2")
+    assert done.returncode == 0, done.stderr
+    assert "acme/vae" in done.stdout
+    done = command("sample", "acme/val")
+    assert done.returncode == 2
+    assert done.stderr.startswith("distvae: acme/val: no such folder; tried the hub: no such model on the hub; ")
+    for words in (["evaluate", "acme/vae"], ["push", "acme/vae", "acme/other"], ["report", "acme/vae"]):
+        done = command(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith("distvae: acme/vae")
+
+
 def test_a_push_without_a_token_is_one_line(finished, hub, tmp_path):
     done = client(hub, tmp_path / "home", "-m", "distvae.cli", "push", finished, "acme/vae", HF_TOKEN="")
     assert done.returncode == 2
