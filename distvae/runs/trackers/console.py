@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from distvae.config.load import load_config
 from distvae.evaluation.metrics import METRICS
 from distvae.runs.records import EpochRecord
 from distvae.runs.trackers.tracker import Tracker
+from distvae.system.errors import UserError
 from distvae.system.plural import counted
 
 
@@ -17,17 +20,29 @@ class Console(Tracker):
     """Prints epochs and warnings to stdout."""
 
     def __init__(self, run: Path, step: int):
-        self._name = run.name
+        self._name, self._most = run.name, _most_epochs(run)
 
     def epoch(self, record: EpochRecord) -> None:
-        _print(epoch_line(record))
+        _print(epoch_line(record, self._most.get(record.stage)))
 
     def warn(self, text: str, step: int) -> None:
         _print(f"WARNING {self._name}: {text}")
 
 
-def epoch_line(record: EpochRecord) -> str:
-    """Return an epoch as one line of text."""
+def _most_epochs(run: Path) -> dict[str, int]:
+    """Return the most epochs of each stage by the config of the run folder; nothing if it has none."""
+    with contextlib.suppress(UserError):
+        config = load_config(run / "config.yaml", stored=True)
+        return {"pretrain": config.pretrain.max_epochs, "train": config.train.max_epochs}
+    return {}
+
+
+def epoch_line(record: EpochRecord, most: int | None = None) -> str:
+    """Return an epoch as one line of text.
+
+    Args:
+        most: epochs of the stage at most; None if it is not known.
+    """
     train = record.train
     mark = {"improved": "best", "not counted": "", "wait": ""}.get(record.verdict, record.verdict)
     if train.skipped:
@@ -41,8 +56,9 @@ def epoch_line(record: EpochRecord) -> str:
         for metric in METRICS.values()
         if metric.curve is not None and (value := metric.value(record.valid)) is not None
     )
+    epoch = f"{record.epoch:>3}" if most is None else f"{record.epoch:>3}/{most}"
     return (
-        f"{record.stage:<8} {record.epoch:>3}  γ {record.kl_weight:<5.3f} lr {record.learning_rate:<7.3g}"
+        f"{record.stage:<8} {epoch}  γ {record.kl_weight:<5.3f} lr {record.learning_rate:<7.3g}"
         f" train RE {train.re:6.2f} KL {train.kl:5.2f}  valid {valid}  {train.sentences_per_second:6.0f}/s  {mark}"
     ).rstrip()
 

@@ -43,6 +43,16 @@ def test_the_line_counts_encoder_steps():
     assert record(encoder_steps=1234).scalars()["control/encoder_steps"] == 1234
 
 
+def test_the_line_has_the_epochs_of_the_runs_config(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("pretrain: {max_epochs: 3}\ntrain: {max_epochs: 20}\n", encoding="utf-8")
+    console = Console(tmp_path, 0)
+    console.epoch(record())
+    console.epoch(record(stage="pretrain"))
+    train, pretrain = capsys.readouterr().out.splitlines()
+    assert train.startswith("train      4/20  γ ")
+    assert pretrain.startswith("pretrain   4/3  γ ")
+
+
 def test_epochs_and_warnings_are_printed_at_once(tmp_path, capsys):
     console = Console(tmp_path / "run", 0)
     console.epoch(record())
