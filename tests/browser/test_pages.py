@@ -94,6 +94,31 @@ def test_the_report_draws_every_picture_without_a_network(see, tmp_path, make, s
     assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+CUT_OFF = "[...document.querySelectorAll('.wide')].filter(part => part.scrollWidth > part.clientWidth).length"
+
+
+def test_no_column_is_cut_off_on_a_laptop(see, tmp_path):
+    folder = tmp_path / "sweep"
+    large_sweep(folder)
+    write_report(folder)
+    report.write(write_table(tmp_path / "runs", seeds=2), tmp_path / "paper")
+    report.write(write_table(tmp_path / "others", rows=("lstm_lm", "kla", "mdr")), tmp_path / "field")
+    for page in (folder / "sweep.html", tmp_path / "paper" / "report.html", tmp_path / "field" / "report.html"):
+        seen = see(page, width=1280)
+        assert seen.page.query_selector_all(".wide table")
+        assert seen.page.evaluate(CUT_OFF) == 0, page
+
+
+def test_panels_on_a_phone_are_as_wide_as_their_labels_need(see, tmp_path):
+    folder = tmp_path / "sweep"
+    small_sweep(folder)
+    write_report(folder)
+    seen = see(folder / "sweep.html", width=390)
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    widths = seen.page.evaluate("[...document.querySelectorAll('.plot')].map(plot => plot.clientWidth)")
+    assert min(widths) >= 640
+
+
 def test_a_sweep_that_has_not_begun_is_a_page(see, tmp_path):
     asked = sweep_of(tmp_path / "sweep")
     write_sweep(asked, [])
