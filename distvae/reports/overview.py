@@ -13,8 +13,9 @@ def summary(methods: list[Method]) -> str:
     """Return how many runs have finished, and what they were scored on."""
     finished = [run for method in methods for run in method.finished]
     count = sum(len(method.runs) for method in methods)
-    runs = counted(count, "run")
-    number = f"{len(finished)} of {runs} have finished. " if len(finished) < count else f"{runs}. "
+    number = f"{counted(count, 'run')}. "
+    if len(finished) < count:
+        number = f"{len(finished)} of {count} runs have finished. "
     if not finished:
         return number.strip()
     results = finished[0].results
