@@ -7,7 +7,8 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from distvae.data.corpus import Corpus
-from distvae.evaluation.generation import Decoding, decode_ids, prior_draws
+from distvae.evaluation.decoding import Decoding
+from distvae.evaluation.generation import decode_ids, prior_draws
 from distvae.evaluation.texts import Comparison, TextStatistics
 from distvae.model.vae import TextVAE
 
