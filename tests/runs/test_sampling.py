@@ -13,7 +13,7 @@ from distvae.cli import main
 from distvae.data import corpus
 from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
-from distvae.evaluation.generation import Decoding
+from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.texts import Comparison
 from distvae.runs.sampling import compare_samples
 
