@@ -17,8 +17,6 @@ from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, set_learning_rate
 from distvae.distributed.runtime import Runtime
 from distvae.distributed.sync import Agreement, RankSync
-from distvae.evaluation import generation
-from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.scores import Floor, Scores, SentenceScores
 from distvae.evaluation.scoring import floor, score
 from distvae.methods.objective import LOSS
@@ -35,6 +33,7 @@ from distvae.training.not_finite import NotFinite
 from distvae.training.outlook import Outlook
 from distvae.training.plateau import Plateau, Verdict
 from distvae.training.preparation import introduce, load_resumed, prepare_corpus, pretrained_encoder
+from distvae.training.samples import sample_sentences
 from distvae.training.stages import Best, EpochProgress, Stage, StageProgress, stages_of
 from distvae.training.state import copies, gather_state, restore, run_state
 from distvae.training.step import Sums, TrainStep, graphed_steps
@@ -152,7 +151,8 @@ class Trainer:
             "not counted" if verdict is None else verdict.value,
             self.writer.saving(), self.attempt, latent, encoder_steps,
         )  # fmt: skip
-        self.writer.record(record, self._sample_sentences)
+        longest = int(self.corpus.train.lengths.max())
+        self.writer.record(record, lambda: sample_sentences(self.model, self.vocabulary, self.config, longest))
         following = EpochProgress(self._sums())
         self._save(stage, progress, following)
         if self.caller.waits:
@@ -314,27 +314,6 @@ class Trainer:
     def _floor(self, sentences: Sentences) -> Floor:
         with Progress("floor", len(sentences), self.runtime.is_main, log=self.log) as bar:
             return floor(sentences, self.vocabulary, self.runtime, bar.advance)
-
-    def _sample_sentences(self) -> dict[str, list[str]]:
-        """Return sentences decoded greedily from prior samples and from an interpolation, by title.
-
-        A language model has neither: its sentences are drawn word by word.
-        """
-        count = self.config.evaluation.samples
-        if count == 0:
-            return {}
-        self.model.eval()
-        longest = int(self.corpus.train.lengths.max())
-        z = generation.prior_draws(self.model, count, self.config.seed)
-        if self.config.language_model:
-            drawn = Decoding(method="sample", max_tokens=longest, seed=self.config.seed)
-            return {"samples": generation.decode(self.model, z, self.vocabulary, drawn)}
-        greedy = Decoding(max_tokens=longest)
-        line = generation.interpolation(z[0], z[-1], count)
-        return {
-            "prior samples": generation.decode(self.model, z, self.vocabulary, greedy),
-            "interpolation": generation.decode(self.model, line, self.vocabulary, greedy),
-        }
 
     def finish(self) -> Results:
         """Score the test sentences with the weights of the last stage, and close the run's folder."""
