@@ -47,7 +47,7 @@ class SweepPage(HTMLParser):
         last = self._inside[-1] if self._inside else ""
         if last == "figure":
             self.figures.append(json.loads(data))
-        elif last == "td" and self._trials:
+        elif "td" in self._inside[-2:] and self._trials:  # which may hold a link
             self.rows[-1].append(data)
         if last == "style":
             assert "url(" not in data
