@@ -86,7 +86,8 @@ def test_a_read_only_folder_is_one_line(tiny, finished, tmp_path, disk):
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert f"run={run}: cannot be a run folder: Read-only file system" in done.stderr
-        assert done.stdout == ""
+        assert done.stdout.startswith(f"{run}: starting ")
+        assert done.stdout.count("\n") == 1
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(tiny, tmp_path, disk):
