@@ -9,7 +9,7 @@ over a few words.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import product
 from typing import NamedTuple
@@ -294,15 +294,68 @@ def grammar() -> Grammar:
     return Grammar(rules, ("caption",))
 
 
-def generate(count: int, seed: int | Sequence[int]) -> list[list[str]]:
-    """Draw captions independently, as tokens. A larger count begins with the draws of a smaller one.
+class Factors(NamedTuple):
+    """What the grammar chose for a caption, beyond single words. Each choice shows in the words.
+
+    Attributes:
+        who: the kind of people, a key of ``PEOPLE``.
+        number: one or many.
+        mood: a key of ``MOODS``; none if no word shows it.
+        scene: where, a key of ``SCENES``.
+        activity: what they do.
+        tense: now or then.
+        order: who or where is first.
+        shape: the parts of the sentence that follow the noun, such as "does place".
+    """
+
+    who: str
+    number: str
+    mood: str
+    scene: str
+    activity: str
+    tense: str
+    order: str
+    shape: str
+
+
+def factors(derivation: Iterable[tuple[Symbol, Body]]) -> Factors:
+    """Return the choices of a derivation of a caption."""
+    found: dict[str, str] = {}
+    for symbol, body in derivation:
+        if not isinstance(symbol, tuple):
+            continue
+        role, *choices = symbol
+        if role in ("who first", "where first"):
+            found["order"] = role
+        elif role in ("Person", "person"):
+            found["who"], found["number"], mood = choices
+            found["mood"] = mood or "none"
+        elif role == "after":
+            parts = [str(part[0]) for part in body if isinstance(part, tuple)]
+            found["shape"] = " ".join(part for part in parts if part != "person")
+        elif role == "does":
+            found["scene"], _, found["tense"] = choices
+            found["activity"] = " ".join(map(str, body[1:]))
+        elif role == "manner":
+            found["mood"] = choices[0] or "none"  # without a mood, the next symbol has one
+    return Factors(**found)
+
+
+def draw(count: int, seed: int | Sequence[int]) -> list[tuple[list[str], Factors]]:
+    """Draw captions independently, as tokens and factors. A larger count begins with the draws of a smaller one.
 
     Draws are the same on every platform, as Python guarantees for string seeds. Different seeds, or tuples such as
     (seed, split), give different sentences; n and (n,) are the same seed.
     """
     numbers = seed if isinstance(seed, Sequence) else (seed,)
     rng = random.Random(" ".join(str(int(number)) for number in numbers))
-    return [grammar().sample(rng) for _ in range(count)]
+    derivations = (grammar().derive(rng) for _ in range(count))
+    return [(grammar().words_of(derivation), factors(derivation)) for derivation in derivations]
+
+
+def generate(count: int, seed: int | Sequence[int]) -> list[list[str]]:
+    """Return the tokens of what ``draw`` draws."""
+    return [tokens for tokens, _ in draw(count, seed)]
 
 
 def log_probability(tokens: Sequence[str]) -> float:

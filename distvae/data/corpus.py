@@ -267,6 +267,8 @@ def _verify(folder: Path) -> dict[str, Any]:
         well = False
     if not well:
         raise _DamagedError(f"{MANIFEST} is missing or has changed")
+    if "captions" in manifest["origin"] and LABELS not in manifest:
+        raise _DamagedError("an older version built it, without labels")
     for name, expected in manifest["files"].items():
         try:
             well = digest(folder / name) == expected

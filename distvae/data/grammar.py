@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
@@ -55,17 +55,29 @@ class Grammar:
 
     def sample(self, rng: Random) -> list[str]:
         """Draw one sentence."""
-        tokens: list[str] = []
+        return self.words_of(self.derive(rng))
+
+    def derive(self, rng: Random) -> list[tuple[Symbol, Body]]:
+        """Draw one derivation: every symbol of it, depth first and left to right, with its replacement.
+
+        The replacement of a word is empty.
+        """
+        found: list[tuple[Symbol, Body]] = []
         ahead = [self.start]
         while ahead:
             symbol = ahead.pop()
+            body: Body = ()
             if symbol in self.rules:
                 steps, bodies = self._steps[symbol]
                 # Rounding may leave the last step below one; draws above it take the last body.
-                ahead.extend(reversed(bodies[bisect(steps, rng.random(), hi=len(bodies) - 1)]))
-            else:
-                tokens.append(str(symbol))
-        return tokens
+                body = bodies[bisect(steps, rng.random(), hi=len(bodies) - 1)]
+                ahead.extend(reversed(body))
+            found.append((symbol, body))
+        return found
+
+    def words_of(self, derivation: Iterable[tuple[Symbol, Body]]) -> list[str]:
+        """Return the sentence of a derivation."""
+        return [str(symbol) for symbol, _ in derivation if symbol not in self.rules]
 
     def log_probability(self, tokens: Sequence[str]) -> float:
         """Return log p of a sentence in nats, summed over all derivations; -inf if it has none."""

@@ -81,9 +81,9 @@ def look(data: DataConfig, progress: bool) -> Look:
         texts = _texts(data, Path(work))
         splits = {split: _split(prepared, split) for split in SPLITS}
         warnings = [note.removeprefix("WARNING: ") for note in prepared.notes if note.startswith("WARNING: ")]
-        warnings += [*_long(splits), *_given_away(texts["train"], prepared)]
-        if data.path != CAPTIONS:  # which are independent draws
-            warnings += _repeated(texts, data)
+        warnings += _long(splits)
+        if data.path != CAPTIONS:  # which are independent draws, and whose words show their labels by design
+            warnings += [*_given_away(texts["train"], prepared), *_repeated(texts, data)]
         drawn = np.sort(np.random.default_rng(0).permutation(len(prepared.train))[:EXAMPLES]).tolist()
         return Look(
             path=data.path,
@@ -106,7 +106,7 @@ def _texts(data: DataConfig, work: Path) -> dict[str, Dataset]:
         return preparation.choose(data, sources.find_files(data), work).texts
     join = BUILT_IN["words"].join
     drawn = preparation.drawn_captions(data)
-    return {split: Dataset.from_dict({TEXT_COLUMN: [join(words) for words in drawn[split]]}) for split in SPLITS}
+    return {split: Dataset.from_dict({TEXT_COLUMN: [join(words) for words, _ in drawn[split]]}) for split in SPLITS}
 
 
 def _shown(prepared: Corpus, number: int) -> str:

@@ -98,8 +98,10 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
             read.
     """
     if data.path == CAPTIONS:
-        words = {split: Dataset.from_dict({"words": tokens}) for split, tokens in drawn_captions(data).items()}
-        return Tokens(words, BUILT_IN["words"], [])
+        drawn = drawn_captions(data)
+        words = {split: Dataset.from_dict({"words": [tokens for tokens, _ in pairs]}) for split, pairs in drawn.items()}
+        labels = {split: _factor_columns([found for _, found in pairs]) for split, pairs in drawn.items()}
+        return Tokens(words, BUILT_IN["words"], [], labels)
     chosen = choose(data, files, work)
     tokenizer = data.tokenizer.fit(sentences_of(chosen.texts["train"]))
     words = {split: tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.texts.items()}
@@ -120,10 +122,15 @@ def _without_tokens(words: dict[str, Dataset], data: DataConfig) -> Iterator[str
             yield f"{split}: {_count(empty, 'sentence')} of which data.tokenizer={data.tokenizer.name} knows nothing"
 
 
-def drawn_captions(data: DataConfig) -> dict[str, list[list[str]]]:
-    """Return the tokens of the captions of each split."""
+def drawn_captions(data: DataConfig) -> dict[str, list[tuple[list[str], captions.Factors]]]:
+    """Return the tokens and the factors of the captions of each split."""
     counts = caption_counts(data)
-    return {split: captions.generate(counts[split], (data.seed, i)) for i, split in enumerate(SPLITS)}
+    return {split: captions.draw(counts[split], (data.seed, i)) for i, split in enumerate(SPLITS)}
+
+
+def _factor_columns(factors: list[captions.Factors]) -> Dataset:
+    """Return a column of labels for each factor."""
+    return Dataset.from_dict({name: [getattr(found, name) for found in factors] for name in captions.Factors._fields})
 
 
 def choose(data: DataConfig, files: Files, work: Path) -> Chosen:

@@ -1,5 +1,6 @@
 import math
 import random
+import re
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -102,6 +103,52 @@ def test_far_apart_words_are_tied(drawn):
 
     assert hits(0) < 0.4
     assert hits(0, 1) > 0.8
+
+
+def test_factors_are_those_of_an_example():
+    ((tokens, factors),) = captions.draw(1, (0, 1))
+    assert " ".join(tokens) == "Several weary gentlemen were mending a sail between long yawns ."
+    assert factors == ("men", "many", "tired", "harbour", "mending a sail", "then", "who first", "does manner")
+
+
+def test_factors_agree_with_the_words():
+    """Read each factor off the words by the lexicon, without the grammar."""
+    drawn = captions.draw(5_000, 3)
+    nouns = {form: who for who, kind in captions.PEOPLE.items() for form in kind.nouns.replace("/", "").split()}
+    looks = {look: mood for mood, entry in captions.MOODS.items() for look in entry.looks.split(" / ")}
+    manners = {manner: mood for mood, entry in captions.MOODS.items() for manner in entry.manners.split(" / ")}
+    verbs = {verb: choices for choices, verb in captions.VERBS.items()}
+    for tokens, found in drawn:
+        text = " ".join(tokens)
+        assert {nouns[token] for token in tokens if token in nouns} == {found.who}
+        verb = next(i for i, token in enumerate(tokens) if token in verbs)
+        assert verbs[tokens[verb]] == (found.number, found.tense)
+        assert text.split(f" {tokens[verb]} ")[1].startswith(found.activity)
+        assert found.activity in captions.SCENES[found.scene].activities.split(" / ")
+        moods = [looks[token] for token in tokens if token in looks]
+        moods += [mood for manner, mood in manners.items() if f" {manner} " in text]
+        assert set(moods or ["none"]) == {found.mood}
+        assert ("," in tokens) == (found.order == "where first")
+        parts = found.shape.split()
+        assert ("manner" in parts) == any(f" {manner} " in text for manner in manners)
+        assert ("meanwhile" in parts) == bool({"while", "as"} & set(tokens))
+        assert ("company" in parts) == bool(re.search(r" (with|alongside) (his|her|their) ", text))
+        assert ("clothes" in parts) == bool(set(captions.COLOURS.split(" / ")) & set(tokens))
+        places = captions.SCENES[found.scene].places.split(" / ")
+        assert ("place" in parts) == (found.order == "who first" and any(place in text for place in places))
+
+
+def test_every_choice_of_a_factor_is_drawn():
+    drawn = [factors for _, factors in captions.draw(20_000, 5)]
+    expected = {
+        "who": set(captions.PEOPLE), "number": {"one", "many"}, "mood": {*captions.MOODS, "none"},
+        "scene": set(captions.SCENES), "tense": {"now", "then"}, "order": {"who first", "where first"},
+        "activity": {part for scene in captions.SCENES.values() for part in scene.activities.split(" / ")},
+        "shape": {part for shapes in captions.SHAPES.values() for part in shapes.split(" / ")},
+    }  # fmt: skip
+    assert expected.keys() == set(captions.Factors._fields)
+    for name, values in expected.items():
+        assert {getattr(factors, name) for factors in drawn} == values
 
 
 def test_draws_depend_on_the_seed_alone_and_begin_alike(drawn):

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -27,6 +28,30 @@ def test_captions(tmp_path):
         assert sentences(prepared, split) == [" ".join(tokens) for tokens in captions.generate(size, (7, i))]
     assert prepared.unknown == dict.fromkeys(("train", "valid", "test"))
     assert prepared.notes == ()
+
+
+def test_captions_have_their_factors_as_labels(tmp_path):
+    prepared = prepare(tmp_path, train_size=50, valid_size=20, test_size=30, seed=7)
+    for i, (split, size) in enumerate({"train": 50, "valid": 20, "test": 30}.items()):
+        rows = zip(*(prepared.labels[split][name] for name in captions.Factors._fields), strict=True)
+        assert list(rows) == [tuple(factors) for _, factors in captions.draw(size, (7, i))]
+
+
+def test_captions_of_an_older_version_get_their_labels(tmp_path):
+    sizes = {"train_size": 50, "valid_size": 20, "test_size": 30}
+    prepared = prepare(tmp_path, **sizes)
+    folder = tmp_path / "cache" / prepared.fingerprint
+    manifest = json.loads((folder / "manifest.json").read_text())
+    shutil.rmtree(folder / "labels")
+    del manifest["labels"], manifest["sha256"]
+    manifest["files"] = {name: found for name, found in manifest["files"].items() if not name.startswith("labels")}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": corpus._sha256(manifest)}))
+    with pytest.raises(UserError, match="an older version built it, without labels"):
+        corpus.load(folder)
+    again = prepare(tmp_path, **sizes)
+    assert again.fingerprint == prepared.fingerprint
+    assert sentences(again, "test") == sentences(prepared, "test")
+    assert again.labels["test"].to_dict() == prepared.labels["test"].to_dict()
 
 
 def test_captions_by_default(tmp_path):
