@@ -13,7 +13,7 @@ RUN pip install --no-cache-dir --constraint /opt/distvae/constraints.txt torch
 
 COPY . /opt/distvae/
 RUN DS_BUILD_OPS=0 pip install --no-cache-dir --constraint /opt/distvae/constraints.txt \
-    "/opt/distvae[deepspeed,explore,report,sweep]"
+    "/opt/distvae[deepspeed,explore,probe,report,sweep]"
 
 WORKDIR /work
 ENTRYPOINT ["distvae"]

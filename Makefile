@@ -36,7 +36,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "distvae needs Python 3.10 or newer: make PYTHON=python3.11")'
 	@$(PYTHON) -m venv .venv || { echo "no venv: on Debian, apt install python3-venv" >&2; exit 1; }
 	@DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[test,deepspeed,explore,report,sweep]'
+	    --editable '.[test,deepspeed,explore,probe,report,sweep]'
 	@touch $@
 
 clean:

@@ -14,8 +14,8 @@ if __name__ == "__main__":
 from distvae import __version__
 from distvae.commands import compare, config, data, init, report, sweep_report
 from distvae.evaluation.decoding import Decoding
-from distvae.model_commands import encode, evaluate, explore, interpolate, push, reconstruct, sample, score
-from distvae.system.arguments import Parser, PrintCompletion, integer
+from distvae.model_commands import encode, evaluate, explore, interpolate, probe, push, reconstruct, sample, score
+from distvae.system.arguments import Parser, PrintCompletion, counts, integer
 from distvae.system.programs import PROGRAMS, program_of, run_program
 
 
@@ -75,6 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(added)
     added.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file")
 
+    added = command(probe)
+    added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
+    _add_settings(added)
+    added.add_argument("--beside", metavar="RUN", help="a second model, side by side")
+    added.add_argument("--split", default="test", help="to predict the labels of (default test)")
+    added.add_argument(
+        "--labels", type=counts, metavar="N,N", default="10,100,1000,all",
+        help="labelled sentences to learn from (default 10,100,1000,all)",
+    )  # fmt: skip
+    added.add_argument("--quick", action="store_true", help="leave out posterior means and clusters")
+    added.add_argument("--seed", type=integer(0), default=0, help="of all draws (default 0)")
+    added.add_argument("--out", type=Path, metavar="FILE", help="default: probes.json in the folder RUN")
+
     added = command(sample)
     added.add_argument(
         "--count", "-n", type=integer(1), help="sentences (default 10; for --statistics as many as valid has)"
@@ -93,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command(reconstruct)
     added.add_argument(
         "sentences", nargs="*", default=[], metavar="SENTENCE", help="default: one per line of standard input"
+    )
+    added.add_argument(
+        "--statistics", action="store_true", help="of the run's test sentences: what comes back, by position"
     )
     _add_decoding(added)
 

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distvae.commands import name_of, print_json
@@ -88,6 +89,36 @@ def encode(options: argparse.Namespace) -> None:
             else:
                 _print_notes(notes)
                 print(printable(f"{options.out}: {counted(total, 'sentence')}"))
+
+
+def probe(options: argparse.Namespace) -> None:
+    """Read labels from z by linear probes and clusters, beside chance and a bag of words."""
+    from distvae.evaluation.probes import check_installed
+
+    check_installed()
+    if options.out is None and not Path(options.run).is_dir():
+        finding.check_folder(options.run, "for a model of the hub, name a file by --out")
+    models = [finding.find(run) for run in filter(None, [options.run, options.beside])]
+    from distvae.reports import comparison, probes
+    from distvae.runs import probing
+
+    names = [name_of(found.name) for found in models]
+    if len({*names}) < len(names):
+        names = [found.name for found in models]
+    encoded = []
+    with _runtime() as runtime:
+        for found, name in zip(models, names, strict=True):
+            with _sentences(options, found, runtime) as (parts, _):
+                encoded.append(probing.encode(name, found.export, parts, options.split, runtime))
+        done = runtime.on_main(
+            lambda: probing.probe(encoded, options.split, options.labels, options.quick, options.seed, shown=True)
+        )
+        if runtime.is_main:
+            done.save(options.out or Path(options.run, "probes.json"))
+            if options.json:
+                print_json(done.as_dict())
+            else:
+                comparison.show_parts(probes.parts(done))
 
 
 def explore(options: argparse.Namespace) -> None:
@@ -218,6 +249,9 @@ def interpolate(options: argparse.Namespace) -> None:
 
 def reconstruct(options: argparse.Namespace) -> None:
     """Encode sentences to their posterior means, and decode these."""
+    if options.statistics:
+        _reconstruction_statistics(options)
+        return
     try:
         sentences = options.sentences or [line.strip() for line in sys.stdin if line.strip()]
     except UnicodeDecodeError as error:
@@ -229,6 +263,30 @@ def reconstruct(options: argparse.Namespace) -> None:
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
     _print(options, model, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
+
+
+def _reconstruction_statistics(options: argparse.Namespace) -> None:
+    if options.sentences:
+        raise UserError("--statistics: reads the test sentences of the run; leave out your own")
+    found = finding.find(options.run)
+    if found.export.config.language_model:
+        raise UserError(f"{options.run}: is a language model; it has no latent variable to reconstruct from")
+    from distvae.api import TextModel
+    from distvae.evaluation.reconstruction import reconstruct
+    from distvae.reports import comparison, reconstruction
+    from distvae.runs import reading
+    from distvae.system.progress_bar import Progress
+
+    model = TextModel(found)
+    decoding = model.decoding(**_given(options))
+    with _runtime() as runtime:
+        test = reading.own_corpus(found.name, found.export, reading.own_settings(found.export), runtime).test
+    with Progress("reconstruct", len(test), shown=True) as progress:
+        statistics = reconstruct(model.model, test, model.vocabulary, decoding, progress.advance)
+    if options.json:
+        print_json({name: asdict(each) for name, each in statistics.items()} | {"decoding": asdict(decoding)})
+    else:
+        comparison.show_parts([reconstruction.table(statistics)])
 
 
 def push(options: argparse.Namespace) -> None:

@@ -23,6 +23,8 @@ train pt_kla_sfb || { cat "$runs/pt_kla_sfb.log" >&2; exit 1; }
 wait "$kla" || { cat "$runs/kla.log" >&2; exit 1; }
 
 distvae compare "$runs/kla" "$runs/pt_kla_sfb"
+printf '\n'
+distvae probe "$runs/kla" --beside "$runs/pt_kla_sfb" --labels all --quick
 for name in kla pt_kla_sfb; do
     printf '\n%s: from one draw of the prior to another\n' "$name"
     distvae interpolate "$runs/$name" --steps 9 | sed 's/^/  /'

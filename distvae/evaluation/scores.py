@@ -38,6 +38,12 @@ class Estimate:
         error = "?" if self.standard_error is None else fixed(self.standard_error, decimals)
         return f"{fixed(self.mean, decimals)} ± {error}"
 
+    @property
+    def percent(self) -> str:
+        """A share in percent: ``30.4 ± 0.1``."""
+        error = None if self.standard_error is None else 100 * self.standard_error
+        return Estimate(100 * self.mean, error).text(1)
+
 
 @dataclass(frozen=True)
 class Scores:

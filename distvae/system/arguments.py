@@ -116,6 +116,15 @@ def integer(least: int) -> Callable[[str], int]:
     return parse
 
 
+def counts(text: str) -> list[int | None]:
+    """Parse whole numbers from 1, separated by commas: the ``type`` of an argument. ``all`` is None."""
+    one = integer(1)
+    try:
+        return [None if part == "all" else one(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: should be whole numbers from 1 or all, as in 10,100,all") from None
+
+
 def _spelt(keys: Sequence[str], value: str) -> str:
     """Return ``key=value`` for each key, as to be typed in a shell."""
     return " or ".join(shlex.quote(f"{key}={value}") if value else f"{key}=VALUE" for key in keys)

@@ -1,5 +1,6 @@
 """Command lines: where options may come, and what is said about settings that are not key=value."""
 
+import argparse
 import re
 
 import pytest
@@ -10,7 +11,7 @@ import distvae.table.__main__
 import distvae.train
 from distvae.config.load import load_config
 from distvae.config.yaml import ConfigError
-from distvae.system.arguments import Parser
+from distvae.system.arguments import Parser, counts
 
 CONFIG = "configs/own.yaml"
 
@@ -132,3 +133,11 @@ def test_a_list_is_written_as_one(value, columns):
         load_config(CONFIG, [f"data.columns={value}"])
     write = re.search(r"; a list: write '(.*)'$", str(error.value))[1]
     assert load_config(CONFIG, [write]).data.columns == columns
+
+
+def test_counts_are_numbers_and_all():
+    assert counts("10,100,all") == [10, 100, None]
+    assert counts("all") == [None]
+    for text in ("", "0", "10,", "ten", "-3", "all,x"):
+        with pytest.raises(argparse.ArgumentTypeError, match="should be whole numbers from 1 or all"):
+            counts(text)

@@ -1,0 +1,31 @@
+"""The table of what comes back in reconstructions."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from distvae.evaluation.reconstruction import Reconstruction
+from distvae.evaluation.scores import fixed
+from distvae.reports.comparison import cell
+
+# Places that have a row.
+PLACES = 20
+
+TITLES = {"own": "its reconstruction", "next": "that of the next sentence"}
+
+
+def table(found: dict[str, Reconstruction]) -> Table:
+    """Return a row for each figure, in percent, and a column for each set of reconstructions."""
+    columns = list(found.values())
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    shown.add_column(cell(f"{columns[0].sentences:,} sentences, in %"))
+    for name in found:
+        shown.add_column(cell(TITLES[name]), justify="right")
+    shown.add_row("the same sentence", *(each.exact.percent for each in columns))
+    shown.add_row("the same length", *(each.length.percent for each in columns))
+    shown.add_row("BLEU", *(fixed(100 * each.bleu, 1) for each in columns))
+    shown.add_row("tokens in their places", *(each.tokens.percent for each in columns))
+    for place in range(min(PLACES, len(columns[0].positions))):
+        shown.add_row(f"  token {place + 1}", *(each.positions[place].percent for each in columns))
+    return shown

@@ -1,0 +1,207 @@
+"""Probe the latents of trained models: ``probes.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distvae.data.new_text import Part
+from distvae.distributed.runtime import Runtime
+from distvae.evaluation import probes
+from distvae.evaluation.clusters import Clusters, cluster
+from distvae.evaluation.encoding import posteriors
+from distvae.evaluation.probes import Codes, Kind, Reading
+from distvae.evaluation.scores import Estimate
+from distvae.model.posterior import Posterior
+from distvae.runs.checkpoints import Export
+from distvae.system.errors import UserError
+from distvae.system.files import sha256, write_json, writing
+from distvae.system.formats import stamped
+from distvae.system.progress_bar import Progress
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The sentences of a model's probes.
+
+    Attributes:
+        name: of the model, in tables.
+        weights: SHA-256 of the model's file.
+        train: posteriors of train, [n, m] each.
+        test: those of the split to report, [k, m] each.
+        labels: by column, the labels of train and of that split.
+        words: the bags of words of both.
+    """
+
+    name: str
+    weights: str
+    train: Posterior
+    test: Posterior
+    labels: dict[str, tuple[list[str | None], list[str | None]]]
+    words: Reading
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What can be read from the sentences in one way.
+
+    Attributes:
+        model: name; None: from a bag of words.
+        kind: see ``probes.Kind``.
+        accuracy: on the split, by the number of labelled sentences that probes learn from.
+        clusters: None: not computed.
+    """
+
+    model: str | None
+    kind: Kind
+    accuracy: dict[int, Estimate]
+    clusters: Clusters | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """The probes of a column of labels.
+
+    Attributes:
+        classes: number of labels in train.
+        train: number of labelled sentences there.
+        test: number of labelled sentences of the split.
+        chance: accuracy of naming the most frequent class of train.
+    """
+
+    classes: int
+    train: int
+    test: int
+    chance: Estimate
+    probes: tuple[Probe, ...]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Contents of ``probes.json``.
+
+    Attributes:
+        split: on which accuracies are.
+        models: SHA-256 of the weights of each model.
+        columns: by name of a column of labels.
+        notes: columns that were left out, and why.
+    """
+
+    split: str
+    seed: int
+    models: dict[str, str]
+    columns: dict[str, Column]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return stamped(asdict(self))
+
+    def save(self, path: Path) -> None:
+        """Write them.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, self.as_dict())
+
+
+def encode(name: str, found: Export, parts: dict[str, Part], split: str, runtime: Runtime) -> Encoded:
+    """Encode the sentences of train and of a split. Every process must call this, and gets the same.
+
+    Raises:
+        UserError: there is no such split, or no label.
+    """
+    for wanted in ("train", split):
+        if wanted not in parts:
+            raise UserError(
+                f"{name}: a probe learns from train and is tested on {split}, and the sentences have no {wanted}: they"
+                f" have {', '.join(parts)}"
+            )
+        if not parts[wanted].label_names:
+            raise UserError(f"{name}: the sentences have no labels to probe for; name a column by data.label=COLUMN")
+    model = found.model(runtime.device)
+    sentences = [parts[part].sentences for part in ("train", split)]
+    with Progress(f"encode by {name}", sum(map(len, sentences)), runtime.is_main) as progress:
+        train, test = (
+            Posterior(*map(torch.cat, zip(*posteriors(model, part, runtime, progress.advance), strict=True)))
+            for part in sentences
+        )
+    columns = _columns(parts["train"]), _columns(parts[split])
+    labels = {column: (columns[0][column], columns[1][column]) for column in columns[0]}
+    words = probes.bag_of_words(sentences[0], sentences[1], len(found.vocabulary))
+    return Encoded(name, sha256(found.folder / "model.safetensors"), train, test, labels, words)
+
+
+def _columns(part: Part) -> dict[str, list[str | None]]:
+    return {} if part.labels is None else {name: list(part.labels[name]) for name in part.label_names}
+
+
+def probe(
+    models: Sequence[Encoded], split: str, counts: Sequence[int | None], quick: bool, seed: int, shown: bool
+) -> Probes:
+    """Probe models of the same sentences for each column of labels.
+
+    Args:
+        split: which was encoded.
+        counts: numbers of labelled sentences to learn from; None, and more than there are, is all of them.
+        quick: leave out posterior means and clusters.
+        seed: of all draws.
+        shown: whether to show progress.
+
+    Raises:
+        UserError: scikit-learn is missing, the models have read other sentences, or no column has two classes.
+    """
+    from threadpoolctl import threadpool_limits
+
+    first = models[0]
+    for other in models[1:]:
+        if other.labels != first.labels:
+            raise UserError(f"{other.name}: has read other sentences than {first.name}; give both the same ones")
+    seen: list[tuple[str | None, Reading]] = []
+    for model in models:
+        z, mean = probes.readings(model.train, model.test, seed)
+        seen += [(model.name, z)] if quick else [(model.name, z), (model.name, mean)]
+    seen.append((None, first.words))
+    codes = {name: Codes.of(*labels) for name, labels in first.labels.items()}
+    notes = [
+        f"{name}: left out, because {split} has no label of it" if len(found.classes) > 1
+        else f"{name}: left out, because train has {len(found.classes)} of its classes"
+        for name, found in codes.items() if len(found.classes) < 2 or not len(found.tested)
+    ]  # fmt: skip
+    if len(notes) == len(codes):
+        raise UserError(f"{first.name}: there is nothing to probe for: {'; '.join(notes)}")
+    columns = {}
+    # Small matrices gain nothing from threads, and sums do not depend on their number.
+    with threadpool_limits(1):
+        for name, found in codes.items():
+            if len(found.classes) < 2 or not len(found.tested):
+                continue
+            sizes = sorted({min(count or len(found.labelled), len(found.labelled)) for count in counts})
+            with Progress(f"probe for {name}", sum(sizes) * len(seen), shown) as progress:
+                columns[name] = _column(seen, found, sizes, not quick, seed, progress.advance)
+    return Probes(split, seed, {model.name: model.weights for model in models}, columns, tuple(notes))
+
+
+def _column(
+    seen: Sequence[tuple[str | None, Reading]],
+    codes: Codes,
+    sizes: Sequence[int],
+    clusters: bool,
+    seed: int,
+    on_progress: Callable[[int], None],
+) -> Column:
+    found = []
+    for model, reading in seen:
+        accuracy = {}
+        for size in sizes:
+            accuracy[size] = probes.probe(reading, codes, size, seed)
+            on_progress(size)
+        found.append(Probe(model, reading.kind, accuracy, cluster(reading, codes, seed) if clusters else None))
+    return Column(len(codes.classes), len(codes.labelled), len(codes.tested), probes.chance(codes), tuple(found))
