@@ -158,7 +158,8 @@ class Unigram:
             found.train_from_iterator(_cut_long_words(sentences), trainer)
         except Exception as error:  # the library raises nothing narrower
             raise UserError(
-                f"data.vocabulary_size={self.vocabulary_size}: unigram cannot be trained: {error}"
+                f"data.vocabulary_size={self.vocabulary_size}: unigram cannot be trained: {error}; raise it (every"
+                " character of train is a piece), or use data.tokenizer=bpe, whose pieces are bytes"
             ) from None
         return PieceTokenizer(_repeatable(found.to_str()))
 
