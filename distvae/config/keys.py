@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from distvae.config.sections import Section, choices_of, options_of, readers_of
+from distvae.config.sections import Section, choices_of, keys_of, options_of, readers_of
 from distvae.system.roles import Role
 
 # A dotted key, its roles, and whether it is a section.
@@ -45,9 +45,10 @@ def fields_with(kind: type, *roles: Role) -> frozenset[str]:
 def _keys(kind: type, prefix: str = "", inherited: frozenset[Role] = frozenset()) -> Iterator[_Key]:
     choices = {choice.field: choice for choice in choices_of(kind)} if issubclass(kind, Section) else {}
     options: dict[str, frozenset[Role]] = {}
+    keys = keys_of(kind)
     for name, hint, own in _fields(kind):
         if name in choices:
-            yield f"{prefix}{choices[name].key}", own | inherited, False
+            yield f"{prefix}{keys[name]}", own | inherited, False
             for component in choices[name].kinds.values():
                 for option, _, roles in _fields(component):
                     options[option] = options.get(option, frozenset()) | roles | own
@@ -55,7 +56,7 @@ def _keys(kind: type, prefix: str = "", inherited: frozenset[Role] = frozenset()
             yield f"{prefix}{name}", own | inherited, True
             yield from _keys(hint, f"{prefix}{name}.", own | inherited)
         else:
-            yield f"{prefix}{name}", own | inherited, False
+            yield f"{prefix}{keys[name]}", own | inherited, False
     options.pop("name", None)
     for option, own in options.items():
         yield f"{prefix}{option}", own | inherited, False

@@ -42,6 +42,7 @@ _NOT_OF_CAPTIONS = (
 
 Precision = Literal["no", "bf16"]
 Pooling = Literal["last", "mean", "max"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -260,6 +261,17 @@ class SpeedConfig:
     cuda_graphs: bool = False
 
 
+@dataclass(frozen=True, config=RULES)
+class TrackingConfig(Section):
+    """Where to show a run as it trains, beside metrics.jsonl, the console and TensorBoard."""
+
+    # Libraries whose packages are installed: `wandb`, `mlflow`, `trackio`. Their own environment variables say where
+    # they store runs. `tensorboard` is always on.
+    trackers: Annotated[tuple[TrackerName, ...], Field(alias="with", strict=False)] = ()
+    # The project (MLflow: the experiment) that runs belong to.
+    project: Name = "distvae"
+
+
 # What a language model, which has no latent variable, has to set.
 _LANGUAGE_MODEL = {
     "model.pooling": "last",
@@ -307,6 +319,7 @@ class Config:
     checkpoint: Annotated[CheckpointConfig, Role.PLACE] = plain_field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = plain_field(default_factory=EvaluationConfig)
     speed: Annotated[SpeedConfig, Role.PLACE] = plain_field(default_factory=SpeedConfig)
+    tracking: Annotated[TrackingConfig, Role.PLACE] = plain_field(default_factory=TrackingConfig)
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Config:

@@ -51,9 +51,9 @@ class Section:
             if values.args:
                 raise ValueError(f"{cls.__name__} takes its settings by name")
             given = dict(values.kwargs or {})
-            for choice in choices_of(cls):  # `dataclasses.replace` gives fields
-                if choice.field in given:
-                    given[choice.key] = given.pop(choice.field)
+            for field, key in keys_of(cls).items():  # `dataclasses.replace` gives fields
+                if field in given:
+                    given[key] = given.pop(field)
         elif isinstance(values, dict):
             given = values
         else:
@@ -82,14 +82,25 @@ class Section:
         """Return the section as its keys in files, without options that no chosen component declares."""
         found: dict[str, Any] = {}
         choices = {choice.field: choice for choice in choices_of(type(self))}
-        for field in fields(self):
-            value, choice = getattr(self, field.name), choices.get(field.name)
+        for field, key in keys_of(type(self)).items():
+            value, choice = getattr(self, field), choices.get(field)
             if choice is None:
-                found[field.name] = value
+                found[key] = value
             else:
-                found[choice.key] = value.name
+                found[key] = value.name
                 found |= {option: getattr(value, option) for option in choice.options[value.name]}
         return found
+
+
+def keys_of(section: type) -> dict[str, str]:
+    """Return the fields of a data class, each with its key in files: its name, unless it has an alias."""
+    hints = get_type_hints(section, include_extras=True)
+    return {field.name: _key(field.name, hints[field.name]) for field in fields(section)}
+
+
+def _key(name: str, hint: Any) -> str:
+    marks = getattr(hint, "__metadata__", ())
+    return next((mark.alias for mark in marks if isinstance(mark, FieldInfo) and mark.alias), name)
 
 
 _CHOICES: dict[type, tuple[Choice, ...]] = {}

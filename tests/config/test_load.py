@@ -18,6 +18,7 @@ from distvae.config.schema import (
     OptimizerConfig,
     SpeedConfig,
     StageConfig,
+    TrackingConfig,
 )
 from distvae.config.yaml import ConfigError
 from distvae.sweeps.storage import load_sweep
@@ -51,6 +52,13 @@ def test_an_override_makes_the_section_that_the_file_lacks(load, text):
 
 def test_columns_are_a_list_in_yaml(load):
     assert load("", "data.path=x.csv", "data.columns=[premise, hypothesis]").data.columns == ("premise", "hypothesis")
+
+
+def test_a_key_may_be_a_word_of_python(load):
+    assert load("", "tracking.with=[wandb, mlflow]").tracking == TrackingConfig(trackers=("wandb", "mlflow"))
+    assert "unknown key tracking.trackers" in str(refused(load, "", "tracking.trackers=[wandb]"))
+    assert "tracking.with.0 = 'neptune'" in str(refused(load, "", "tracking.with=[neptune]"))
+    assert dict(flatten(load("tracking: {with: [trackio]}")))["tracking.with"] == ("trackio",)
 
 
 # -- Round trip --------------------------------------------------------------------------------------------------------
@@ -95,6 +103,8 @@ ANY_CONFIG = st.builds(
         keep_memory=st.booleans(),
         cuda_graphs=st.booleans(),
     ),
+    # `builds` reads signatures, in which the field has the name of its key.
+    tracking=st.sampled_from([TrackingConfig(), TrackingConfig(trackers=("wandb", "mlflow"), project="café")]),
 )
 
 

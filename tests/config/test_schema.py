@@ -92,6 +92,8 @@ OUT_OF_RANGE = [
     ("speed.keep_memory", 1),
     ("speed.keep_memory", None),
     ("speed.cuda_graphs", "auto"),
+    ("tracking.with", "wandb"),
+    ("tracking.project", ""),
 ]
 
 
@@ -343,7 +345,7 @@ PLACE = {
     "run", "resume", "cpu_threads", "data.cache", "data.workers", "optimizer.accumulation_steps",
     "evaluation.batch_size", "evaluation.memory_mb", "checkpoint.every_steps", "checkpoint.every_minutes",
     "checkpoint.keep", "communication.timeout_minutes", "speed.output_layer", "speed.embedding_gradients",
-    "speed.keep_memory", "speed.cuda_graphs",
+    "speed.keep_memory", "speed.cuda_graphs", "tracking.with", "tracking.project",
 }  # fmt: skip
 
 PRETRAINING = {
