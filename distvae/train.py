@@ -124,10 +124,12 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
     from distvae.runs.attempts import Attempt
     from distvae.runs.results import Results
     from distvae.runs.resume import Opening, open_run, pinned
+    from distvae.runs.trackers.libraries import require_packages
     from distvae.training.trainer import Trainer
     from distvae.training.writer import NoWriter, RunWriter
 
     def begin() -> tuple[DataConfig, Opening]:
+        require_packages(config.tracking.trackers)
         data = pinned(config, run)
         fixed = replace(config, data=data)
         return data, open_run(fixed, run, runtime.processes, caller.may_change, caller.overtakes)
@@ -139,7 +141,7 @@ def carry_out(config: Config, run: Path, runtime: Runtime, signals: Signals, cal
         case Opening(results=Results() as results):
             pass
         case Opening(attempt=Attempt() as attempt, checkpoint=checkpoint):
-            writer = RunWriter(run, config, attempt) if runtime.is_main else NoWriter()
+            writer = RunWriter(run, config, attempt, caller.group) if runtime.is_main else NoWriter()
             if runtime.is_main and runtime.heartbeat is not None:
                 runtime.heartbeat.on_loss = lambda reason: writer.fail(UserError(reason))
             try:

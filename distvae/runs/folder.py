@@ -18,7 +18,7 @@ DESCRIPTIONS = (
 # Files of a run folder that the run produces.
 PRODUCTS = (
     "checkpoints", "tensorboard", "metrics.jsonl", "pretrained", "best", "results.json", "sentences.parquet",
-    "not_finite.json",
+    "not_finite.json", "trackers.json", "wandb",
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from distvae.reports import comparison
 from distvae.reports.pages import render
 from distvae.runs.results import results_to_dict
+from distvae.runs.trackers.tensorboard import remove_hparams, summaries, write_session
 from distvae.sweeps import INSTALL
 from distvae.sweeps.account import Account, ScoredTrial, gather, read_trial
 from distvae.sweeps.columns import columns
@@ -23,16 +21,12 @@ from distvae.sweeps.labels import format_duration, format_value
 from distvae.sweeps.lineage import Generation
 from distvae.sweeps.progress import Trial
 from distvae.sweeps.ranking import Outcome
-from distvae.sweeps.space import Value
 from distvae.sweeps.summary import by_elbo, endings, lineage, reading, summary
 from distvae.sweeps.sweep import Sweep
 from distvae.sweeps.timing import by_the_clock, by_the_trials, utilisation
 from distvae.system.errors import UserError
 from distvae.system.files import write_text, writing
 from distvae.system.markdown import escaped, markdown_table
-
-# Suffix of the file with a trial's line of that table.
-_SUFFIX = ".hparams"
 
 
 def write_report(folder: str | Path) -> Account:
@@ -179,25 +173,15 @@ def write_hparams(folder: Path, sweep: Sweep, trial: Trial) -> None:
     texts = {key for key, dimension in sweep.config.space.items() if not dimension.numeric}
     whole = {key: "" if key in texts else 0.0 for key in sweep.config.space}
     values = {key: format_value(value) if key in texts else value for key, value in trial.values.items()}
-    experiment, _, _ = _summaries(whole, dict.fromkeys((f"final/{key}" for key in (*shown, "violation")), 0.0))
-    _, start, end = _summaries(values, found)
+    experiment, _, _ = summaries(whole, dict.fromkeys((f"final/{key}" for key in (*shown, "violation")), 0.0))
+    _, start, end = summaries(values, found)
     if trial.state == "failed":
         _mark_failed(end)
     with writing(run):
         for generation in entry.generations or [Generation(run)]:
-            for path in (generation.run / "tensorboard").glob(f"*{_SUFFIX}"):
-                path.unlink()
-        with SummaryWriter(run / "tensorboard", filename_suffix=_SUFFIX) as writer:
-            for part in (experiment, start, end):
-                writer.file_writer.add_summary(part)
-            for name, value in found.items():
-                writer.add_scalar(name, value, entry.rows[-1].step)
-
-
-def _summaries(values: Mapping[str, Value], metrics: Mapping[str, float]) -> tuple[Summary, Summary, Summary]:
-    """Return the summaries of an experiment, and of the start and end of a session."""
-    experiment, start, end = hparams(dict(values), dict(metrics))  # type: ignore[no-untyped-call]
-    return experiment, start, end
+            remove_hparams(generation.run)
+        step = entry.rows[-1].step if isinstance(entry, ScoredTrial) else 0
+        write_session(run, (experiment, start, end), found, step)
 
 
 def _mark_failed(end: Summary) -> None:

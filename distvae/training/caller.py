@@ -20,3 +20,5 @@ class Caller:
     may_change: frozenset[str] = frozenset()
     # Whether an attempt that seems to be alive is known to have ended.
     overtakes: bool = False
+    # The name of the sweep that the run is a trial of.
+    group: str | None = None

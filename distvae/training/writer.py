@@ -17,6 +17,7 @@ from distvae.runs.checkpoints import Checkpoint, Saver, Weights
 from distvae.runs.records import EpochRecord, Saving, last_latent
 from distvae.runs.results import Results, save_results, save_sentence_scores
 from distvae.runs.trackers import Trackers
+from distvae.runs.trackers.tracker import Ending
 from distvae.system.errors import PeerError, UserError
 from distvae.system.files import write_json, writing
 from distvae.system.signals import InterruptedRun
@@ -79,10 +80,15 @@ class NoWriter:
 
 
 class RunWriter(NoWriter):
-    """Writes a run's folder as one attempt. A failed write is kept until the next rank sync."""
+    """Writes a run's folder as one attempt. A failed write is kept until the next rank sync.
 
-    def __init__(self, run: Path, config: Config, attempt: Attempt):
-        self._run, self._config, self._number = run, config, attempt.number
+    Args:
+        group: the name of the sweep that the run is a trial of.
+    """
+
+    def __init__(self, run: Path, config: Config, attempt: Attempt, group: str | None = None):
+        self._run, self._config, self._number, self._group = run, config, attempt.number, group
+        self._end: Callable[[Ending], None] = lambda ending: None
         self._lease = Lease(run, attempt)
         self._saver = Saver(run, self._number, config.checkpoint.keep, self._lease.check)
         self._failure: UserError | None = None
@@ -105,7 +111,8 @@ class RunWriter(NoWriter):
             self._saver.wait()
         with writing(self._run):
             self._lease.begin(recorded)
-            self._trackers = Trackers(self._run, recorded)
+            self._trackers = Trackers(self._run, recorded, self._config, self._group)
+            self._end = self._trackers.end
             if resumed is not None and resumed.state.stage == "train" and resumed.best_weights:
                 self._export("best", resumed.best_weights, resumed.state.step)
 
@@ -141,7 +148,9 @@ class RunWriter(NoWriter):
     def _conclude(self, results: Results, each: SentenceScores, labels: Dataset | None) -> None:
         self._saver.wait()
         self._saver.close()
+        self._trackers.results(results.scores)
         self._trackers.close()
+        self._end = lambda ending: None
         save_sentence_scores(self._run, each, self._lease.check, labels)
         save_results(self._run, results, self._lease.check)
         status.write_status(self._run, "finished", start=self._number, latent=results.latent)
@@ -158,8 +167,9 @@ class RunWriter(NoWriter):
         interrupted = isinstance(error, (InterruptedRun, KeyboardInterrupt))
         with contextlib.suppress(OSError, SupersededError):  # report the first error
             self._lease.check()
-            state: status.State = "interrupted" if interrupted else "failed"
+            state: Ending = "interrupted" if interrupted else "failed"
             status.write_status(self._run, state, str(error) or None, self._number, last_latent(self._run))
+            self._end(state)
 
     def release(self) -> None:
         self._lease.release()

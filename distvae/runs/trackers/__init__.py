@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distvae.config.keys import flatten, keys_with
+from distvae.config.schema import Config
 from distvae.evaluation.liveness import LatentWatch
+from distvae.evaluation.metrics import METRICS
+from distvae.evaluation.scores import Scores
 from distvae.runs.records import EpochRecord, read_metrics
 from distvae.runs.trackers.console import Console
+from distvae.runs.trackers.external import External
 from distvae.runs.trackers.jsonl import JsonLines
+from distvae.runs.trackers.libraries import LIBRARIES, Subject
 from distvae.runs.trackers.tensorboard import TensorBoard
-from distvae.runs.trackers.tracker import Tracker
+from distvae.runs.trackers.tracker import Ending, Tracker
+from distvae.system.roles import Role
 
-# In this order they record an epoch. ``metrics.jsonl`` is first, because resuming and the reports read it.
+# These are always on. In this order they record an epoch: ``metrics.jsonl`` is first, because resuming and the reports
+# read it.
 TRACKERS: tuple[type[Tracker], ...] = (JsonLines, TensorBoard, Console)
+
+
+_PLACES = keys_with(Config, Role.PLACE)
 
 
 class Trackers:
@@ -20,10 +31,22 @@ class Trackers:
 
     Args:
         run, step: as for ``Tracker``.
+        config: names the tracking libraries that show the run, and holds its settings.
+        group: the name of the sweep that the run is a trial of.
     """
 
-    def __init__(self, run: Path, step: int = 0):
+    def __init__(self, run: Path, step: int = 0, config: Config | None = None, group: str | None = None):
+        config = config or Config()
         self._trackers = [tracker(run, step) for tracker in TRACKERS]
+        settings, tracking = dict(flatten(config)), config.tracking
+        self._external = [
+            External(name, Subject(run.absolute(), tracking.project, group, settings))
+            for name in dict.fromkeys(tracking.trackers)
+            if name in LIBRARIES
+        ]
+        self._trackers += self._external
+        self._settings = {key: value for key, value in settings.items() if key not in _PLACES and group is None}
+        self._step = step
         self._watch = LatentWatch()
         for record in read_metrics(run):
             self._follow(record)
@@ -46,6 +69,7 @@ class Trackers:
         return self._watch.state != former
 
     def _follow(self, record: EpochRecord) -> None:
+        self._step = record.step
         self._watch.follow(record.epoch, None if record.latent is None else record.latent.state)
 
     def texts(self, title: str, texts: list[str], step: int) -> None:
@@ -58,7 +82,19 @@ class Trackers:
         for tracker in self._trackers:
             tracker.flush()
 
+    def results(self, scores: Scores) -> None:
+        """Show the scores of the test sentences."""
+        values = {f"test/{key}": metric.value(scores) for key, metric in METRICS.items()}
+        found = {name: value for name, value in values.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.results(found, self._step, self._settings)
+
     def close(self) -> None:
-        """Close all trackers."""
+        """Close all trackers of a run that has finished."""
         for tracker in self._trackers:
             tracker.close()
+
+    def end(self, ending: Ending) -> None:
+        """Tell the tracking libraries that the run has ended early."""
+        for tracker in self._external:
+            tracker.close(ending)

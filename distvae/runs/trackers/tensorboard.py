@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from distvae.config.keys import flatten, keys_with, option_defaults
+from distvae.config.schema import Config
+from distvae.evaluation.metrics import METRICS
 from distvae.runs.records import EpochRecord
-from distvae.runs.trackers.tracker import Tracker
+from distvae.runs.trackers.tracker import Ending, Tracker
 from distvae.system.files import flush
 from distvae.system.markdown import escaped
+from distvae.system.roles import Role
+
+# Suffix of the file with a run's line of TensorBoard's HPARAMS tab.
+_SUFFIX = ".hparams"
+
+_DEFAULTS = {
+    key: value
+    for key, value in (option_defaults(Config) | dict(flatten(Config()))).items()
+    if key not in keys_with(Config, Role.PLACE)
+}
 
 
 class TensorBoard(Tracker):
@@ -37,7 +54,17 @@ class TensorBoard(Tracker):
         for path in self._events()[-1:]:
             flush(path)
 
-    def close(self) -> None:
+    def results(self, scores: Mapping[str, float], step: int, settings: Mapping[str, Any]) -> None:
+        if settings:
+            run = self._folder.parent
+            # Every run lists all keys and metrics: TensorBoard takes its columns from the one that it reads first.
+            whole = {key: _plain(value) for key, value in (_DEFAULTS | dict(settings)).items()}
+            experiment, _, _ = summaries(whole, dict.fromkeys((f"test/{key}" for key in METRICS), 0.0))
+            _, start, end = summaries({key: _plain(value) for key, value in settings.items()}, scores)
+            remove_hparams(run)
+            write_session(run, (experiment, start, end), scores, step)
+
+    def close(self, ending: Ending = "finished") -> None:
         self._board.close()
 
     def _events(self) -> list[Path]:
@@ -53,3 +80,34 @@ class TensorBoard(Tracker):
         end = time.monotonic() + 5
         while seconds and int(time.time()) <= max(seconds) and time.monotonic() < end:
             time.sleep(0.02)
+
+
+def _plain(value: Any) -> str | float:
+    """Return a setting as TensorBoard takes it."""
+    return value if isinstance(value, str | float | int) else "null" if value is None else ", ".join(map(str, value))
+
+
+def summaries(values: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[Summary, Summary, Summary]:
+    """Return the summaries of an experiment, and of the start and end of a session, for the HPARAMS tab."""
+    experiment, start, end = hparams(dict(values), dict(metrics))  # type: ignore[no-untyped-call]
+    return experiment, start, end
+
+
+def remove_hparams(run: Path) -> None:
+    """Remove a run's line of the HPARAMS tab."""
+    for path in (run / "tensorboard").glob(f"*{_SUFFIX}"):
+        path.unlink()
+
+
+def write_session(run: Path, parts: Iterable[Summary], metrics: Mapping[str, float], step: int) -> None:
+    """Write a run's line of the HPARAMS tab to a file of its own in the run's folder of curves.
+
+    Args:
+        parts: see ``summaries``.
+        metrics: also become points of curves.
+    """
+    with SummaryWriter(run / "tensorboard", filename_suffix=_SUFFIX) as writer:
+        for part in parts:
+            writer.file_writer.add_summary(part)
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from distvae.runs.records import EpochRecord
+
+# How a run has ended.
+Ending = Literal["finished", "interrupted", "failed"]
 
 
 class Tracker:
@@ -33,5 +38,14 @@ class Tracker:
     def flush(self) -> None:
         """Flush everything to disk. A checkpoint that is written after this resumes behind the records."""
 
-    def close(self) -> None:
+    def results(self, scores: Mapping[str, float], step: int, settings: Mapping[str, Any]) -> None:
+        """Show the scores of the test sentences.
+
+        Args:
+            scores: by name, such as ``test/nll``.
+            settings: of the run, by dotted keys: those that its results depend on. Empty for a trial of a sweep, whose
+                sweep shows them.
+        """
+
+    def close(self, ending: Ending = "finished") -> None:
         """Flush, and release files."""

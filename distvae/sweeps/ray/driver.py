@@ -18,6 +18,7 @@ import ray
 from distvae.data import corpus
 from distvae.runs import attempts
 from distvae.runs.attempts import Lease, SupersededError
+from distvae.runs.trackers.libraries import require_packages
 from distvae.sweeps import checks, storage
 from distvae.sweeps.progress import load_progress
 from distvae.sweeps.ray import cluster, console, stop_file
@@ -47,6 +48,7 @@ def run_sweep(sweep: Sweep, scratch: Path) -> int:
     """
     began = time.monotonic()  # starting Ray and preparing sentences count as the sweep's time
     check_folder(sweep)
+    require_packages(sweep.config_of({}, sweep.folder).tracking.trackers)
     signals, closing, watched = StopSignals(), threading.Event(), _Watched(sweep.folder, scratch)
     with contextlib.ExitStack() as afterwards:
         try:

@@ -55,7 +55,7 @@ def run_pretraining(config: Config, sweep: Sweep, where: str) -> str | None:
     signals = Signals()
     try:
         with StopFileWatcher(sweep.folder, signals):
-            train(config, signals, Caller(overtakes=True))
+            train(config, signals, Caller(overtakes=True, group=sweep.folder.name))
     except (UserError, InterruptedRun) as error:
         return str(error)
     return None

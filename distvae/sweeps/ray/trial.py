@@ -108,6 +108,7 @@ def _train(sweep: Sweep, config: Config, run: Path, number: int) -> str | None:
         # The sweep's folder may have been moved, and population-based training changes values.
         may_change=frozenset({"pretrained"} | (set(sweep.config.space) if config.resume != "auto" else set())),
         overtakes=True,  # Tune starts a trial only after its former process has ended
+        group=sweep.folder.name,
     )
     signals = Signals()
     try:
