@@ -77,6 +77,8 @@ class RunState:
     encoder_steps: Count = 0  # further steps of the next epoch, of the encoder alone
     turns: dict[str, _State] = field(default_factory=dict)  # which part of the model the next step moves
     warmed: Count = 10**9  # steps since the optimizer's moments were reset; older checkpoints are past any warm-up
+    norm_total: Annotated[float, Field(ge=0)] = 0.0  # of the gradients of these batches
+    norm_steps: Count = 0
 
     @property
     def recorded_step(self) -> int:

@@ -69,6 +69,10 @@ class EpochRecord:
     latent: Latent | None = None  # on the validation sentences; None: too few to judge
     # Steps of the encoder alone in an epoch of aggressive training; None: the epoch was not aggressive.
     encoder_steps: Count | None = None
+    # Mean over the steps, before clipping; None: older version, or every step was skipped.
+    gradient_norm: Annotated[float, Field(ge=0)] | None = None
+    # Of the main process so far, in MiB: of its GPU, or on a CPU of the process.
+    peak_memory_mb: Annotated[float, Field(ge=0)] | None = None
 
     def scalars(self) -> dict[str, float]:
         """Return the points of this epoch on all curves, by the names of the curves."""
@@ -92,6 +96,10 @@ class EpochRecord:
             found["latent/alive"] = float(self.latent.state == "alive")
         if self.encoder_steps is not None:
             found["control/encoder_steps"] = float(self.encoder_steps)
+        if self.gradient_norm is not None:
+            found["control/gradient_norm"] = self.gradient_norm
+        if self.peak_memory_mb is not None:
+            found["memory/peak_mb"] = self.peak_memory_mb
         return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -79,6 +80,26 @@ class StageProgress:
 
 
 @dataclass
+class GradientNorms:
+    """Mean norm of an epoch's gradients before clipping. Steps that were skipped are left out."""
+
+    total: float = 0.0
+    steps: int = 0
+
+    def add(self, norms: list[torch.Tensor]) -> None:
+        """Move the norms of the last steps, scalars on the device, into the sum. Waits for the device."""
+        for norm in torch.stack(norms).tolist() if norms else []:
+            if math.isfinite(norm):
+                self.total += norm
+                self.steps += 1
+        norms.clear()
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.steps if self.steps else None
+
+
+@dataclass
 class EpochProgress:
     """How far an epoch has come."""
 
@@ -86,5 +107,6 @@ class EpochProgress:
     batches: int = 0  # trained so far
     encoder_steps: int = 0  # beside them, of the encoder alone
     seconds: float = 0.0  # spent on them
+    norms: GradientNorms = field(default_factory=GradientNorms)
     save: bool = False  # as soon as all ranks hold the same model
     stop: bool = False  # likewise

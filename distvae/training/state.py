@@ -14,7 +14,7 @@ from distvae.model.vae import TextVAE
 from distvae.runs.checkpoints import Checkpoint, RunState, Weights
 from distvae.runs.results import StageEnd
 from distvae.system.errors import UserError
-from distvae.training.stages import Best, EpochProgress, Stage, StageProgress
+from distvae.training.stages import Best, EpochProgress, GradientNorms, Stage, StageProgress
 from distvae.training.step import Sums
 
 
@@ -65,6 +65,8 @@ def run_state(
         data=data,
         encoder_steps=epoch.encoder_steps,
         turns=stage.turns.state_dict(),
+        norm_total=epoch.norms.total,
+        norm_steps=epoch.norms.steps,
     )
 
 
@@ -100,4 +102,5 @@ def restore(
             own.copy_(rows.sum(dim=0))
     if resumed.world_size == runtime.world_size:
         engine.load_own_state({name: kept[runtime.rank] for name, kept in resumed.ranks.items()})
-    return EpochProgress(sums, state.batches, state.encoder_steps, state.seconds)
+    norms = GradientNorms(state.norm_total, state.norm_steps)
+    return EpochProgress(sums, state.batches, state.encoder_steps, state.seconds, norms)

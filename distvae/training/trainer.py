@@ -13,6 +13,7 @@ import torch
 from distvae.config.schema import CAPTIONS, Config
 from distvae.data.batches import share, training_plan
 from distvae.data.sentences import Sentences
+from distvae.distributed.device import peak_memory
 from distvae.distributed.engines import make_engine
 from distvae.distributed.engines.base import load_optimizer_state, set_learning_rate
 from distvae.distributed.runtime import Runtime
@@ -150,6 +151,7 @@ class Trainer:
             stage.name, progress.epoch, self.step, kl_weight, learning_rate, trained, scores, valid_seconds,
             "not counted" if verdict is None else verdict.value,
             self.writer.saving(), self.attempt, latent, encoder_steps,
+            epoch.norms.mean, peak_memory(self.runtime.device),
         )  # fmt: skip
         longest = int(self.corpus.train.lengths.max())
         self.writer.record(record, lambda: sample_sentences(self.model, self.vocabulary, self.config, longest))
@@ -191,6 +193,7 @@ class Trainer:
         interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
         bad_step = self.no_bad_step
         unchecked: list[np.ndarray] = []  # batches since the last sync
+        norms: list[torch.Tensor] = []  # of their gradients
         began = time.monotonic() - epoch.seconds
         shown = seen = sum(len(batch) for batch in plan[: epoch.batches])
         self.engine.module.train()
@@ -218,6 +221,7 @@ class Trainer:
                     seen += len(batch)
                     turns.decoder_moved()
                 unchecked.append(batch)
+                norms.append(norm)
                 if settings.on_nan == "stop":
                     bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
                 last, interval_end = epoch.batches == len(plan), part != "encoder" and epoch.batches in interval_ends
@@ -229,6 +233,7 @@ class Trainer:
                         bad = unchecked[agreed.bad_step - self.step - 1]
                         self.not_finite.stop_at(agreed.bad_step, bad, stage, progress)
                     unchecked.clear()
+                    epoch.norms.add(norms)
                     if interval_end:
                         gamma.end_interval(epoch.sums.end_interval(self.runtime))
                     epoch.seconds = time.monotonic() - began

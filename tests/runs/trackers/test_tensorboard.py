@@ -49,3 +49,26 @@ def test_flushed_curves_are_in_the_file_before_it_is_closed(tmp_path):
     tracker.flush()
     assert scalars(tmp_path)["re/valid"] == [(10, 31.25)]
     tracker.close()
+
+
+def test_a_finished_run_has_a_line_in_the_hparams_tab(tmp_path):
+    for learning_rate in (0.5, 0.25):  # a resumed run replaces it
+        tracker = TensorBoard(tmp_path, 0)
+        tracker.results({"test/re": 31.25}, 40, {"optimizer.learning_rate": learning_rate, "data.subset": None})
+        tracker.close()
+    folder = tmp_path / "tensorboard"
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == []
+    assert len(list(folder.glob("*.hparams"))) == 1
+    assert scalars(tmp_path) == {"test/re": [(40, 31.25)]}
+
+
+def test_a_trial_of_a_sweep_has_no_line_of_its_own(tmp_path):
+    tracker = TensorBoard(tmp_path, 0)
+    tracker.results({"test/re": 31.25}, 40, {})
+    tracker.close()
+    assert list((tmp_path / "tensorboard").glob("*.hparams")) == []
+
+
+def test_the_norm_of_the_gradient_and_the_memory_are_curves():
+    found = record(gradient_norm=1.5, peak_memory_mb=512.0).scalars()
+    assert (found["control/gradient_norm"], found["memory/peak_mb"]) == (1.5, 512.0)
