@@ -6,19 +6,18 @@ A library is a subclass of ``Library`` and a name in ``LIBRARIES``. Each is used
 from __future__ import annotations
 
 import json
+import math
 import os
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from distvae.runs.trackers.tracker import Ending
 from distvae.system.errors import UserError
-from distvae.system.settings import Count
 
 # Packages that provide a library: one of them is enough.
 PACKAGES = {"wandb": ("wandb",), "mlflow": ("mlflow-skinny", "mlflow"), "trackio": ("trackio",)}
@@ -26,8 +25,8 @@ PACKAGES = {"wandb": ("wandb",), "mlflow": ("mlflow-skinny", "mlflow"), "trackio
 # Most characters of a tag of MLflow.
 _LONGEST_TAG = 5000
 
-# Trackio sends from a thread of its own, twice a second.
-_TRACKIO_SECONDS = 1.0
+# The most seconds that Weights & Biases uploads after the end of a run.
+_UPLOAD_SECONDS = 50.0
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,14 @@ class Subject:
         return self.folder.name if self.group is None else f"{self.group}-{self.folder.name}"
 
     def plain_settings(self) -> dict[str, Any]:
-        """Return the settings with lists in place of tuples."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.settings.items()}
+        """Return the settings as values that JSON has: lists in place of tuples, infinity as text."""
+        return {key: _plain(value) for key, value in self.settings.items()}
 
 
-@dataclass(frozen=True)
-class Known:
-    """What ``trackers.json`` holds of a library: the library's run, and the last step that it was told about."""
-
-    run: dict[str, str] = field(default_factory=dict)
-    step: Count = 0
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def require_packages(names: Iterable[str]) -> None:
@@ -86,16 +83,19 @@ class Library(ABC):
     """A run in a tracking library. Any call may raise any error of the library.
 
     Args:
-        known: what an earlier attempt has kept, whose run is continued.
+        kept: ``run`` of an earlier attempt, to continue; empty begins another.
 
     Attributes:
-        run: names the run in the library, to be kept.
+        run: names the run in the library.
+        step: the last step that the library already has. It is told of later steps only, because no library replaces
+            points.
     """
 
     run: dict[str, str]
+    step: int = 0
 
     @abstractmethod
-    def __init__(self, subject: Subject, known: Known):
+    def __init__(self, subject: Subject, kept: Mapping[str, str]):
         """Begin or continue a run."""
 
     @abstractmethod
@@ -124,12 +124,16 @@ class Library(ABC):
 
 
 class WandB(Library):
-    """Weights & Biases. Its files are in the run folder, unless ``WANDB_DIR`` names another."""
+    """Weights & Biases. Its files are in the run folder, unless ``WANDB_DIR`` names another.
 
-    def __init__(self, subject: Subject, known: Known):
+    Offline, each attempt has a file of its own, which holds the points of all attempts. The file of a killed process
+    may lack its last ones.
+    """
+
+    def __init__(self, subject: Subject, kept: Mapping[str, str]):
         from accelerate.tracking import WandBTracker
 
-        self.run = known.run or {"id": uuid.uuid4().hex[:8]}
+        self.run = dict(kept) or {"id": uuid.uuid4().hex[:8]}
         self._tracker = WandBTracker(
             subject.project,
             id=self.run["id"],
@@ -137,9 +141,10 @@ class WandB(Library):
             name=subject.name,
             group=subject.group,
             dir=os.environ.get("WANDB_DIR", str(subject.folder)),
-            settings={"console": "off"},
+            settings={"console": "off", "finish_timeout": _UPLOAD_SECONDS},
         )
         self._tracker.start()
+        self.step = max(self._tracker.tracker.starting_step - 1, 0)  # offline always 0
         self._tracker.store_init_configuration(subject.plain_settings())
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -162,26 +167,35 @@ class WandB(Library):
 
 
 class MLflow(Library):
-    """MLflow. Its parameters cannot change, so settings that a resumed run changes become tags."""
+    """MLflow. Its parameters cannot change, so settings that a resumed run changes become tags.
 
-    def __init__(self, subject: Subject, known: Known):
+    A killed process may leave part of a step, so each curve has its own last step.
+    """
+
+    def __init__(self, subject: Subject, kept: Mapping[str, str]):
         import mlflow
         from accelerate.tracking import MLflowTracker
 
         self._mlflow = mlflow
         # Accelerate's tracker makes the experiment in a way that fails when several trials do so at once.
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", subject.project))
-        self._tracker = MLflowTracker(subject.project, run_id=known.run.get("run_id"), run_name=subject.name)
+        self._tracker = MLflowTracker(subject.project, run_id=kept.get("run_id"), run_name=subject.name)
         self._tracker.start()
         self.run = {"run_id": self._tracker.tracker.info.run_id}
-        there = mlflow.MlflowClient().get_run(self.run["run_id"]).data.params
+        client, run_id = mlflow.MlflowClient(), self.run["run_id"]
+        data = client.get_run(run_id).data
+        histories = {name: client.get_metric_history(run_id, name) for name in data.metrics}
+        self._last = {name: max(point.step for point in points) for name, points in histories.items()}
+        there = data.params
         settings = {key: _text(value) for key, value in subject.settings.items()}
         self._tracker.store_init_configuration({key: value for key, value in settings.items() if key not in there})
         tags = {key: value[:_LONGEST_TAG] for key, value in settings.items() if there.get(key, value) != value}
         mlflow.set_tags(tags if subject.group is None else tags | {"sweep": subject.group})
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._tracker.log(dict(values), step=step)
+        lacking = {name: value for name, value in values.items() if step > self._last.get(name, -1)}
+        if lacking:
+            self._tracker.log(lacking, step=step)
 
     def warn(self, text: str, step: int) -> None:
         self._mlflow.set_tag(f"warning.{step}", text[:_LONGEST_TAG])
@@ -193,7 +207,7 @@ class MLflow(Library):
         pass  # each call has reached the server
 
     def results(self, scores: Mapping[str, float], step: int) -> None:
-        self._tracker.log(dict(scores), step=step)
+        self.log(scores, step)
 
     def close(self, ending: Ending) -> None:
         self._mlflow.end_run({"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[ending])
@@ -206,24 +220,26 @@ def _text(value: Any) -> str:
 class Trackio(Library):
     """Trackio. It tells runs apart by their names, so a name that is taken gets a number."""
 
-    def __init__(self, subject: Subject, known: Known):
+    def __init__(self, subject: Subject, kept: Mapping[str, str]):
         import trackio
         from accelerate.tracking import TrackioTracker
 
         self._trackio = trackio
-        name = known.run.get("name") or self._free_name(subject)
+        name = kept.get("name") or self._free_name(subject)
         self._tracker = TrackioTracker(
             subject.project,
             name=name,
             group=subject.group,
             config=subject.plain_settings(),
-            resume="allow" if known.run else "never",
+            resume="allow" if kept else "never",
             embed=False,
         )
         self._tracker.start()
-        self.run = {"name": name, "id": self._tracker.tracker.id}
-        if known.step and known.run != self.run:
-            raise RuntimeError(f"its run {name} of project {subject.project} is not this one")
+        run = self._tracker.tracker
+        self.run = {"name": name, "id": run.id}
+        self.step = max(run._next_step - 1, 0)  # Trackio also asks a remote server
+        if self.step and kept != self.run:
+            raise RuntimeError(f"another run is named {name} in the project {subject.project}")
         self._row: dict[str, Any] = {}
 
     def _free_name(self, subject: Subject) -> str:
@@ -246,7 +262,6 @@ class Trackio(Library):
     def flush(self, step: int) -> None:
         row, self._row = self._row, {}
         self._tracker.log(row, step=step)
-        time.sleep(_TRACKIO_SECONDS)
 
     def results(self, scores: Mapping[str, float], step: int) -> None:
         self._tracker.log(dict(scores), step=step)

@@ -1,13 +1,14 @@
-"""Two attempts at a run that libraries show, each a process of its own: ``python -m tests.runs.trackers.attempt``.
+"""Attempts at a run that libraries show, each a process of its own: ``python -m tests.runs.trackers.attempt``.
 
-The first is killed once the libraries have its epochs of steps 10 and 20. The second resumes from step 10, so that it
-records step 20 again, with another number; then it shows a trial of a sweep, and another run of the same name.
+The first is killed as soon as the libraries have been told of step 10, the second some time after step 20. Both resumes
+are from step 10, so the third records step 20 again, with another number; then it shows a trial of a sweep, and another
+run of the same name.
 """
 
-import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,20 +29,29 @@ def show(trackers: Trackers, step: int, **values) -> None:
     trackers.flush()
 
 
-def first(run: Path, libraries: list[str]) -> None:
-    trackers = Trackers(run, 0, config(libraries))
-    for step in (10, 20):
-        show(trackers, step, kl_weight=step / 100)
-    known: dict = {}
-    end = time.monotonic() + 100
-    while time.monotonic() < end and any(known.get(name, {}).get("step") != 20 for name in libraries):
-        time.sleep(0.05)
-        if (run / "trackers.json").exists():
-            known = json.loads((run / "trackers.json").read_text())
+def be_killed(trackers: Trackers, seconds: float) -> None:
+    """End by SIGKILL, some seconds after the libraries have been told everything."""
+    for tracker in trackers._external:
+        told = threading.Event()
+        tracker._queue.put(lambda library, told=told: told.set())
+        assert told.wait(100)
+    time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def first(run: Path, libraries: list[str]) -> None:
+    trackers = Trackers(run, 0, config(libraries))
+    show(trackers, 10, kl_weight=0.1)
+    be_killed(trackers, 0)
+
+
 def second(run: Path, libraries: list[str]) -> None:
+    trackers = Trackers(run, 10, config(libraries))
+    show(trackers, 20, kl_weight=0.2)
+    be_killed(trackers, 2)
+
+
+def third(run: Path, libraries: list[str]) -> None:
     trackers = Trackers(run, 10, config(libraries, epochs=6))
     show(trackers, 20, kl_weight=0.9)
     for tracker in trackers._external:
@@ -58,4 +68,4 @@ def second(run: Path, libraries: list[str]) -> None:
 
 if __name__ == "__main__":
     PartialState()  # as a run has it
-    {"first": first, "second": second}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])
+    {"first": first, "second": second, "third": third}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])

@@ -1,6 +1,7 @@
 """A library that fails, hangs or is new to a run. tests/runs/trackers/test_libraries.py has the real ones."""
 
 import json
+import math
 import threading
 
 import pytest
@@ -16,12 +17,13 @@ class Memory(Library):
     """Keeps what it is told. Fails at the call in ``fails``, and hangs at the one in ``hangs``."""
 
     fails = hangs = None
+    has = 0  # the step of a new one
     free = threading.Event()
 
-    def __init__(self, subject, known):
-        self.run, self.told = known.run or {"id": "new"}, []
+    def __init__(self, subject, kept):
+        self.run, self.step, self.told = dict(kept) or {"id": f"run {len(MADE)}"}, self.has, []
         MADE.append(self)
-        self._tell("open", subject.name, known.step)
+        self._tell("open", subject.name, kept)
 
     def _tell(self, call, *what):
         if call == self.fails:
@@ -31,6 +33,7 @@ class Memory(Library):
         self.told.append((call, *what))
 
     def log(self, values, step):
+        assert all(map(math.isfinite, values.values()))
         self._tell("log", step)
 
     def warn(self, text, step):
@@ -43,6 +46,7 @@ class Memory(Library):
         self._tell("flush", step)
 
     def results(self, scores, step):
+        assert all(map(math.isfinite, scores.values()))
         self._tell("results", step)
 
     def close(self, ending):
@@ -78,9 +82,9 @@ def test_a_library_is_told_everything_in_order(tmp_path):
     (library,) = MADE
     each = [[("log", step), ("texts", step), ("flush", step)] for step in (10, 20)]
     assert library.told == [
-        ("open", tmp_path.name, 0), *each[0], *each[1], ("results", 20), ("close", "finished")
+        ("open", tmp_path.name, {}), *each[0], *each[1], ("results", 20), ("close", "finished")
     ]  # fmt: skip
-    assert json.loads((tmp_path / "trackers.json").read_text())["wandb"] == {"run": {"id": "new"}, "step": 20}
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": {"id": "run 0"}}
 
 
 def test_a_run_that_ends_early_says_so(tmp_path):
@@ -88,14 +92,37 @@ def test_a_run_that_ends_early_says_so(tmp_path):
     assert MADE[0].told[-1] == ("close", "interrupted")
 
 
-def test_a_resumed_run_adds_what_the_library_lacks_and_leaves_out_what_it_has(tmp_path, monkeypatch):
+def logged(library):
+    return [told[1] for told in library.told if told[0] == "log"]
+
+
+def test_a_resumed_run_sends_its_records_again_to_a_library_without_them(tmp_path):
     Trackers(tmp_path).epoch(record(10))  # without the library
     train(tmp_path, 10, [20])
-    assert [told for told in MADE[0].told if told[0] == "log"] == [("log", 10), ("log", 20)]
+    assert logged(MADE[0]) == [10, 20]
     train(tmp_path, 10, [20, 30])
-    assert MADE[1].told[0] == ("open", tmp_path.name, 20)
-    assert [told for told in MADE[1].told if told[0] in ("log", "texts")] == [("log", 30), ("texts", 30)]
+    assert MADE[1].told[0] == ("open", tmp_path.name, {"id": "run 0"})
+    assert logged(MADE[1]) == [10, 20, 30]
     assert [row["step"] for row in rows(tmp_path)] == [10, 20, 30]
+
+
+def test_a_library_is_not_told_again_what_it_has(tmp_path, monkeypatch):
+    train(tmp_path)
+    monkeypatch.setattr(Memory, "has", 20)
+    train(tmp_path, 10, [20, 30])
+    assert [told for told in MADE[1].told if told[0] != "open"] == [
+        ("log", 30), ("texts", 30), ("flush", 30), ("results", 30), ("close", "finished")
+    ]  # fmt: skip
+
+
+def test_numbers_that_are_not_finite_are_left_out(tmp_path, capsys):
+    found = Trackers(tmp_path, 0, CONFIG)
+    for tracker in found._external:
+        tracker.epoch(record(10, kl_weight=math.nan, learning_rate=math.inf))
+        tracker.results({"test/re": math.nan, "test/kl": 1.0}, 10, {})
+    found.close()
+    assert [told[0] for told in MADE[0].told] == ["open", "log", "results", "close"]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("call", ["open", "log", "texts", "flush", "results", "close"])
@@ -103,28 +130,23 @@ def test_a_library_that_fails_is_left_out_with_one_warning(tmp_path, capsys, mon
     monkeypatch.setattr(Memory, "fails", call)
     train(tmp_path)
     assert [row["step"] for row in rows(tmp_path)] == [10, 20]
-    expected = f"distvae: WARNING {tmp_path.name}: goes on without wandb: ConnectionError: no route to host\n"
-    assert capsys.readouterr().err == expected
-
-
-def test_an_epoch_that_failed_is_added_by_the_next_attempt(tmp_path, monkeypatch):
-    monkeypatch.setattr(Memory, "fails", "texts")
-    train(tmp_path)
-    monkeypatch.setattr(Memory, "fails", None)
-    train(tmp_path, 20, [30])
-    assert [told for told in MADE[1].told if told[0] == "log"] == [("log", 10), ("log", 20), ("log", 30)]
+    expected = f"distvae: WARNING {tmp_path.name}: training continues without wandb: ConnectionError: no route to host;"
+    assert capsys.readouterr().err == f"{expected} the next attempt at this run sends what is missing\n"
 
 
 def test_a_library_that_hangs_is_not_waited_for(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Memory, "hangs", "log")
     monkeypatch.setattr(external, "PATIENCE", 0.2)
     train(tmp_path)
-    assert "goes on without wandb: has not finished within" in capsys.readouterr().err
+    assert "training continues without wandb: it has not finished within" in capsys.readouterr().err
     assert len(rows(tmp_path)) == 2
 
 
-def test_a_damaged_file_begins_another_run_of_the_library(tmp_path):
+@pytest.mark.parametrize("content", ['{"wandb": {"run": 1}}', '{"wandb": {"id": "run 0"', "[]"])
+def test_a_damaged_file_begins_another_run_of_the_library(tmp_path, content):
     train(tmp_path)
-    (tmp_path / "trackers.json").write_text('{"wandb": {"run": 1}}')
+    (tmp_path / "trackers.json").write_text(content)
     train(tmp_path, 20, [30])
-    assert [told for told in MADE[1].told if told[0] == "log"] == [("log", 10), ("log", 20), ("log", 30)]
+    assert MADE[1].run == {"id": "run 1"}
+    assert logged(MADE[1]) == [10, 20, 30]
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": {"id": "run 1"}}
