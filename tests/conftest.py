@@ -172,7 +172,7 @@ def free_port() -> int:
 LONGEST = (
     "slurm/test_sweep.py", "slurm/test_survival.py", "sweeps/test_searches.py", "sweeps/test_sweeps.py",
     "sweeps/test_interruptions.py", "slurm/test_cluster.py", "faults/test_campaign.py", "slurm/test_table.py",
-    "distributed/test_hung.py", "browser/test_dashboard.py", "test_wheel.py",
+    "distributed/test_hung.py", "runs/trackers/test_libraries.py", "browser/test_dashboard.py", "test_wheel.py",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from distvae.config.schema import Config, StageConfig, TrackingConfig
-from distvae.runs.trackers import Trackers
+from distvae.runs.trackers import Trackers, external
 from tests.runs.epochs import VALID, record
 
 
@@ -66,6 +66,17 @@ def third(run: Path, libraries: list[str]) -> None:
         trackers.end("interrupted")
 
 
+def unanswered(run: Path, libraries: list[str]) -> None:
+    """Fail while the libraries wait for a server."""
+    external.SHORT_PATIENCE = 2
+    trackers = Trackers(run, 0, config(libraries))
+    began = time.monotonic()
+    show(trackers, 10)
+    trackers.end("failed")
+    assert time.monotonic() - began < 30  # the libraries would wait for minutes
+
+
 if __name__ == "__main__":
     PartialState()  # as a run has it
-    {"first": first, "second": second, "third": third}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])
+    parts = {"first": first, "second": second, "third": third, "unanswered": unanswered}
+    parts[sys.argv[1]](Path(sys.argv[2]), sys.argv[3:])

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from distvae.runs.trackers import libraries
 from distvae.runs.trackers.libraries import LIBRARIES, require_packages
 from distvae.system.errors import UserError
 from tests.conftest import ROOT, needs
-from tests.runs.epochs import VALID, record
+from tests.runs.epochs import VALID, record, rows
 
 
 @dataclass
@@ -144,20 +145,26 @@ def attempts(tmp_path_factory) -> Path:
     """The folder of what three attempts at a run and two other runs have left; see tests/runs/trackers/attempt.py."""
     folder = tmp_path_factory.mktemp("tracking")
     (folder / "mine").mkdir()
-    names = [name for name in LIBRARIES if installed(name)]
-    environment = os.environ | {
+    environment = {
         "WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": f"file:{folder}/mlruns", "MLFLOW_ALLOW_FILE_STORE": "true",
-        "TRACKIO_DIR": f"{folder}/trackio", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     for part, code in (("first", -signal.SIGKILL), ("second", -signal.SIGKILL), ("third", 0)):
-        command = [sys.executable, "-m", "tests.runs.trackers.attempt", part, str(folder / "mine"), *names]
-        # Not pipes, which the process of Weights & Biases would keep open.
-        with (folder / f"{part}.txt").open("w") as said:
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=said, stderr=said, timeout=120)
-        text = (folder / f"{part}.txt").read_text()
-        assert done.returncode == code, text
+        text = attempt(part, folder, code, environment)
         assert "continues without" not in text
     return folder
+
+
+def attempt(part: str, folder: Path, code: int, environment: dict[str, str]) -> str:
+    """Run a part of tests/runs/trackers/attempt.py until it ends with ``code``, and return what it prints."""
+    names = [name for name in LIBRARIES if installed(name)]
+    command = [sys.executable, "-m", "tests.runs.trackers.attempt", part, str(folder / "mine"), *names]
+    environment = os.environ | {"TRACKIO_DIR": f"{folder}/trackio", "HF_HUB_OFFLINE": "1"} | environment
+    # Not pipes, which the process of Weights & Biases would keep open.
+    with (folder / f"{part}.txt").open("w") as said:
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=said, stderr=said, timeout=300)
+    text = (folder / f"{part}.txt").read_text()
+    assert done.returncode == code, text
+    return text
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -211,6 +218,23 @@ def test_settings_are_plain_values(shown):
     assert settings["tracking.with"] in (list(LIBRARIES), json.dumps(list(LIBRARIES)))
     assert float(settings["optimizer.learning_rate"]) == 0.5
     assert int(settings["train.max_epochs"]) == 6  # as the resumed run has it
+
+
+@pytest.mark.cluster
+def test_a_server_that_never_answers_delays_nothing(tmp_path):
+    for name in LIBRARIES:
+        needs(installed(name), f"needs {name}: the extra tracking")
+    (tmp_path / "mine").mkdir()
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:  # connections wait in its queue
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = {
+            "WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40,
+            "MLFLOW_TRACKING_URI": address, "TRACKIO_SERVER_URL": address, "TRACKIO_WRITE_TOKEN": "0",
+        }  # fmt: skip
+        text = attempt("unanswered", tmp_path, 0, environment)
+    for name in LIBRARIES:
+        assert text.count(f"training continues without {name}: ") == 1, text
+    assert len(rows(tmp_path / "mine")) == 1
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
