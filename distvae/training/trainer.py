@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,6 +34,7 @@ from distvae.training.caller import Caller
 from distvae.training.not_finite import NotFinite
 from distvae.training.outlook import Outlook
 from distvae.training.plateau import Plateau, Verdict
+from distvae.training.points import Points
 from distvae.training.preparation import introduce, load_resumed, prepare_corpus, pretrained_encoder
 from distvae.training.samples import sample_sentences
 from distvae.training.stages import Best, EpochProgress, Stage, StageProgress, stages_of
@@ -194,6 +196,7 @@ class Trainer:
         bad_step = self.no_bad_step
         unchecked: list[np.ndarray] = []  # batches since the last sync
         norms: list[torch.Tensor] = []  # of their gradients
+        points = Points(epoch)
         began = time.monotonic() - epoch.seconds
         shown = seen = sum(len(batch) for batch in plan[: epoch.batches])
         self.engine.module.train()
@@ -203,7 +206,8 @@ class Trainer:
             while epoch.batches < len(plan):
                 self.step += 1
                 progress.warmed += 1
-                set_learning_rate(self.engine, progress.plateau.learning_rate * settings.warm_up(progress.warmed))
+                learning_rate = progress.plateau.learning_rate * settings.warm_up(progress.warmed)
+                set_learning_rate(self.engine, learning_rate)
                 gamma.start_step(epoch.batches / len(plan))
                 part, batch = turns.part, plan[turns.batch(epoch.batches, len(plan), *draw)]
                 key: tuple[str | int, ...] = (stage.name, number, epoch.batches + 1)
@@ -236,6 +240,8 @@ class Trainer:
                     epoch.norms.add(norms)
                     if interval_end:
                         gamma.end_interval(epoch.sums.end_interval(self.runtime))
+                    if not last:
+                        self.writer.point(self.step, partial(points.take, gamma, learning_rate))
                     epoch.seconds = time.monotonic() - began
                     # After the last batch comes validation, and then a checkpoint of both.
                     self._act(agreed, stage, progress, epoch, save=not last)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+# Fewest seconds between two points within an epoch.
+POINT_SECONDS = 10.0
+
+
 class NoWriter:
     """Writes nothing: the writer of every rank but the main one."""
 
@@ -58,6 +62,9 @@ class NoWriter:
 
     def record(self, record: EpochRecord, sample: Callable[[], dict[str, list[str]]]) -> None:
         """Record an epoch and the sentences that ``sample`` returns, by title."""
+
+    def point(self, step: int, take: Callable[[], dict[str, float]]) -> None:
+        """Show points within an epoch, which ``take`` returns. It is called only if the last ones are old enough."""
 
     def not_finite(self, content: dict[str, Any]) -> None:
         """Write ``not_finite.json``."""
@@ -93,6 +100,7 @@ class RunWriter(NoWriter):
         self._saver = Saver(run, self._number, config.checkpoint.keep, self._lease.check)
         self._failure: UserError | None = None
         self._saves, self._stall = 0, 0.0
+        self._shown = time.monotonic()  # when the last points were
 
     @property
     def overtaken(self) -> bool:
@@ -104,14 +112,14 @@ class RunWriter(NoWriter):
 
     def begin(self, resumed: Checkpoint | None, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        recorded = 0
+        recorded = step = 0
         if resumed is not None:
-            recorded = resumed.state.recorded_step
+            recorded, step = resumed.state.recorded_step, resumed.state.step
             self._saver.save(resumed)
             self._saver.wait()
         with writing(self._run):
             self._lease.begin(recorded)
-            self._trackers = Trackers(self._run, recorded, self._config, self._group)
+            self._trackers = Trackers(self._run, recorded, self._config, self._group, step)
             self._end = self._trackers.end
             if resumed is not None and resumed.state.stage == "train" and resumed.best_weights:
                 self._export("best", resumed.best_weights, resumed.state.step)
@@ -138,6 +146,11 @@ class RunWriter(NoWriter):
             self._trackers.flush()
 
         self._write(action)
+
+    def point(self, step: int, take: Callable[[], dict[str, float]]) -> None:
+        if time.monotonic() - self._shown >= POINT_SECONDS:
+            self._write(lambda: self._trackers.point(take(), step))
+            self._shown = time.monotonic()
 
     def not_finite(self, content: dict[str, Any]) -> None:
         self._write(lambda: write_json(self._run / "not_finite.json", content))

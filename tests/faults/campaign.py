@@ -364,14 +364,14 @@ def remains(run: Path) -> dict[str, object]:
 
 
 def tensorboard(run: Path) -> dict[str, object]:
-    """Return the curves and texts that TensorBoard shows, without throughput."""
+    """Return the curves and texts that TensorBoard shows, without those that depend on time or memory."""
     folder = str(run / "tensorboard")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # silence its notes about what it leaves out
     numbers = event_accumulator.EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
     found = {
         f"TensorBoard {tag}": [(event.step, event.value) for event in numbers.Scalars(tag)]
         for tag in numbers.Tags()["scalars"]
-        if not tag.startswith("throughput/")
+        if not tag.startswith(("throughput/", "memory/", "step/"))
     }
     # TensorBoard itself reads texts with this one; the other does not purge them.
     texts = plugin_event_accumulator.EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from distvae.config.load import load_config
 from distvae.model.draws import training_noise
 from distvae.train import main
+from distvae.training import writer
 from distvae.training.plateau import Plateau, Verdict
 from distvae.training.step import TrainStep
 from tests.compare import equal, numbers, records, weights
 from tests.conftest import LANGUAGE_MODEL
 from tests.methods.gamma import gamma_of
+from tests.runs.epochs import scalars
 
 
 def leaves(tree, path=""):
@@ -143,6 +145,24 @@ def test_adamw_warms_up_in_each_stage_and_after_each_decay(tiny, tmp_path, monke
         assert main([*settings, f"run={resumed}", f"resume={checkpoint}"]) == 0
         assert seen == pytest.approx(expected[number:], rel=1e-12)
         assert equal(weights(resumed), weights(whole))
+
+
+def test_points_within_epochs_change_no_number(finished, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "POINT_SECONDS", 0)
+    run = tmp_path / "run"
+    assert main([str(tiny), f"run={run}"]) == 0
+    assert numbers(run) == numbers(finished)
+    rows, found = records(run), scalars(run)
+    ends = {row["step"] for row in rows}
+    for name in ("re", "kl", "kl_weight", "learning_rate", "gradient_norm"):
+        steps = [step for step, _ in found[f"step/{name}"]]
+        assert len(steps) >= len(rows)  # the first step of an epoch is followed by a sync
+        assert not ends & set(steps)
+    assert all(row["gradient_norm"] > 0 and row["peak_memory_mb"] > 0 for row in rows)
+    norms = [value for _, value in found["control/gradient_norm"]]
+    assert norms == pytest.approx([row["gradient_norm"] for row in rows])
+    (line,) = (run / "tensorboard").glob("*.hparams")  # of TensorBoard's HPARAMS tab
+    assert b"optimizer.learning_rate" in line.read_bytes()
 
 
 def test_a_language_model_is_trained_by_its_nll(language_model):

@@ -30,14 +30,16 @@ class Trackers:
     """All trackers of a run, and the watch over its latent.
 
     Args:
-        run, step: as for ``Tracker``.
+        run, step, resumed: as for ``Tracker``.
         config: names the tracking libraries that show the run, and holds its settings.
         group: the name of the sweep that the run is a trial of.
     """
 
-    def __init__(self, run: Path, step: int = 0, config: Config | None = None, group: str | None = None):
+    def __init__(
+        self, run: Path, step: int = 0, config: Config | None = None, group: str | None = None, resumed: int = 0
+    ):
         config = config or Config()
-        self._trackers = [tracker(run, step) for tracker in TRACKERS]
+        self._trackers = [tracker(run, step, resumed) for tracker in TRACKERS]
         settings, tracking = dict(flatten(config)), config.tracking
         self._external = [
             External(name, Subject(run.absolute(), tracking.project, group, settings))
@@ -71,6 +73,11 @@ class Trackers:
     def _follow(self, record: EpochRecord) -> None:
         self._step = record.step
         self._watch.follow(record.epoch, None if record.latent is None else record.latent.state)
+
+    def point(self, values: dict[str, float], step: int) -> None:
+        """Show points of curves within an epoch."""
+        for tracker in self._trackers:
+            tracker.point(values, step)
 
     def texts(self, title: str, texts: list[str], step: int) -> None:
         """Show texts under a title."""

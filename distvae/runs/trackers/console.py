@@ -19,7 +19,7 @@ from distvae.system.plural import counted
 class Console(Tracker):
     """Prints epochs and warnings to stdout."""
 
-    def __init__(self, run: Path, step: int):
+    def __init__(self, run: Path, step: int, resumed: int = 0):
         self._name, self._most = run.name, _most_epochs(run)
 
     def epoch(self, record: EpochRecord) -> None:

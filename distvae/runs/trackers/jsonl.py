@@ -14,7 +14,7 @@ from distvae.system.files import flush, write_text
 class JsonLines(Tracker):
     """Appends a line per epoch to ``metrics.jsonl``, and flushes it to disk at once."""
 
-    def __init__(self, run: Path, step: int):
+    def __init__(self, run: Path, step: int, resumed: int = 0):
         self._path = run / "metrics.jsonl"
         write_text(self._path, "".join(_line(record) for record in read_metrics(run) if record.step <= step))
 

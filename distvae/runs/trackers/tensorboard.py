@@ -33,14 +33,17 @@ _DEFAULTS = {
 class TensorBoard(Tracker):
     """Writes curves, warnings and texts as TensorBoard events."""
 
-    def __init__(self, run: Path, step: int):
+    def __init__(self, run: Path, step: int, resumed: int = 0):
         self._folder = run / "tensorboard"
         self._await_turn()
-        self._board = SummaryWriter(self._folder, purge_step=step + 1)
+        self._board = SummaryWriter(self._folder, purge_step=max(step + 1, resumed))
 
     def epoch(self, record: EpochRecord) -> None:
-        for name, value in record.scalars().items():
-            self._board.add_scalar(name, value, record.step)
+        self.point(record.scalars(), record.step)
+
+    def point(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
 
     def warn(self, text: str, step: int) -> None:
         self._board.add_text("warnings", escaped(text), step)

@@ -19,15 +19,19 @@ class Tracker:
 
     Args:
         run: the run folder.
-        step: the step that the run resumes from. What an earlier attempt has recorded up to this step is kept; what it
-            recorded later is dropped, because training repeats it.
+        step: the last step whose epoch is kept. Later epochs of earlier attempts are dropped, because training repeats
+            them.
+        resumed: the step that the run resumes from: ``step``, or one within the next epoch. Points before it are kept.
     """
 
-    def __init__(self, run: Path, step: int):
+    def __init__(self, run: Path, step: int, resumed: int = 0):
         """Open the tracker, and drop what is to be repeated."""
 
     def epoch(self, record: EpochRecord) -> None:
         """Record an epoch."""
+
+    def point(self, values: Mapping[str, float], step: int) -> None:
+        """Show points of curves within an epoch, by the names of the curves."""
 
     def warn(self, text: str, step: int) -> None:
         """Show a warning about the run."""

@@ -51,6 +51,22 @@ def test_flushed_curves_are_in_the_file_before_it_is_closed(tmp_path):
     tracker.close()
 
 
+def test_points_within_an_epoch_stay_up_to_the_step_that_a_run_resumes_from(tmp_path):
+    tracker = TensorBoard(tmp_path, 0)
+    tracker.epoch(record(10))
+    for step in (12, 14, 16):
+        tracker.point({"step/re": float(step)}, step)
+    tracker.epoch(record(20))
+    tracker.close()
+    tracker = TensorBoard(tmp_path, 10, 14)
+    tracker.point({"step/re": 0.5}, 15)
+    tracker.epoch(record(20))
+    tracker.close()
+    found = scalars(tmp_path)
+    assert found["step/re"] == [(12, 12.0), (15, 0.5)]
+    assert [step for step, _ in found["re/train"]] == [10, 20]
+
+
 def test_a_finished_run_has_a_line_in_the_hparams_tab(tmp_path):
     for learning_rate in (0.5, 0.25):  # a resumed run replaces it
         tracker = TensorBoard(tmp_path, 0)

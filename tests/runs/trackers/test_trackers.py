@@ -29,8 +29,8 @@ def test_a_tracker_reopened_at_an_earlier_step_drops_what_came_after(tmp_path):
 class Memory(Tracker):
     """Keeps what it is told."""
 
-    def __init__(self, run, step):
-        self.told = [("open", run, step)]
+    def __init__(self, run, step, resumed):
+        self.told = [("open", run, step, resumed)]
         MADE.append(self)
 
     def epoch(self, record):
@@ -38,6 +38,9 @@ class Memory(Tracker):
 
     def warn(self, text, step):
         self.told.append(("warn", text, step))
+
+    def point(self, values, step):
+        self.told.append(("point", values, step))
 
     def texts(self, title, texts, step):
         self.told.append(("texts", title, texts, step))
@@ -64,13 +67,15 @@ def memory(tmp_path, monkeypatch):
 
 
 def test_a_tracker_in_the_registry_is_told_everything(tmp_path, memory):
-    found = Trackers(tmp_path, 7)
+    found = Trackers(tmp_path, 7, resumed=9)
+    found.point({"step/re": 1.0}, 9)
     found.epoch(record(10))
     found.texts("samples", ["a", "b"], 10)
     found.flush()
     found.close()
     assert memory().told == [
-        ("open", tmp_path, 7), ("epoch", record(10)), ("texts", "samples", ["a", "b"], 10), ("flush",), ("close",),
+        ("open", tmp_path, 7, 9), ("point", {"step/re": 1.0}, 9),
+        ("epoch", record(10)), ("texts", "samples", ["a", "b"], 10), ("flush",), ("close",),
     ]  # fmt: skip
 
 
