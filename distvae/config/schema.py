@@ -265,10 +265,10 @@ class SpeedConfig:
 class TrackingConfig(Section):
     """Where to show a run as it trains, beside metrics.jsonl, the console and TensorBoard."""
 
-    # Libraries whose packages are installed: `wandb`, `mlflow`, `trackio`. Their own environment variables say where
-    # they store runs. `tensorboard` is always on.
+    # Libraries that also show the run: `wandb`, `mlflow`, `trackio`, from the extra `tracking`. Their own environment
+    # variables set where they store runs, and whether they are offline. `tensorboard` is always on.
     trackers: Annotated[tuple[TrackerName, ...], Field(alias="with", strict=False)] = ()
-    # The project (MLflow: the experiment) that runs belong to.
+    # Project in these libraries (MLflow: experiment). The run has the name of its folder.
     project: Name = "distvae"
 
 
