@@ -16,8 +16,9 @@ import pytest
 from distvae.runs.trackers import libraries
 from distvae.runs.trackers.libraries import LIBRARIES, require_packages
 from distvae.system.errors import UserError
+from distvae.train import main
 from tests.conftest import ROOT, needs
-from tests.runs.epochs import VALID, record, rows
+from tests.runs.epochs import VALID, record, rows, scalars
 
 
 @dataclass
@@ -218,6 +219,30 @@ def test_settings_are_plain_values(shown):
     assert settings["tracking.with"] in (list(LIBRARIES), json.dumps(list(LIBRARIES)))
     assert float(settings["optimizer.learning_rate"]) == 0.5
     assert int(settings["train.max_epochs"]) == 6  # as the resumed run has it
+
+
+@pytest.mark.cluster
+def test_a_run_that_is_trained_further_continues_its_curves(tiny, tmp_path, monkeypatch):
+    needs(installed("mlflow"), "needs mlflow: the extra tracking")
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    run = tmp_path / "run"
+    for epochs in (1, 2):
+        settings = ["tracking.with=[mlflow]", "pretrain.max_epochs=1", f"train.max_epochs={epochs}"]
+        assert main([str(tiny), f"run={run}", *settings]) == 0
+    client = MlflowClient()
+    (shown,) = client.search_runs([client.get_experiment_by_name("distvae").experiment_id])
+    assert (shown.info.run_name, shown.info.status, shown.data.tags["train.max_epochs"]) == ("run", "FINISHED", "2")
+    curves = {name: points for name, points in scalars(run).items() if not name.startswith(("test/", "step/"))}
+    assert len(curves["re/valid"]) == 3
+    for name, points in curves.items():
+        history = client.get_metric_history(shown.info.run_id, name)
+        assert [point.step for point in history] == [step for step, _ in points]
+        assert [point.value for point in history] == pytest.approx([value for _, value in points])
+    results = json.loads((run / "results.json").read_text())
+    assert shown.data.metrics["test/re"] == pytest.approx(results["scores"]["re"]["mean"])
 
 
 @pytest.mark.cluster
