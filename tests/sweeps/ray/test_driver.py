@@ -1,12 +1,14 @@
 """Opening, resuming and ending a sweep."""
 
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from distvae.runs import attempts
 from distvae.runs.attempts import read_attempts
+from distvae.runs.trackers import libraries
 from distvae.sweeps import storage, sweep
 from distvae.sweeps.__main__ import main
 from distvae.sweeps.progress import SweepProgress, load_progress, save_progress
@@ -145,3 +147,14 @@ def test_a_bound_below_the_population_is_refused_in_a_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert "max_concurrent = 1" in error
         assert error.count("\n") == 1
+
+
+def test_a_tracking_library_that_is_not_installed_is_refused_before_anything_else(tmp_path, monkeypatch):
+    def missing(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(libraries, "version", missing)
+    asked = sweep_of(tmp_path / "sweep", set={"tracking.with": ["wandb"]})
+    with pytest.raises(UserError, match="tracking.with=wandb: not installed"):
+        run_sweep(asked, tmp_path)
+    assert list(asked.folder.iterdir()) == []

@@ -43,6 +43,14 @@ def test_a_checkpoint_is_reported_unless_the_training_has_ended(tmp_path, monkey
     assert list((asked.folder / "tune").iterdir()) == []
 
 
+def test_trackers_group_a_trial_by_the_name_of_its_sweep(tmp_path, monkeypatch):
+    asked = sweep_of(tmp_path / "lr")
+    run, seen = asked.folder / "trials" / "0000", []
+    monkeypatch.setattr(trials, "train", lambda config, signals, caller: seen.append(caller.group))
+    assert trials._train(asked, asked.config_of({}, run), run, 0) is None
+    assert seen == ["lr"]
+
+
 def test_a_trials_number_is_optunas_or_tunes():
     assert trial_number("ab12_00003", {"values": {}}) == 3
     assert trial_number("ab12_00003", {"values": {}, "number": 7}) == 7
