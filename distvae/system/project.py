@@ -35,9 +35,10 @@ def _source() -> Path:
 
 def advice(folder: Path) -> list[str]:
     """Return lines on what to do next with a folder that ``create`` has written."""
+    here = folder.resolve() == Path.cwd()
     return [
         f"{folder} has configs/, launch/ and slurm/, which are yours to edit. Next, for example:",
-        f"  cd {shlex.quote(str(folder))}",
+        *([] if here else [f"  cd {shlex.quote(str(folder))}"]),
         "  distvae train configs/own.yaml data.path=my_sentences.txt run=runs/mine",
         "  distvae sample runs/mine",
         "  distvae table --rows configs/demo --seeds 0",
