@@ -72,6 +72,7 @@ def _run(arguments: list[str] | None, signals: Signals) -> int:
                 if not holds_run(Path(error.run)):
                     status.write_status(Path(error.run), "failed", str(error))
         raise
+    launcher.check()
     if launcher.is_main():
         print(printable(f"{config.run}: starting {options.config}, distvae {__version__}"), flush=True)
     train(config, signals)

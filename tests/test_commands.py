@@ -36,5 +36,8 @@ def test_data_shows_the_sentences_of_a_config(tmp_path, capsys):
 
 
 def test_an_export_has_the_name_of_its_run(tmp_path):
+    for name in ("best", "pretrained"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
     assert name_of(f"{tmp_path}/mine/") == name_of(f"{tmp_path}/mine/best") == name_of(f"{tmp_path}/mine/pretrained")
     assert name_of(f"{tmp_path}/mine") == "mine"
+    assert name_of("org/name") == "org/name"  # of the hub

@@ -25,7 +25,7 @@ def test_a_dry_run_lists_the_trials_and_their_resources_and_writes_nothing(tmp_p
     assert rows[0] == ["trial", "kl.policy", "kl.target_rate"]
     assert rows[1:4] == [["0", "soft_free_bits", "2"], ["1", "soft_free_bits", "4"], ["2", "linear", "–"]]
     assert " ".join(rows[4]) == "3 trials, each with 0.5 CPUs and 0 GPUs for each of 2 processes"
-    assert " ".join(rows[5]).startswith("1 pretrainings, shared by all: ")
+    assert " ".join(rows[5]).startswith("1 pretraining, shared by all: ")
     assert list((tmp_path / "sweep").iterdir()) == []
 
 
