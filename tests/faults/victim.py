@@ -21,7 +21,7 @@ from pathlib import Path
 
 from distvae import train
 from distvae.evaluation import scoring
-from distvae.runs import attempts, checkpoints
+from distvae.runs import attempts, checkpoints, resume
 from distvae.training import preparation
 from distvae.training.step import TrainStep
 from distvae.training.trainer import Trainer
@@ -112,7 +112,7 @@ class Places:
         for name in CALLS:
             setattr(os, name, self.before(getattr(os, name)))
         self._tear_files()
-        train.open_run = self.within(train.open_run, lambda *_: "start-up")
+        resume.open_run = self.within(resume.open_run, lambda *_: "start-up")
         preparation.note = self.within(preparation.note, lambda *_: "start-up")
         writer.begin = self._begin(self.within(writer.begin, lambda *_: "take-over"))
         checkpoints.save_checkpoint = self.within(
