@@ -637,6 +637,10 @@ class FolderCampaign:
         return told(answer) == told(usual)
 
 
+# Where a sweep's report may link to: the run folder and the log of a trial.
+_OWN = re.compile(r"trials/\d+(\.\d+)*/|logs/\d+\.log")
+
+
 class _Live(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -645,7 +649,8 @@ class _Live(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
-            if name.startswith("on") or (name in ("src", "href") and not (value or "").startswith("data:")):
+            leads = name in ("src", "href") and not (value or "").startswith("data:")
+            if name.startswith("on") or (leads and not _OWN.fullmatch(value or "")):
                 self.found.append(f"<{tag} {name}={value!r:.80}>")
         self.scripts += tag == "script"
 

@@ -30,7 +30,8 @@ def test_what_is_live_is_seen():
     assert live("sweep.md", "[x](javascript:alert) <img src=x>")
     assert live("sweep.md", "see https://evil.example")
     assert live("sweep.html", HOSTILE[6])
-    assert not live("sweep.html", "<link href='data:,'><p>&lt;img src=x></p>")
+    assert live("sweep.html", "<a href='trials/../../x/'>x</a>")
+    assert not live("sweep.html", "<link href='data:,'><p>&lt;img src=x></p><a href='trials/0001.1/'>x</a>")
 
 
 def test_a_tree_knows_what_changes_in_a_folder(tmp_path):

@@ -128,5 +128,5 @@ def test_sentences_that_are_not_there_are_refused(tmp_path, tiny):
 
 def test_a_dry_run_writes_nothing(tmp_path, tiny):
     said, _ = run(write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1, 0.2]}}), "--dry-run")
-    assert "2 trials, each with 1 CPUs" in said
+    assert "2 trials, each with 1 CPU and 1 GPU" in said
     assert not (tmp_path / "sweep").exists()
