@@ -29,6 +29,9 @@ from tests.conftest import ROOT, free_port
 
 CACHE = Path("~/.cache/distvae/numbers").expanduser()
 
+# New keys that a line lists.
+_NEW = 8
+
 CONFIG = """
 data: {path: captions, train_size: 81, valid_size: 20, test_size: 20, cache: CACHE}
 model: {embedding_size: 12, hidden_size: 16, latent_size: 4, init_range: 0.3, embedding_init_range: 1.0}
@@ -143,7 +146,8 @@ def compare(before: Outcome, after: Outcome) -> tuple[bool, str]:
     differing = [f"{key}: {old} → {after.get(key, 'missing')}" for key, old in before.items() if after.get(key) != old]
     line = f"DIFFERS in {len(differing)} of {len(before)} values, first in {differing[0]}" if differing else "same"
     new = [key for key in after if key not in before]
-    return not differing, line + (f"; new keys: {', '.join(new)}" if new else "")
+    more = f" and {len(new) - _NEW} more" if len(new) > _NEW else ""
+    return not differing, line + (f"; new keys: {', '.join(new[:_NEW])}{more}" if new else "")
 
 
 def train(tree: Path, folder: Path, name: str) -> Outcome:
