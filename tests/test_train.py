@@ -448,7 +448,8 @@ def test_every_process_tells_of_its_own_want_of_memory(tiny, capsys, monkeypatch
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(program, "train", train)
-    for name, value in {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}.items():
+    place = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in place.items():
         monkeypatch.setenv(name, value)
     assert main([str(tiny)]) == 2
     assert capsys.readouterr().err.startswith("distvae: rank 3 is out of memory: CUDA")
