@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def decode_ids(
         on_progress: called with the number of sentences decoded since the last call.
 
     Returns:
-        ids of ``w₁ … wₙ </s>`` and any that follow; without ``</s>`` if the sentence reached ``max_tokens``.
+        ids of ``w₁ … wₙ``, without ``</s>``.
     """
     beams = decoding.beam_size if decoding.method == "beam" else 1
     together = max(1, SCORED_TOGETHER // (beams * len(vocabulary)))
@@ -64,7 +65,7 @@ def decode_ids(
             ids = _beam(model, some, vocabulary, decoding)
         else:
             ids = _stepwise(model, some, vocabulary, decoding, start)
-        sentences += ids
+        sentences += [list(takewhile(lambda token: token != vocabulary.eos, row)) for row in ids]
         on_progress(len(ids))
     return sentences
 

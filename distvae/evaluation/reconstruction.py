@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def reconstruct(
     """
     ids = [row.tolist() for row in sentences[:]]
     decoded = decode_ids(model, encode(model, ids).mean, vocabulary, decoding, on_progress)
-    rebuilt = [[*takewhile(lambda token: token != vocabulary.eos, row), vocabulary.eos] for row in decoded]
+    rebuilt = [[*row, vocabulary.eos] for row in decoded]
     originals = [row[1:] for row in ids]
     return {
         "own": Reconstruction.of(originals, rebuilt),

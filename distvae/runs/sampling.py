@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import takewhile
 
 from distvae.data.corpus import Corpus
 from distvae.evaluation.decoding import Decoding
@@ -33,8 +32,7 @@ def compare_samples(
     count = min(count or total, total)
     z = prior_draws(model, count, decoding.seed)
     samples = [
-        [vocabulary.bos, *takewhile(lambda token: token != vocabulary.eos, row), vocabulary.eos]
-        for row in decode_ids(model, z, vocabulary, decoding, on_progress)
+        [vocabulary.bos, *row, vocabulary.eos] for row in decode_ids(model, z, vocabulary, decoding, on_progress)
     ]
     # Drawn, because a file may be sorted, and neighbours alike.
     real = [corpus.valid[index].tolist() for index in random.Random(decoding.seed).sample(range(total), count)]
