@@ -96,7 +96,7 @@ def probe(options: argparse.Namespace) -> None:
     from distvae.evaluation.probes import check_installed
 
     check_installed()
-    if options.out is None and not Path(options.run).is_dir():
+    if options.out is None:
         finding.check_folder(options.run, "for a model of the hub, name a file by --out")
     models = [finding.find(run) for run in filter(None, [options.run, options.beside])]
     from distvae.reports import comparison, probes

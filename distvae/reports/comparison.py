@@ -27,11 +27,8 @@ _BELOW: dict[str, list[tuple[str, Callable[[Results], object]]]] = {
 
 def table(results: dict[str, Results]) -> Table:
     """Return the table: a row for each metric, a column for each run."""
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     splits = "/".join(dict.fromkeys(r.split for r in results.values()))
-    shown.add_column(cell(f"{splits} sentences, in nats"))
-    for name in results:
-        shown.add_column(cell(name), justify="right")
+    shown = empty_table([f"{splits} sentences, in nats", *results])
 
     def row(title: str, values: list[object]) -> None:
         if any(value is not None for value in values):
@@ -114,6 +111,14 @@ def show(results: dict[str, Results]) -> None:
     """Print the table and its remarks."""
     print()
     show_parts([table(results), *remarks(results)])
+
+
+def empty_table(titles: Iterable[str]) -> Table:
+    """Return a table without rows. The first column is flush left, the others flush right."""
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, title in enumerate(titles):
+        shown.add_column(cell(title), justify="right" if number else "left")
+    return shown
 
 
 def cell(text: object) -> Text:

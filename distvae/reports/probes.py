@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from distvae.evaluation.probes import Kind
 from distvae.evaluation.scores import fixed
-from distvae.reports.comparison import cell
+from distvae.reports.comparison import cell, empty_table
 from distvae.runs.probing import Column, Probe, Probes
 
 
@@ -35,7 +34,7 @@ def parts(found: Probes) -> Iterator[Table | str]:
 
 def _accuracies(found: Probes, kind: Kind, title: str) -> Table:
     """Return a row for each column of labels and number of labelled sentences."""
-    shown = _table([title, "chance", *map(_name, _of(found, kind))])
+    shown = empty_table([title, "chance", *map(_name, _of(found, kind))])
     for name, column in found.columns.items():
         sizes = sorted(column.probes[0].accuracy)
         for size in sizes:
@@ -48,7 +47,7 @@ def _accuracies(found: Probes, kind: Kind, title: str) -> Table:
 def _clusters(found: Probes) -> Table:
     """Return a row for each column of labels."""
     titles = [f"{_name(probe)}: {what}" for probe in _of(found, "mean") for what in ("NMI", "accuracy")]
-    shown = _table(["clusters, in %", *titles])
+    shown = empty_table(["clusters, in %", *titles])
     for name, column in found.columns.items():
         values = []
         for probe in _shown(column, "mean"):
@@ -56,13 +55,6 @@ def _clusters(found: Probes) -> Table:
                 values += [f"{fixed(100 * each.nmi, 1)} ({fixed(100 * each.nmi_by_chance, 1)})"]
                 values += [each.accuracy.percent]
         shown.add_row(cell(name), *values)
-    return shown
-
-
-def _table(titles: Sequence[str]) -> Table:
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, title in enumerate(titles):
-        shown.add_column(cell(title), justify="right" if i else "left")
     return shown
 
 

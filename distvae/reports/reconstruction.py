@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from distvae.evaluation.reconstruction import Reconstruction
 from distvae.evaluation.scores import fixed
-from distvae.reports.comparison import cell
+from distvae.reports.comparison import empty_table
 
 # Places that have a row.
 PLACES = 20
@@ -18,10 +17,7 @@ TITLES = {"own": "its reconstruction", "next": "that of the next sentence"}
 def table(found: dict[str, Reconstruction]) -> Table:
     """Return a row for each figure, in percent, and a column for each set of reconstructions."""
     columns = list(found.values())
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    shown.add_column(cell(f"{columns[0].sentences:,} sentences, in %"))
-    for name in found:
-        shown.add_column(cell(TITLES[name]), justify="right")
+    shown = empty_table([f"{columns[0].sentences:,} sentences, in %", *(TITLES[name] for name in found)])
     shown.add_row("the same sentence", *(each.exact.percent for each in columns))
     shown.add_row("the same length", *(each.length.percent for each in columns))
     shown.add_row("BLEU", *(fixed(100 * each.bleu, 1) for each in columns))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from distvae.evaluation.scores import Estimate
 from distvae.evaluation.texts import SELF_BLEU_SENTENCES, TextStatistics
-from distvae.reports.comparison import cell, show_parts
+from distvae.reports.comparison import empty_table, show_parts
 
 
 def show(statistics: dict[str, TextStatistics]) -> None:
     """Print a row for each statistic and a column for each set of sentences."""
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    shown.add_column("")
-    for name in statistics:
-        shown.add_column(cell(name), justify="right")
+    shown = empty_table(["", *statistics])
     for title, texts in _rows(list(statistics.values())):
         shown.add_row(title, *texts)
     show_parts([shown])
