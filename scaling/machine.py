@@ -76,8 +76,8 @@ class Prediction:
 def predict(work: Work, collectives: Sequence[Collective], machine: Machine, processes: int, batch: int) -> Prediction:
     """Predict a step of ``batch`` sentences over all processes that sends ``collectives``."""
     sending = sum(collective.per_step * machine.seconds(collective, processes) for collective in collectives)
-    # One sentence more on each process: its arithmetic, and the draws of all of them.
-    slope = work.flops / machine.flops + processes * work.draws / machine.draws
+    # One sentence more on each process. Left out: the rest of its first and last block of draws.
+    slope = work.flops / machine.flops + work.draws / machine.draws
     # Sending is at most SHARE of a step while it is at most SHARE / (1 - SHARE) of the rest.
     rest = sending * (1 - SHARE) / SHARE
     least = max(1, math.ceil((rest - machine.step_overhead) / slope))

@@ -91,7 +91,7 @@ def measure(
         actions |= {(n, True): partial(random.step, n, send=True) for n in each}
     seconds = _seconds(runtime, actions, rounds)
     rate = many * work.draws / seconds["draws"]
-    flops, overhead = fit_compute({n: seconds[n, False] - n * processes * work.draws / rate for n in each}, work)
+    flops, overhead = fit_compute({n: seconds[n, False] - n * work.draws / rate for n in each}, work)
     machine = replace(machine, flops=flops, step_overhead=overhead, draws=rate)
     sent = step_collectives(work, "ddp", processes)
     steps = (
@@ -118,8 +118,8 @@ class RandomSteps:
         self._sentences: dict[int, Sentences] = {}
 
     def draw(self, batch: int) -> Noise:
-        """Draw the noise of a global batch, as every step does."""
-        return self._train_step.noise(slice(0, 0), batch, self.tokens, "measure")
+        """Draw the noise of ``batch`` sentences, as a step does for those of its process."""
+        return self._train_step.noise(slice(0, batch), batch, self.tokens, "measure")
 
     def step(self, each: int, send: bool) -> None:
         """Make a step on ``each`` sentences per process."""

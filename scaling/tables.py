@@ -45,8 +45,7 @@ def prediction(
     sums, *validation = (f"{collective.bytes:,}" for collective in epoch_collectives(config.model, 1))
     return [
         _gradients(work),
-        f"a sentence of {tokens} tokens: {work.flops / 1e9:.3f} GFLOP, and {work.draws:,} random numbers on every"
-        " process",
+        f"a sentence of {tokens} tokens: {work.flops / 1e9:.3f} GFLOP, and {work.draws:,} random numbers",
         _messages(config, work, processes[0]),
         f"an epoch: {sums} bytes of sums, {' + '.join(validation)} bytes a sentence of the validation;"
         f" {1 + len(validation)} all-reduces; about once a second 48 bytes of flags",

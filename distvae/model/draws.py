@@ -1,7 +1,8 @@
 """Random draws that do not depend on the rank, only on the seed, the purpose, the step and the place in a batch.
 
-The noise of a training step is drawn for the whole global batch, and each rank keeps its rows. Evaluation draws for
-each sentence separately. So the number of ranks, micro-batches, chunks and padding change no draw.
+The noise of a training step is drawn in blocks of rows of the global batch, and each rank draws those that hold its
+rows. Evaluation draws for each sentence separately. So the number of ranks, micro-batches, chunks and padding change no
+draw.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import torch
 from torch import Tensor
 
 from distvae.config.schema import ModelConfig
+
+# Rows of the global batch that are drawn together. Fewer would waste less where a rank's rows do not end with a block,
+# but each block costs a generator.
+BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,34 @@ def training_noise(
         Noise for ``b = rows.stop - rows.start`` sentences and T steps.
     """
 
-    def keep(purpose: str, probability: float, *shape: int) -> Tensor | None:
-        if probability == 0:
-            return None
-        draws = torch.rand(global_batch, *shape, generator=generator(device, *key, purpose), device=device)
-        return draws[rows] >= probability
+    drawn = blocks(rows, global_batch)
 
-    latent = torch.randn(global_batch, model.latent_size, generator=generator(device, *key, "latent"), device=device)
+    def draw(purpose: str, *shape: int, normal: bool = False) -> Tensor:
+        draws = torch.empty(drawn.stop - drawn.start, *shape, device=device)
+        for start in range(drawn.start, drawn.stop, BLOCK):
+            block = draws[start - drawn.start :][:BLOCK]
+            # The first block has no number, so that a batch of one block draws what it always did.
+            source = generator(device, *key, purpose, *([start] if start else []))
+            block.normal_(generator=source) if normal else block.uniform_(generator=source)
+        return draws[rows.start - drawn.start : rows.stop - drawn.start]
+
+    def keep(purpose: str, probability: float, *shape: int) -> Tensor | None:
+        return None if probability == 0 else draw(purpose, *shape) >= probability
+
     return Noise(
-        latent=latent[rows],
+        latent=draw("latent", model.latent_size, normal=True),
         keep_words=keep("word dropout", model.word_dropout, steps),
         keep_embeddings=keep("embedding dropout", model.dropout, steps, model.embedding_size),
         keep_outputs=keep("output dropout", model.dropout, steps, model.hidden_size),
         keep_variances=keep("variance dropout", model.posterior.variance_dropout, model.latent_size),
     )
+
+
+def blocks(rows: slice, global_batch: int) -> slice:
+    """Return the rows of the blocks that hold some rows of a global batch; none for none."""
+    if rows.stop <= rows.start:
+        return rows
+    return slice(rows.start // BLOCK * BLOCK, min(-(-rows.stop // BLOCK) * BLOCK, global_batch))
 
 
 def sentence_noise(sentences: Iterable[int], shape: tuple[int, ...], device: torch.device, *key: int | str) -> Tensor:

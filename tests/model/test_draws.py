@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from distvae.config.schema import ModelConfig
 from distvae.data.batches import share
 from distvae.methods.posteriors import DUPosterior
-from distvae.model.draws import Noise, generator, sentence_noise, training_noise
+from distvae.model.draws import BLOCK, Noise, blocks, generator, sentence_noise, training_noise
 
 SIZES = ModelConfig(
     embedding_size=3, hidden_size=4, latent_size=5, dropout=0.5, word_dropout=0.3, posterior=DUPosterior()
@@ -39,7 +39,7 @@ def assert_rate(values: torch.Tensor, expected: float) -> None:
 
 
 @SEVERAL
-@given(size=st.integers(1, 40), steps=st.integers(1, 9), cuts=st.lists(st.integers(0, 40), max_size=6))
+@given(size=st.integers(1, 100), steps=st.integers(1, 9), cuts=st.lists(st.integers(0, 100), max_size=6))
 def test_slices_hold_the_draws_of_the_whole_batch(size, steps, cuts):
     """However a global batch is cut, slices without a row included: bit for bit."""
     whole = noise(slice(0, size), size, steps)
@@ -50,12 +50,52 @@ def test_slices_hold_the_draws_of_the_whole_batch(size, steps, cuts):
 
 
 @SEVERAL
-@given(size=st.integers(1, 40), ranks=st.integers(1, 8), micros=st.integers(1, 3))
+@given(size=st.integers(1, 100), ranks=st.integers(1, 8), micros=st.integers(1, 3))
 def test_ranks_and_micro_batches_hold_the_draws_of_the_whole_batch(size, ranks, micros):
     whole = noise(slice(0, size), size)
     parts = [noise(share(size, part, ranks * micros), size) for part in range(ranks * micros)]
     for name in NAMES:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+@SEVERAL
+@given(size=st.integers(1, 300), ends=st.tuples(st.integers(0, 300), st.integers(0, 300)))
+def test_a_rank_draws_its_rows_and_at_most_the_rest_of_two_blocks(size, ends):
+    start, stop = sorted(min(end, size) for end in ends)
+    drawn = blocks(slice(start, stop), size)
+    if start == stop:
+        assert drawn.stop == drawn.start
+    else:
+        assert drawn.start <= start < stop <= drawn.stop <= size
+        assert drawn.stop - drawn.start <= stop - start + 2 * (BLOCK - 1)
+        assert drawn.start % BLOCK == 0
+        assert drawn.stop % BLOCK == 0 or drawn.stop == size
+
+
+def test_a_rank_makes_no_draws_of_other_blocks(monkeypatch):
+    """512 ranks of 32 sentences: each fills as many numbers as its own sentences need."""
+    filled = []
+    monkeypatch.setattr(
+        torch.Tensor, "normal_", lambda self, *_, **__: filled.append(self.numel()) or self.zero_(), raising=True
+    )
+    noise(share(512 * BLOCK, 300, 512), 512 * BLOCK)
+    assert filled == [BLOCK * SIZES.latent_size]
+
+
+def test_a_batch_of_one_block_draws_all_rows_at_once():
+    """The draws of small batches are those of earlier versions."""
+    found = noise(slice(0, BLOCK), BLOCK)
+    latent = torch.randn(BLOCK, 5, generator=generator(CPU, *KEY, "latent"))
+    assert torch.equal(found.latent, latent)
+    embeddings = torch.rand(BLOCK, 6, 3, generator=generator(CPU, *KEY, "embedding dropout"))
+    assert torch.equal(found.keep_embeddings, embeddings >= 0.5)
+
+
+def test_blocks_have_draws_of_their_own():
+    """Also the last, shorter one."""
+    latent = noise(slice(0, 70), 70).latent
+    assert len({tuple(row) for row in latent.tolist()}) == 70
+    assert torch.equal(latent[:BLOCK], noise(slice(0, BLOCK), BLOCK).latent)
 
 
 def test_the_shapes_and_types_of_the_draws():

@@ -40,10 +40,10 @@ def test_a_predicted_step_is_what_adds_up_by_hand():
     ]
     found = predict(WORK, sent, machine, processes=2, batch=6)
     assert found.sending == 12 + 2 + 1
-    assert found.step == 6 + 3 * 1 + 6 * 0.5 + 15
+    assert found.step == 6 + 3 * (1 + 0.5) + 15
     # With an odd batch, the larger half counts; a process without a sentence takes as long as the others.
     assert predict(WORK, sent, machine, processes=2, batch=5).step == found.step
-    assert predict(WORK, sent, machine, processes=2, batch=1).step == 6 + 1 + 2 * 0.5 + 15
+    assert predict(WORK, sent, machine, processes=2, batch=1).step == 6 + 1 + 0.5 + 15
 
 
 seconds = st.floats(1e-6, 1e-1)

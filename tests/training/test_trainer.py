@@ -71,7 +71,8 @@ def test_the_best_weights_are_scored(tiny, tmp_path):
     settings = [
         "kl={policy: linear, anneal_epochs: 2}",
         "train.max_epochs=99",
-        "optimizer.learning_rate=3",
+        "optimizer.learning_rate=1",
+        "plateau.patience=1",
         "plateau.max_decays=3",
     ]
     assert main([str(tiny), f"run={run}", *settings]) == 0
@@ -83,7 +84,7 @@ def test_the_best_weights_are_scored(tiny, tmp_path):
     assert end["best_epoch"] == best["epoch"]
     decays = [row["verdict"] for row in counted].count("decay")
     assert decays == 2
-    assert rows[-1]["learning_rate"] == 3 * 0.5**decays
+    assert rows[-1]["learning_rate"] == 0.5**decays
 
 
 def test_epochs_that_were_passed_over_are_counted(tiny, tmp_path):
