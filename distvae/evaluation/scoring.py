@@ -199,21 +199,34 @@ def mutual_information(
     n = len(z)
     if z.shape[1] == 0:
         return np.zeros(n)
-    mine = share(n, ranks.rank, ranks.world_size)
+    values = torch.zeros(n, dtype=torch.float64, device=ranks.device)
+    for number, (rows, log_density) in enumerate(mixture_densities(posterior, z, ranks)):
+        if number:
+            on_progress()
+        own = log_density.gather(1, torch.arange(n, device=values.device)[rows, None]).squeeze(1)
+        values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)
+    return ranks.sum(values).cpu().numpy()
+
+
+def mixture_densities(posterior: Posterior, z: Tensor, ranks: Ranks) -> Iterator[tuple[slice, Tensor]]:
+    """Yield log q(z|xₙ) + m/2 ln 2π of a rank's points under every posterior, chunk by chunk, as often on every rank.
+
+    Args:
+        posterior: [N, m] each, the same on every rank; float64, because the squares are expanded.
+        z: [k, m], m > 0, the same on every rank.
+
+    Yields:
+        Rows of z, maybe none, and their densities, [rows, N].
+    """
+    n, mine = len(posterior.mean), share(len(z), ranks.rank, ranks.world_size)
     mean, log_variance, z = (x.to(ranks.device) for x in (posterior.mean, posterior.log_variance, z))
     precision = torch.exp(-log_variance)
     constant = (precision * mean.square() + log_variance).sum(dim=1)
-    values = torch.zeros(n, dtype=torch.float64, device=ranks.device)
     chunk = max(1, _MIXTURE_VALUES // n)
-    largest = -(-n // ranks.world_size)  # of the ranks' shares
+    largest = -(-len(z) // ranks.world_size)  # of the ranks' shares
     for done in range(0, largest, chunk):
-        if done:
-            on_progress()
         rows = slice(min(mine.start + done, mine.stop), min(mine.start + done + chunk, mine.stop))
-        log_density = -0.5 * (z[rows].square() @ precision.T - 2 * z[rows] @ (precision * mean).T + constant)
-        own = log_density.gather(1, torch.arange(n, device=z.device)[rows, None]).squeeze(1)
-        values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)
-    return ranks.sum(values).cpu().numpy()
+        yield rows, -0.5 * (z[rows].square() @ precision.T - 2 * z[rows] @ (precision * mean).T + constant)
 
 
 @dataclass(frozen=True)
@@ -237,23 +250,83 @@ def _score(
     importance_samples: int,
     on_progress: Callable[[int], None],
 ) -> _Table:
-    rows = torch.zeros(len(sentences), 6 + 3 * model.latent_size, dtype=torch.float64)
     batch_size = settings.batch_size
     if importance_samples:
-        # Take as many sentences at once as fit into the limit with all copies of their samples.
-        fitting = settings.memory_mb * 2**20 // (_COPIES * 8 * model.latent_size)
-        batch_size = min(batch_size, max(1, min(_DRAWS, fitting) // importance_samples))
+        batch_size = weighted_together(settings, model.latent_size, importance_samples)
+
+    def score_batch(batch: Batch, numbers: np.ndarray) -> Tensor:
+        return _score_batch(model, batch, numbers, settings, importance_samples, ranks.device)
+
+    rows = of_each(sentences, batch_size, ranks, model.decoder.pad, 5 + 3 * model.latent_size, score_batch, on_progress)
+    tokens, re, rounded_re, nll, effective = rows[:, :5].numpy().T
+    mean, log_variance, z = rows[:, 5:].chunk(3, dim=1)
+    return _Table(tokens, re, rounded_re, nll, effective, Posterior(mean, log_variance), z)
+
+
+def weighted_together(settings: EvaluationConfig, latent_size: int, importance_samples: int) -> int:
+    """Return how many sentences a rank weighs at once: as many as fit into the limit with all copies of their samples.
+
+    There are at most ``evaluation.batch_size``.
+    """
+    fitting = settings.memory_mb * 2**20 // (_COPIES * 8 * latent_size)
+    return min(settings.batch_size, max(1, min(_DRAWS, fitting) // importance_samples))
+
+
+def of_each(
+    sentences: Sentences,
+    batch_size: int,
+    ranks: Ranks,
+    pad: int,
+    columns: int,
+    work: Callable[[Batch, np.ndarray], Tensor],
+    on_progress: Callable[[int], None],
+) -> Tensor:
+    """Return what ``work`` finds for each sentence, on all ranks together: one collective.
+
+    Args:
+        batch_size: sentences of a rank at a time.
+        work: takes a batch of b sentences and their numbers, and returns [b, columns].
+        on_progress: called with the number of sentences since the last call, equally often on every rank.
+
+    Returns:
+        [N, columns], float64, in CPU memory, the same on every rank.
+    """
+    rows = torch.zeros(len(sentences), 1 + columns, dtype=torch.float64)
     for numbers in evaluation_plan(sentences.lengths, batch_size * ranks.world_size):
         mine = share(len(numbers), ranks.rank, ranks.world_size)
         if mine.stop > mine.start:
-            batch = collate(sentences, numbers, mine, model.decoder.pad)
-            rows[numbers[mine]] = _score_batch(model, batch, numbers[mine], settings, importance_samples, ranks.device)
+            batch = collate(sentences, numbers, mine, pad)
+            rows[numbers[mine], 0] = 1
+            rows[numbers[mine], 1:] = work(batch, numbers[mine]).double().cpu()
         on_progress(len(numbers))
     rows = ranks.sum(rows.to(ranks.device)).cpu()
-    seen, tokens, re, rounded_re, nll, effective = rows[:, :6].numpy().T
-    assert (seen == 1).all(), "a sentence was scored twice or not at all"
-    mean, log_variance, z = rows[:, 6:].chunk(3, dim=1)
-    return _Table(tokens, re, rounded_re, nll, effective, Posterior(mean, log_variance), z)
+    assert (rows[:, 0] == 1).all(), "a sentence was scored twice or not at all"
+    return rows[:, 1:]
+
+
+def weighted_draws(
+    model: TextVAE,
+    tokens: Tensor,
+    posterior: Posterior,
+    numbers: np.ndarray,
+    settings: EvaluationConfig,
+    importance_samples: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the noise of the draws of z that the NLL of these sentences is computed from, and their log weights.
+
+    Args:
+        tokens: [b, L].
+        posterior: of these sentences, each [b, m].
+        numbers: of the sentences in their split, [b].
+        importance_samples: K.
+
+    Returns:
+        ε [b, K, m], and log p(x|z) p(z) / q(z|x) [b, K], float64.
+    """
+    shape, device = tuple(posterior.mean.shape[1:]), tokens.device
+    noise = sentence_noise(numbers, (importance_samples, *shape), device, settings.seed, "nll")
+    bf16 = settings.mixed_precision == "bf16" and has_bf16(device)
+    return noise, importance_log_weights(model.decoder, tokens, posterior, noise, settings.memory_mb, bf16)
 
 
 def _score_batch(
@@ -264,10 +337,10 @@ def _score_batch(
     importance_samples: int,
     device: torch.device,
 ) -> Tensor:
-    """Return rows of the table: seen, tokens, RE, RE in the precision of the NLL, NLL, effective samples, μ, log σ², z.
+    """Return rows of the table: tokens, RE, RE in the precision of the NLL, NLL, effective samples, μ, log σ², z.
 
     Returns:
-        [b, 6 + 3m], float64.
+        [b, 5 + 3m], float64.
     """
     tokens, lengths = batch.tokens.to(device), batch.lengths.to(device)
     posterior = model.encoder(tokens, lengths)
@@ -276,12 +349,10 @@ def _score_batch(
     re = rounded_re = model.decoder.reconstruction(tokens, z)
     nll = effective = torch.zeros_like(re)
     if importance_samples:
-        bf16 = settings.mixed_precision == "bf16" and has_bf16(device)
-        if bf16:
+        if settings.mixed_precision == "bf16" and has_bf16(device):
             with torch.autocast(device.type, torch.bfloat16):
                 rounded_re = model.decoder.reconstruction(tokens, z)
-        noise = sentence_noise(numbers, (importance_samples, *shape), device, settings.seed, "nll")
-        weights = importance_log_weights(model.decoder, tokens, posterior, noise, settings.memory_mb, bf16)
+        _, weights = weighted_draws(model, tokens, posterior, numbers, settings, importance_samples)
         nll, effective = importance_weighted_nll(weights)
-    columns = [torch.ones_like(re), lengths - 1, re, rounded_re, nll, effective]
-    return torch.cat([torch.stack([c.double() for c in columns], 1), *(x.double() for x in (*posterior, z))], 1).cpu()
+    columns = [lengths - 1, re, rounded_re, nll, effective]
+    return torch.cat([torch.stack([c.double() for c in columns], 1), *(x.double() for x in (*posterior, z))], 1)
