@@ -47,6 +47,13 @@ def posteriors(
         yield Posterior(mean.clone(), log_variance.clone())
 
 
+def all_posteriors(
+    model: TextVAE, sentences: Sentences, ranks: Ranks, on_progress: Callable[[int], None] = lambda done: None
+) -> Posterior:
+    """Return q(z|x) of at least one sentence, on all ranks together: [n, m] each. See ``posteriors``."""
+    return Posterior(*map(torch.cat, zip(*posteriors(model, sentences, ranks, on_progress), strict=True)))
+
+
 def encode(
     model: TextVAE, ids: Sequence[Sequence[int]], on_progress: Callable[[int], None] = lambda done: None
 ) -> Posterior:
@@ -54,5 +61,4 @@ def encode(
     device = model.decoder.output.weight.device
     if not ids:
         return Posterior(*torch.zeros(2, 0, model.latent_size))
-    found = list(posteriors(model, Sentences.of(ids), OneRank(device), on_progress))
-    return Posterior(*map(torch.cat, zip(*found, strict=True)))
+    return all_posteriors(model, Sentences.of(ids), OneRank(device), on_progress)

@@ -47,11 +47,13 @@ def decode_ids(
     vocabulary: Vocabulary,
     decoding: Decoding,
     on_progress: Callable[[int], None] = lambda done: None,
+    first: int = 0,
 ) -> list[list[int]]:
     """Decode the ids of a sentence for each z: [b, m] → b lists. The model must be in evaluation mode.
 
     Args:
         on_progress: called with the number of sentences decoded since the last call.
+        first: number of the first z, on which the draws of ``sample`` depend.
 
     Returns:
         ids of ``w₁ … wₙ``, without ``</s>``.
@@ -64,7 +66,7 @@ def decode_ids(
         if decoding.method == "beam":
             ids = _beam(model, some, vocabulary, decoding)
         else:
-            ids = _stepwise(model, some, vocabulary, decoding, start)
+            ids = _stepwise(model, some, vocabulary, decoding, first + start)
         sentences += [list(takewhile(lambda token: token != vocabulary.eos, row)) for row in ids]
         on_progress(len(ids))
     return sentences

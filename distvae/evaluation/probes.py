@@ -86,14 +86,17 @@ class Codes:
         return np.flatnonzero(self.test >= 0)
 
 
-def check_installed() -> None:
+def check_installed(what: str) -> None:
     """Check that scikit-learn is installed.
+
+    Args:
+        what: needs it.
 
     Raises:
         UserError: it is not.
     """
     if importlib.util.find_spec("sklearn") is None:
-        raise UserError("distvae probe needs scikit-learn: pip install 'distvae[probe]'")
+        raise UserError(f"{what} needs scikit-learn: pip install 'distvae[probe]'")
 
 
 def readings(train: Posterior, test: Posterior, seed: int) -> tuple[Reading, Reading]:

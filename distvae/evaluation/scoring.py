@@ -218,15 +218,23 @@ def mixture_densities(posterior: Posterior, z: Tensor, ranks: Ranks) -> Iterator
     Yields:
         Rows of z, maybe none, and their densities, [rows, N].
     """
-    n, mine = len(posterior.mean), share(len(z), ranks.rank, ranks.world_size)
     mean, log_variance, z = (x.to(ranks.device) for x in (posterior.mean, posterior.log_variance, z))
     precision = torch.exp(-log_variance)
     constant = (precision * mean.square() + log_variance).sum(dim=1)
-    chunk = max(1, _MIXTURE_VALUES // n)
-    largest = -(-len(z) // ranks.world_size)  # of the ranks' shares
-    for done in range(0, largest, chunk):
-        rows = slice(min(mine.start + done, mine.stop), min(mine.start + done + chunk, mine.stop))
+    for rows in mixture_rows(len(z), len(mean), ranks):
         yield rows, -0.5 * (z[rows].square() @ precision.T - 2 * z[rows] @ (precision * mean).T + constant)
+
+
+def mixture_rows(points: int, components: int, ranks: Ranks) -> Iterator[slice]:
+    """Yield chunks of a rank's share of points, maybe empty ones, as often on every rank.
+
+    A chunk times the components fits into memory.
+    """
+    mine = share(points, ranks.rank, ranks.world_size)
+    chunk = max(1, _MIXTURE_VALUES // components)
+    largest = -(-points // ranks.world_size)  # of the ranks' shares
+    for done in range(0, largest, chunk):
+        yield slice(min(mine.start + done, mine.stop), min(mine.start + done + chunk, mine.stop))
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ class Comparison:
             self_bleu=_self_bleu(sentences[:SELF_BLEU_SENTENCES]),
             copied=sum(copied) / len(copied),
             copied_4grams=sum(grams) / len(grams) if grams else None,
-            forward_ppl=_perplexity(self._model, sentences),
-            reverse_ppl=_perplexity(reverse, self._test),
+            forward_ppl=ngram_perplexity(self._model, sentences),
+            reverse_ppl=ngram_perplexity(reverse, self._test),
         )
 
 
@@ -107,6 +107,7 @@ def _self_bleu(sentences: Ids) -> Estimate | None:
     return mean_estimate(np.array(scores))
 
 
-def _perplexity(model: NGrams, sentences: Ids) -> Estimate:
+def ngram_perplexity(model: NGrams, sentences: Ids) -> Estimate:
+    """Return the perplexity of at least one sentence, ``</s>`` included, under n-grams."""
     nats = np.array([model.nats(sentence) for sentence in sentences])
     return perplexity(nats, np.array([len(sentence) - 1 for sentence in sentences]))

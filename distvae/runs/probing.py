@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from distvae.data.new_text import Part
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation import probes
 from distvae.evaluation.clusters import Clusters, cluster
-from distvae.evaluation.encoding import posteriors
+from distvae.evaluation.encoding import all_posteriors
 from distvae.evaluation.probes import Codes, Kind, Reading
 from distvae.evaluation.scores import Estimate
 from distvae.model.posterior import Posterior
@@ -129,10 +127,7 @@ def encode(name: str, found: Export, parts: dict[str, Part], split: str, runtime
     model = found.model(runtime.device)
     sentences = [parts[part].sentences for part in ("train", split)]
     with Progress(f"encode by {name}", sum(map(len, sentences)), runtime.is_main) as progress:
-        train, test = (
-            Posterior(*map(torch.cat, zip(*posteriors(model, part, runtime, progress.advance), strict=True)))
-            for part in sentences
-        )
+        train, test = (all_posteriors(model, part, runtime, progress.advance) for part in sentences)
     columns = _columns(parts["train"]), _columns(parts[split])
     labels = {column: (columns[0][column], columns[1][column]) for column in columns[0]}
     words = probes.bag_of_words(sentences[0], sentences[1], len(found.vocabulary))

@@ -172,4 +172,4 @@ def test_no_labels_is_refused():
 def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"distvae probe needs scikit-learn: pip install 'distvae\[probe\]'"):
-        probes.check_installed()
+        probes.check_installed("distvae probe")
