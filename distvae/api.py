@@ -21,11 +21,14 @@ from distvae.evaluation import generation
 from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.encoding import encode
 from distvae.evaluation.generation import interpolation, prior_draws
+from distvae.evaluation.mixture import COMPONENTS, Mixture
+from distvae.evaluation.probes import check_installed
 from distvae.evaluation.scoring import log_likelihoods
 from distvae.model.posterior import Posterior
-from distvae.runs import finding
+from distvae.runs import finding, reading
 from distvae.runs.finding import Found
 from distvae.runs.results import Results
+from distvae.runs.sampling import fit_mixture
 from distvae.system.errors import UserError
 from distvae.system.progress_bar import Progress
 
@@ -61,6 +64,7 @@ class TextModel:
         self.vocabulary: Vocabulary = found.export.vocabulary
         self.results = found.results
         self._name = found.name
+        self._mixtures: dict[tuple[int, int], Mixture] = {}
 
     def __repr__(self) -> str:
         model = self.config.model
@@ -110,14 +114,56 @@ class TextModel:
         default = "sample" if self.config.language_model else Decoding.method
         return Decoding(**options | {"method": method or default})
 
-    def sample(self, count: int = 1, seed: int = 0, method: str | None = None, **options: Any) -> list[str]:
+    def sample(
+        self,
+        count: int = 1,
+        seed: int = 0,
+        method: str | None = None,
+        prior: str = "normal",
+        components: int | None = None,
+        **options: Any,
+    ) -> list[str]:
         """Decode draws from the prior. More draws begin with those of fewer.
 
         Args:
             seed: of the prior and of the method ``sample``.
             method, options: see ``decode``.
+            prior: ``normal``, N(0, I); or ``mixture``, Gaussians that are fitted to z of the training sentences. These
+                are read again, and scikit-learn fits them.
+            components: number of Gaussians of a mixture; default 10.
+
+        Raises:
+            UserError: as ``decode`` and ``prior``.
         """
-        return self.decode(prior_draws(self.model, count, seed), method, seed=seed, **options)
+        fitted = self.prior(prior, components, seed)
+        z = prior_draws(self.model, count, seed) if fitted is None else fitted.draws(count, seed)
+        return self.decode(z, method, seed=seed, **options)
+
+    def prior(self, name: str = "mixture", components: int | None = None, seed: int = 0) -> Mixture | None:
+        """Return the density that ``sample`` draws from: a mixture, with ``log_density`` and ``draws``; None: N(0, I).
+
+        Args:
+            seed: of the fit.
+
+        Raises:
+            UserError: the prior has another name or no components, the model has no z, the training sentences are not
+                available, or scikit-learn is missing.
+        """
+        if name not in ("normal", "mixture"):
+            raise UserError(f"prior {name!r}: should be normal or mixture")
+        if name == "normal":
+            if components is not None:
+                raise UserError(f"components {components}: belongs to the prior mixture, not to normal")
+            return None
+        self._need_z("fit a mixture to")
+        if components is not None and components < 1:
+            raise UserError(f"components {components}: should be at least 1")
+        check_installed("a mixture as the prior")
+        wanted = components or COMPONENTS, seed
+        if wanted not in self._mixtures:
+            train = reading.own_corpus_alone(self._name, self.vocabulary, self.config.data).train
+            self._mixtures[wanted] = fit_mixture(self.model, train, *wanted)
+        return self._mixtures[wanted]
 
     def reconstruct(self, sentences: Sequence[str], method: str | None = None, **options: Any) -> list[str]:
         """Decode the posterior mean of each sentence. ``method`` and ``options``: see ``decode``."""

@@ -14,7 +14,18 @@ if __name__ == "__main__":
 from distvae import __version__
 from distvae.commands import compare, config, data, init, report, sweep_report
 from distvae.evaluation.decoding import Decoding
-from distvae.model_commands import encode, evaluate, explore, interpolate, probe, push, reconstruct, sample, score
+from distvae.model_commands import (
+    encode,
+    evaluate,
+    explore,
+    interpolate,
+    posterior,
+    probe,
+    push,
+    reconstruct,
+    sample,
+    score,
+)
 from distvae.system.arguments import Parser, PrintCompletion, counts, integer
 from distvae.system.programs import PROGRAMS, program_of, run_program
 
@@ -88,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=integer(0), default=0, help="of all draws (default 0)")
     added.add_argument("--out", type=Path, metavar="FILE", help="default: probes.json in the folder RUN")
 
+    added = command(posterior)
+    added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
+    _add_settings(added)
+    added.add_argument("--split", default="test", help="the sentences of q(z), beside train (default test)")
+    added.add_argument("--components", type=integer(1), default=10, metavar="N", help="Gaussians to fit (default 10)")
+    added.add_argument("--quick", action="store_true", help="leave out what is decoded: NLL, and sentences of draws")
+    _add_draws(added)
+    added.add_argument("--out", type=Path, metavar="FILE", help="default: posterior.json in the folder RUN")
+
     added = command(sample)
     added.add_argument(
         "--count", "-n", type=integer(1), help="sentences (default 10; for --statistics as many as valid has)"
@@ -95,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--statistics", action="store_true", help="compare them with real sentences; --method is sample if not given"
     )
+    added.add_argument(
+        "--prior", choices=("normal", "mixture"), default="normal",
+        help="normal (default): N(0, I); mixture: Gaussians that are fitted to z of the training sentences",
+    )  # fmt: skip
+    added.add_argument("--components", type=integer(1), metavar="N", help="Gaussians of the mixture (default 10)")
     _add_decoding(added)
 
     added = command(interpolate)

@@ -95,7 +95,7 @@ def probe(options: argparse.Namespace) -> None:
     """Read labels from z by linear probes and clusters, beside chance and a bag of words."""
     from distvae.evaluation.probes import check_installed
 
-    check_installed()
+    check_installed("distvae probe")
     if options.out is None:
         finding.check_folder(options.run, "for a model of the hub, name a file by --out")
     models = [finding.find(run) for run in filter(None, [options.run, options.beside])]
@@ -119,6 +119,33 @@ def probe(options: argparse.Namespace) -> None:
                 print_json(done.as_dict())
             else:
                 comparison.show_parts(probes.parts(done))
+
+
+def posterior(options: argparse.Namespace) -> None:
+    """Compare q(z), the mean of all posteriors, with the prior: KL, holes, NLL by number of samples."""
+    from distvae.evaluation.probes import check_installed
+
+    check_installed("distvae posterior")
+    if options.out is None:
+        finding.check_folder(options.run, "for a model of the hub, name a file by --out")
+    found = finding.find(options.run)
+    from distvae.config.load import with_values
+    from distvae.reports import aggregate, comparison
+    from distvae.runs.aggregate import examine
+
+    given = {"importance_samples": options.importance_samples, "seed": options.seed}
+    settings = with_values(found.export.config.evaluation, **given)
+    with _runtime() as runtime, _sentences(options, found, runtime) as (parts, notes):
+        done = examine(
+            found.name, found.export, parts, options.split, settings, options.components, options.quick, runtime
+        )
+        if runtime.is_main:
+            done.save(options.out or Path(options.run, "posterior.json"))
+            if options.json:
+                print_json(done.as_dict())
+            else:
+                _print_notes(notes)
+                comparison.show_parts(aggregate.parts(done))
 
 
 def explore(options: argparse.Namespace) -> None:
@@ -210,7 +237,7 @@ def sample(options: argparse.Namespace) -> None:
         _sample_statistics(options)
         return
     model = _load(options.run)
-    sentences = model.sample(options.count or 10, **_given(options))
+    sentences = model.sample(options.count or 10, prior=options.prior, components=options.components, **_given(options))
     _print(options, model, sentences, {"sentences": sentences})
 
 
@@ -228,8 +255,9 @@ def _sample_statistics(options: argparse.Namespace) -> None:
         corpus = reading.own_corpus(found.name, found.export, reading.own_settings(found.export), runtime)
     count = min(options.count or len(corpus.valid), len(corpus.valid))
     decoding = model.decoding(**_given(options))
-    with Progress("sample", count, shown=True) as progress:
-        statistics = compare_samples(model.model, corpus, decoding, count, progress.advance)
+    fitted = model.prior(options.prior, options.components, decoding.seed)
+    with Progress("sample", count if fitted is None else 2 * count, shown=True) as progress:
+        statistics = compare_samples(model.model, corpus, decoding, count, progress.advance, fitted)
     if options.json:
         print_json({name: asdict(each) for name, each in statistics.items()} | {"decoding": asdict(decoding)})
     else:

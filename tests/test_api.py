@@ -6,9 +6,10 @@ import sys
 import datasets
 import pytest
 import torch
+from torch.distributions import Normal
 
 import distvae
-from distvae.data import captions
+from distvae.data import captions, corpus
 from distvae.evaluation.generation import prior_draws
 from distvae.runs.results import load_sentence_scores
 from distvae.tokenization import BUILT_IN
@@ -90,6 +91,21 @@ def test_the_empty_sentence_is_one(model):
     assert model.log_likelihood([""]).item() < 0
 
 
+def test_samples_of_a_mixture(model):
+    """They decode draws from the Gaussians that are fitted to the training sentences."""
+    few = model.sample(3, seed=2, prior="mixture", components=4)
+    assert model.sample(6, seed=2, prior="mixture", components=4)[:3] == few
+    fitted = model.prior("mixture", 4, seed=2)
+    assert fitted is model.prior("mixture", 4, seed=2)
+    assert few == model.decode(fitted.draws(3, seed=2), seed=2)
+    assert fitted.weights.sum() == pytest.approx(1)
+    assert model.prior("normal") is None
+    train = corpus.load(corpus.prepare(model.config.data, progress=False)).train
+    q = model.encode([model.vocabulary.text(ids) for ids in train])
+    z = q.sample(torch.randn(q.mean.shape, generator=torch.Generator().manual_seed(0))).double()
+    assert fitted.log_density(z).mean() > Normal(0.0, 1.0).log_prob(z).sum(dim=1).mean()
+
+
 def test_nothing_gives_nothing(model):
     assert model.encode([]).mean.shape == (0, model.model.latent_size)
     assert model.reconstruct([]) == []
@@ -108,6 +124,10 @@ def test_nothing_gives_nothing(model):
         (lambda m: m.decode(torch.zeros(1, 4), "gredy"), "method 'gredy'"),
         (lambda m: m.sample(2, topp=0.5), "topp: is not an option of decoding; the options are method, temperature"),
         (lambda m: m.sample(2, top_p=0.5), "top_p belongs to method sample"),
+        (lambda m: m.sample(2, prior="mixtur"), "prior 'mixtur': should be normal or mixture"),
+        (lambda m: m.sample(2, components=3), "components 3: belongs to the prior mixture, not to normal"),
+        (lambda m: m.sample(2, prior="mixture", components=0), "components 0: should be at least 1"),
+        (lambda m: m.sample(2, prior="mixture", components=99), "components 99: there are 81 sentences to fit"),
         (lambda m: m.interpolate(torch.zeros(4), torch.zeros(3)), r"z: has the shape \[3\], and should have \[4\]"),
         (lambda m: m.interpolate(torch.zeros(4), torch.ones(4), steps=1), "steps 1: should be at least 2"),
     ],

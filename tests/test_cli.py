@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from distvae.api import load
 from distvae.cli import main
 from distvae.data.vocabulary import Vocabulary
 from distvae.model.vae import model_of
@@ -78,6 +79,18 @@ def test_sample(run, said):
     assert fewer == found["sentences"][:3]
     again = json.loads(said("sample", run / "best", "--method", "sample", "--seed", "1", "--json"))
     assert again["sentences"] != found["sentences"]
+
+
+def test_sample_from_a_mixture(run, said):
+    words = ["sample", run, "--prior", "mixture", "--components", "4"]
+    drawn = said(*words, "-n", "6").splitlines()
+    assert len(drawn) == 6
+    assert said(*words, "-n", "3").splitlines() == drawn[:3]
+    assert json.loads(said(*words, "-n", "6", "--json"))["sentences"] == drawn
+    assert load(run).sample(6, prior="mixture", components=4) == drawn
+    assert said("sample", run, "-n", "6", "--method", "sample") == said(
+        "sample", run, "-n", "6", "--method", "sample", "--prior", "normal"
+    )
 
 
 def test_interpolate(run, said):
@@ -167,6 +180,8 @@ def test_a_language_model_is_compared_with_a_vae(run, language_model, said, tmp_
     [
         (["reconstruct", "{run}", "A man ."], "{run}: is a language model; it has no latent variable"),
         (["interpolate", "{run}"], "{run}: is a language model; it has no latent variable"),
+        (["sample", "{run}", "--prior", "mixture"], "{run}: is a language model; it has no latent variable to fit a"),
+        (["posterior", "{run}"], "{run}: is a language model; it has no latent variable"),
         (["evaluate", "{run}", "--importance-samples", "5"], "--importance-samples: {run} is a language model"),
         (["evaluate", "{run}", "--seed", "5"], "--seed: {run} is a language model"),
     ],
@@ -186,6 +201,8 @@ def test_what_needs_a_latent_variable_is_one_line_without_one(language_model, sa
         (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples: '0': should be a whole number"]),
         (["sample", "{run}", "--count", "0"], ["--count/-n: '0'"]),
         (["sample", "{run}", "--top-k", "3"], ["top_k belongs to method sample"]),
+        (["sample", "{run}", "--components", "3"], ["components 3: belongs to the prior mixture, not to normal"]),
+        (["sample", "{run}", "--prior", "mixtur"], ["--prior"]),
         (["sample", "{run}", "--method", "sample", "--temperature", "0"], ["temperature 0"]),
         (["interpolate", "{run}", "--steps", "1"], ["--steps: '1'"]),
         (["reconstruct", "{run}", "An unheard-of word ."], ["'An'", "vocabulary"]),

@@ -17,6 +17,7 @@ from distvae.config.yaml import ConfigError
 from distvae.data import corpus, new_text, sources
 from distvae.data.corpus import Corpus
 from distvae.data.new_text import NewText
+from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.runtime import Runtime
 from distvae.runs.checkpoints import Export
 from distvae.system.errors import UserError
@@ -65,11 +66,27 @@ def own_corpus(name: str, found: Export, data: DataConfig, runtime: Runtime) -> 
     Raises:
         UserError: the model was trained on other sentences.
     """
-    folder = runtime.on_main(lambda: corpus.prepare(data, progress=sys.stderr.isatty()))
+    return _opened(name, found.vocabulary, data, runtime.on_main(lambda: _prepared(data)))
+
+
+def own_corpus_alone(name: str, vocabulary: Vocabulary, data: DataConfig) -> Corpus:
+    """Open the corpus of the training of a model with this vocabulary, in a process that works alone.
+
+    Raises:
+        UserError: as ``own_corpus``.
+    """
+    return _opened(name, vocabulary, data, _prepared(data))
+
+
+def _prepared(data: DataConfig) -> Path:
+    return corpus.prepare(data, progress=sys.stderr.isatty())
+
+
+def _opened(name: str, vocabulary: Vocabulary, data: DataConfig, folder: Path) -> Corpus:
     prepared = corpus.load(folder)
-    if prepared.vocabulary.fingerprint != found.vocabulary.fingerprint:
+    if prepared.vocabulary.fingerprint != vocabulary.fingerprint:
         raise UserError(
-            f"{name}: its vocabulary ({found.vocabulary.fingerprint}) is not that of {data.path}"
+            f"{name}: its vocabulary ({vocabulary.fingerprint}) is not that of {data.path}"
             f" ({prepared.vocabulary.fingerprint}): it was trained on other sentences"
         )
     return prepared

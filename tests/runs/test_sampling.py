@@ -13,9 +13,10 @@ from distvae.cli import main
 from distvae.data import corpus
 from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
+from distvae.evaluation import mixture
 from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.texts import Comparison
-from distvae.runs.sampling import compare_samples
+from distvae.runs.sampling import compare_samples, fit_mixture
 
 
 class _Always:
@@ -86,3 +87,31 @@ def test_the_command_prints_both(finished, model, own, capsys):
     table = capsys.readouterr().out
     assert "reverse PPL" in table
     assert table.splitlines()[2].split() == ["sentences", "7", "7"]
+
+
+def test_a_mixture_has_a_column_of_its_own(finished, model, own, capsys):
+    words = ["sample", str(finished), "--statistics", "--seed", "3"]
+    gaussians = ["--prior", "mixture", "--components", "4"]
+    assert main([*words, *gaussians, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed) == ["samples", "mixture", "valid", "decoding"]
+    steps: list[int] = []
+    fitted = fit_mixture(model.model, own.train, 4, seed=3)
+    expected = compare_samples(model.model, own, DRAWN, on_progress=steps.append, fitted=fitted)
+    assert sum(steps) == 40
+    for name, each in expected.items():
+        assert printed[name]["reverse_ppl"]["mean"] == each.reverse_ppl.mean
+    plain = compare_samples(model.model, own, DRAWN)
+    assert (expected["samples"], expected["valid"]) == (plain["samples"], plain["valid"])
+    assert main([*words, *gaussians]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["samples", "mixture", "valid"]
+
+
+def test_of_many_training_sentences_some_are_encoded(model, own, monkeypatch):
+    every = fit_mixture(model.model, own.train, 2, seed=0)
+    monkeypatch.setattr(mixture, "SENTENCES", 20)
+    some = fit_mixture(model.model, own.train, 2, seed=0)
+    assert (every.means != some.means).any()
+    numbers = mixture.chosen(len(own.train), 0)
+    picked = Sentences.of([own.train[i] for i in numbers.tolist()])
+    assert (fit_mixture(model.model, picked, 2, seed=0).means == some.means).all()
