@@ -92,6 +92,8 @@ class External(Tracker):
             self._keep(library.run)
             for action in iter(self._queue.get, None):
                 action(library)
+        except UserError as error:
+            self._give_up(str(error))
         except (Exception, SystemExit) as error:
             # A library may have errors of any kind, and none of them is the run's.
             self._give_up(f"{type(error).__name__}: {error}")

@@ -131,8 +131,12 @@ class WandB(Library):
     """
 
     def __init__(self, subject: Subject, kept: Mapping[str, str]):
+        import wandb
         from accelerate.tracking import WandBTracker
 
+        # It would ask on a terminal, while the run trains.
+        if wandb.setup().settings.mode in ("online", "shared") and not wandb.login(prompt=False):
+            raise UserError("there is no login: run `wandb login`, or set WANDB_MODE=offline")
         self.run = dict(kept) or {"id": uuid.uuid4().hex[:8]}
         self._tracker = WandBTracker(
             subject.project,

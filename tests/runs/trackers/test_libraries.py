@@ -1,7 +1,9 @@
 """What each library has of a run, read back with its own reader, after two crashes and resumes."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import socket
 import struct
@@ -17,7 +19,7 @@ from distvae.runs.trackers import libraries
 from distvae.runs.trackers.libraries import LIBRARIES, require_packages
 from distvae.system.errors import UserError
 from distvae.train import main
-from tests.conftest import ROOT, needs
+from tests.conftest import ROOT, TRAIN, needs
 from tests.runs.epochs import VALID, record, rows, scalars
 
 
@@ -260,6 +262,28 @@ def test_a_server_that_never_answers_delays_nothing(tmp_path):
     for name in LIBRARIES:
         assert text.count(f"training continues without {name}: ") == 1, text
     assert len(rows(tmp_path / "mine")) == 1
+
+
+@pytest.mark.cluster
+def test_weights_and_biases_asks_nobody_for_a_login(tiny, tmp_path):
+    """On a terminal, where it would."""
+    needs(installed("wandb"), "needs wandb: the extra tracking")
+    ours, theirs = pty.openpty()
+    unknown = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, *TRAIN, tiny, f"run={tmp_path}/run", "train.max_epochs=1", "tracking.with=[wandb]"]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=unknown | {"HOME": str(tmp_path)}, cwd=tmp_path
+    ) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # the terminal's end
+            while part := os.read(ours, 2**16):
+                said += part
+                assert b"choice" not in said, said.decode()
+        os.close(ours)
+    text = " ".join(said.decode().split())
+    assert process.returncode == 0, text
+    assert "training continues without wandb: there is no login: run `wandb login`, or set WANDB_MODE=offline" in text
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
