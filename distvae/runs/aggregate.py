@@ -80,7 +80,8 @@ class AggregatePosterior:
         train: number of sentences whose posteriors are the mixture that held-out points are compared with.
         components: number of Gaussians of the mixture that is fitted to train.
         divergence: the parts of the KL.
-        from_mixture: KL(q(z) ‖ the fitted mixture), held out as ``divergence.held_out``.
+        closer: by how much the fitted mixture is closer to q(z) than the prior, KL(q(z)‖p) − KL(q(z)‖mixture), and so
+            the gain in ELBO. It has no bias by the number of sentences, because log q(z) cancels out.
         draws: ``posterior``, ``prior``, of these ``prior, far`` and ``prior, near``; ``mixture``; and ``sentences``.
         nll: under ``prior`` and ``mixture`` as the prior, by number of samples. None: not computed. An autoencoder has
             none under the prior.
@@ -94,7 +95,7 @@ class AggregatePosterior:
     train: int
     components: int
     divergence: Divergence
-    from_mixture: Estimate
+    closer: Estimate
     draws: dict[str, Draws]
     nll: dict[str, tuple[Bound, ...]] | None
     gain: Estimate | None
@@ -172,7 +173,7 @@ def examine(
         train=len(train),
         components=len(fitted.weights),
         divergence=aggregate.divergence(own, joint, marginals, held_out["posterior"], z),
-        from_mixture=mean_estimate(held_out["posterior"] - fitted.log_density(z).numpy()),
+        closer=mean_estimate(fitted.log_density(z).numpy() - aggregate.log_prior(z)),
         draws=runtime.on_main(lambda: _draws(held_out, far, texts, train, len(found.vocabulary))),
         nll=nll,
         gain=gain,

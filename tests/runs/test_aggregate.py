@@ -46,6 +46,9 @@ def test_the_figures_agree_with_those_of_evaluate(run, found):
     assert last["effective"] == pytest.approx(results["effective_samples"], rel=1e-4)
     assert found["gain"]["mean"] == pytest.approx(last["nll"]["mean"] - found["nll"]["mixture"][-1]["nll"]["mean"])
     assert len(found["divergence"]["per_dimension"]) == 4
+    # The gain in −ELBO, by one draw where the curve begins with ten.
+    gain = found["nll"]["prior"][0]["nll"]["mean"] - found["nll"]["mixture"][0]["nll"]["mean"]
+    assert found["closer"]["mean"] == pytest.approx(gain, abs=5 * found["closer"]["standard_error"])
     assert all(map(math.isfinite, numbers(found)))
 
 
