@@ -17,6 +17,7 @@ first=
 ((SLURM_NODEID)) || first=yes
 
 unset RAY_ADDRESS
+export RAY_worker_niceness=${RAY_worker_niceness:-0} # trials run at the priority of the job
 # Only the sweep may write its exit code there, not a trial.
 exit_file=$DISTVAE_EXIT_FILE
 unset DISTVAE_EXIT_FILE

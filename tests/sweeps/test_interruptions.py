@@ -100,6 +100,8 @@ def test_on_one_machine_ray_is_for_this_machine_alone_and_its_death_is_no_hang(t
     ours = family(process.pid)
     assert listening(ours)
     assert listening(ours) <= LOOPBACK
+    # Ray would lower the priority of trials.
+    assert {os.getpriority(os.PRIO_PROCESS, p) for p in ours} == {os.getpriority(os.PRIO_PROCESS, process.pid)}
     (raylet,) = (p for p in ours if Path(f"/proc/{p}/comm").read_text().strip() == "raylet")
     os.kill(raylet, signal.SIGKILL)
     said, error = process.communicate(timeout=90)

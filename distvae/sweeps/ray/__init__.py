@@ -14,6 +14,8 @@ import os
 
 # Set before Ray is imported, in the driver and in the processes of trials, because Ray reads some of them on import.
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+# Trials run at the priority of the command. With Ray's own 15 they would hardly run beside anything else.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ |= {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in configs are relative to where the sweep was started
