@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from distvae.config.sections import Section, choices_of, keys_of, options_of, readers_of
@@ -62,13 +63,19 @@ def _keys(kind: type, prefix: str = "", inherited: frozenset[Role] = frozenset()
         yield f"{prefix}{option}", own | inherited, False
 
 
-def _fields(kind: type) -> Iterator[tuple[str, Any, frozenset[Role]]]:
-    """Yield a data class's fields: name, type, roles."""
+@cache
+def _fields(kind: type) -> tuple[tuple[str, Any, frozenset[Role]], ...]:
+    """Return a data class's fields: name, type, roles."""
     hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
-        hint = hints[field.name]
-        roles = frozenset(mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Role))
-        yield field.name, get_args(hint)[0] if get_origin(hint) is Annotated else hint, roles
+    return tuple(
+        (field.name, get_args(hint)[0] if get_origin(hint) is Annotated else hint, _roles(hint))
+        for field in fields(kind)
+        for hint in (hints[field.name],)
+    )
+
+
+def _roles(hint: Any) -> frozenset[Role]:
+    return frozenset(mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Role))
 
 
 def sections(kind: type) -> dict[str, type[Section]]:

@@ -92,10 +92,15 @@ class Section:
         return found
 
 
-def keys_of(section: type) -> dict[str, str]:
+_KEYS: dict[type, Mapping[str, str]] = {}
+
+
+def keys_of(section: type) -> Mapping[str, str]:
     """Return the fields of a data class, each with its key in files: its name, unless it has an alias."""
-    hints = get_type_hints(section, include_extras=True)
-    return {field.name: _key(field.name, hints[field.name]) for field in fields(section)}
+    if section not in _KEYS:
+        hints = get_type_hints(section, include_extras=True)
+        _KEYS[section] = {field.name: _key(field.name, hints[field.name]) for field in fields(section)}
+    return _KEYS[section]
 
 
 def _key(name: str, hint: Any) -> str:

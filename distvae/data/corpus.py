@@ -19,25 +19,29 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import xxhash
-from datasets import Dataset
 
 from distvae import tokenization
 from distvae.config.schema import CAPTIONS, DataConfig
-from distvae.data import captions, preparation, sources
+from distvae.data import captions, local, preparation, sources
 from distvae.data.local import Files
 from distvae.data.preparation import CHARACTERS, Tokens
-from distvae.data.sentences import Sentences
+from distvae.data.sentences import Sentences, view
 from distvae.data.splits import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
+
+# `datasets` takes as long to import as half of torch, and a prepared corpus is opened without it.
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Increment with every code change that alters the result.
 FORMAT = 2
@@ -62,8 +66,7 @@ class Corpus:
         unknown: by split, the share of words (without ``</s>``) that are not in the vocabulary; None if the vocabulary
             is closed.
         notes: lines for the user on how files were read, what was left out or missing, and on unknown words.
-        labels: each split's columns of labels, as memory-mapped text, null where a sentence has none; empty without
-            labels.
+        open_labels: opens ``labels``.
     """
 
     train: Sentences
@@ -73,7 +76,13 @@ class Corpus:
     fingerprint: str
     unknown: dict[str, float | None]
     notes: tuple[str, ...]
-    labels: dict[str, Dataset] = field(default_factory=dict)
+    open_labels: Callable[[], dict[str, Dataset]] = dict
+
+    @cached_property
+    def labels(self) -> dict[str, Dataset]:
+        """Each split's columns of labels, as memory-mapped text, null where a sentence has none; empty without
+        labels."""
+        return self.open_labels()
 
 
 def prepare(data: DataConfig, progress: bool) -> Path:
@@ -137,24 +146,36 @@ def load(folder: str | Path) -> Corpus:
     try:
         manifest = _verify(folder)
         # Map the files whatever the environment asks for, so that ranks share their pages.
-        splits = {split: Dataset.load_from_disk(str(folder / split), keep_in_memory=False) for split in SPLITS}
-        labels = {
-            split: Dataset.load_from_disk(str(folder / LABELS / split), keep_in_memory=False)
-            for split in (SPLITS if manifest.get(LABELS) else ())
-        }
+        splits = {split: _mapped(folder / split) for split in SPLITS}
     except (_DamagedError, OSError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training will rebuild it") from None
     vocabulary = Vocabulary.load(folder / VOCABULARY)
-    train, valid, test = (Sentences(rows.data.column("ids"), _characters(rows)) for rows in splits.values())
+    train, valid, test = (Sentences(rows.column("ids"), _characters(rows)) for rows in splits.values())
     if vocabulary.unk == "closed":  # captions are drawn as tokens
         for sentences in (valid, test):
             sentences.characters = np.array([1 + len(vocabulary.text(ids)) for ids in sentences], dtype=np.int32)
     unknown, notes = manifest["unknown"], tuple(manifest["notes"])
-    return Corpus(train, valid, test, vocabulary, folder.name, unknown, notes, labels)
+
+    def open_labels() -> dict[str, Dataset]:
+        if not manifest.get(LABELS):
+            return {}
+        from datasets import Dataset
+
+        return {split: Dataset.load_from_disk(str(folder / LABELS / split), keep_in_memory=False) for split in SPLITS}
+
+    return Corpus(train, valid, test, vocabulary, folder.name, unknown, notes, open_labels)
 
 
-def _characters(rows: Dataset) -> np.ndarray | None:
-    return rows.data.column(CHARACTERS).to_numpy() if CHARACTERS in rows.column_names else None
+def _mapped(folder: Path) -> pa.Table:
+    """Map the rows that ``Dataset.save_to_disk`` wrote to a folder."""
+    parts = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in local.saved(folder)]
+    return pa.concat_tables(parts)
+
+
+def _characters(rows: pa.Table) -> np.ndarray | None:
+    if CHARACTERS not in rows.column_names:
+        return None
+    return view(rows.column(CHARACTERS).combine_chunks())
 
 
 def is_whole(folder: Path) -> bool:
@@ -295,6 +316,8 @@ def digest(path: Path) -> str:
 @contextlib.contextmanager
 def quiet_datasets(progress: bool = False) -> Iterator[None]:
     """Silence the errors that datasets logs, because we report them, and its progress bars unless requested."""
+    import datasets
+
     verbosity = datasets.logging.get_verbosity()
     hide = not progress and not datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -155,6 +154,8 @@ def load(
     """
     if not is_offline_mode():
         _look_up(dataset, revision)
+    import datasets  # late, see `data.corpus`
+
     path = f"hf://datasets/{dataset}"  # not a folder of this name
     try:
         rows = datasets.load_dataset(path, name=subset, revision=revision)
@@ -178,6 +179,8 @@ def load(
 
 def _of_subset(path: str, dataset: str, revision: str, subset: str | None) -> UserError | None:
     """Return the error for a subset that does not exist, or that is not named; None if it is well."""
+    import datasets
+
     try:
         names = datasets.get_dataset_config_names(path, revision=revision)
     except Exception:  # whatever it is, the error that led here explains it better

@@ -32,11 +32,11 @@ def find(path: Path, data: DataConfig) -> Files:
     if (path / _SAVED_SPLITS).is_file():
         names = _listed(path / _SAVED_SPLITS, "splits")
         chosen = choose(names, data.split, str(path))
-        return {split: _saved(path / name) for split, name in chosen.items()}
+        return {split: saved(path / name) for split, name in chosen.items()}
     if data.split is not None:
         raise UserError(f"data.split: is for the hub and for save_to_disk, and {path} is from neither; leave it out")
     if (path / _SAVED).is_file():
-        return {WHOLE_FILE: _saved(path)}
+        return {WHOLE_FILE: saved(path)}
     if path.is_dir():
         return {split: (_find_split(path, split, data.columns),) for split in SPLITS}
     if "://" in data.path:
@@ -74,7 +74,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" … ({len(names):,} in total)" if len(names) > 3 else "")
 
 
-def _saved(folder: Path) -> tuple[Path, ...]:
+def saved(folder: Path) -> tuple[Path, ...]:
     """Return the Arrow files of a folder that ``Dataset.save_to_disk`` wrote, in their order."""
     files = tuple(folder / name for name in _listed(folder / _SAVED, "_data_files", "filename"))
     if not files:

@@ -9,10 +9,9 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
-from datasets import Dataset
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import corpus, preparation, sources
@@ -22,6 +21,9 @@ from distvae.data.sentences import Sentences
 from distvae.data.splits import SPLITS, WHOLE_FILE
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
+
+if TYPE_CHECKING:  # late, see `data.corpus`
+    from datasets import Dataset
 
 # Settings that say where the text is. No other applies, because nothing is sampled, left out or split.
 READ = ("path", "subset", "revision", "split", "columns", "label", "workers", "cache")
@@ -99,6 +101,8 @@ def prepare(data: DataConfig, vocabulary: Vocabulary, folder: Path, progress: bo
                 raise UserError(f"{source.where}: contains no sentences")
             texts = source.rows.select(rows)
             words = preparation.tokenise(texts, split, vocabulary.splitter, data.workers, folder, count=True)
+            import datasets
+
             columns = [texts, preparation.encode(words, vocabulary, split, folder / f"{split}-ids.arrow")]
             datasets.concatenate_datasets([part.with_format(None) for part in columns], axis=1).save_to_disk(
                 str(folder / split)
@@ -113,6 +117,8 @@ def prepare(data: DataConfig, vocabulary: Vocabulary, folder: Path, progress: bo
 
 def load(folder: Path, vocabulary: Vocabulary) -> NewText:
     """Open a folder that ``prepare`` wrote."""
+    from datasets import Dataset
+
     content = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     parts = {}
     for split in content["notes"]:

@@ -9,12 +9,11 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, sources, splits
@@ -29,6 +28,9 @@ from distvae.tokenization import BUILT_IN, OPTIONS
 from distvae.tokenization.base import Tokenizer, WordLevel
 from distvae.tokenization.pieces import PieceTokenizer
 from distvae.tokenization.treebank import TreebankTokenizer
+
+if TYPE_CHECKING:  # late, see `data.corpus`
+    from datasets import Dataset
 
 # Share of a single file, and maximum number of sentences, for each of valid and test unless sizes are configured.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 6_000
@@ -97,6 +99,8 @@ def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
         UserError: a source is unreadable or empty, or too small to be split, or the tokenizer cannot be trained or
             read.
     """
+    from datasets import Dataset
+
     if data.path == CAPTIONS:
         drawn = drawn_captions(data)
         words = {split: Dataset.from_dict({"words": [tokens for tokens, _ in pairs]}) for split, pairs in drawn.items()}
@@ -130,6 +134,8 @@ def drawn_captions(data: DataConfig) -> dict[str, list[tuple[list[str], captions
 
 def _factor_columns(factors: list[captions.Factors]) -> Dataset:
     """Return a column of labels for each factor."""
+    from datasets import Dataset
+
     return Dataset.from_dict({name: [getattr(found, name) for found in factors] for name in captions.Factors._fields})
 
 
@@ -195,6 +201,8 @@ def vocabulary_of(data: DataConfig, train: Dataset, tokenizer: Tokenizer) -> Voc
 
 def encode(words: Dataset, vocabulary: Vocabulary, split: str, path: Path) -> Dataset:
     """Map the column ``words`` to ``ids`` of ``<s> words </s>``, int32, in an Arrow file at ``path``."""
+    from datasets import Features, List, Value
+
     others = [name for name in words.column_names if name != "words"]
     return words.with_format("arrow").map(
         _encode_batch,
@@ -340,6 +348,8 @@ def tokenise(
     """
     if count is None:
         count = not isinstance(tokenizer, TreebankTokenizer)
+    from datasets import Features, List, Value
+
     features = {"words": List(Value("string"))}
     if count:
         features[CHARACTERS] = Value("int32")

@@ -10,6 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 
+def view(numbers: pa.Array) -> np.ndarray:
+    """Return a read-only view of an Arrow array without nulls."""
+    values = np.from_dlpack(numbers)  # `numbers.to_numpy()` would import pandas
+    values.flags.writeable = False
+    return values
+
+
 class Sentences(Sequence[np.ndarray]):
     """Read-only token ids of a split: int32 [length] views of Arrow, which may be memory-mapped.
 
@@ -27,7 +34,7 @@ class Sentences(Sequence[np.ndarray]):
         self.characters = characters
         chunks = ids.chunks
         self._chunks: list[tuple[np.ndarray, np.ndarray]] = [
-            (chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks
+            (view(chunk.values), view(chunk.offsets)) for chunk in chunks
         ]
         self._firsts: list[int] = np.cumsum([0] + [len(chunk) for chunk in chunks]).tolist()
         self.lengths = np.empty(self._firsts[-1], dtype=np.int32)

@@ -21,7 +21,8 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from distvae.config.load import dump_config, load_config
 from distvae.config.schema import Config
@@ -289,11 +290,23 @@ class Export:
             UserError: weights, config and vocabulary do not match.
         """
         parts = self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown
-        with torch.device("meta"):  # a config that does not match may need more memory than there is
-            check_weights(model_of(*parts), self.weights, self.folder)
-        model = model_of(*parts)
+        with _Undrawn():
+            with torch.device("meta"):  # a config that does not match may need more memory than there is
+                check_weights(model_of(*parts), self.weights, self.folder)
+            model = model_of(*parts)
         model.load_state_dict(self.weights)
         return model.to(device).eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leave new weights as they are in memory. torch would draw them, and for that on "meta" import torch._dynamo."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return None  # which modules do not use
+        return function(*args, **(kwargs or {}))
 
 
 def check_weights(model: TextVAE, weights: Weights, where: Path) -> None:

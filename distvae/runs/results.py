@@ -146,7 +146,8 @@ def load_sentence_scores(run: str | Path, results: Results) -> SentenceScores:
         with parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)), pre_buffer=False) as file:
             found = file.read(use_threads=False)
         columns = {
-            name: np.asarray(found[name].to_numpy(), dtype=np.float64)
+            # By DLPack, because Arrow's own conversion imports pandas.
+            name: np.asarray(np.from_dlpack(found[name].combine_chunks()), dtype=np.float64)
             for name in found.column_names
             if not name.startswith(LABEL)
         }

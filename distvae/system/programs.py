@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +62,8 @@ def run_program(
         hint: advice on too little memory, for the error.
     """
     streams.secure(strict)
+    # At its exit, Python looks for garbage among all that torch has made, which takes half a second.
+    atexit.register(gc.freeze)
     try:
         try:
             if signals is not None:

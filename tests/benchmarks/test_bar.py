@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distvae.config.schema import ModelConfig
 from distvae.distributed.device import has_bf16
+from tests.benchmarks import starts
 from tests.benchmarks.__main__ import compare, show
 from tests.benchmarks.ceilings import Ceilings, Phase, importance_sampling, training_step
 from tests.benchmarks.contestants import PARTS, prepare
@@ -50,6 +51,21 @@ def test_scoring_is_not_slower_than_it_was_and_scores_the_same(found):
     if has_bf16(torch.device("cpu")):
         assert contestants["bf16"]["ratio"][1] > 1.4
         assert contestants["bf16"]["nll"] == pytest.approx(contestants["float32"]["nll"], abs=0.05)
+
+
+@pytest.mark.long
+def test_nothing_starts_more_slowly_than_it_did(tmp_path, capsys):
+    """In processor time, which depends less on other work on the machine."""
+    found = starts.measure(starts.starts(tmp_path, sweep=False), rounds=3)
+    starts.show(found)
+    ratios = {name: start["processor_ratio"][1] for name, start in found["starts"].items()}
+    assert ratios["distvae --help"] < 0.4
+    assert ratios["import distvae.train"] < 0.6
+    assert ratios["distvae sample RUN"] < 1.8
+    assert ratios["first training step"] < 2.0
+    first = ("first line of distvae train", "first line under accelerate launch")
+    assert [found["starts"][name]["ratio"][1] < bar for name, bar in zip(first, (0.6, 1.5), strict=True)] == [True] * 2
+    assert "import torch" in capsys.readouterr().out
 
 
 @pytest.mark.long

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 
 from distvae.system.errors import UserError
+
+if TYPE_CHECKING:  # see `data.corpus`
+    from datasets import Dataset
 
 TEXT_COLUMN = "text"
 
@@ -156,6 +157,8 @@ class Column:
         self._flush()
         self._writer.close()
         self.close()
+        from datasets import Dataset  # late, see `data.corpus`
+
         return Dataset.from_file(str(self._path))
 
     def close(self) -> None:
@@ -207,6 +210,7 @@ def read_columns(name: str, where: str, wanted: Wanted, work: Path, fill: Callab
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
         raise UserError(f"{where}: columns differ in their numbers of rows: {listed}; write empty values too")
+    import datasets
 
     def repeated(column: str) -> Dataset:
         return datasets.concatenate_datasets([read[column]] * len(wanted.columns))
@@ -228,6 +232,8 @@ def join(parts: Sequence[Texts], where: str) -> Texts:
     notes = dict.fromkeys(part.note for part in parts if part.note)
     labels = [part.labels for part in parts if part.labels is not None]
     groups = [part.groups for part in parts if part.groups is not None]
+    import datasets
+
     return Texts(
         datasets.concatenate_datasets([part.rows for part in parts]),
         where,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features
 
 from distvae.data.readers.columns import BATCH, Column, find_column, not_text
 from distvae.system.errors import UserError, reason
@@ -52,6 +51,8 @@ def check_schema(schema: pa.Schema, where: str, columns: list[Column]) -> None:
 def _class_names(schema: pa.Schema, name: str) -> list[str] | None:
     """Return the names of the classes that a column numbers, as ``datasets`` writes them."""
     try:
+        from datasets import ClassLabel, Features  # late, see `data.corpus`
+
         feature = Features.from_arrow_schema(schema)[name]
     except Exception:  # another program's metadata
         return None

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from distvae.data.readers.arrow import read_arrow
 from distvae.data.readers.columns import BATCH, Column, Texts, Wanted, join, read_columns
@@ -18,6 +17,9 @@ from distvae.data.readers.csv import read_csv
 from distvae.data.readers.json import read_json, read_json_lines
 from distvae.data.readers.lines import read_lines, suffix
 from distvae.data.readers.parquet import check_schema, read_parquet
+
+if TYPE_CHECKING:  # see `data.corpus`
+    from datasets import Dataset
 
 READERS = {
     ".txt": read_lines,

@@ -60,7 +60,11 @@ class Replicated:
             trained = _Carrying(model)
             self.carrier = trained.carrier
         # Local SGD reduces no gradients, so it does not wrap the model in DDP.
-        self.module = runtime.accelerator.prepare_model(trained, evaluation_mode=self._average_every is not None)
+        self.module = runtime.accelerator.prepare_model(
+            trained,
+            device_placement=True,  # given, because Accelerate would import torch.distributed.tensor to decide it
+            evaluation_mode=self._average_every is not None,
+        )
         self._power: _PowerSGD | None = None
         if isinstance(self.module, DistributedDataParallel):
             self._power = _compress(self.module, runtime.communication, apart)

@@ -23,10 +23,9 @@ from distvae.system.roles import Role
 # Suffix of the file with a run's line of TensorBoard's HPARAMS tab.
 _SUFFIX = ".hparams"
 
+_PLACES = keys_with(Config, Role.PLACE)
 _DEFAULTS = {
-    key: value
-    for key, value in (option_defaults(Config) | dict(flatten(Config()))).items()
-    if key not in keys_with(Config, Role.PLACE)
+    key: value for key, value in (option_defaults(Config) | dict(flatten(Config()))).items() if key not in _PLACES
 }
 
 
