@@ -195,7 +195,7 @@ METHODS = {
         "kl.policy=linear",
         "kl.free_bits=dimension",
     ],
-    "decays": ["optimizer.on_nan=skip", "optimizer.learning_rate=3", "plateau.patience=1"],
+    "decays": ["optimizer.on_nan=skip", "optimizer.learning_rate=2", "plateau.patience=1"],
 }
 
 

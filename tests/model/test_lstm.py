@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from distvae.distributed.device import has_bf16
 from distvae.model import lstm
 
 
@@ -13,5 +14,7 @@ def test_outputs_and_state_are_those_of_the_lstm_in_the_precision_around_it():
         expected, expected_last = module(inputs, first)
         assert torch.equal(outputs, expected)
         assert all(map(torch.equal, last, expected_last))
+    if not has_bf16(torch.device("cpu")):  # oneDNN's would refuse; a run does without
+        return
     with torch.autocast("cpu", torch.bfloat16):
         assert lstm.run(module, inputs)[0].dtype == module(inputs)[0].dtype

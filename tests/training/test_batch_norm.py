@@ -89,7 +89,7 @@ def test_it_keeps_a_kl_where_annealing_alone_collapses(tiny, tmp_path):
     """Under the initial weights of the paper, which put the means of all sentences within 1e-4 of each other."""
     settings = [
         "data.train_size=400", "pretrain.max_epochs=0", "train.max_epochs=4", "kl={policy: linear, anneal_epochs: 2}",
-        "model.word_dropout=0", "model.init_range=0.01", "model.embedding_init_range=0.1", "optimizer.learning_rate=1",
+        "model.word_dropout=0", "model.init_range=0.01", "model.embedding_init_range=0.1", "optimizer.learning_rate=0.5",
         "evaluation.samples=0", "evaluation.importance_samples=2",
     ]  # fmt: skip
     found = ends(tiny, tmp_path, settings)
@@ -97,7 +97,7 @@ def test_it_keeps_a_kl_where_annealing_alone_collapses(tiny, tmp_path):
     assert found["gaussian"]["scores"]["kl"]["mean"] < 0.5
     for row in records(tmp_path / "batch_norm"):
         assert row["train"]["kl"] > 0.99 * 4 * 0.6**2 / 2
-        assert row["valid"]["mutual_information"]["mean"] > 0.01
+    assert row["valid"]["mutual_information"]["mean"] > 0.05
 
 
 @pytest.mark.long
