@@ -89,8 +89,8 @@ def test_it_keeps_a_kl_where_annealing_alone_collapses(tiny, tmp_path):
     """Under the initial weights of the paper, which put the means of all sentences within 1e-4 of each other."""
     settings = [
         "data.train_size=400", "pretrain.max_epochs=0", "train.max_epochs=4", "kl={policy: linear, anneal_epochs: 2}",
-        "model.word_dropout=0", "model.init_range=0.01", "model.embedding_init_range=0.1", "optimizer.learning_rate=0.5",
-        "evaluation.samples=0", "evaluation.importance_samples=2",
+        "model.word_dropout=0", "model.init_range=0.01", "model.embedding_init_range=0.1",
+        "optimizer.learning_rate=0.5", "evaluation.samples=0", "evaluation.importance_samples=2",
     ]  # fmt: skip
     found = ends(tiny, tmp_path, settings)
     assert found["gaussian"]["scores"]["mutual_information"]["mean"] < 1e-3
