@@ -62,7 +62,7 @@ def test_nothing_starts_more_slowly_than_it_did(tmp_path, capsys):
     assert ratios["distvae --help"] < 0.4
     assert ratios["import distvae.train"] < 0.6
     assert ratios["distvae sample RUN"] < 1.8
-    assert ratios["first training step"] < 2.0
+    assert ratios["first training step"] < 3.5
     first = ("first line of distvae train", "first line under accelerate launch")
     assert [found["starts"][name]["ratio"][1] < bar for name, bar in zip(first, (0.6, 1.5), strict=True)] == [True] * 2
     assert "import torch" in capsys.readouterr().out

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 from distvae.config.schema import AdamW, OptimizerConfig
 from distvae.methods.lagging import Part
 from distvae.model.batch_norm import BatchNorm
-
-Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
 # AdamW's state: two tensors per weight, and the number of steps.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -127,22 +124,13 @@ def build_optimizer(parts: Mapping[Part, list[Tensor]], settings: OptimizerConfi
     optimizer: torch.optim.Optimizer
     if isinstance(settings.algorithm, AdamW):
         decay = settings.algorithm.weight_decay
-        optimizer = _uncompiled(torch.optim.AdamW)(groups, settings.learning_rate, weight_decay=decay, fused=True)
+        optimizer = torch.optim.AdamW(groups, settings.learning_rate, weight_decay=decay, fused=True)
     else:
         # On a CPU the fused step also writes the clipped gradient, which doubles the memory traffic.
         on_gpu = next(iter(parts.values()))[0].device.type == "cuda"
-        optimizer = _uncompiled(torch.optim.SGD)(groups, settings.learning_rate, fused=on_gpu, foreach=not on_gpu)
+        optimizer = torch.optim.SGD(groups, settings.learning_rate, fused=on_gpu, foreach=not on_gpu)
     optimizer.register_step_pre_hook(_hold)
     return optimizer
-
-
-def _uncompiled(kind: type[Kind]) -> type[Kind]:
-    """Return a class of optimizers without the decorators that prepare its methods for ``torch.compile``.
-
-    They would import torch._dynamo, which takes as long as importing torch. Steps need ``torch.no_grad()``.
-    """
-    names = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_dict")
-    return type(kind.__name__, (kind,), {name: inspect.unwrap(getattr(kind, name)) for name in names})
 
 
 def _hold(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -192,7 +180,6 @@ class _Fused(torch.optim.Optimizer):
     grad_scale: Tensor
 
 
-@torch.no_grad()
 def clipped_step(optimizer: torch.optim.Optimizer, norm: Tensor, clip_norm: float | None) -> None:
     """Clip the gradient by its norm and step, or skip the step if the norm is not finite."""
     if optimizer.defaults["fused"]:
