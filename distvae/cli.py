@@ -26,7 +26,7 @@ from distvae.model_commands import (
     sample,
     score,
 )
-from distvae.system.arguments import Parser, PrintCompletion, counts, integer
+from distvae.system.arguments import Parser, PrintCompletion, add_probes, counts, integer
 from distvae.system.programs import PROGRAMS, program_of, run_program
 
 
@@ -171,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sentence", action="append", default=[], metavar="SENTENCE",
         help="to reconstruct; may be repeated (default: built-in sentences)",
     )  # fmt: skip
+    add_probes(added)
 
     added = command(sweep_report, run=False)
     added.add_argument("folder", metavar="FOLDER", help="a sweep folder, even one that was moved or is running")

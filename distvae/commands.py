@@ -72,6 +72,12 @@ def report(options: argparse.Namespace) -> None:
 
     if any(not sentence.strip() for sentence in options.sentence):
         raise UserError("--sentence: is empty")
+    if options.label and not options.probe:
+        raise UserError("--label: names columns for --probe; give both")
+    if options.probe:
+        from distvae.runs import probed
+
+        probed.complete(list(map(Path, options.runs)), options.label)
     found = report.write(options.runs, options.out, options.sentence)
     if options.json:
         print_json(document.as_dict(found))

@@ -20,7 +20,7 @@ from distvae.system.plural import counted
 if TYPE_CHECKING:
     from distvae.api import TextModel
     from distvae.config.schema import Config, EvaluationConfig
-    from distvae.data.new_text import Part
+    from distvae.data.new_text import NewText
     from distvae.distributed.runtime import Runtime
     from distvae.runs.finding import Found
     from distvae.runs.results import Results
@@ -77,17 +77,17 @@ def encode(options: argparse.Namespace) -> None:
     from distvae.runs.encodings import write_encodings
     from distvae.system.progress_bar import Progress
 
-    with _runtime() as runtime, _sentences(options, found, runtime) as (parts, notes):
-        total = sum(len(part.sentences) for part in parts.values())
+    with _runtime() as runtime, _sentences(options, found, runtime) as text:
+        total = sum(len(part.sentences) for part in text.parts.values())
         with Progress("encode", total, runtime.is_main) as progress:
             model = found.export.model(runtime.device)
-            write_encodings(options.out, model, parts, found.export.vocabulary, runtime, progress.advance)
+            write_encodings(options.out, model, text.parts, found.export.vocabulary, runtime, progress.advance)
         if runtime.is_main:
             if options.json:
-                counts = {split: len(part.sentences) for split, part in parts.items()}
+                counts = {split: len(part.sentences) for split, part in text.parts.items()}
                 print_json({"out": str(options.out), "sentences": counts})
             else:
-                _print_notes(notes)
+                _print_notes(text.notes)
                 print(printable(f"{options.out}: {counted(total, 'sentence')}"))
 
 
@@ -108,13 +108,13 @@ def probe(options: argparse.Namespace) -> None:
     encoded = []
     with _runtime() as runtime:
         for found, name in zip(models, names, strict=True):
-            with _sentences(options, found, runtime) as (parts, _):
-                encoded.append(probing.encode(name, found.export, parts, options.split, runtime))
+            with _sentences(options, found, runtime) as text:
+                encoded.append(probing.encode(name, found.export, text, options.split, runtime))
         done = runtime.on_main(
             lambda: probing.probe(encoded, options.split, options.labels, options.quick, options.seed, shown=True)
         )
         if runtime.is_main:
-            done.save(options.out or Path(options.run, "probes.json"))
+            done.save(options.out or Path(options.run, probing.PROBES))
             if options.json:
                 print_json(done.as_dict())
             else:
@@ -135,16 +135,16 @@ def posterior(options: argparse.Namespace) -> None:
 
     given = {"importance_samples": options.importance_samples, "seed": options.seed}
     settings = with_values(found.export.config.evaluation, **given)
-    with _runtime() as runtime, _sentences(options, found, runtime) as (parts, notes):
+    with _runtime() as runtime, _sentences(options, found, runtime) as text:
         done = examine(
-            found.name, found.export, parts, options.split, settings, options.components, options.quick, runtime
+            found.name, found.export, text.parts, options.split, settings, options.components, options.quick, runtime
         )
         if runtime.is_main:
             done.save(options.out or Path(options.run, "posterior.json"))
             if options.json:
                 print_json(done.as_dict())
             else:
-                _print_notes(notes)
+                _print_notes(text.notes)
                 comparison.show_parts(aggregate.parts(done))
 
 
@@ -165,17 +165,14 @@ def explore(options: argparse.Namespace) -> None:
     spaces = []
     with _runtime() as runtime:
         for found in models:
-            with _sentences(options, found, runtime) as (parts, _):
-                spaces.append(build(name_of(found.name), TextModel(found), parts, options.sentences))
+            with _sentences(options, found, runtime) as text:
+                spaces.append(build(name_of(found.name), TextModel(found), text.parts, options.sentences))
     serve.serve(spaces, options.port)
 
 
 @contextlib.contextmanager
-def _sentences(
-    options: argparse.Namespace, found: Found, runtime: Runtime
-) -> Iterator[tuple[dict[str, Part], tuple[str, ...]]]:
-    """Yield the sentences of the options, with notes: of DATA, or of the run."""
-    from distvae.data.new_text import of_corpus
+def _sentences(options: argparse.Namespace, found: Found, runtime: Runtime) -> Iterator[NewText]:
+    """Yield the sentences of the options: of DATA, or of the run."""
     from distvae.runs import reading
 
     export = found.export
@@ -183,11 +180,11 @@ def _sentences(
         raise UserError(f"{found.name}: is a language model; it has no latent variable to encode to")
     if options.data is None or options.data.startswith("data."):
         data = reading.own_settings(export, [*filter(None, [options.data]), *options.settings])
-        yield of_corpus(reading.own_corpus(found.name, export, data, runtime)), ()
+        yield reading.own_text(found.name, export, data, runtime)
     else:
         data = reading.settings(options.data, options.settings, export.config.data)
         with reading.new_sentences(data, export, runtime) as text:
-            yield text.parts, text.notes
+            yield text
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes a report of runs in a Slurm job with `distvae report`:
-#   sbatch [sbatch option …] slurm/report.sh --out FOLDER RUN…
+#   sbatch [sbatch option …] slurm/report.sh --out FOLDER [--probe] [--label=COLUMN,COLUMN] RUN…
 # from the checkout's folder. This is one process on the job's first node. See docs/slurm.md.
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -20,12 +20,16 @@ if [[ ! -f $home/slurm/job.sh ]]; then
 fi
 . "$home/slurm/job.sh"
 
-usage="slurm/report.sh --out FOLDER RUN…"
+usage="slurm/report.sh --out FOLDER [--probe] [--label=COLUMN,COLUMN] RUN…"
 [[ ${1:-} == --out && -n ${2:-} ]] || fail "no folder to write to: $usage"
-(($# > 2)) || fail "no run: $usage"
+[[ ${*: -1} != --* && $# -gt 2 ]] || fail "no run: $usage"
 settle "$action" "$folder" "report:$(title "$2")"
-out=$2
+out=$2 probes=()
 shift 2
+while [[ ${1:-} == --probe || ${1:-} == --label=* ]]; do
+    probes+=("$1")
+    shift
+done
 runs=() # leave out those that have not begun, because their pretraining failed
 for run; do
     [[ ! -f $run/config.yaml ]] || runs+=("$run")
@@ -36,4 +40,4 @@ code=$folder/code
 enter_site "$PWD/$code"
 # shellcheck disable=SC2031  # job.sh reads env.sh in subshells
 # Not `python3 -m`, which would look into the checkout first.
-exec "${container[@]}" python3 "$code/distvae/cli.py" report --out "$out" "${runs[@]}"
+exec "${container[@]}" python3 "$code/distvae/cli.py" report --out "$out" "${probes[@]}" "${runs[@]}"

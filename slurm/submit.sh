@@ -5,7 +5,7 @@
 # word that is not an option is JOB. JOB and its arguments are one of
 #   train [--engine NAME] [--processes-per-node N] CONFIG [key=value …]
 #   sweep SWEEP [key=value …]
-#   report --out FOLDER RUN…
+#   report --out FOLDER [--probe] [--label=COLUMN,COLUMN] RUN…
 # The config and its settings are checked before the job is submitted. See docs/slurm.md.
 set -euo pipefail
 

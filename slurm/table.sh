@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains every row of a table in Slurm jobs, followed by a job that writes a report of them:
 #   bash slurm/table.sh [sbatch option …] [--rows FOLDER] [--corpus FILE] [--epochs N] [--folder FOLDER] [--seeds S,S,…]
-#       [key=value …]
-# from the checkout's folder. --rows to --seeds and key=value are those of launch/table.py, which plans the runs.
+#       [--probe] [--label COLUMN,COLUMN] [key=value …]
+# from the checkout's folder. --rows to --label and key=value are those of launch/table.py, which plans the runs.
 # Any other option is one of sbatch's, for all jobs; write it as one word (--gpus-per-node=1).
 #
 # Each run is a job of slurm/train.sh, which waits for the run whose pretraining it uses. Rerun the same command to resume:
@@ -20,14 +20,19 @@ if [[ ! -f slurm/job.sh ]]; then
 fi
 . slurm/job.sh
 
-usage="slurm/table.sh [sbatch option …] [--rows FOLDER] [--corpus FILE] [--epochs N] [--folder FOLDER] [--seeds S,S,…] [key=value …]"
-options=() table=()
+usage="slurm/table.sh [sbatch option …] [--rows FOLDER] [--corpus FILE] [--epochs N] [--folder FOLDER] [--seeds S,S,…] [--probe] [--label COLUMN,COLUMN] [key=value …]"
+options=() table=() probes=()
 while (($#)); do
     case $1 in
         --rows | --corpus | --epochs | --folder | --seeds)
             (($# > 1)) || fail "$1 needs a value: $usage"
             table+=("$1=$2")
             shift ;;
+        --label)
+            (($# > 1)) || fail "$1 needs a value: $usage"
+            probes+=("$1=$2")
+            shift ;;
+        --probe | --label=*) probes+=("$1") ;;
         --rows=* | --corpus=* | --epochs=* | --folder=* | --seeds=*) table+=("$1") ;;
         --dependency* | -d* | --job-name* | -J* | --comment* | --array* | -a* | --clusters* | -M* | --wait | -W | --test-only)
             fail "$1: cannot be given here, where each run is a job with a name, comment and dependency of its own" ;;
@@ -74,7 +79,7 @@ while IFS='|' read -r id state reason place; do
     [[ -z $place || $reason == DependencyNeverSatisfied ]] || queued[$place]+="$id $state "
 done <<<"$queue"
 unset DISTVAE_CHECKED
-lines=$(site_python launch/table.py --plan "${table[@]}")
+lines=$(site_python launch/table.py --plan "${table[@]}" "${probes[@]}")
 mapfile -t lines <<<"$lines"
 
 submitted=() all=() runs=()
@@ -109,4 +114,4 @@ if ((${#submitted[@]})); then
     queued=()
 fi
 after=$(IFS=:; echo "${all[*]}")
-submit report "$report" "${after:+afterany:$after}" --nodes=1 report --out "$folder" "${runs[@]}"
+submit report "$report" "${after:+afterany:$after}" --nodes=1 report --out "$folder" "${probes[@]}" "${runs[@]}"

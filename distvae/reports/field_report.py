@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from distvae.evaluation.metrics import METRICS
-from distvae.reports import field_figure, overview
+from distvae.reports import field_figure, knowledge, overview
 from distvae.reports.document import Line, Mark, Part, Report
 from distvae.reports.field import Row, Verdict, language_model, rank
+from distvae.reports.knowledge import Knowledge
 from distvae.reports.methods import Method, PerSentence, Score
 from distvae.reports.overview import shown
 from distvae.reports.paper_report import reconstructions
@@ -51,8 +52,13 @@ def make_report(methods: list[Method], sentences: Sequence[str] = ()) -> Report:
     rows = rank(methods)
     ordered = [row.method for row in rows]
     text = f"{overview.about_scores(methods)} Of a gain, {overview.about_differences(methods)}"
-    notes = (*_notes(methods), *_NOTES, *overview.warnings(methods))
+    known = knowledge.gather(ordered)
+    latents = knowledge.part(ordered, known)
+    missing = () if latents else known.notes
+    notes = (*_notes(methods), *missing, *_NOTES, *overview.warnings(methods))
     parts = [Part("Methods", text, _HEADER, list(map(_line, rows)), notes, numbers=True)]
+    parts += [] if latents is None else [latents]
+    main_parts = len(parts)
     figure = field_figure.draw(ordered, language_model(methods))
     parts += [Part("Learning curves", figure=figure)] if figure else []
     decoding = [method for method in ordered if method.finished and not method.config.language_model]
@@ -60,12 +66,12 @@ def make_report(methods: list[Method], sentences: Sequence[str] = ()) -> Report:
         exports = [load_export(method.finished[0].folder) for method in decoding]
         parts.append(reconstructions([method.name for method in decoding], exports, sentences))
     parts.append(overview.runs(ordered))
-    values = list(map(_values, rows))
+    values = [_values(row, known) for row in rows]
     return Report(
         "The field's methods, compared",
         overview.summary(methods),
         parts,
-        1,
+        main_parts,
         {"methods": values},
         {"report.csv": _csv(values)},
     )
@@ -121,8 +127,9 @@ def _notes(methods: Sequence[Method]) -> list[str]:
     return notes
 
 
-def _values(row: Row) -> dict[str, Any]:
-    """Return a row as plain values: scores in nats, their standard errors and their standard deviations over seeds."""
+def _values(row: Row, known: Knowledge) -> dict[str, Any]:
+    """Return a row as plain values: scores in nats, their standard errors and their standard deviations over seeds; and
+    what z knows."""
     method = row.method
     found: dict[str, Any] = {"rank": row.rank, "method": method.name}
     scores: dict[str, Score | None] = {name: method.score(name) if method.finished else None for name in _SCORES}
@@ -140,6 +147,7 @@ def _values(row: Row) -> dict[str, Any]:
         "pays": row.pays,
         "latent": row.state,
         "hours": row.hours,
+        **knowledge.values(method, known),
         "seeds": [run.config.seed for run in method.finished],
         "runs": [str(run.folder) for run in method.runs],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from distvae.config.schema import CAPTIONS
 from distvae.data import captions
@@ -11,7 +12,7 @@ from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.encoding import encode
 from distvae.evaluation.generation import decode, interpolation, prior_draws
 from distvae.evaluation.metrics import METRICS
-from distvae.reports import overview, paper_figure
+from distvae.reports import knowledge, overview, paper_figure
 from distvae.reports.document import Figure, Line, Mark, Part, Report
 from distvae.reports.methods import Method
 from distvae.reports.overview import shown
@@ -43,11 +44,12 @@ def make_report(methods: list[Method], sentences: Sequence[str] = ()) -> Report:
     found = claims(methods)
     exports = [load_export(method.finished[0].folder) for method in methods if method.finished]
     names = [method.name for method in methods if method.finished]
+    known = knowledge.gather(methods)
+    latents = knowledge.part(methods, known)
+    notes = (*_NOTES, *(() if latents else known.notes), *overview.warnings(methods))
     parts = [
-        Part(
-            "Table 1", overview.about_scores(methods), _TABLE_HEADER, _table(methods),
-            (*_NOTES, *overview.warnings(methods)), numbers=True,
-        ),
+        Part("Table 1", overview.about_scores(methods), _TABLE_HEADER, _table(methods), notes, numbers=True),
+        *([latents] if latents else []),
         Part(
             "What the paper claims", overview.about_differences(methods), ["claim", "verdict", "figures"],
             list(map(_claim, found)),
@@ -58,8 +60,10 @@ def make_report(methods: list[Method], sentences: Sequence[str] = ()) -> Report:
         overview.runs(methods),
     ]  # fmt: skip
     parts = [part for part in parts if part.figure or part.lines]
-    data = {"claims": [asdict(claim) for claim in found]}
-    return Report("The paper's methods, compared", overview.summary(methods), parts, 2, data)
+    data: dict[str, Any] = {"claims": [asdict(claim) for claim in found]}
+    if latents:
+        data["probes"] = [{"method": method.name} | knowledge.values(method, known) for method in methods]
+    return Report("The paper's methods, compared", overview.summary(methods), parts, 3 if latents else 2, data)
 
 
 def _claim(claim: Claim) -> Line:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distvae.data.new_text import Part
+from distvae.data.new_text import NewText, Part
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation import probes
 from distvae.evaluation.clusters import Clusters, cluster
@@ -17,9 +18,12 @@ from distvae.evaluation.scores import Estimate
 from distvae.model.posterior import Posterior
 from distvae.runs.checkpoints import Export
 from distvae.system.errors import UserError
-from distvae.system.files import sha256, write_json, writing
+from distvae.system.files import damaged, read_as, sha256, write_json, writing
 from distvae.system.formats import stamped
 from distvae.system.progress_bar import Progress
+
+PROBES = "probes.json"
+_WHAT = "the probes of a run"
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,12 @@ class Encoded:
         test: those of the split to report, [k, m] each.
         labels: by column, the labels of train and of that split.
         words: the bags of words of both.
+        data: fingerprint of the sentences.
     """
 
     name: str
     weights: str
+    data: str
     train: Posterior
     test: Posterior
     labels: dict[str, tuple[list[str | None], list[str | None]]]
@@ -77,6 +83,11 @@ class Column:
     chance: Estimate
     probes: tuple[Probe, ...]
 
+    def is_of(self, codes: Codes) -> bool:
+        """Whether these numbers are those of a column of labels."""
+        own = self.classes, self.train, self.test, self.chance
+        return own == (len(codes.classes), len(codes.labelled), len(codes.tested), probes.chance(codes))
+
 
 @dataclass(frozen=True)
 class Probes:
@@ -87,6 +98,7 @@ class Probes:
         models: SHA-256 of the weights of each model.
         columns: by name of a column of labels.
         notes: columns that were left out, and why.
+        data: fingerprint of the sentences, that of the run's results if these are its own; None: an older version.
     """
 
     split: str
@@ -94,10 +106,22 @@ class Probes:
     models: dict[str, str]
     columns: dict[str, Column]
     notes: tuple[str, ...]
+    data: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return stamped(asdict(self))
+
+    @property
+    def contradiction(self) -> str | None:
+        """Describe a contradiction between these numbers, as in a damaged file; None if they agree."""
+        for name, column in self.columns.items():
+            shares = [column.chance, *(share for probe in column.probes for share in probe.accuracy.values())]
+            if not all(0 <= share.mean <= 1 and (share.standard_error or 0.0) >= 0 for share in shares):
+                return f"an accuracy of {name} is not between 0 and 1"
+            if any(not 0 < count <= column.train for probe in column.probes for count in probe.accuracy):
+                return f"{name} has {column.train} labelled sentences, and probes learn from others"
+        return None
 
     def save(self, path: Path) -> None:
         """Write them.
@@ -110,12 +134,29 @@ class Probes:
             write_json(path, self.as_dict())
 
 
-def encode(name: str, found: Export, parts: dict[str, Part], split: str, runtime: Runtime) -> Encoded:
+def load(run: Path) -> Probes | None:
+    """Read a run's ``probes.json``. None: there is none.
+
+    Raises:
+        FormatError: a newer version wrote it.
+        UserError: it is damaged.
+    """
+    path = run / PROBES
+    if not os.path.lexists(path):
+        return None
+    found = read_as(Probes, path, _WHAT)
+    if (why := found.contradiction) is not None:
+        raise damaged(path, _WHAT, why)
+    return found
+
+
+def encode(name: str, found: Export, text: NewText, split: str, runtime: Runtime) -> Encoded:
     """Encode the sentences of train and of a split. Every process must call this, and gets the same.
 
     Raises:
         UserError: there is no such split, or no label.
     """
+    parts = text.parts
     for wanted in ("train", split):
         if wanted not in parts:
             raise UserError(
@@ -131,7 +172,8 @@ def encode(name: str, found: Export, parts: dict[str, Part], split: str, runtime
     columns = _columns(parts["train"]), _columns(parts[split])
     labels = {column: (columns[0][column], columns[1][column]) for column in columns[0]}
     words = probes.bag_of_words(sentences[0], sentences[1], len(found.vocabulary))
-    return Encoded(name, sha256(found.folder / "model.safetensors"), train, test, labels, words)
+    weights = sha256(found.folder / "model.safetensors")
+    return Encoded(name, weights, text.fingerprint, train, test, labels, words)
 
 
 def _columns(part: Part) -> dict[str, list[str | None]]:
@@ -139,7 +181,13 @@ def _columns(part: Part) -> dict[str, list[str | None]]:
 
 
 def probe(
-    models: Sequence[Encoded], split: str, counts: Sequence[int | None], quick: bool, seed: int, shown: bool
+    models: Sequence[Encoded],
+    split: str,
+    counts: Sequence[int | None],
+    quick: bool,
+    seed: int,
+    shown: bool,
+    known: Probes | None = None,
 ) -> Probes:
     """Probe models of the same sentences for each column of labels.
 
@@ -149,6 +197,8 @@ def probe(
         quick: leave out posterior means and clusters.
         seed: of all draws.
         shown: whether to show progress.
+        known: probes of another model. If they are of the same sentences, labels and draws, their bag of words is
+            taken over.
 
     Raises:
         UserError: scikit-learn is missing, the models have read other sentences, or no column has two classes.
@@ -164,6 +214,8 @@ def probe(
         z, mean = probes.readings(model.train, model.test, seed)
         seen += [(model.name, z)] if quick else [(model.name, z), (model.name, mean)]
     seen.append((None, first.words))
+    if known is not None and (known.data, known.split, known.seed) != (first.data, split, seed):
+        known = None
     codes = {name: Codes.of(*labels) for name, labels in first.labels.items()}
     notes = [
         f"{name}: left out, because {split} has no label of it" if len(found.classes) > 1
@@ -179,9 +231,25 @@ def probe(
             if len(found.classes) < 2 or not len(found.tested):
                 continue
             sizes = sorted({min(count or len(found.labelled), len(found.labelled)) for count in counts})
-            with Progress(f"probe for {name}", sum(sizes) * len(seen), shown) as progress:
-                columns[name] = _column(seen, found, sizes, not quick, seed, progress.advance)
-    return Probes(split, seed, {model.name: model.weights for model in models}, columns, tuple(notes))
+            words = None if known is None or not quick else _words(known, name, found, sizes)
+            read = seen if words is None else seen[:-1]
+            with Progress(f"probe {first.name} for {name}", sum(sizes) * len(read), shown) as progress:
+                columns[name] = _column(read, found, sizes, not quick, seed, progress.advance)
+            if words is not None:
+                columns[name] = replace(columns[name], probes=(*columns[name].probes, words))
+    models_by_name = {model.name: model.weights for model in models}
+    return Probes(split, seed, models_by_name, columns, tuple(notes), first.data)
+
+
+def _words(known: Probes, name: str, codes: Codes, sizes: Sequence[int]) -> Probe | None:
+    """Return the known probe of the bag of words for these sizes; None if it is not known."""
+    column = known.columns.get(name)
+    if column is None or not column.is_of(codes):
+        return None
+    found = next((probe for probe in column.probes if probe.kind == "words"), None)
+    if found is None or not found.accuracy.keys() >= {*sizes}:
+        return None
+    return replace(found, accuracy={size: found.accuracy[size] for size in sizes}, clusters=None)
 
 
 def _column(

@@ -11,12 +11,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from distvae.config.load import apply_override, parse_config, with_overrides
-from distvae.config.schema import DataConfig
+import numpy as np
+from pydantic import ValidationError
+
+from distvae.config.load import apply_override, explain, parse_config, with_overrides
+from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.config.yaml import ConfigError
 from distvae.data import corpus, new_text, sources
 from distvae.data.corpus import Corpus
 from distvae.data.new_text import NewText
+from distvae.data.sentences import Sentences
+from distvae.data.splits import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.runtime import Runtime
 from distvae.runs.checkpoints import Export
@@ -37,6 +42,25 @@ def own_settings(found: Export, overrides: Sequence[str] = (), path: str | None 
     if path in (None, data.path):
         return data
     return replace(data, path=path, subset=None, revision=None, split=None)  # of the other source
+
+
+def with_labels(data: DataConfig, labels: Sequence[str]) -> DataConfig:
+    """Return the settings of sentences whose labels are needed.
+
+    Args:
+        labels: columns, in place of those of ``data``; empty: those.
+
+    Raises:
+        UserError: there is no column of labels, or the source cannot have one.
+    """
+    if not labels:
+        if not data.labels and data.path != CAPTIONS:
+            raise UserError(f"data.path={data.path}: has no labels to probe for; name a column by --label COLUMN")
+        return data
+    try:
+        return replace(data, label=tuple(labels))
+    except ValidationError as error:
+        raise ConfigError(f"--label {','.join(labels)}: {explain(error, DataConfig)}") from None
 
 
 def settings(path: str, overrides: Sequence[str], trained: DataConfig) -> DataConfig:
@@ -90,6 +114,31 @@ def _opened(name: str, vocabulary: Vocabulary, data: DataConfig, folder: Path) -
             f" ({prepared.vocabulary.fingerprint}): it was trained on other sentences"
         )
     return prepared
+
+
+def own_text(name: str, found: Export, data: DataConfig, runtime: Runtime) -> NewText:
+    """Open the sentences of the training, whose labels it need not have kept. Every process must call this.
+
+    The fingerprint is that of the training if the sentences are those of the training. They are others if, for example,
+    their splits are cut by labels that the training did not know.
+
+    Args:
+        name: name of the export, for errors.
+
+    Raises:
+        UserError: the model was trained on other sentences.
+    """
+    prepared = own_corpus(name, found, data, runtime)
+    trained, fingerprint = replace(data, label=found.config.data.label), prepared.fingerprint
+    if trained != data:
+        other = own_corpus(name, found, trained, runtime)
+        if all(_same(getattr(prepared, split), getattr(other, split)) for split in SPLITS):
+            fingerprint = other.fingerprint
+    return NewText(new_text.of_corpus(prepared), fingerprint, ())
+
+
+def _same(one: Sentences, other: Sentences) -> bool:
+    return np.array_equal(one.lengths, other.lengths) and all(map(np.array_equal, one, other))
 
 
 @contextmanager

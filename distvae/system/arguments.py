@@ -125,6 +125,25 @@ def counts(text: str) -> list[int | None]:
         raise argparse.ArgumentTypeError(f"{text!r}: should be whole numbers from 1 or all, as in 10,100,all") from None
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Parse names, separated by commas: the ``type`` of an argument."""
+    found = tuple(text.split(","))
+    if not all(found) or len({*found}) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: should be different names with commas between")
+    return found
+
+
+def add_probes(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a report that probe its runs first."""
+    parser.add_argument(
+        "--probe", action="store_true", help="add which labels can be read from z of each run; see distvae probe"
+    )
+    parser.add_argument(
+        "--label", type=names, default=(), metavar="COLUMN,COLUMN",
+        help="for --probe: columns of labels in the data (default: those that the runs kept)",
+    )  # fmt: skip
+
+
 def _spelt(keys: Sequence[str], value: str) -> str:
     """Return ``key=value`` for each key, as to be typed in a shell."""
     return " or ".join(shlex.quote(f"{key}={value}") if value else f"{key}=VALUE" for key in keys)

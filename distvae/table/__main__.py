@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distvae.config.keys import known_keys
-from distvae.config.schema import Config
-from distvae.system.arguments import Parser, integer
-from distvae.system.errors import printable
+from distvae.config.schema import Config, DataConfig
+from distvae.system.arguments import Parser, add_probes, integer
+from distvae.system.errors import UserError, printable
 from distvae.system.programs import run_program
 from distvae.system.signals import INTERRUPTED, Signals
 from distvae.table.machine import RUNS_PER_GPU, Table, slots
-from distvae.table.plan import OWN_KEYS, plan, print_plan
+from distvae.table.plan import OWN_KEYS, Row, plan, print_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +33,7 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
     names = [options.rows.resolve().name, *([] if options.corpus is None else [options.corpus.stem])]
     folder = options.folder or Path("runs", "table", "-".join(names))
     rows = plan(options.rows, folder, options.seeds, options.overrides, options.corpus, options.epochs)
+    labelled = _labelled(options, rows)
     if options.plan:
         print_plan(rows)
         return 0
@@ -41,14 +42,36 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
 
     free = slots(rows, options.side_by_side)
     # Prepare the sentences here, so that an error is reported once and not by every row.
-    for data in dict.fromkeys(row.config.data for row in rows if not row.finished):
+    for data in dict.fromkeys([*(row.config.data for row in rows if not row.finished), *labelled]):
         corpus.prepare(data, progress=sys.stderr.isatty())
     code = Table(rows, folder, free, signals).run()
     begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
     if code != INTERRUPTED and begun:
+        if options.probe:
+            from distvae.runs import probed
+
+            for run in probed.complete(begun, options.label):
+                print(printable(f"{run.relative_to(folder)}: probed"))
         comparison.show_parts(document.tables(report.write(begun, folder)))
         print(printable(folder / "report.html"))
     return code
+
+
+def _labelled(options: argparse.Namespace, rows: list[Row]) -> list[DataConfig]:
+    """Return the sentences with the labels that rows are probed for; none without ``--probe``.
+
+    Raises:
+        UserError: scikit-learn is missing, or the sentences have no labels.
+    """
+    if not options.probe:
+        if options.label:
+            raise UserError("--label: names columns for --probe; give both")
+        return []
+    from distvae.evaluation.probes import check_installed
+    from distvae.runs.reading import with_labels
+
+    check_installed("--probe")
+    return [with_labels(row.config.data, options.label) for row in rows]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--side-by-side", type=int, metavar="N",
         help=f"runs at once (default: one per core; with GPUs, up to {RUNS_PER_GPU} per GPU)",
     )  # fmt: skip
+    add_probes(parser)
     parser.add_argument("--plan", action="store_true", help="print the runs and what each waits for, and train none")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings of every row, such as data.path=FOLDER"

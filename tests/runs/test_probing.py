@@ -40,6 +40,7 @@ def found(run):
 
 
 def test_the_captions_are_probed_for_their_factors(run, found):
+    assert found["data"] == json.loads((run / "results.json").read_text())["data"]
     assert list(found["columns"]) == list(captions.Factors._fields)
     assert (found["format"], found["split"], found["seed"], found["notes"]) == (1, "test", 0, [])
     assert found["models"] == {
@@ -148,7 +149,7 @@ def encoded(name, labels, scale=1.0):
     mean = {split: torch.randn(n, 2, generator=torch.Generator().manual_seed(n)) for split, n in rows.items()}
     ids = {split: [np.array([0, 5, 1])] * n for split, n in rows.items()}
     parts = (Posterior(scale * mean[split], torch.zeros(n, 2)) for split, n in rows.items())
-    return Encoded(name, "", *parts, labels, bag_of_words(ids["train"], ids["test"], 6))
+    return Encoded(name, "", "", *parts, labels, bag_of_words(ids["train"], ids["test"], 6))
 
 
 def test_models_of_other_sentences_are_refused():

@@ -13,6 +13,7 @@ from tests.slurm.scripts import bash, stand_ins
         ([], "no folder to write to: slurm/report.sh --out FOLDER RUN…"),
         (["runs/one"], "no folder to write to: "),
         (["--out", "runs/report"], "no run: "),
+        (["--out", "runs/report", "--probe", "--label=intent"], "no run: "),
     ],
 )
 @pytest.mark.parametrize("script", ["report.sh", "submit.sh"])

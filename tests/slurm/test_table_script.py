@@ -15,6 +15,7 @@ from tests.slurm.scripts import CONFIG, bash, stand_ins
     ("arguments", "says"),
     [
         (["--seeds"], "--seeds needs a value: slurm/table.sh [sbatch option …]"),
+        (["--label"], "--label needs a value: slurm/table.sh [sbatch option …]"),
         (["--nodes", "2"], "'2': write an sbatch option as one word (--nodes=2)"),
         (["data.path"], "'data.path': write an sbatch option as one word (--nodes=2), and an override as key=value: "),
         (["--dependency=afterok:3"], "--dependency=afterok:3: cannot be given here"),
@@ -115,6 +116,16 @@ def test_a_table_submits_what_neither_has_finished_nor_is_in_the_queue(table, ch
     runs = [f"runs/ta ble/{line.split()[0]}" for line in PLAN.splitlines()]
     assert " --nodes=1 runs/slurm/report-" in calls["report"]
     assert calls["report"].endswith(" ".join(["--out", "runs/ta ble", *runs]))
+
+
+def test_probes_are_for_the_report_and_checked_with_the_plan(table, checkout):
+    done = table("--probe", "--label", "intent,domain", "--seeds=0", queue={})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (checkout / "asked").read_text() == "launch/table.py --plan --seeds=0 --probe --label=intent,domain\n"
+    calls = submitted(checkout)
+    runs = [f"runs/ta ble/{line.split()[0]}" for line in PLAN.splitlines()]
+    assert calls["report"].endswith(" ".join(["--out", "runs/ta ble", "--probe", "--label=intent,domain", *runs]))
+    assert not any("--probe" in call for name, call in calls.items() if name != "report")
 
 
 def test_a_table_whose_jobs_are_all_in_the_queue_submits_none(table, checkout):

@@ -11,7 +11,7 @@ import distvae.table.__main__
 import distvae.train
 from distvae.config.load import load_config
 from distvae.config.yaml import ConfigError
-from distvae.system.arguments import Parser, counts
+from distvae.system.arguments import Parser, counts, names
 
 CONFIG = "configs/own.yaml"
 
@@ -141,3 +141,10 @@ def test_counts_are_numbers_and_all():
     for text in ("", "0", "10,", "ten", "-3", "all,x"):
         with pytest.raises(argparse.ArgumentTypeError, match="should be whole numbers from 1 or all"):
             counts(text)
+
+
+def test_names_are_different_and_have_commas_between():
+    assert names("intent,the domain") == ("intent", "the domain")
+    for wrong in ("", "a,", ",a", "a,,b", "a,a"):
+        with pytest.raises(argparse.ArgumentTypeError, match=re.escape(f"{wrong!r}: should be different names")):
+            names(wrong)

@@ -13,7 +13,7 @@ from distvae.data import corpus
 from distvae.runs.results import load_results
 from distvae.table.__main__ import main
 from tests.conftest import ROOT
-from tests.table.rows import ALONE, AUTOENCODER, PAPERS
+from tests.table.rows import ALONE, AUTOENCODER, LANGUAGE_MODEL, NO_SAMPLES, PAPERS
 
 
 def test_a_plan_is_a_line_a_run_in_the_words_of_a_shell(rows, tmp_path, capsys, monkeypatch):
@@ -52,6 +52,40 @@ def test_sentences_that_are_not_there_are_refused(refused, rows, tmp_path):
     """Before any run says so, and each in its own log."""
     assert "data.path=nowhere" in refused("--rows", rows(ae=AUTOENCODER, kla=ALONE), "data.path=nowhere")
     assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--label", "intent"], "--label: names columns for --probe; give both"),
+        (["--probe", "--label", "who"], "--label who: data.label: not for data.path=captions"),
+        (["--probe", "data.path={text}"], "has no labels to probe for; name a column by --label COLUMN"),
+        (["--probe", "--label", "mood", "data.path={text}"], "mood"),
+    ],
+)
+def test_labels_are_looked_for_before_anything_is_trained(refused, rows, tmp_path, given, said):
+    for split in ("train", "valid", "test"):
+        (tmp_path / "text").mkdir(exist_ok=True)
+        (tmp_path / "text" / f"{split}.jsonl").write_text('{"text": "a dog"}\n' * 30)
+    text = [word.format(text=tmp_path / "text") for word in given]
+    assert said in refused("--rows", rows(kla=ALONE), *text)
+    assert not (tmp_path / "table").exists()
+
+
+def test_rows_are_probed_for_the_report(rows, tmp_path, capsys):
+    """Also those of a table that has finished without."""
+    pytest.importorskip("sklearn")
+    configs = rows(kla=ALONE, lm=LANGUAGE_MODEL)
+    command = ["--rows", str(configs), "--folder", str(tmp_path / "table"), "--seeds", "0"]
+    assert main([*command, *NO_SAMPLES]) == 0
+    assert "What z knows" not in (tmp_path / "table" / "report.md").read_text()
+    for said in (True, False):
+        capsys.readouterr()
+        assert main([*command, *NO_SAMPLES, "--probe"]) == 0
+        shown = capsys.readouterr().out
+        assert ("seed-0/kla: probed\n" in shown) is said
+        assert "accuracy in % on test of linear probes" in shown.lower()
+    assert "What z knows" in (tmp_path / "table" / "report.md").read_text()
 
 
 def unigram_nll(sentences):
