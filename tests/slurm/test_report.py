@@ -10,7 +10,7 @@ from tests.slurm.scripts import bash, stand_ins
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "no folder to write to: slurm/report.sh --out FOLDER RUN…"),
+        ([], "no folder to write to: slurm/report.sh --out FOLDER [--probe] [--label=COLUMN,COLUMN] RUN…"),
         (["runs/one"], "no folder to write to: "),
         (["--out", "runs/report"], "no run: "),
         (["--out", "runs/report", "--probe", "--label=intent"], "no run: "),

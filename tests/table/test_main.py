@@ -58,7 +58,7 @@ def test_sentences_that_are_not_there_are_refused(refused, rows, tmp_path):
     ("given", "said"),
     [
         (["--label", "intent"], "--label: names columns for --probe; give both"),
-        (["--probe", "--label", "who"], "--label who: data.label: not for data.path=captions"),
+        (["--probe", "--label", "who"], "--label who: label: not for data.path=captions"),
         (["--probe", "data.path={text}"], "has no labels to probe for; name a column by --label COLUMN"),
         (["--probe", "--label", "mood", "data.path={text}"], "mood"),
     ],
