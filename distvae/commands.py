@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distvae.system import project
+from distvae.system.arguments import check_probes
 from distvae.system.errors import UserError, printable
 from distvae.system.files import printable_json
 
@@ -72,8 +73,7 @@ def report(options: argparse.Namespace) -> None:
 
     if any(not sentence.strip() for sentence in options.sentence):
         raise UserError("--sentence: is empty")
-    if options.label and not options.probe:
-        raise UserError("--label: names columns for --probe; give both")
+    check_probes(options)
     if options.probe:
         from distvae.runs import probed
 

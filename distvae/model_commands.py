@@ -192,11 +192,8 @@ def _runtime() -> Iterator[Runtime]:
     from distvae.config.schema import OptimizerConfig
     from distvae.distributed.runtime import Runtime
 
-    runtime = Runtime(OptimizerConfig(mixed_precision="no"))
-    try:
+    with contextlib.closing(Runtime(OptimizerConfig(mixed_precision="no"))) as runtime:
         yield runtime
-    finally:
-        runtime.close()
 
 
 def _evaluation(options: argparse.Namespace, config: Config) -> EvaluationConfig:

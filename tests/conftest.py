@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distvae import cli
 from distvae.train import main
 
 pytest.register_assert_rewrite("tests.compare")
@@ -67,6 +68,23 @@ def language_model(tiny, tmp_path_factory) -> Path:
     """The folder of a finished run without a latent variable. Tests leave it as it is."""
     run = tmp_path_factory.mktemp("runs") / "language_model"
     assert main([str(tiny), f"run={run}", *LANGUAGE_MODEL]) == 0
+    return run
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command of ``distvae`` in this process; returns what it printed: its errors if it is to fail."""
+
+    def run(*arguments, code=0):
+        capsys.readouterr()
+        try:
+            returned = cli.main([str(argument) for argument in arguments])
+        except SystemExit as refused:  # by the parser
+            returned = refused.code
+        assert returned == code
+        output = capsys.readouterr()
+        return output.err if code else output.out
+
     return run
 
 

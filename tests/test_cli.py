@@ -22,23 +22,6 @@ def run(finished):
     return finished
 
 
-@pytest.fixture
-def said(capsys):
-    """Runs the program; returns what it printed."""
-
-    def run(*arguments, code=0):
-        capsys.readouterr()
-        try:
-            returned = main([str(argument) for argument in arguments])
-        except SystemExit as refused:  # by the parser
-            returned = refused.code
-        assert returned == code
-        output = capsys.readouterr()
-        return output.err if code else output.out
-
-    return run
-
-
 def test_evaluate_gives_the_scores_that_training_ended_with(run, said):
     results = json.loads((run / "results.json").read_text())
     for folder in (run, run / "best"):

@@ -92,6 +92,7 @@ class Section:
         return found
 
 
+# Not functools.cache, because mypy takes pydantic's data classes for unhashable.
 _KEYS: dict[type, Mapping[str, str]] = {}
 
 

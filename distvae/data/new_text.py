@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,21 @@ class Part:
         if self.texts is None:
             return [vocabulary.text(ids) for ids in self.sentences[rows]]
         return [text.strip() for text in self.texts[rows][TEXT_COLUMN]]
+
+
+def check_parts(name: str, parts: Mapping[str, Part], split: str, why: str) -> None:
+    """Check that there are sentences of train and of a split.
+
+    Args:
+        name: whose sentences they are.
+        why: both are needed, as the beginning of a sentence.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for wanted in ("train", split):
+        if wanted not in parts:
+            raise UserError(f"{name}: {why}, and the sentences have no {wanted}: they have {', '.join(parts)}")
 
 
 @dataclass(frozen=True)

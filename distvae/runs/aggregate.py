@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distvae.config.schema import EvaluationConfig
 from distvae.data import batches
-from distvae.data.new_text import Part
+from distvae.data.new_text import Part, check_parts
 from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.ranks import Ranks
@@ -32,7 +32,7 @@ from distvae.model.posterior import Posterior
 from distvae.model.vae import TextVAE
 from distvae.runs.checkpoints import Export
 from distvae.system.errors import UserError
-from distvae.system.files import sha256, write_json, writing
+from distvae.system.files import save_json, sha256
 from distvae.system.formats import stamped
 from distvae.system.progress_bar import Progress
 
@@ -110,9 +110,7 @@ class AggregatePosterior:
         Raises:
             UserError: the file cannot be written.
         """
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, self.as_dict())
+        save_json(path, self.as_dict())
 
 
 def examine(
@@ -137,12 +135,7 @@ def examine(
         UserError: there is no such split, it is train, or train has fewer sentences than Gaussians.
     """
     runtime.agree({"run": name, "split": split, "components": components, "quick": quick} | asdict(settings))
-    for wanted in ("train", split):
-        if wanted not in parts:
-            raise UserError(
-                f"{name}: the posteriors of {split} are compared with those of train, and the sentences have no"
-                f" {wanted}: they have {', '.join(parts)}"
-            )
+    check_parts(name, parts, split, f"the posteriors of {split} are compared with those of train")
     if split == "train":
         raise UserError("--split train: the sentences are compared with train; choose a split that is held out from it")
     model, seed = found.model(runtime.device), settings.seed

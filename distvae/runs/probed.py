@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,11 +60,8 @@ def complete(runs: Sequence[Path], labels: Sequence[str]) -> list[Path]:
             damaged, or cannot be written.
     """
     check_installed("--probe")
-    runtime = Runtime(OptimizerConfig(mixed_precision="no"))
-    try:
+    with contextlib.closing(Runtime(OptimizerConfig(mixed_precision="no"))) as runtime:
         return _complete(runs, labels, runtime)
-    finally:
-        runtime.close()
 
 
 def _complete(runs: Sequence[Path], labels: Sequence[str], runtime: Runtime) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distvae.data.new_text import NewText, Part
+from distvae.data.new_text import NewText, Part, check_parts
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation import probes
 from distvae.evaluation.clusters import Clusters, cluster
@@ -18,7 +18,7 @@ from distvae.evaluation.scores import Estimate
 from distvae.model.posterior import Posterior
 from distvae.runs.checkpoints import Export
 from distvae.system.errors import UserError
-from distvae.system.files import damaged, read_as, sha256, write_json, writing
+from distvae.system.files import damaged, read_as, save_json, sha256
 from distvae.system.formats import stamped
 from distvae.system.progress_bar import Progress
 
@@ -129,9 +129,7 @@ class Probes:
         Raises:
             UserError: the file cannot be written.
         """
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, self.as_dict())
+        save_json(path, self.as_dict())
 
 
 def load(run: Path) -> Probes | None:
@@ -157,14 +155,9 @@ def encode(name: str, found: Export, text: NewText, split: str, runtime: Runtime
         UserError: there is no such split, or no label.
     """
     parts = text.parts
-    for wanted in ("train", split):
-        if wanted not in parts:
-            raise UserError(
-                f"{name}: a probe learns from train and is tested on {split}, and the sentences have no {wanted}: they"
-                f" have {', '.join(parts)}"
-            )
-        if not parts[wanted].label_names:
-            raise UserError(f"{name}: the sentences have no labels to probe for; name a column by data.label=COLUMN")
+    check_parts(name, parts, split, f"a probe learns from train and is tested on {split}")
+    if not parts["train"].label_names or not parts[split].label_names:
+        raise UserError(f"{name}: the sentences have no labels to probe for; name a column by data.label=COLUMN")
     model = found.model(runtime.device)
     sentences = [parts[part].sentences for part in ("train", split)]
     with Progress(f"encode by {name}", sum(map(len, sentences)), runtime.is_main) as progress:

@@ -144,6 +144,16 @@ def add_probes(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def check_probes(options: argparse.Namespace) -> None:
+    """Check the options of ``add_probes`` together.
+
+    Raises:
+        UserError: there are columns, but nothing is to be probed.
+    """
+    if options.label and not options.probe:
+        raise UserError("--label: names columns for --probe; give both")
+
+
 def _spelt(keys: Sequence[str], value: str) -> str:
     """Return ``key=value`` for each key, as to be typed in a shell."""
     return " or ".join(shlex.quote(f"{key}={value}") if value else f"{key}=VALUE" for key in keys)

@@ -144,6 +144,17 @@ def write_json(path: Path, content: Any, check: Callable[[], None] = lambda: Non
     write_text(path, as_json(content), check)
 
 
+def save_json(path: Path, content: Any) -> None:
+    """Write JSON to a file that a user named, in folders that need not exist.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+
+
 def as_json(content: Any) -> str:
     """Return plain values as indented JSON."""
     return printable_json(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from distvae.config.keys import known_keys
 from distvae.config.schema import Config, DataConfig
-from distvae.system.arguments import Parser, add_probes, integer
-from distvae.system.errors import UserError, printable
+from distvae.system.arguments import Parser, add_probes, check_probes, integer
+from distvae.system.errors import printable
 from distvae.system.programs import run_program
 from distvae.system.signals import INTERRUPTED, Signals
 from distvae.table.machine import RUNS_PER_GPU, Table, slots
@@ -63,9 +63,8 @@ def _labelled(options: argparse.Namespace, rows: list[Row]) -> list[DataConfig]:
     Raises:
         UserError: scikit-learn is missing, or the sentences have no labels.
     """
+    check_probes(options)
     if not options.probe:
-        if options.label:
-            raise UserError("--label: names columns for --probe; give both")
         return []
     from distvae.evaluation.probes import check_installed
     from distvae.runs.reading import with_labels

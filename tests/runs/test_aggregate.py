@@ -151,16 +151,11 @@ def test_draws_are_divided_into_far_and_near():
         (["{run}", "--out", "/proc/p.json", "--quick"], "/proc/p.json: cannot be written"),
     ],
 )
-def test_bad_input_is_one_line(run, language_model, tmp_path, capsys, words, message):
+def test_bad_input_is_one_line(run, language_model, tmp_path, said, words, message):
     text = tmp_path / "text.txt"
     text.write_text("A man is building a tower.\n")
     places = {"run": run, "lm": language_model, "text": text}
-    try:
-        code = main(["posterior", *(word.format(**places) for word in words)])
-    except SystemExit as refused:  # by the parser
-        code = refused.code
-    assert code == 2
-    error = capsys.readouterr().err
+    error = said("posterior", *(word.format(**places) for word in words), code=2)
     assert message in error
     assert error.count("\n") == 1
 
