@@ -207,7 +207,8 @@ def test_a_language_model_has_no_latent_but_a_likelihood(language_model):
             call(SENTENCES)
     together = model.log_likelihood(SENTENCES)
     alone = torch.cat([model.log_likelihood([sentence]) for sentence in SENTENCES])
-    torch.testing.assert_close(together, alone)
+    # Sums of float32, though in float64: a batch may round them in another order.
+    torch.testing.assert_close(together.float(), alone.float())
     assert model.sample(3) == model.decode(torch.zeros(3, 0))
 
 
