@@ -18,6 +18,7 @@ from distvae.model_commands import (
     encode,
     evaluate,
     explore,
+    gain,
     interpolate,
     posterior,
     probe,
@@ -107,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--quick", action="store_true", help="leave out what is decoded: NLL, and sentences of draws")
     _add_draws(added)
     added.add_argument("--out", type=Path, metavar="FILE", help="default: posterior.json in the folder RUN")
+
+    added = command(gain)
+    added.add_argument("baseline", metavar="BASELINE", help="another model of the same vocabulary")
+    added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
+    _add_settings(added)
+    added.add_argument("--split", default="test", help="the sentences to score (default test)")
+    _add_draws(added)
+    added.add_argument("--out", type=Path, metavar="FILE", help="default: gain.json in the folder RUN")
 
     added = command(sample)
     added.add_argument(

@@ -102,12 +102,9 @@ def probe(options: argparse.Namespace) -> None:
     from distvae.reports import comparison, probes
     from distvae.runs import probing
 
-    names = [name_of(found.name) for found in models]
-    if len({*names}) < len(names):
-        names = [found.name for found in models]
     encoded = []
     with _runtime() as runtime:
-        for found, name in zip(models, names, strict=True):
+        for found, name in zip(models, _names(models), strict=True):
             with _sentences(options, found, runtime) as text:
                 encoded.append(probing.encode(name, found.export, text, options.split, runtime))
         done = runtime.on_main(
@@ -148,6 +145,28 @@ def posterior(options: argparse.Namespace) -> None:
                 comparison.show_parts(aggregate.parts(done))
 
 
+def gain(options: argparse.Namespace) -> None:
+    """Compare the NLL with that of a baseline, such as a language model: by sentence length and by position."""
+    if options.out is None:
+        finding.check_folder(options.run, "for a model of the hub, name a file by --out")
+    models = [finding.find(run) for run in (options.run, options.baseline)]
+    from distvae.reports import comparison
+    from distvae.reports import gain as report
+    from distvae.runs.gain import check_comparable, compare
+
+    check_comparable(*models)
+    settings = _evaluation(options, models[0].export.config)
+    with _runtime() as runtime, _sentences(options, models[0], runtime) as text:
+        done = compare(models, _names(models), text.parts, options.split, settings, runtime)
+        if runtime.is_main:
+            done.save(options.out or Path(options.run, "gain.json"))
+            if options.json:
+                print_json(done.as_dict())
+            else:
+                _print_notes(text.notes)
+                comparison.show_parts(report.parts(done))
+
+
 def explore(options: argparse.Namespace) -> None:
     """Explore the latent space of a model, or of two, in the browser."""
     from distvae.explore import serve
@@ -168,6 +187,12 @@ def explore(options: argparse.Namespace) -> None:
             with _sentences(options, found, runtime) as text:
                 spaces.append(build(name_of(found.name), TextModel(found), text.parts, options.sentences))
     serve.serve(spaces, options.port)
+
+
+def _names(models: Sequence[Found]) -> list[str]:
+    """Return short names of models, by which they can be told apart."""
+    names = [name_of(found.name) for found in models]
+    return names if len({*names}) == len(names) else [found.name for found in models]
 
 
 @contextlib.contextmanager

@@ -60,8 +60,8 @@ def refused(tiny, tmp_path, capsys):
 def test_a_run_folder_explains_its_run(finished, tiny):
     tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## A run's folder")[1].split("```")[1]
     listed = set(re.findall(r"^  ([\w.]+)", tree, flags=re.MULTILINE))
-    # By `distvae probe`, `distvae posterior` and tracking.with.
-    asked_for = {"probes.json", "posterior.json", "trackers.json"}
+    # By `distvae probe`, `posterior` and `gain`, and by tracking.with.
+    asked_for = {"probes.json", "posterior.json", "gain.json", "trackers.json"}
     assert asked_for < listed
     assert {path.name for path in finished.iterdir()} - asked_for == listed - asked_for
     assert {path.name for path in (finished / "best").iterdir()} == {

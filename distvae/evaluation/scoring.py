@@ -155,22 +155,29 @@ def importance_log_weights(
     Returns:
         [b, K], float64.
     """
-    sentences, samples, _ = noise.shape
+    z = Posterior(posterior.mean[:, None], posterior.log_variance[:, None]).sample(noise)
+    prior_to_posterior = 0.5 * (noise.double().square() - z.double().square()).sum(dim=2)
+    prior_to_posterior += 0.5 * posterior.log_variance.double().sum(dim=1, keepdim=True)
+    losses = [each.sum(dim=1).double() for each in token_losses(decoder, tokens, z, memory_mb, bf16)]
+    return prior_to_posterior - torch.cat(losses).view(noise.shape[:2])
+
+
+def token_losses(decoder: Decoder, tokens: Tensor, z: Tensor, memory_mb: int, bf16: bool) -> Iterator[Tensor]:
+    """Yield −log p(xₜ|x₍<t₎, z) for chunks of the draws, sentence by sentence: [n, L − 1], in nats.
+
+    Args: those of ``importance_log_weights``, but for
+        z: [b, K, m].
+    """
     steps, values = tokens.shape[1] - 1, 12 * decoder.output.in_features
     if not decoder.output.fused:
         values += 3 * decoder.output.out_features
     chunk = max(1, memory_mb * 2**20 // (4 * steps * values))
-    z = Posterior(posterior.mean[:, None], posterior.log_variance[:, None]).sample(noise)
-    prior_to_posterior = 0.5 * (noise.double().square() - z.double().square()).sum(dim=2)
-    prior_to_posterior += 0.5 * posterior.log_variance.double().sum(dim=1, keepdim=True)
+    sentence = torch.arange(len(z), device=z.device).repeat_interleave(z.shape[1])
     z = z.flatten(0, 1)
-    sentence = torch.arange(sentences, device=z.device).repeat_interleave(samples)
-    with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
-        log_likelihood = [
-            -decoder.reconstruction(tokens[sentence[i : i + chunk]], z[i : i + chunk]).double()
-            for i in range(0, len(z), chunk)
-        ]
-    return torch.cat(log_likelihood).view(sentences, samples) + prior_to_posterior
+    for i in range(0, len(z), chunk):
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
+            losses = decoder.token_losses(tokens[sentence[i : i + chunk]], z[i : i + chunk])
+        yield losses
 
 
 def importance_weighted_nll(log_weights: Tensor) -> tuple[Tensor, Tensor]:

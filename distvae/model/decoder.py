@@ -81,7 +81,11 @@ class Decoder(nn.Module):
         return self.output(hidden), state
 
     def reconstruction(self, tokens: Tensor, z: Tensor, noise: Noise | None = None) -> Tensor:
-        """Return −log p(x|z) of each sentence in nats, [b], counting ``</s>`` but not ``<s>``.
+        """Return −log p(x|z) of each sentence in nats, [b]: the sum of ``token_losses``, with the same arguments."""
+        return self.token_losses(tokens, z, noise).sum(dim=1)
+
+    def token_losses(self, tokens: Tensor, z: Tensor, noise: Noise | None = None) -> Tensor:
+        """Return −log p(xₜ|x₍<t₎, z) of each token but ``<s>``, in nats: [b, L − 1], 0 for padding.
 
         Args:
             tokens: [b, L].
@@ -90,7 +94,7 @@ class Decoder(nn.Module):
         """
         hidden, _ = self._hidden(tokens[:, :-1], z, self.initial_state(z), noise)
         losses: Tensor = self.output(hidden, tokens[:, 1:])
-        return losses.sum(dim=1)
+        return losses
 
     def _hidden(self, inputs: Tensor, z: Tensor, state: State, noise: Noise | None) -> tuple[Tensor, State]:
         steps = inputs.shape[1]
