@@ -172,11 +172,13 @@ def token_losses(decoder: Decoder, tokens: Tensor, z: Tensor, memory_mb: int, bf
     if not decoder.output.fused:
         values += 3 * decoder.output.out_features
     chunk = max(1, memory_mb * 2**20 // (4 * steps * values))
-    sentence = torch.arange(len(z), device=z.device).repeat_interleave(z.shape[1])
-    z = z.flatten(0, 1)
+    samples, z = z.shape[1], z.flatten(0, 1)
     for i in range(0, len(z), chunk):
+        some = z[i : i + chunk]
+        first, last = i // samples, (i + len(some) - 1) // samples
+        sentence = torch.arange(i, i + len(some), device=z.device) // samples - first
         with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
-            losses = decoder.token_losses(tokens[sentence[i : i + chunk]], z[i : i + chunk])
+            losses = decoder.losses_of_draws(tokens[first : last + 1], some, sentence)
         yield losses
 
 

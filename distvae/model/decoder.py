@@ -96,6 +96,24 @@ class Decoder(nn.Module):
         losses: Tensor = self.output(hidden, tokens[:, 1:])
         return losses
 
+    def losses_of_draws(self, tokens: Tensor, z: Tensor, sentence: Tensor) -> Tensor:
+        """Return ``token_losses`` of several draws of z for each sentence: [n, L − 1].
+
+        In float32 on a CPU, products that they have in common are computed once. A GPU, and bfloat16, have faster ways
+        for a whole LSTM.
+
+        Args:
+            tokens: [b, L].
+            z: [n, m].
+            sentence: of each z, [n].
+        """
+        if z.is_cuda or torch.is_autocast_enabled(z.device.type):
+            return self.token_losses(tokens[sentence], z)
+        words = self.embedding(tokens[:, :-1])
+        hidden = lstm.run_draws(self.lstm, words, z, sentence, self.initial_state(z))
+        losses: Tensor = self.output(hidden, tokens[sentence, 1:])
+        return losses
+
     def _hidden(self, inputs: Tensor, z: Tensor, state: State, noise: Noise | None) -> tuple[Tensor, State]:
         steps = inputs.shape[1]
         if noise is not None and noise.keep_words is not None:

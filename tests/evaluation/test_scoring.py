@@ -213,7 +213,7 @@ def test_memory_bounds_the_chunks_and_changes_no_weight(fused):
     tokens, posterior = encoded(model, [A, C, A])
     noise = normal(1, 500, 2)
     rows = []
-    model.decoder.lstm.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    model.decoder.output.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     # In float32, of four steps: an LSTM's gates, cells and hidden states, and the logits where they are kept.
     values = 6 * 40 + (0 if fused else 600)
     weights = {}
@@ -330,7 +330,7 @@ def test_the_nll_of_a_language_model_is_its_re_and_its_latent_is_nothing():
 @pytest.mark.parametrize("importance_samples", [0, 2**12])
 def test_a_language_model_decodes_each_sentence_once(importance_samples):
     model, rows = tiny_model(latent_size=0), []
-    model.decoder.lstm.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    model.decoder.output.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     done = []
     settings = replace(SETTINGS, mixed_precision="bf16", seed=importance_samples)
     found = evaluate(model, sentences_of(WORDS), settings, ALONE, importance_samples, done.append)
@@ -391,7 +391,7 @@ def test_scores_do_not_depend_on_the_order_of_batches(monkeypatch):
 def test_scores_do_not_depend_on_the_memory(fused):
     model = tiny_model(vocabulary_size=900, hidden_size=200, fused_output=fused)
     sentences, rows = sentences_of(WORDS), []
-    model.decoder.lstm.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    model.decoder.output.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     expected = evaluate(model, sentences, SETTINGS, ALONE, 20)
     assert max(rows) == 3 * 20
     rows.clear()

@@ -150,3 +150,15 @@ def test_probabilities_of_all_sentences_and_of_all_that_is_none_sum_to_one(sizes
         before = probabilities(list(product((BOS, UNKNOWN, A), repeat=length + 1)))
     assert 0.2 < ended < 0.9
     assert ended + stray + before.sum().item() == pytest.approx(1, abs=1e-13)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, NO_LATENT])
+@torch.no_grad()
+def test_draws_of_a_sentence_have_the_losses_they_have_alone(sizes):
+    model = tiny_model(sizes).eval()
+    tokens, _ = padded(SENTENCES)
+    sentence = torch.tensor([0, 0, 0, 1, 2, 2, 3, 0])
+    z = normal(8, sizes.latent_size)
+    found = model.decoder.losses_of_draws(tokens, z, sentence)
+    torch.testing.assert_close(found, model.decoder.token_losses(tokens[sentence], z), rtol=0, atol=1e-13)
+    assert sizes is NO_LATENT or (found[0] != found[1])[:3].all()
