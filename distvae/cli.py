@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "sentences", nargs="*", default=[], metavar="SENTENCE", help="default: one per line of standard input"
     )
     added.add_argument(
-        "--statistics", action="store_true", help="of the run's test sentences: what comes back, by position"
+        "--statistics", action="store_true", help="of the run's test sentences: what comes back, by position and part"
     )
     _add_decoding(added)
 

@@ -20,6 +20,9 @@ from distvae.evaluation.generation import decode_ids
 from distvae.evaluation.scores import Estimate, mean_estimate
 from distvae.model.vae import TextVAE
 
+# Parts of a sentence, of equal numbers of words.
+PARTS = ("first", "middle", "last")
+
 Ids = Sequence[Sequence[int]]
 
 
@@ -32,6 +35,9 @@ class Reconstruction:
         exact: share that is the sentence.
         length: share that has its length.
         tokens: share of its tokens that are in their places, ``</s>`` included, by sentence.
+        parts: the same of the ``first``, ``middle`` and ``last`` third of the words, without ``</s>``. Word i = 0, 1, …
+            of n is in third ⌊3i/n⌋, so one word is a first third alone, and two are a first and a middle one. None: no
+            sentence has this third.
         positions: the same by place: the first tokens, the second ones and so on, of the sentences that have one.
         bleu: BLEU-4 of all (Papineni et al., 2002), 0 to 1, without smoothing.
     """
@@ -40,6 +46,7 @@ class Reconstruction:
     exact: Estimate
     length: Estimate
     tokens: Estimate
+    parts: dict[str, Estimate | None]
     positions: tuple[Estimate, ...]
     bleu: float
 
@@ -65,12 +72,21 @@ class Reconstruction:
                 np.array([len(a) == len(b) for a, b in zip(originals, rebuilt, strict=True)], dtype=float)
             ),
             tokens=mean_estimate(np.array([np.mean(row) for row in hits])),
+            parts={name: _share_of_part(hits, number) for number, name in enumerate(PARTS)},
             positions=tuple(
                 mean_estimate(np.array([row[place] for row in hits if place < len(row)], dtype=float))
                 for place in range(longest)
             ),
             bleu=_bleu(originals, rebuilt),
         )
+
+
+def _share_of_part(hits: Sequence[Sequence[bool]], number: int) -> Estimate | None:
+    """Return the share of hits among the words of a part, by sentence, of the sentences that have it."""
+    words = [row[:-1] for row in hits]
+    rows = [[hit for i, hit in enumerate(row) if len(PARTS) * i // len(row) == number] for row in words]
+    shares = [np.mean(row) for row in rows if row]
+    return mean_estimate(np.array(shares)) if shares else None
 
 
 def _bleu(originals: Ids, rebuilt: Ids) -> float:

@@ -11,6 +11,8 @@ from distvae.reports.comparison import empty_table
 # Places that have a row.
 PLACES = 20
 
+PARTS = {"first": "first third of the words", "middle": "middle third", "last": "last third"}
+
 TITLES = {"own": "its reconstruction", "next": "that of the next sentence"}
 
 
@@ -22,6 +24,9 @@ def table(found: dict[str, Reconstruction]) -> Table:
     shown.add_row("the same length", *(each.length.percent for each in columns))
     shown.add_row("BLEU", *(fixed(100 * each.bleu, 1) for each in columns))
     shown.add_row("tokens in their places", *(each.tokens.percent for each in columns))
+    for name, title in PARTS.items():
+        parts = [each.parts[name] for each in columns]
+        shown.add_row(f"  {title}", *("–" if part is None else part.percent for part in parts))
     for place in range(min(PLACES, len(columns[0].positions))):
         shown.add_row(f"  token {place + 1}", *(each.positions[place].percent for each in columns))
     return shown
