@@ -135,6 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--steps", type=integer(2), default=11, help="sentences, both ends included (default 11)")
     added.add_argument("--start", metavar="SENTENCE", help="default: a draw from the prior")
     added.add_argument("--end", metavar="SENTENCE", help="default: a draw from the prior")
+    added.add_argument(
+        "--statistics", action="store_true", help="of lines between the run's test sentences: how straight they are"
+    )
+    added.add_argument("--count", "-n", type=integer(1), help="pairs of sentences for --statistics (default 500)")
     _add_decoding(added)
 
     added = command(reconstruct)

@@ -20,6 +20,7 @@ from distvae.system.plural import counted
 if TYPE_CHECKING:
     from distvae.api import TextModel
     from distvae.config.schema import Config, EvaluationConfig
+    from distvae.data.corpus import Corpus
     from distvae.data.new_text import NewText
     from distvae.distributed.runtime import Runtime
     from distvae.runs.finding import Found
@@ -201,8 +202,7 @@ def _sentences(options: argparse.Namespace, found: Found, runtime: Runtime) -> I
     from distvae.runs import reading
 
     export = found.export
-    if export.config.language_model:
-        raise UserError(f"{found.name}: is a language model; it has no latent variable to encode to")
+    _need_z(found, "encode to")
     if options.data is None or options.data.startswith("data."):
         data = reading.own_settings(export, [*filter(None, [options.data]), *options.settings])
         yield reading.own_text(found.name, export, data, runtime)
@@ -264,14 +264,11 @@ def _sample_statistics(options: argparse.Namespace) -> None:
     found = finding.find(options.run)
     from distvae.api import TextModel
     from distvae.reports import samples
-    from distvae.runs import reading
     from distvae.runs.sampling import compare_samples
     from distvae.system.progress_bar import Progress
 
     options.method = options.method or "sample"
-    model = TextModel(found)
-    with _runtime() as runtime:
-        corpus = reading.own_corpus(found.name, found.export, reading.own_settings(found.export), runtime)
+    model, corpus = TextModel(found), _own_corpus(found)
     count = min(options.count or len(corpus.valid), len(corpus.valid))
     decoding = model.decoding(**_given(options))
     fitted = model.prior(options.prior, options.components, decoding.seed)
@@ -285,6 +282,11 @@ def _sample_statistics(options: argparse.Namespace) -> None:
 
 def interpolate(options: argparse.Namespace) -> None:
     """Decode points on a line in latent space between prior draws or sentences of your own."""
+    if options.statistics:
+        _interpolation_statistics(options)
+        return
+    if options.count is not None:
+        raise UserError("--count: is the number of pairs of --statistics")
     model = _load(options.run)
     from distvae.evaluation.generation import prior_draws
 
@@ -292,6 +294,30 @@ def interpolate(options: argparse.Namespace) -> None:
     start, end = (z if given is None else given for z, given in zip(drawn, (options.start, options.end), strict=True))
     sentences = model.interpolate(start, end, options.steps, **_given(options))
     _print(options, model, sentences, {"sentences": sentences})
+
+
+def _interpolation_statistics(options: argparse.Namespace) -> None:
+    if options.start is not None or options.end is not None:
+        raise UserError("--statistics: goes between test sentences of the run; leave out --start and --end")
+    if options.steps < 3:
+        raise UserError(f"--steps {options.steps}: --statistics needs a point between the ends, so at least 3")
+    found = finding.find(options.run)
+    _need_z(found, "interpolate in")
+    from distvae.api import TextModel
+    from distvae.evaluation.interpolation import PAIRS, draw_pairs, interpolate
+    from distvae.reports import comparison, interpolation
+    from distvae.system.progress_bar import Progress
+
+    model = TextModel(found)
+    decoding = model.decoding(**_given(options))
+    corpus = _own_corpus(found)
+    numbers = draw_pairs(len(corpus.test), options.count or PAIRS, decoding.seed)
+    with Progress("interpolate", len(numbers) // 2 * options.steps, shown=True) as progress:
+        paths = interpolate(model.model, corpus, numbers, options.steps, decoding, progress.advance)
+    if options.json:
+        print_json(asdict(paths) | {"decoding": asdict(decoding)})
+    else:
+        comparison.show_parts([interpolation.table(paths)])
 
 
 def reconstruct(options: argparse.Namespace) -> None:
@@ -316,18 +342,15 @@ def _reconstruction_statistics(options: argparse.Namespace) -> None:
     if options.sentences:
         raise UserError("--statistics: reads the test sentences of the run; leave out your own")
     found = finding.find(options.run)
-    if found.export.config.language_model:
-        raise UserError(f"{options.run}: is a language model; it has no latent variable to reconstruct from")
+    _need_z(found, "reconstruct from")
     from distvae.api import TextModel
     from distvae.evaluation.reconstruction import reconstruct
     from distvae.reports import comparison, reconstruction
-    from distvae.runs import reading
     from distvae.system.progress_bar import Progress
 
     model = TextModel(found)
     decoding = model.decoding(**_given(options))
-    with _runtime() as runtime:
-        test = reading.own_corpus(found.name, found.export, reading.own_settings(found.export), runtime).test
+    test = _own_corpus(found).test
     with Progress("reconstruct", len(test), shown=True) as progress:
         statistics = reconstruct(model.model, test, model.vocabulary, decoding, progress.advance)
     if options.json:
@@ -357,6 +380,19 @@ def _load(run: str) -> TextModel:
     from distvae.api import TextModel
 
     return TextModel(found)
+
+
+def _need_z(found: Found, action: str) -> None:
+    if found.export.config.language_model:
+        raise UserError(f"{found.name}: is a language model; it has no latent variable to {action}")
+
+
+def _own_corpus(found: Found) -> Corpus:
+    """Read the sentences that a model was trained with."""
+    from distvae.runs import reading
+
+    with _runtime() as runtime:
+        return reading.own_corpus(found.name, found.export, reading.own_settings(found.export), runtime)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
