@@ -129,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         help="normal (default): N(0, I); mixture: Gaussians that are fitted to z of the training sentences",
     )  # fmt: skip
     added.add_argument("--components", type=integer(1), metavar="N", help="Gaussians of the mixture (default 10)")
+    added.add_argument(
+        "--mauve", metavar="MODEL",
+        help="for --statistics: MAUVE, by a language model of Hugging Face, such as gpt2-large, or a folder",
+    )  # fmt: skip
     _add_decoding(added)
 
     added = command(interpolate)

@@ -255,6 +255,8 @@ def sample(options: argparse.Namespace) -> None:
     if options.statistics:
         _sample_statistics(options)
         return
+    if options.mauve is not None:
+        raise UserError("--mauve: is one of the figures of --statistics")
     model = _load(options.run)
     sentences = model.sample(options.count or 10, prior=options.prior, components=options.components, **_given(options))
     _print(options, model, sentences, {"sentences": sentences})
@@ -263,17 +265,20 @@ def sample(options: argparse.Namespace) -> None:
 def _sample_statistics(options: argparse.Namespace) -> None:
     found = finding.find(options.run)
     from distvae.api import TextModel
+    from distvae.evaluation.mauve import Features
     from distvae.reports import samples
     from distvae.runs.sampling import compare_samples
     from distvae.system.progress_bar import Progress
 
     options.method = options.method or "sample"
-    model, corpus = TextModel(found), _own_corpus(found)
+    model = TextModel(found)
+    features = None if options.mauve is None else Features(options.mauve, model.device)
+    corpus = _own_corpus(found)
     count = min(options.count or len(corpus.valid), len(corpus.valid))
     decoding = model.decoding(**_given(options))
     fitted = model.prior(options.prior, options.components, decoding.seed)
     with Progress("sample", count if fitted is None else 2 * count, shown=True) as progress:
-        statistics = compare_samples(model.model, corpus, decoding, count, progress.advance, fitted)
+        statistics = compare_samples(model.model, corpus, decoding, count, progress.advance, fitted, features)
     if options.json:
         print_json({name: asdict(each) for name, each in statistics.items()} | {"decoding": asdict(decoding)})
     else:

@@ -33,6 +33,7 @@ class TextStatistics:
         forward_ppl: perplexity per token of these sentences under a trigram model of train: high if they are unlike it.
         reverse_ppl: perplexity of test under a trigram model of these sentences (Zhao et al., 2018): high if they lack
             what real text has.
+        mauve: of these sentences and of test, 0 to 1 (see ``evaluation.mauve``); None: not computed.
     """
 
     sentences: int
@@ -44,6 +45,7 @@ class TextStatistics:
     copied_4grams: float | None
     forward_ppl: Estimate
     reverse_ppl: Estimate
+    mauve: float | None = None
 
 
 class Comparison:

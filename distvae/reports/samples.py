@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distvae.evaluation.scores import Estimate
+from distvae.evaluation.scores import Estimate, fixed
 from distvae.evaluation.texts import SELF_BLEU_SENTENCES, TextStatistics
 from distvae.reports.comparison import empty_table, show_parts
 
@@ -16,7 +16,7 @@ def show(statistics: dict[str, TextStatistics]) -> None:
 
 
 def _rows(columns: list[TextStatistics]) -> list[tuple[str, list[str]]]:
-    return [
+    rows = [
         ("sentences", [f"{each.sentences:,}" for each in columns]),
         ("tokens per sentence", [str(each.length) for each in columns]),
         ("different words / words", [_share(each.distinct_1) for each in columns]),
@@ -27,6 +27,8 @@ def _rows(columns: list[TextStatistics]) -> list[tuple[str, list[str]]]:
         ("forward PPL: these, by train's trigrams", [_estimate(each.forward_ppl) for each in columns]),
         ("reverse PPL: test, by their trigrams", [_estimate(each.reverse_ppl) for each in columns]),
     ]
+    scores = [each.mauve for each in columns if each.mauve is not None]
+    return [*rows, ("MAUVE of these and of test", [fixed(score, 3) for score in scores])] if scores else rows
 
 
 def _share(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from distvae.data.corpus import Corpus
 from distvae.data.sentences import Sentences
@@ -12,6 +13,7 @@ from distvae.evaluation import mixture
 from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.encoding import all_posteriors
 from distvae.evaluation.generation import decode_ids, prior_draws
+from distvae.evaluation.mauve import Features, mauve
 from distvae.evaluation.mixture import Mixture
 from distvae.evaluation.texts import Comparison, TextStatistics
 from distvae.model.vae import TextVAE
@@ -38,6 +40,7 @@ def compare_samples(
     count: int | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
     fitted: Mixture | None = None,
+    features: Features | None = None,
 ) -> dict[str, TextStatistics]:
     """Compare draws from the prior with as many sentences of valid, drawn by the decoding's seed.
 
@@ -45,6 +48,7 @@ def compare_samples(
         count: number of draws; default, and at most, all sentences of valid.
         on_progress: called with the number of sentences decoded since the last call.
         fitted: in place of the prior, for a second set of draws.
+        features: by which each set is compared with as many sentences of test, drawn likewise; None: no MAUVE.
 
     Returns:
         the statistics of ``samples``, of draws from the ``mixture`` if there is one, and of ``valid``. Train and test
@@ -61,8 +65,21 @@ def compare_samples(
         ]
         for name, z in drawn.items()
     }
-    # Drawn, because a file may be sorted, and neighbours alike.
-    sets["valid"] = [corpus.valid[index].tolist() for index in random.Random(decoding.seed).sample(range(total), count)]
+    sets["valid"] = _drawn(corpus.valid, count, decoding.seed)
     train, test = ([sentence.tolist() for sentence in split[:]] for split in (corpus.train, corpus.test))
     comparison = Comparison(train, test, len(vocabulary))
-    return {name: comparison.statistics(sentences) for name, sentences in sets.items()}
+    found = {name: comparison.statistics(sentences) for name, sentences in sets.items()}
+    if features is None:
+        return found
+    sets["test"] = _drawn(corpus.test, min(count, len(corpus.test)), decoding.seed)
+    with Progress("features", sum(map(len, sets.values())), shown=True) as progress:
+        read = {
+            name: features.of([vocabulary.text(ids[1:-1]) for ids in sentences], progress.advance)
+            for name, sentences in sets.items()
+        }
+    return {name: replace(each, mauve=mauve(read[name], read["test"], decoding.seed)) for name, each in found.items()}
+
+
+def _drawn(sentences: Sentences, count: int, seed: int) -> list[list[int]]:
+    """Draw sentences, because a file may be sorted, and neighbours alike."""
+    return [sentences[index].tolist() for index in random.Random(seed).sample(range(len(sentences)), count)]
