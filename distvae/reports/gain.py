@@ -22,6 +22,7 @@ def parts(found: GainOverBaseline) -> Iterator[Table | str]:
     for title, row in [("all", gain.sentences), *((_length(row), row) for row in gain.lengths)]:
         shown.add_row(title, *_values(row))
     yield shown
+    yield ""
     effective = [(owner, each) for owner, each in zip(found.names, gain.effective, strict=True) if each is not None]
     heads = ["effective" if len(effective) == 1 else f"effective, {owner}" for owner, _ in effective]
     shown = empty_table([f"tokens of {found.split}, NLL in nats", "number", baseline, name, "gain", *heads])

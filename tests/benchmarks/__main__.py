@@ -48,17 +48,34 @@ def main() -> None:
         options.out.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
 
-def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, Any]:
-    """Time all contestants and the machine."""
+# Contestants by name: a class and settings.
+Kinds = dict[str, tuple[Any, ...]]
+
+
+def usual_kinds() -> Kinds:
+    """Return the textbook, and this trainer in each precision that the device has."""
+    kinds: Kinds = {"textbook": (Textbook,), "float32": (Ours, "optimizer.mixed_precision=no")}
+    if has_bf16(device()):
+        kinds["bf16"] = (Ours, "optimizer.mixed_precision=bf16")
+    return kinds
+
+
+def compare(
+    contest: Contest, batch_sizes: list[int], rounds: int, kinds: Kinds | None = None, sending: bool = True
+) -> dict[str, Any]:
+    """Time all contestants and the machine.
+
+    Args:
+        kinds: must have ``textbook``; names of those in bfloat16 begin with ``bf16``. None: the usual ones.
+        sending: also time what sending between processes takes.
+    """
+    kinds = kinds or usual_kinds()
     config = contest.load()
     prepared = corpus.load(corpus.prepare(config.data, progress=False))
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     vocabulary_size = len(prepared.vocabulary)
     machine = ceilings.MeasuredMachine(device(), config.model.hidden_size, vocabulary_size, 32 * 9)
-    kinds = {"textbook": (Textbook,), "float32": (Ours, "optimizer.mixed_precision=no")}
-    if has_bf16(device()):
-        kinds["bf16"] = (Ours, "optimizer.mixed_precision=bf16")
     processes = {name: Process(kind, contest, *overrides) for name, (kind, *overrides) in kinds.items()}
     found: dict[str, Any] = {
         "device": device_name(),
@@ -88,7 +105,9 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
             entry = {
                 "seconds": median(times),
                 "ratio": quartiles(np.array(seconds["textbook"]) / np.array(times)),
-                "work": ceilings.training_step(config.model, vocabulary_size, sentences, steps, name == "bf16"),
+                "work": ceilings.training_step(
+                    config.model, vocabulary_size, sentences, steps, name.startswith("bf16")
+                ),
             }
             if name != "textbook":
                 parts = processes[name].ask("parts", batch_size, 0, count)
@@ -100,16 +119,18 @@ def compare(contest: Contest, batch_sizes: list[int], rounds: int) -> dict[str, 
     found["scoring"] = _score(contest, processes, machine, rounds, config, vocabulary_size, prepared)
     for process in processes.values():
         process.close()
-    CONSOLE.print("[dim]communication between processes …")
-    words = round(float((prepared.train.lengths - 1).mean()))
-    precision = f"optimizer.mixed_precision={'bf16' if 'bf16' in kinds else 'no'}"
-    sent = communication(contest, batch_sizes, vocabulary_size, words, rounds, precision)
+    sent = []
+    if sending:
+        CONSOLE.print("[dim]communication between processes …")
+        words = round(float((prepared.train.lengths - 1).mean()))
+        precision = f"optimizer.mixed_precision={'bf16' if 'bf16' in kinds else 'no'}"
+        sent = communication(contest, batch_sizes, vocabulary_size, words, rounds, precision)
     found["communication"] = [vars(one) | {"communication": one.communication} for one in sent]
     limits = machine.ceilings()
     found["ceilings"] = vars(limits)
     for section in (*found["training"], found["scoring"]):
         for name, entry in section["contestants"].items():
-            entry["floor_seconds"] = limits.floor(entry.pop("work"), name == "bf16")
+            entry["floor_seconds"] = limits.floor(entry.pop("work"), name.startswith("bf16"))
     return found
 
 
@@ -125,7 +146,9 @@ def _score(contest, processes, machine, rounds, config, vocabulary_size, prepare
     steps = float(some_of(prepared.valid, contest.sentences).lengths.mean()) - 1
     contestants = {}
     for name, times in seconds.items():
-        work = ceilings.importance_sampling(config.model, vocabulary_size, 1, contest.samples, steps, name == "bf16")
+        work = ceilings.importance_sampling(
+            config.model, vocabulary_size, 1, contest.samples, steps, name.startswith("bf16")
+        )
         contestants[name] = {
             "seconds": median(times),
             "ratio": quartiles(np.array(seconds["textbook"]) / np.array(times)),

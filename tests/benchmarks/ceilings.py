@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from distvae.config.schema import ModelConfig
+from distvae.distributed.device import has_bf16
 from scaling.measure import wait
 
 
@@ -18,7 +19,7 @@ class Ceilings:
     """Ceilings of one device."""
 
     float32: float  # operations per second of the fastest matrix product, 2 per multiply-add
-    bfloat16: float
+    bfloat16: float  # 0: the device has none
     bandwidth: float  # bytes per second of a copy, read and written
     launch: float  # seconds of an operation on one value
 
@@ -48,7 +49,8 @@ class MeasuredMachine:
         self._device, self._seen = device, []
         self._products = []
         for m, k, n in [(2048, 2048, 2048), (rows, hidden_size, vocabulary_size)]:
-            for dtype in (torch.float32, torch.bfloat16):
+            # A CPU without bfloat16 takes far longer for these products, and nobody asks for them.
+            for dtype in (torch.float32, torch.bfloat16) if has_bf16(device) else (torch.float32,):
                 a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
                 self._products.append((dtype, 2 * m * k * n, a, b, torch.empty(m, n, device=device, dtype=dtype)))
         self._from = torch.zeros(2**26, device=device)

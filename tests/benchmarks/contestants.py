@@ -51,6 +51,7 @@ class Contest:
     overrides: tuple[str, ...] = ()
     sentences: int = 4  # to score
     samples: int = 500  # importance samples of each
+    together: int = _TOGETHER  # sentences that this trainer scores at a time
 
     def load(self, *more: str) -> Config:
         return load_config(self.config, [*self.overrides, *more])
@@ -58,7 +59,7 @@ class Contest:
 
 def prepare(folder: Path, overrides: tuple[str, ...], sentences: int) -> Contest:
     """Write the sentences and the config of a contest."""
-    write_sentences(folder / "data", train=8000, valid=500, test=100)
+    write_sentences(folder / "data", train=8000, valid=max(500, sentences), test=100)
     config = {
         "data": {"path": str(folder / "data"), "min_count": 1, "cache": str(folder / "cache")},
         # With these values the weights stay near their initial ones, however many steps are timed.
@@ -123,7 +124,7 @@ class Ours:
     def score(self) -> tuple[float, float]:
         """Return the seconds of the importance-weighted NLL of some sentences, and its mean."""
         settings = self.config.evaluation
-        settings = replace(settings, batch_size=_TOGETHER, mixed_precision="bf16" if self.bf16 else "no")
+        settings = replace(settings, batch_size=self.contest.together, mixed_precision="bf16" if self.bf16 else "no")
         began = time.perf_counter()
         scores, _ = score(self.model, self.scored, settings, self.runtime, self.contest.samples)
         return time.perf_counter() - began, scores.nll.mean
@@ -245,6 +246,7 @@ class _Some:
 
     def __init__(self, ids: list[np.ndarray]):
         self.ids, self.lengths = ids, np.array([len(row) for row in ids], dtype=np.int32)
+        self.characters = None
 
     def __len__(self) -> int:
         return len(self.ids)

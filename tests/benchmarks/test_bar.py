@@ -104,3 +104,17 @@ def test_operations_are_counted_as_torch_counts_them():
     scoring = {w.name: w for w in importance_sampling(sizes, vocabulary_size, sentences, 1, steps, bf16=False)}
     assert scoring["LSTM"].operations == lstm
     assert scoring["output"].operations == works["output, forward"].operations
+
+
+@pytest.mark.long
+def test_the_run_for_a_gpu_rehearses(tmp_path):
+    command = [sys.executable, "-m", "tests.benchmarks.gpu", "--rehearse", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert (done.returncode, found["failed"]) == (0, {}), done.stdout
+    assert list(found["seconds"]) == ["tests", "comparison", "scoring", "sharing", "profile"]
+    page = (tmp_path / "gpu.md").read_text()
+    for words in ("| training at batch 8, × textbook |", "| scoring, × textbook |", "| 2 trainings together, × 1 |"):
+        assert words in page
+    assert "| 8 | float32 |" in page
+    assert done.stdout.endswith(page)
