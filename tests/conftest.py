@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,9 @@ pytest.register_assert_rewrite("tests.compare")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Seconds for what a test waits for. Only a failing test waits as long, and a busy machine may be many times slower.
+PATIENCE = 900
 
 # A run of seconds whose encoder learns to speak: every stage, dropout on, a partial batch of one sentence.
 TINY = """
@@ -94,6 +99,19 @@ def needs(condition: object, reason: str) -> None:
         (pytest.fail if os.environ.get("DISTVAE_REQUIRE") == "1" else pytest.skip)(reason)
 
 
+def wait_until(condition: Callable[[], Any], what: str, told: Callable[[], object] = str, every: float = 0.05) -> Any:
+    """Wait until a condition is met, and return its value. After ``PATIENCE``, fail with ``what`` and ``told()``."""
+    end = time.monotonic() + PATIENCE
+    while not (met := condition()):
+        assert time.monotonic() < end, f"{what}: not after {PATIENCE} s\n{told()}"
+        time.sleep(every)
+    return met
+
+
+def wait_for_file(path: Path) -> None:
+    wait_until(path.exists, f"{path} is there")
+
+
 TRAIN = (str(ROOT / "distvae" / "train.py"),)
 
 
@@ -126,7 +144,7 @@ def launch(
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -155,7 +173,7 @@ def fork_each(folder: Path, groups: list[dict]) -> list[list[subprocess.Complete
     try:
         server.stdin.write(json.dumps(plan) + "\n")
         server.stdin.flush()
-        if select.select([server.stdout], [], [], 900)[0]:
+        if select.select([server.stdout], [], [], PATIENCE)[0]:
             answer = server.stdout.readline()
     finally:
         if not answer:

@@ -25,7 +25,7 @@ import safetensors
 from pyarrow import parquet
 
 from tests.compare import timeless
-from tests.conftest import ROOT, free_port
+from tests.conftest import PATIENCE, ROOT, free_port
 
 CACHE = Path("~/.cache/distvae/numbers").expanduser()
 
@@ -163,7 +163,7 @@ def train(tree: Path, folder: Path, name: str) -> Outcome:
             (run / "results.json").unlink()
             for later in sorted((run / "checkpoints").glob("start-*"))[5:]:  # steps 4, 8, 11 (an epoch), 12 and 16 stay
                 shutil.rmtree(later)
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode != 0:
             said = [line for line in done.stderr.splitlines() if line.startswith("distvae: ")]
             return f"ended with {done.returncode}: {' '.join(said[:1]) or done.stderr[-500:]}"

@@ -6,13 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tests.conftest import ROOT, TRAIN, free_port, launch
+from tests.conftest import PATIENCE, ROOT, TRAIN, free_port, launch, wait_until
 
 FILES = {path.stem: path for path in sorted((ROOT / "launch" / "accelerate").glob("*.yaml"))}
 TYPES = {
@@ -76,12 +75,10 @@ def test_ctrl_c_under_the_readmes_command_is_one_line(tiny, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    end = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    metrics = run / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text(), "an epoch ends")
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75
     assert re.fullmatch(rf"{re.escape(str(run))}: interrupted at step \d+ by SIGINT; .*\n", said)
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
@@ -101,7 +98,7 @@ def test_ctrl_c_while_the_program_is_loaded_prints_nothing(tiny, tmp_path, progr
         said.append(line)
         if line.rstrip().endswith(f" {at}"):
             os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=PATIENCE) == code
     assert all(line.startswith("import time:") for line in said)
 
 
@@ -126,7 +123,7 @@ def test_two_launchers_make_one_run(tiny, tmp_path):
         )
         for rank in range(2)
     ]  # fmt: skip
-    outputs = [machine.communicate(timeout=200) for machine in machines]
+    outputs = [machine.communicate(timeout=PATIENCE) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert "2 processes by DDP on CPU" in outputs[0][0]
     assert outputs[1][0] == ""

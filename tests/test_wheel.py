@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from distvae.system.project import FOLDERS
-from tests.conftest import ROOT, needs
+from tests.conftest import PATIENCE, ROOT, needs
 
 pytestmark = pytest.mark.cluster
 
@@ -82,7 +82,7 @@ def run(installed, tmp_path):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -1,12 +1,12 @@
 """A browser that is installed: none is downloaded."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.conftest import needs
+from tests.conftest import PATIENCE, needs
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +16,18 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # As root Chromium needs --no-sandbox; the pages are our own.
         yield playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def new_page(browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages, which wait with patience and are closed after the test."""
+    pages = []
+
+    def open_(**options) -> Page:
+        pages.append(browser.new_page(**options))
+        pages[-1].set_default_timeout(1000 * PATIENCE)
+        return pages[-1]
+
+    yield open_
+    for page in pages:
+        page.close()

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.conftest import PATIENCE
+
 pytestmark = pytest.mark.cluster
 
 
@@ -20,28 +22,24 @@ def address(finished):
         yield found[1]
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture
-def opened(browser, address):
+def opened(new_page, address):
     """Open the page; when all has answered, return it, and the errors that it reports."""
-    pages = []
 
     def open_page(**options):
-        page = browser.new_page(**options)
-        pages.append(page)
+        page = new_page(**options)
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
-        page.locator("#sentence-0 dl").wait_for(timeout=60_000)
-        page.locator("#walk-1 li").nth(8).wait_for(timeout=60_000)
-        page.locator(".map canvas").first.wait_for(timeout=60_000, state="attached")
+        page.locator("#sentence-0 dl").wait_for()
+        page.locator("#walk-1 li").nth(8).wait_for()
+        page.locator(".map canvas").first.wait_for(state="attached")
         return page, errors
 
-    yield open_page
-    for page in pages:
-        page.close()
+    return open_page
 
 
 def test_a_click_shows_the_sentence_in_both_columns(opened):
@@ -58,13 +56,13 @@ def test_a_click_shows_the_sentence_in_both_columns(opened):
     )
     assert chosen != picked
     for column in (0, 1):
-        page.locator(f"#sentence-{column} dd").first.get_by_text(chosen, exact=True).wait_for(timeout=30_000)
+        page.locator(f"#sentence-{column} dd").first.get_by_text(chosen, exact=True).wait_for()
     page.locator("#start").fill("Dragons fly .")
     page.locator("#start").press("Enter")
-    page.locator("#walk-0 .error").get_by_text("'Dragons' is not one of the").wait_for(timeout=30_000)
+    page.locator("#walk-0 .error").get_by_text("'Dragons' is not one of the").wait_for()
     page.locator("#start").fill(chosen)
     page.get_by_role("button", name="Walk").click()
-    page.locator("#walk-0 li").nth(8).wait_for(timeout=30_000)
+    page.locator("#walk-0 li").nth(8).wait_for()
     assert errors == []
 
 

@@ -1,20 +1,20 @@
 """What a person sees in a real browser: reports, and TensorBoard's table of trials."""
 
+import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from distvae.reports import report
 from distvae.sweeps.progress import load_trials
 from distvae.sweeps.report import write_hparams, write_report
-from tests.conftest import free_port
+from tests.conftest import free_port, wait_until
 from tests.paper_folders import write_table
 from tests.sweep_folders import ORDER, SCORES, large_sweep, pbt_sweep, small_sweep, sweep_of, write_sweep
 
@@ -50,14 +50,11 @@ class Seen:
 
 
 @pytest.fixture
-def see(browser, tmp_path) -> Iterator[Callable[..., Seen]]:
+def see(new_page, tmp_path) -> Callable[..., Seen]:
     """Opens a file with no network; how it looks is kept in ``tmp_path``."""
-    contexts = []
 
     def open_(path: Path, scheme: str = "light", width: int = 1400) -> Seen:
-        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
-        contexts.append(context)
-        seen = Seen(context.new_page())
+        seen = Seen(new_page(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True))
         seen.page.on("request", lambda request: seen.asked.append(request.url))
         seen.page.on(
             "console", lambda message: seen.complaints.append(message.text) if message.type == "error" else None
@@ -68,9 +65,7 @@ def see(browser, tmp_path) -> Iterator[Callable[..., Seen]]:
         seen.page.screenshot(path=tmp_path / f"{path.parent.name} {scheme} {width}.png", full_page=True)
         return seen
 
-    yield open_
-    for context in contexts:
-        context.close()
+    return open_
 
 
 @pytest.mark.parametrize(
@@ -178,14 +173,8 @@ def tensorboard() -> Iterator[Callable[[Path], str]]:
         port = free_port()
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--host", "127.0.0.1", "--port", port]
         started.append(subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/data/runs").close()
-                return f"http://127.0.0.1:{port}"
-            except OSError:
-                time.sleep(0.3)
-        raise AssertionError("TensorBoard does not start")
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "TensorBoard listens")
+        return f"http://127.0.0.1:{port}"
 
     yield start
     for process in started:
@@ -206,31 +195,33 @@ CELLS = """() => {
 }"""
 
 
-def table_of_trials(browser: Browser, address: str, trials: int, picture: Path) -> tuple[list[str], list[list[str]]]:
+def table_of_trials(page: Page, address: str, trials: int, picture: Path) -> tuple[list[str], list[list[str]]]:
     """TensorBoard's HPARAMS: the names of the columns, and the texts of each row."""
-    page = browser.new_page(viewport={"width": 2200, "height": 900})
-    end, rows = time.monotonic() + 60, []
+    page.set_viewport_size({"width": 2200, "height": 900})
     page.goto(f"{address}/#hparams")
-    while len(rows) < trials and time.monotonic() < end:  # it reads its folder by and by
+
+    def table() -> tuple[list[str], list[list[str]]] | None:
         page.wait_for_timeout(2000)
         cells = page.evaluate(CELLS)
         starts = [i for i, text in enumerate(cells) if text.endswith("/tensorboard")]
-        ends = [*starts[1:], len(cells)] if starts else []  # there may be nothing yet
-        rows = [[text for text in cells[i:j] if text] for i, j in zip(starts, ends, strict=True)]
-        if len(rows) < trials:
+        if len(starts) < trials:  # it reads its folder by and by
             page.reload()
+            return None
+        names, *rows = ([text for text in cells[i:j] if text] for i, j in pairwise([0, *starts, len(cells)]))
+        return names, rows
+
+    found = wait_until(table, f"TensorBoard shows {trials} trials")
     page.screenshot(path=picture)
-    page.close()
-    return [text for text in cells[: starts[0]] if text], rows
+    return found
 
 
-def test_tensorboard_shows_a_line_for_each_trial(browser, tensorboard, tmp_path):
+def test_tensorboard_shows_a_line_for_each_trial(new_page, tensorboard, tmp_path):
     folder = tmp_path / "sweep"
     asked = small_sweep(folder)
     for trial in load_trials(folder):
         write_hparams(folder, asked, trial)
         write_hparams(folder, asked, trial)
-    names, rows = table_of_trials(browser, tensorboard(folder / "trials"), 6, tmp_path / "hparams.png")
+    names, rows = table_of_trials(new_page(), tensorboard(folder / "trials"), 6, tmp_path / "hparams.png")
     keys = ["kl.multiplier", "kl.target_rate"]
     metrics = [f"final/{name}" for name in ("nll", "kl", "neg_elbo", "active_units", "mutual_information")]
     assert names == ["Trial ID", "Show Metrics", *keys, *metrics]
@@ -243,12 +234,12 @@ def test_tensorboard_shows_a_line_for_each_trial(browser, tensorboard, tmp_path)
     }
 
 
-def test_tensorboard_shows_the_last_generation_of_a_trial(browser, tensorboard, tmp_path):
+def test_tensorboard_shows_the_last_generation_of_a_trial(new_page, tensorboard, tmp_path):
     folder = tmp_path / "sweep"
     asked = pbt_sweep(folder)
     for trial in load_trials(folder):
         write_hparams(folder, asked, trial)
-    _, rows = table_of_trials(browser, tensorboard(folder / "trials"), 2, tmp_path / "hparams.png")
+    _, rows = table_of_trials(new_page(), tensorboard(folder / "trials"), 2, tmp_path / "hparams.png")
     assert [(row[0], float(row[1]), float(row[2])) for row in rows] == [
         ("0000/tensorboard", 4.0, 18.0), ("0001.1/tensorboard", 4.8, 17.5),
     ]  # fmt: skip

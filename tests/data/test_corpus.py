@@ -15,6 +15,7 @@ from distvae.config.schema import DataConfig
 from distvae.data import captions, corpus, preparation, sources
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
+from tests.conftest import PATIENCE
 from tests.data.corpora import error_of, prepare, sentences, write_folder
 
 # Captions.
@@ -260,7 +261,7 @@ def test_two_processes_at_once(tmp_path):
     processes = [context.Process(target=prepare_once_all_are_there, args=(data, barrier, folders)) for _ in range(2)]
     for process in processes:
         process.start()
-    assert folders.get(timeout=60) == folders.get(timeout=60)
+    assert folders.get(timeout=PATIENCE) == folders.get(timeout=PATIENCE)
     for process in processes:
         process.join()
         assert process.exitcode == 0

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from distvae.data import hub
 from distvae.data.hub import KNOWN, is_id
 from distvae.system.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.data.hub import Hub, commit_of
 
 README = """---
@@ -91,7 +91,7 @@ def ask(place: Path, endpoint: str | None, cases: list[dict]) -> list[dict]:
         cwd=place,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -208,7 +208,7 @@ def test_a_run_keeps_its_commit(place, server, tiny, good):
 
     def train(endpoint: str | None) -> subprocess.CompletedProcess:
         return subprocess.run(
-            command, env=environment(place, endpoint), cwd=place, capture_output=True, text=True, timeout=300
+            command, env=environment(place, endpoint), cwd=place, capture_output=True, text=True, timeout=PATIENCE
         )
 
     done = train(server.endpoint)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from distvae.runs.checkpoints import newest_checkpoint
-from tests.conftest import ROOT, fork, free_port
+from tests.conftest import PATIENCE, ROOT, fork, free_port, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -34,13 +34,6 @@ def train(tmp_path, processes, *arguments):
     return [start(tmp_path, rank, processes, port, *arguments) for rank in range(processes)]
 
 
-def until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def reason_in(log):
     (line,) = [line for line in log.read_text().splitlines() if line.startswith("distvae: ")]
     return line.removeprefix("distvae: ")
@@ -53,13 +46,14 @@ def test_a_rank_that_is_stopped_is_named(tiny, tmp_path, hung):
     endless = ["train.max_epochs=100000", f"communication.timeout_minutes={MINUTES}"]
     ranks = train(tmp_path, 3, *arguments, *endless)
     try:
-        until(lambda: run.is_dir() and newest_checkpoint(run) is not None)
+        log = tmp_path / "0.log"
+        wait_until(lambda: run.is_dir() and newest_checkpoint(run), "there is a checkpoint", log.read_text)
         ranks[hung].send_signal(signal.SIGSTOP)
         began = time.monotonic()
         others = [rank for rank in range(3) if rank != hung]
         speaker = others[0]
         for rank in others:
-            assert ranks[rank].wait(timeout=60) == 1
+            assert ranks[rank].wait(timeout=PATIENCE) == 1
         assert time.monotonic() - began > 60 * MINUTES / 2
     finally:
         for process in ranks:
@@ -97,7 +91,7 @@ def test_a_rank_that_is_busy_for_longer_keeps_the_others_waiting(tiny, tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
         + [str(program), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").exists()
@@ -106,6 +100,6 @@ def test_a_rank_that_is_busy_for_longer_keeps_the_others_waiting(tiny, tmp_path)
 def test_a_process_that_never_comes_is_one_line(tiny, tmp_path):
     arguments = [str(tiny), f"run={tmp_path / 'run'}", f"communication.timeout_minutes={MINUTES}"]
     process = start(tmp_path, 0, 2, str(free_port()), *arguments)
-    assert process.wait(timeout=100) == 2
+    assert process.wait(timeout=PATIENCE) == 2
     assert "1/2 clients joined" in reason_in(tmp_path / "0.log")
     assert not (tmp_path / "run").exists()

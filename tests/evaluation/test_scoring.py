@@ -30,6 +30,7 @@ from distvae.evaluation.scoring import (
 from distvae.model.draws import generator
 from distvae.model.posterior import Posterior
 from distvae.model.vae import TextVAE, initialise
+from tests.conftest import PATIENCE
 from tests.model.tiny import reconstruction_by_hand
 
 PAD, BOS, EOS, UNKNOWN, A, B, C = range(7)
@@ -47,9 +48,9 @@ class Rank:
 
     def sum(self, values: Tensor) -> Tensor:
         self._slots[self.rank] = values.clone()
-        self._barrier.wait(timeout=30)
+        self._barrier.wait(PATIENCE)
         total = torch.stack(self._slots).sum(dim=0)
-        self._barrier.wait(timeout=30)
+        self._barrier.wait(PATIENCE)
         return values.copy_(total)
 
 

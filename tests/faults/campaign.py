@@ -31,7 +31,7 @@ from distvae.system.errors import UserError
 from distvae.system.files import MANIFEST, read_json, sha256, verify
 from distvae.system.signals import INTERRUPTED
 from tests.compare import timeless
-from tests.conftest import ROOT, free_port, launcher
+from tests.conftest import PATIENCE, ROOT, free_port, launcher, wait_until
 from tests.faults.victim import Orders
 
 VICTIM = ROOT / "tests" / "faults" / "victim.py"
@@ -69,10 +69,6 @@ VARIANTS_BY_TURNS = {
         "kl.multiplier=0.7", "kl.every_steps=4",
     ),
 }  # fmt: skip
-
-# Seconds in which a job must reach its place, and in which its processes must be gone after a kill: torch's launcher
-# gives the others 30. The machine may be busy.
-COME, GONE = 300.0, 90.0
 
 # Seconds in which a launcher forwards a signal.
 FORWARDED = 0.5
@@ -307,16 +303,11 @@ class Job:
         """Wait for an announcement and return it; None if the job ended before.
 
         Raises:
-            TimeoutError: neither happened.
+            AssertionError: neither happened.
         """
-        path, end = self._folder / name, time.monotonic() + COME
-        while not path.exists():
-            if not self.living():
-                return None
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self._folder}: no {name} after {COME:.0f} s")
-            time.sleep(0.01)
-        return json.loads(path.read_text() or "{}")
+        path = self._folder / name
+        wait_until(lambda: path.exists() or not self.living(), f"{path} is there", lambda: self.log, every=0.01)
+        return json.loads(path.read_text() or "{}") if path.exists() else None
 
     def send(self, number: signal.Signals, target: str, process: int | None = None) -> None:
         """Send a signal to all, to the launcher, or to one process."""
@@ -329,9 +320,9 @@ class Job:
         """Let the process that has announced its place continue."""
         (self._folder / "go").touch()
 
-    def wait(self, bound: float = COME) -> list[int]:
+    def wait(self) -> list[int]:
         """Wait for the end of all processes; kill and return those that are left."""
-        end = time.monotonic() + bound
+        end = time.monotonic() + PATIENCE
         while living := self.living():
             if time.monotonic() > end:
                 self.send(signal.SIGKILL, "all")
@@ -530,7 +521,7 @@ class Campaign:
             job.go()
         try:
             here = job.come("here")
-        except TimeoutError as error:
+        except AssertionError as error:
             job.send(signal.SIGKILL, "all")
             job.wait()
             outcome.faults.append(str(error))
@@ -544,7 +535,7 @@ class Campaign:
         if kill.signal != signal.SIGKILL or kill.target == "launcher":
             time.sleep(FORWARDED if kill.target == "launcher" else 0.02)
             job.go()
-        if left := job.wait(GONE):
+        if left := job.wait():
             outcome.faults.append(f"processes {left} survived")
         if (run / "results.json").exists() and kill.place != "end":
             return None  # it finished before the signal took effect

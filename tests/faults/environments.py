@@ -22,11 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import PATIENCE, ROOT, TINY
 
 # A run of a second. The timeout is short because variables may ask for processes that do not exist.
 SHORT = ("pretrain.max_epochs=1", "train.max_epochs=1", "communication.timeout_minutes=0.05")
-PATIENCE = 300
 
 # Where the standard streams lead; {out} and {err} are files.
 STREAMS = {

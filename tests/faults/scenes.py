@@ -9,7 +9,7 @@ from distvae.runs import checkpoints
 from distvae.runs.records import read_metrics
 from distvae.system.files import MANIFEST, sha256
 from tests.distributed.test_engines import Difference, compare
-from tests.faults.campaign import ALONE, GONE, Campaign, Chain, Job, Kill, Way, tensorboard
+from tests.faults.campaign import ALONE, Campaign, Chain, Job, Kill, Way, tensorboard
 
 
 def by_turns(campaign: Campaign, variant: str = "calm") -> tuple[list[str], Difference]:
@@ -64,7 +64,7 @@ def overtaken(campaign: Campaign, place: str, after: int, skip: int = 0) -> list
         faults.append(f"the second attempt ended with {second.codes}: {second.log}")
     before = seen(run)
     first.send(signal.SIGCONT, "all")
-    if left := first.wait(GONE):
+    if left := first.wait():
         faults.append(f"processes {left} survived")
     lines = [line for line in first.log.splitlines() if line.startswith("distvae: ")]
     if first.codes != [2] or len(lines) != 1 or "attempt 2 has taken over; attempt 1 stops" not in lines[0]:

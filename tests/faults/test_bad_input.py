@@ -27,20 +27,18 @@ from distvae.config.schema import Config, DataConfig
 from distvae.data import corpus
 from distvae.system.errors import UserError, printable
 from distvae.train import main
-
-# Of an example: far above what the slowest takes.
-PATIENCE_SECONDS = 20
+from tests.conftest import PATIENCE
 
 
 @contextlib.contextmanager
 def alarm():
-    """Whatever happens inside takes no longer than ``PATIENCE_SECONDS``."""
+    """Whatever happens inside takes no longer than ``PATIENCE``."""
 
     def ring(*_):
-        raise TimeoutError(f"took more than {PATIENCE_SECONDS} s")
+        raise TimeoutError(f"took more than {PATIENCE} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(PATIENCE_SECONDS)
+    signal.alarm(PATIENCE)
     try:
         yield
     finally:

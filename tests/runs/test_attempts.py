@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from distvae.runs import attempts
 from distvae.runs.attempts import Lease, SupersededError, claim, read_attempts, responsible
 from distvae.system.errors import UserError
+from tests.conftest import PATIENCE, wait_until
 
 # An attempt in a process of its own, which prints its number and lives until its input ends.
 CLAIM = """
@@ -97,8 +97,10 @@ def test_an_attempt_elsewhere_lives_while_its_heart_beats(tmp_path, elsewhere, m
     monkeypatch.setattr(attempts, "_kernel", lambda: "that kernel")
     lease = Lease(tmp_path, claim(tmp_path))
     monkeypatch.setattr(attempts, "_kernel", lambda: "this kernel")
-    with pytest.raises(UserError, match="attempt 1 is training it"):
-        claim(tmp_path)
+    with monkeypatch.context() as patient:
+        patient.setattr(attempts, "PATIENCE", PATIENCE)
+        with pytest.raises(UserError, match="attempt 1 is training it"):
+            claim(tmp_path)
     lease._ended.set()
     lease._thread.join()
     assert claim(tmp_path).number == 2
@@ -162,7 +164,7 @@ def test_an_attempt_sees_that_another_has_taken_over(tmp_path, elsewhere):
     with pytest.raises(SupersededError, match="attempt 2 has taken over; attempt 1 stops") as caught:
         lease.check()
     assert "\n" not in str(caught.value)
-    lease._thread.join(timeout=5)
+    lease._thread.join(PATIENCE)
     assert not lease._thread.is_alive()
     before = (tmp_path / "starts" / "0001.json").read_bytes()
     lease.release()  # which is no longer its to say
@@ -172,16 +174,13 @@ def test_an_attempt_sees_that_another_has_taken_over(tmp_path, elsewhere):
 def test_the_heartbeat_sees_it_by_itself(tmp_path, elsewhere):
     lease = Lease(tmp_path, claim(tmp_path))
     (tmp_path / "starts" / "0002.json").write_text("")
-    end = time.monotonic() + 5
-    while not lease.lost:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: lease.lost, "the heartbeat sees it")
 
 
 def test_an_attempt_whose_folder_is_gone_stops(tmp_path, elsewhere):
     lease = Lease(tmp_path, claim(tmp_path))
     (tmp_path / "starts" / "0001.json").unlink()
-    lease._thread.join(timeout=5)
+    lease._thread.join(PATIENCE)
     with pytest.raises(SupersededError, match="its folder is gone; attempt 1 stops"):
         lease.check()
 

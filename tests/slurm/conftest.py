@@ -5,15 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, needs
+from tests.conftest import PATIENCE, ROOT, needs, wait_until
 
 SCRIPT = Path(__file__).with_name("cluster")
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
@@ -58,7 +58,7 @@ class Cluster:
 
     def script(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [SCRIPT, *arguments], env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=60
+            [SCRIPT, *arguments], env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE
         )
 
     def run(self, *command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -74,17 +74,32 @@ class Cluster:
     def job(self, number: int) -> SlurmJob:
         shown = self.run("scontrol", "show", "job", str(number)).stdout
         # A path has its own line, and may have spaces.
-        fields = dict(re.findall(r"(\S+?)=(\S*)", shown) + re.findall(r"^ *(StdOut)=(.*)", shown, flags=re.MULTILINE))
+        paths = re.findall(r"^ *(StdOut|WorkDir)=(.*)", shown, flags=re.MULTILINE)
+        fields = dict(re.findall(r"(\S+?)=(\S*)", shown) + paths)
         return SlurmJob(number, fields["JobState"], fields)
 
-    def wait(self, number: int, until: Sequence[str] = tuple(ENDED), seconds: float = 180) -> SlurmJob:
+    def wait(self, number: int, until: Sequence[str] = tuple(ENDED)) -> SlurmJob:
         """Wait until a job is in one of these states."""
-        end = time.monotonic() + seconds
-        while (job := self.job(number)).state not in until:
-            assert job.state not in ENDED, job.log
-            assert time.monotonic() < end, f"job {number} is {job.state} after {seconds} s"
-            time.sleep(0.3)
+        states = {*until, *ENDED}
+        job = self.wait_until(lambda: (job := self.job(number)).state in states and job, f"job {number} is in {states}")
+        assert job.state in until, job.log
         return job
+
+    def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
+        return wait_until(condition, what, self.told, every=0.3)
+
+    def told(self) -> str:
+        """The states and output of all jobs, and the processes of each node."""
+        lines = []
+        for number in self.run("squeue", "--states=all", "--noheader", "--format=%A").stdout.split():
+            job = self.job(int(number))
+            lines.append("-- " + " ".join(job.fields[name] for name in ("JobId", "JobState", "NodeList", "Restarts")))
+            logs = Path(job.fields["WorkDir"], "runs", "slurm", number).glob("logs*/*.log")
+            for log in filter(Path.exists, [Path(job.fields["StdOut"]), *sorted(logs)]):
+                lines += [f"{log}:", log.read_text()[-3000:]]
+        for node in self.nodes:
+            lines += [f"-- {node}:", *(line[:300] for line in self.processes(node))]
+        return "\n".join(lines)
 
     def processes(self, node: str) -> list[str]:
         """Full command lines (ww) of the processes on a node, except those of the node itself."""

@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from tests.conftest import PATIENCE, wait_until
 
 CONFIG = "configs/tests/tiny.yaml"
 
@@ -17,7 +18,7 @@ def bash(*arguments: str, cwd: Path, **environment: str) -> subprocess.Completed
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     inherited["PATH"] = f"{Path(sys.executable).parent}:{inherited['PATH']}"
     return subprocess.run(
-        ["bash", *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True, timeout=60
+        ["bash", *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True, timeout=PATIENCE
     )
 
 
@@ -33,14 +34,5 @@ def stand_ins(checkout: Path, texts: dict[str, str]) -> Path:
 
 def wait_for_starts(folder: Path, count: int) -> None:
     """Wait until the stand-in for Ray has been started this many times."""
-    end = time.monotonic() + 40
-    while not (starts := folder / "notes" / "starts").exists() or len(starts.read_text()) < count:
-        assert time.monotonic() < end, f"Ray is not started {count} times"
-        time.sleep(0.1)
-
-
-def wait_for_file(path: Path) -> None:
-    end = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} is not there"
-        time.sleep(0.05)
+    starts = folder / "notes" / "starts"
+    wait_until(lambda: starts.exists() and len(starts.read_text()) >= count, f"Ray is started {count} times")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distvae.config.load import load_config
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT, wait_for_file
 from tests.slurm.scripts import CONFIG, bash, stand_ins
 
 
@@ -276,7 +276,7 @@ def calls(checkout: Path) -> list[str]:
 
 def test_an_interrupted_job_requeues_itself_and_waits_for_its_end(job, checkout):
     process = job()
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGTERM  # it did not end by itself, which would count as a failure
     assert calls(checkout) == ["runs/slurm/7/logs/exit", "requeue 7"]
     assert "the run was interrupted; the job is requeued, time 1 of at most 100\n" in said
@@ -304,18 +304,18 @@ def test_an_interrupted_job_requeues_itself_and_waits_for_its_end(job, checkout)
 )
 def test_a_job_that_is_not_to_be_requeued_ends(job, checkout, case, code, says):
     process = job(**case)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
     assert says in said
     assert len(calls(checkout)) == 1
 
 
 def test_what_an_earlier_start_said_counts_no_more(job, checkout):
-    job(SAID="2").communicate(timeout=30)
+    job(SAID="2").communicate(timeout=PATIENCE)
     (checkout / "runs" / "slurm" / "7" / "logs-1").mkdir()
     (checkout / "runs" / "slurm" / "7" / "logs-1" / "exit").write_text("75\n")
     process = job(SAID="", SLURM_RESTART_COUNT="1", JOB=RUNNING.replace("Restarts=0", "Restarts=1"))
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert calls(checkout) == ["runs/slurm/7/logs/exit", "runs/slurm/7/logs-1/exit"]
 
@@ -325,21 +325,18 @@ def test_the_sites_cap_on_requeues_is_the_jobs(job, checkout):
         env.write("echo loading modules\nmax_requeues=2\n")
     at = {"SLURM_RESTART_COUNT": "1", "JOB": RUNNING.replace("Restarts=0", "Restarts=1")}
     (checkout / "runs" / "slurm" / "7").mkdir(parents=True)
-    said, _ = job(**at).communicate(timeout=30)
+    said, _ = job(**at).communicate(timeout=PATIENCE)
     assert "the job is requeued, time 2 of at most 2\n" in said
     at = {"SLURM_RESTART_COUNT": "2", "JOB": RUNNING.replace("Restarts=0", "Restarts=2")}
-    said, _ = job(**at).communicate(timeout=30)
+    said, _ = job(**at).communicate(timeout=PATIENCE)
     assert "the job has been requeued 2 times, no more are allowed" in said
 
 
 def test_a_job_outlives_its_warnings(job, checkout):
     process = job(STEPS="20")
-    end = time.monotonic() + 20
-    while not (checkout / "calls").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for_file(checkout / "calls")
     for number in (signal.SIGTERM, signal.SIGUSR1):
         time.sleep(0.3)
         process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert calls(checkout) == ["runs/slurm/7/logs/exit", "srun: USR1", "requeue 7"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE, wait_for_file
 from tests.slurm.scripts import bash, stand_ins
 
 
@@ -71,12 +72,10 @@ def test_a_nodes_training_gets_each_signal_once_and_its_launcher_none(checkout, 
         ["bash", checkout / "slurm" / "node.sh"],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 20
-    while not early and not (tmp_path / "trains").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    if not early:
+        wait_for_file(tmp_path / "trains")
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert said == f"SIGTERM: passed on to the training, to save and end\nhad {signal.SIGTERM:d} helper None\n"

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,7 +125,7 @@ class Sweeps:
 
     def end(self, name: str) -> SlurmJob:
         """The job once it has ended, possibly after several starts."""
-        return self.cluster.wait(self.numbers[name], seconds=600)
+        return self.cluster.wait(self.numbers[name])
 
     def left(self, *nodes: str) -> list[str]:
         """What jobs may have left on nodes: processes, and Ray's files."""
@@ -134,24 +134,6 @@ class Sweeps:
             files = self.cluster.script("on", node, "ls", "/tmp", "/dev/shm").stdout.split()
             found += self.cluster.processes(node) + [file for file in files if "ray" in file or "pymp" in file]
         return found
-
-    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 600) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"{what}: not after {seconds} s\n{self.told()}"
-            time.sleep(0.3)
-
-    def told(self) -> str:
-        """The states and output of the jobs, and the processes of each node."""
-        lines = []
-        for name, number in self.numbers.items():
-            job = self.job(name)
-            lines.append(f"-- {name}: job {number} is {job.state} on {job.fields['NodeList']}")
-            for log in [Path(job.fields["StdOut"]), *sorted(self.folder(name).glob("logs*/*.log"))]:
-                lines += [f"{log.name}:", log.read_text()[-3000:]]
-        for node in self.cluster.nodes:
-            lines += [f"-- {node}:", *(line[:300] for line in self.left(node))]
-        return "\n".join(lines)
 
 
 @pytest.fixture(scope="module")
@@ -173,15 +155,14 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
         sweeps.submit("one", *both, words=("hold=true", "factor=3"))
         sweeps.submit("other", *both, words=("hold=true", "factor=5"))
         for name in ("one", "other"):  # four clusters that start at once are so slow that Ray gives up on one
-            sweeps.wait_for((sweeps.run(name) / "nodes").exists, f"{name} runs")
+            cluster.wait_until((sweeps.run(name) / "nodes").exists, f"{name} runs")
         others = [f"--exclude={two}", "--nodes=1-2", "--cpus-per-task=2"]
         sweeps.submit("real", *others)
         sweeps.submit("beheaded", *others, words=("hold=true", "tasks=16", "seconds=3"))
         lost = {"real": 1, "beheaded": 0}  # which of its nodes
         happens = {"real": sweeps.look_on, "beheaded": lambda node: len(sweeps.results("beheaded")) >= 3}
 
-        def lose_nodes() -> bool:
-            """Stop the node of each sweep that has come far enough; return whether both have lost one."""
+        def both_have_lost_theirs() -> bool:
             for name in list(happens):
                 sweeps.first_nodes[name] = nodes = sweeps.nodes(name)
                 if nodes and happens[name](nodes[lost[name]]):
@@ -189,14 +170,14 @@ def sweeps(tmp_path_factory, tiny) -> Iterator[Sweeps]:
                     del happens[name]
             return not happens
 
-        sweeps.wait_for(lose_nodes, f"{' and '.join(happens)} lose a node")
+        cluster.wait_until(both_have_lost_theirs, "two sweeps have got far enough to lose a node")
         (sweeps.run("beheaded") / "go").touch()
         yield sweeps
 
 
 def test_a_sweep_goes_on_without_a_lost_node(sweeps):
     left, lost = sweeps.first_nodes["real"]
-    sweeps.wait_for(
+    sweeps.cluster.wait_until(
         lambda: [lost, left] in [hosts for number, hosts in sweeps.starts().items() if number in sweeps.saved],
         "a trial goes on elsewhere",
     )
@@ -211,7 +192,7 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     names = {"one": 3, "other": 5}
     (sweeps.stand_in / CONFIG).write_text("spoilt: [")  # the jobs have copies, also of the sweep's base config
     for name, factor in names.items():
-        sweeps.wait_for(lambda name=name: len(sweeps.results(name)) == 6, f"{name}'s tasks")
+        cluster.wait_until(lambda name=name: len(sweeps.results(name)) == 6, f"{name}'s tasks")
         assert [sweeps.results(name)[i][0] for i in range(6)] == [i * factor for i in range(6)]
         # Both nodes took part, with the resources that Slurm gave there.
         assert {node for _, node, _ in sweeps.results(name).values()} == set(cluster.nodes[:2])
@@ -244,17 +225,17 @@ def test_two_sweeps_on_the_same_nodes_do_not_meet(sweeps):
     log, ended = sweeps.folder("other") / "logs" / f"{cluster.nodes[1]}.log", f"Ray has ended on {cluster.nodes[1]} "
     times = log.read_text().count(ended)  # Ray may also end by itself while the machine is busy
     kill = ("on", cluster.nodes[1], "pkill", "-KILL", "--exact", "raylet")
-    sweeps.wait_for(lambda: cluster.script(*kill).returncode == 0, "Ray runs")
-    sweeps.wait_for(lambda: log.read_text().count(ended) > times, "the end of Ray is seen", seconds=60)
-    sweeps.wait_for(lambda: any("/raylet " in line for line in cluster.processes(cluster.nodes[1])), "Ray runs again")
+    cluster.wait_until(lambda: cluster.script(*kill).returncode == 0, "Ray runs")
+    cluster.wait_until(lambda: log.read_text().count(ended) > times, "the end of Ray is seen")
+    cluster.wait_until(lambda: "/raylet " in "".join(cluster.processes(cluster.nodes[1])), "Ray runs again")
     assert sweeps.job("other").state == "RUNNING"
     # It can resume in a job that was asked to end.
     cluster.run("scancel", "--signal=USR1", str(sweeps.numbers["other"]))
-    sweeps.wait_for(lambda: sweeps.job("other").fields["Restarts"] == "1", "the job is requeued", seconds=30)
+    cluster.wait_until(lambda: sweeps.job("other").fields["Restarts"] == "1", "the job is requeued")
     (sweeps.run("other") / "go").touch()
     job = sweeps.end("other")
     assert (job.state, job.log.count("; the job is requeued, time 1 of at most 100\n")) == ("COMPLETED", 1)
-    sweeps.wait_for(lambda: not sweeps.left(*cluster.nodes[:2]), "nothing is left", seconds=10)
+    cluster.wait_until(lambda: not sweeps.left(*cluster.nodes[:2]), "nothing is left")
     assert not list(sweeps.folder("one").glob("token"))
 
     # The site's container ran everything.
@@ -277,13 +258,13 @@ def test_a_bad_sweep_ends_with_one_line(sweeps):
 
 def test_a_cancelled_sweep_leaves_nothing(sweeps):
     nodes = sweeps.cluster.nodes[:2]
-    sweeps.submit("cancelled", f"--nodelist={','.join(nodes)}", "--nodes=2", words=("seconds=100", "tasks=2"))
-    sweeps.wait_for((sweeps.run("cancelled") / "nodes").exists, "the sweep runs")
+    sweeps.submit("cancelled", f"--nodelist={','.join(nodes)}", "--nodes=2", words=("seconds=10000", "tasks=2"))
+    sweeps.cluster.wait_until((sweeps.run("cancelled") / "nodes").exists, "the sweep runs")
     time.sleep(1)
     sweeps.cluster.run("scancel", str(sweeps.numbers["cancelled"]))
     job = sweeps.end("cancelled")
     assert job.state == "CANCELLED"
-    sweeps.wait_for(lambda: not sweeps.left(*nodes), "nothing is left", seconds=30)
+    sweeps.cluster.wait_until(lambda: not sweeps.left(*nodes), "nothing is left")
     assert (sweeps.folder("cancelled") / "logs" / "exit").read_text() == "75\n"  # it was able to save
 
 

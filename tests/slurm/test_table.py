@@ -8,7 +8,7 @@ import yaml
 
 from distvae.config.load import load_config
 from tests.slurm.conftest import Cluster
-from tests.slurm.test_cluster import appears, contain
+from tests.slurm.test_cluster import contain
 
 pytestmark = pytest.mark.cluster
 
@@ -78,7 +78,7 @@ def test_the_rows_train_once_each_behind_their_pretraining_and_before_the_report
     # A pretraining that is interrupted and requeued has not completed.
     cluster.run("scontrol", "release", ",".join(map(str, numbers.values())))
     folder = checkout / "runs" / "ta ble"
-    appears(folder / "seed-0" / "ae" / "starts", seconds=120)
+    cluster.wait_until((folder / "seed-0" / "ae" / "starts").exists, "the pretraining has started")
     cluster.run("scancel", "--signal=USR1", str(numbers["ae"]))
     jobs = {name: cluster.wait(number) for name, number in numbers.items()}
     for name in ROWS:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 
 from distvae.train import main
 from tests.compare import numbers
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT, wait_until
 
 # A number of sentences for which rounding errors stay small.
 SET = {"evaluation.importance_samples": 50, "data.train_size": 81}
@@ -39,7 +39,7 @@ def start(*arguments: str | Path, **environment: str) -> subprocess.Popen:
 def run(*arguments: str | Path, code: int = 0) -> tuple[str, str]:
     """Run a sweep to its end. Return its output."""
     process = start(*arguments)
-    said = process.communicate(timeout=400)
+    said = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, said
     return said
 
@@ -64,9 +64,12 @@ def after_pretraining(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def until(condition, process: subprocess.Popen, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.1)
+def until(condition: Callable[[], object], what: str, process: subprocess.Popen) -> None:
+    """Wait for what a process does before it ends."""
+
+    def is_met() -> object:
+        met = condition()
+        assert met or process.poll() is None, process.communicate()
+        return met
+
+    wait_until(is_met, what)

@@ -7,14 +7,13 @@ import pty
 import select
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from distvae.runs.checkpoints import list_checkpoints
 from tests.compare import records
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT, wait_until
 from tests.sweeps.programs import SET, after_pretraining, alone, run, start, trials, until, write
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray")]
@@ -36,12 +35,11 @@ def test_what_is_lost_goes_on_from_its_checkpoint(tmp_path, tiny):
     folder, moved = tmp_path / "sweep", tmp_path / "moved"
     process = start(file)
     runs = [folder / "trials" / name for name in ("0000", "0001")]
-    until(lambda: list_checkpoints(runs[0]) and (runs[0] / "metrics.jsonl").exists(), process)
+    until(lambda: list_checkpoints(runs[0]) and (runs[0] / "metrics.jsonl").exists(), "a trial saves itself", process)
     os.kill(json.loads((runs[0] / "starts" / "0001.json").read_text())["process"], signal.SIGKILL)
-    until(lambda: (runs[0] / "starts" / "0002.json").exists(), process)
-    until(lambda: list_checkpoints(runs[0])[-1:] and "start-0002" in list_checkpoints(runs[0])[-1].name, process)
+    until(lambda: "start-0002" in str(list_checkpoints(runs[0])[-1:]), "its second attempt saves itself", process)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=240)
+    said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, said
     assert "rerun the same command to resume" in said[1]
     assert json.loads((folder / "sweep.json").read_text())["state"] == "interrupted"
@@ -96,7 +94,7 @@ def test_on_one_machine_ray_is_for_this_machine_alone_and_its_death_is_no_hang(t
     file = write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1, 0.2]}}, set=SET | {"train.max_epochs": 60})
     runs = [tmp_path / "sweep" / "trials" / name for name in ("0000", "0001")]
     process = start(file, TMPDIR=str(long))
-    until(lambda: list_checkpoints(runs[0]) and (runs[0] / "metrics.jsonl").exists(), process)
+    until(lambda: list_checkpoints(runs[0]) and (runs[0] / "metrics.jsonl").exists(), "a trial saves itself", process)
     ours = family(process.pid)
     assert listening(ours)
     assert listening(ours) <= LOOPBACK
@@ -104,7 +102,7 @@ def test_on_one_machine_ray_is_for_this_machine_alone_and_its_death_is_no_hang(t
     assert {os.getpriority(os.PRIO_PROCESS, p) for p in ours} == {os.getpriority(os.PRIO_PROCESS, process.pid)}
     (raylet,) = (p for p in ours if Path(f"/proc/{p}/comm").read_text().strip() == "raylet")
     os.kill(raylet, signal.SIGKILL)
-    said, error = process.communicate(timeout=90)
+    said, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, (said, error)
     assert error.splitlines()[0] == (
         f"TMPDIR = {long}: is too long for the paths of sockets; this sweep uses "
@@ -113,10 +111,7 @@ def test_on_one_machine_ray_is_for_this_machine_alone_and_its_death_is_no_hang(t
     assert error.splitlines()[-1].endswith("Ray's raylet has ended; rerun the same command to resume")
     assert not Path(error.splitlines()[0].rpartition(" ")[2]).exists()
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["state"] == "interrupted"
-    end = time.monotonic() + 30
-    while left := [p for p in ours if Path(f"/proc/{p}/cmdline").exists()]:
-        assert time.monotonic() < end, left
-        time.sleep(0.5)
+    wait_until(lambda: not any(Path(f"/proc/{p}/cmdline").exists() for p in ours), f"all of {ours} end")
     run(file)
     assert [trial["state"] for trial in trials(tmp_path / "sweep")] == ["finished"] * 2
     assert list(long.iterdir()) == []
@@ -128,11 +123,13 @@ def test_a_sweep_whose_terminal_is_closed_has_saved_itself(tmp_path, tiny):
     process, terminal = pty.fork()
     if process == 0:
         os.execv(sys.executable, [sys.executable, str(ROOT / "launch" / "sweep.py"), str(file)])
-    end = time.monotonic() + 240
-    while not (list_checkpoints(run) and records(run)):
-        assert time.monotonic() < end
-        if select.select([terminal], [], [], 0.1)[0]:
+
+    def is_saved() -> bool:
+        if select.select([terminal], [], [], 0)[0]:
             os.read(terminal, 2**16)
+        return list_checkpoints(run) and records(run)
+
+    wait_until(is_saved, "the trial saves itself")
     os.close(terminal)
     os.waitpid(process, 0)
     for folder, name in ((run, "status.json"), (tmp_path / "sweep", "sweep.json")):

@@ -9,6 +9,7 @@ from distvae.runs.records import read_metrics
 from distvae.sweeps.ranking import outcome, rank
 from distvae.sweeps.storage import open_sweep
 from tests.compare import numbers
+from tests.conftest import PATIENCE
 from tests.sweeps.programs import SET, after_pretraining, alone, run, start, trials, until, write
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray")]
@@ -85,11 +86,11 @@ def test_a_trial_that_raises_is_tried_again_and_then_told_of(tmp_path, tiny):
     file = write(tmp_path, tiny, space={"kl.multiplier": {"grid": [0.1, 0.2]}}, max_restarts=1)
     broken = tmp_path / "sweep" / "trials" / "0000" / "starts"
     process = start(file)
-    until(lambda: (tmp_path / "sweep" / "pretrained").is_dir(), process)
+    until(lambda: (tmp_path / "sweep" / "pretrained").is_dir(), "there is a pretraining", process)
     broken.parent.mkdir(parents=True)
     (broken.parent / "metrics.jsonl").write_text("no JSON\n")
     (broken.parent / "config.yaml").write_text("")
-    said = process.communicate(timeout=400)
+    said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     found = trials(tmp_path / "sweep")
     assert [trial["state"] for trial in found] == ["failed", "finished"]

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from distvae.system.signals import INTERRUPTED, SIGNALS, Signals
+from tests.conftest import wait_for_file
 
 
 @pytest.fixture
@@ -98,9 +99,6 @@ def test_a_process_is_told_when_its_launcher_dies(tmp_path):
     environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": "no"}
     process = subprocess.Popen([sys.executable, "-c", launcher], env=environment)
     for name, action in (("ready", process.kill), ("told", process.wait)):
-        end = time.monotonic() + 30
-        while not (tmp_path / name).exists():
-            assert time.monotonic() < end, name
-            time.sleep(0.01)
+        wait_for_file(tmp_path / name)
         action()
     assert (tmp_path / "told").read_text() == "SIGTERM"

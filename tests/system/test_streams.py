@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from distvae.system.streams import secure
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
 PRINTS = (
     "import sys; from distvae.system.streams import secure; secure(strict={strict})\n"
@@ -21,7 +21,7 @@ PRINTS = (
 def shell(command: str, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from distvae.table.machine import RUNS_PER_GPU, Slot, Table, slots
 from distvae.table.plan import plan
 from distvae.train import main as train
 from tests.compare import numbers, records
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.table.rows import ALONE, AUTOENCODER, NO_SAMPLES
 
 
@@ -28,9 +27,7 @@ def send(number, condition, process=None):
     """Send a signal, to this process where none is given, once there is something to be interrupted."""
 
     def wait():
-        end = time.monotonic() + 120
-        while not condition() and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_until(condition, "there is something to interrupt")
         os.kill(os.getpid() if process is None else process.pid, number)
 
     thread = threading.Thread(target=wait)
@@ -285,11 +282,8 @@ def test_no_run_trains_on_without_the_program(rows, tmp_path):
     process = subprocess.Popen([*command, "--folder", str(table), "train.max_epochs=100000", "plateau.patience=100000"])
     send(signal.SIGKILL, lambda: recorded(run), process).join()
     assert process.wait() == -signal.SIGKILL
-    end = time.monotonic() + 60
     log = table / "seed-0" / "kla.log"
-    while "; rerun the same command to resume" not in log.read_text():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: "; rerun the same command to resume" in log.read_text(), "the run ends", log.read_text)
     assert read_attempts(run)[0].ended
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
     assert list_checkpoints(run)

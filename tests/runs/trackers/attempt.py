@@ -16,6 +16,7 @@ from accelerate import PartialState
 
 from distvae.config.schema import Config, StageConfig, TrackingConfig
 from distvae.runs.trackers import Trackers, external
+from tests.conftest import PATIENCE
 from tests.runs.epochs import VALID, record
 
 
@@ -34,7 +35,7 @@ def be_killed(trackers: Trackers, seconds: float) -> None:
     for tracker in trackers._external:
         told = threading.Event()
         tracker._queue.put(lambda library, told=told: told.set())
-        assert told.wait(100)
+        assert told.wait(PATIENCE)
     time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -70,10 +71,9 @@ def unanswered(run: Path, libraries: list[str]) -> None:
     """Fail while the libraries wait for a server."""
     external.SHORT_PATIENCE = 2
     trackers = Trackers(run, 0, config(libraries))
-    began = time.monotonic()
     show(trackers, 10)
     trackers.end("failed")
-    assert time.monotonic() - began < 30  # the libraries would wait for minutes
+    assert any(tracker._thread.is_alive() for tracker in trackers._external)  # these still wait, for minutes
 
 
 if __name__ == "__main__":

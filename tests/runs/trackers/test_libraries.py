@@ -19,7 +19,7 @@ from distvae.runs.trackers import libraries
 from distvae.runs.trackers.libraries import LIBRARIES, require_packages
 from distvae.system.errors import UserError
 from distvae.train import main
-from tests.conftest import ROOT, TRAIN, needs
+from tests.conftest import PATIENCE, ROOT, TRAIN, needs
 from tests.runs.epochs import VALID, record, rows, scalars
 
 
@@ -164,7 +164,7 @@ def attempt(part: str, folder: Path, code: int, environment: dict[str, str]) -> 
     environment = os.environ | {"TRACKIO_DIR": f"{folder}/trackio", "HF_HUB_OFFLINE": "1"} | environment
     # Not pipes, which the process of Weights & Biases would keep open.
     with (folder / f"{part}.txt").open("w") as said:
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=said, stderr=said, timeout=300)
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=said, stderr=said, timeout=PATIENCE)
     text = (folder / f"{part}.txt").read_text()
     assert done.returncode == code, text
     return text

@@ -2,7 +2,7 @@
 
 import subprocess
 import threading
-import time
+from pathlib import Path
 
 import pytest
 
@@ -11,20 +11,21 @@ pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 from types import SimpleNamespace
 
 from distvae.sweeps.ray.cluster import RayWatch, connect, failure_reason
+from tests.conftest import PATIENCE, wait_until
 
 
 @pytest.mark.parametrize("closing", [False, True])
 def test_rays_processes_are_missed_when_they_die(monkeypatch, closing):
     monkeypatch.setattr("distvae.sweeps.ray.cluster.RayWatch.NAMES", ("sleep",))
-    process, over, missed = subprocess.Popen(["sleep", "100"]), threading.Event(), []
-    end = time.monotonic() + 10
-    while not (watch := RayWatch(missed.append, over)).processes and time.monotonic() < end:
-        time.sleep(0.01)  # until the child executes `sleep`
+    process, over, missed = subprocess.Popen(["sleep", "10000"]), threading.Event(), []
+    executed = Path(f"/proc/{process.pid}/comm")
+    wait_until(lambda: executed.read_text() == "sleep\n", "the child executes `sleep`")
+    watch = RayWatch(missed.append, over)
     watch.start()
     process.kill()
     if closing:
         over.set()
-    watch.join(20)
+    watch.join(PATIENCE)
     assert missed == ([] if closing else ["sleep"])
     process.wait()
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import pytest
 
 from distvae.runs.status import write_status
 from distvae.system.signals import SIGNALS, InterruptedRun
+from tests.conftest import PATIENCE, wait_for_file
 from tests.sweep_folders import scores, write_run
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
@@ -49,16 +49,14 @@ def test_a_pretraining_of_several_processes_is_saved_when_a_signal_comes(in_proc
         write_run(folder, scores(25, 9, 3, 4), curves=False, epochs=0, pretrain=1)
         write_status(folder, "running", start=1)
         os.kill(os.getpid(), number)
-        end = time.monotonic() + 10
-        while not (state.folder / STOP).exists() and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_for_file(state.folder / STOP)
         write_status(folder, "interrupted", start=1)
-        ended.wait(20)  # like processes that have saved themselves
+        ended.wait(PATIENCE)  # like processes that have saved themselves
 
     with pytest.raises(InterruptedRun, match=f"interrupted by {number.name} while pretraining"):
         run(fit)
     assert json.loads((folder / "status.json").read_text())["state"] == "interrupted"
-    assert 0 < state.progress.pretraining_seconds < 20
+    assert 0 < state.progress.pretraining_seconds < PATIENCE
     ended.set()
 
 
