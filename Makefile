@@ -5,13 +5,17 @@ READY := .venv/.ready
 TRACKING := .venv/.tracking
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-cluster test-long lint venv clean
+.PHONY: demo test suite test-cluster test-long lint venv clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash launch/demo.sh
 
-test: $(READY) lint
-	@$(BIN)/python -m pytest -n 2 -m "not cluster and not long"
+test: $(READY)
+	@$(MAKE) --no-print-directory --jobs lint suite
+
+# A file's tests are run by one worker, which then makes once what they share.
+suite: $(READY)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster and not long"
 
 # Slurm clusters that they bring up on this machine (as root, with Debian's slurm-wlm, munge and iproute2), sweeps by Ray,
 # pages in a browser (chromium), and trainings that are killed, starved and spoilt. tests/conftest.py has the order of

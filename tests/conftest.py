@@ -152,10 +152,12 @@ def launch(
 def forks() -> tuple[subprocess.Popen, int]:
     """Start tests/distributed/forked.py, which ends with this process. Return it and a file of what it says."""
     said = os.memfd_create("forked")
+    # A thread of pyarrow's would be missing in what is forked.
+    no_threads = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.distributed.forked"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **no_threads},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=said,
@@ -204,8 +206,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-# The files of `make test-cluster` that take minutes, the longest first: the last to begin would take its minutes alone.
+# The files of `make test` and of `make test-cluster` that take longest, which begin first: the last to begin would take
+# its minutes alone.
 LONGEST = (
+    "distributed/test_engines.py", "distributed/test_aggressive.py", "distributed/test_batch_norm.py",
+    "distributed/test_ranks.py", "test_train.py", "runs/test_aggregate.py", "runs/test_probed.py",
     "slurm/test_sweep.py", "slurm/test_survival.py", "sweeps/test_searches.py", "sweeps/test_sweeps.py",
     "sweeps/test_interruptions.py", "slurm/test_cluster.py", "faults/test_campaign.py", "slurm/test_table.py",
     "distributed/test_hung.py", "runs/trackers/test_libraries.py", "browser/test_dashboard.py", "test_wheel.py",

@@ -11,6 +11,7 @@ Reads a plan per line, as JSON: ``environment``; ``output``, a folder; and ``gro
 Answers with what each process exited with. Rank 1 of the first group writes its output to ``0-1.out`` and ``0-1.err``.
 """
 
+import faulthandler
 import gc
 import importlib
 import json
@@ -19,10 +20,15 @@ import socket
 import sys
 
 import torch
-import torch._dynamo  # which an optimizer imports when it is made
 import torch.distributed as dist
 
 import distvae.train
+
+# What a run imports where it needs it: seconds for each process.
+LATE = (
+    "datasets", "torch._dynamo", "distvae.reports.comparison", "distvae.runs.resume", "distvae.runs.trackers.libraries",
+    "distvae.training.trainer", "distvae.training.writer",
+)  # fmt: skip
 
 
 def take_part(group, rank):
@@ -78,6 +84,9 @@ def carry_out(plan):
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
+    for name in LATE:
+        importlib.import_module(name)
     plans, answers = os.dup(0), os.dup(1)
     os.dup2(2, 1)  # libraries may speak
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

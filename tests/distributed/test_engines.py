@@ -15,6 +15,7 @@ from distvae.train import main
 from tests.compare import records
 from tests.conftest import LANGUAGE_MODEL, ROOT, fork, launch
 
+SHORT = ["pretrain.max_epochs=1", "train.max_epochs=2"]
 RUNS = {
     # γ falls, stays and rises; the learning rate decays, best weights and their γ come back, the second decay ends it.
     "steering": [
@@ -23,14 +24,16 @@ RUNS = {
         "kl.multiplier=0.7",
     ],
     # The mean of the global batch, which the first micro-batch needs before the second is seen.
-    "free_bits": ["kl.policy=linear", "kl.free_bits=dimension", "kl.target_rate=2", "optimizer.accumulation_steps=2"],
+    "free_bits": [
+        *SHORT, "kl.policy=linear", "kl.free_bits=dimension", "kl.target_rate=2", "optimizer.accumulation_steps=2",
+    ],
     # Statistics of the global batch and running ones, learnt deviations, and dropped variances.
-    "du": ["model.posterior=du", "optimizer.accumulation_steps=2", "train.max_epochs=3"],
+    "du": [*SHORT, "model.posterior=du", "optimizer.accumulation_steps=2"],
     # No latent variable: no encoder, and a KL of no dimensions.
-    "language_model": [*LANGUAGE_MODEL, "optimizer.accumulation_steps=2"],
+    "language_model": [*SHORT, *LANGUAGE_MODEL, "optimizer.accumulation_steps=2"],
     # Moments and steps, forgotten where a stage begins. The encoder's hidden states are pooled.
     "adamw": [
-        "optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1",
+        *SHORT, "optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.weight_decay=0.1",
         "optimizer.warmup_steps=5", "model.pooling=max",
     ],
 }  # fmt: skip

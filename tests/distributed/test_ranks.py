@@ -8,7 +8,7 @@ import pytest
 
 from distvae.train import main
 from tests.compare import assert_same_numbers, records
-from tests.conftest import ROOT, fork, launch
+from tests.conftest import ROOT, fork, fork_each
 
 # Soft free bits acting inside epochs too, and the one form of each kind: a bound on the global batch's mean, none.
 METHODS = {
@@ -17,7 +17,7 @@ METHODS = {
 }
 
 
-WAYS = [(2, 1), (3, 1), (2, 2)]  # processes and accumulation steps
+WAYS = [(3, 1), (2, 2)]  # processes and accumulation steps
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,10 @@ def test_the_program_exits_with_2_on_bad_input(tiny, tmp_path):
 
 def test_two_processes_evaluate_to_what_one_did(alone):
     run = alone / "soft_free_bits"
-    done = launch("evaluate", str(run), "--json", processes=2, program=["-m", "distvae.cli"])
-    assert done.returncode == 0, done.stderr
-    found, expected = json.loads(done.stdout), json.loads((run / "results.json").read_text())
+    group = {"processes": 2, "program": "distvae.cli", "runs": [["evaluate", str(run), "--json"]]}
+    ((first, second),) = fork_each(alone, [group])
+    assert (first.returncode, second.returncode, second.stdout) == (0, 0, ""), first.stderr
+    found, expected = json.loads(first.stdout), json.loads((run / "results.json").read_text())
     assert found["world_size"] == 2
     for name in ("re", "kl", "nll", "mutual_information"):
         assert found["scores"][name]["mean"] == pytest.approx(expected["scores"][name]["mean"], rel=1e-5, abs=1e-6)

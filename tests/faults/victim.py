@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import importlib
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from distvae import train
 from distvae.evaluation import scoring
 from distvae.runs import attempts, checkpoints, resume
@@ -26,6 +29,7 @@ from distvae.training import preparation
 from distvae.training.step import TrainStep
 from distvae.training.trainer import Trainer
 from distvae.training.writer import RunWriter
+from tests.distributed.forked import LATE
 
 # The system calls of a save, which the standard library makes too.
 CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir")
@@ -217,9 +221,8 @@ def nursery() -> None:
     """
     answers = os.dup(1)
     os.dup2(2, 1)  # libraries print
-    import deepspeed  # noqa: F401
-    import torch._dynamo  # an optimizer imports it
-
+    for name in ("deepspeed", *LATE):
+        importlib.import_module(name)
     torch.set_num_threads(1)
     gc.freeze()  # keeps these modules out of the runs' garbage collections
     for line in sys.stdin:
