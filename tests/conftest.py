@@ -209,8 +209,9 @@ def free_port() -> int:
 # The files of `make test` and of `make test-cluster` that take longest, which begin first: the last to begin would take
 # its minutes alone.
 LONGEST = (
-    "distributed/test_engines.py", "distributed/test_aggressive.py", "distributed/test_batch_norm.py",
-    "distributed/test_ranks.py", "test_train.py", "runs/test_aggregate.py", "runs/test_probed.py",
+    "distributed/test_engines.py", "test_train.py", "test_launch.py", "distributed/test_aggressive.py",
+    "runs/test_sharing.py", "table/test_machine.py", "distributed/test_batch_norm.py", "runs/test_aggregate.py",
+    "runs/test_probed.py", "scaling/test_costs.py",
     "slurm/test_sweep.py", "slurm/test_survival.py", "sweeps/test_searches.py", "sweeps/test_sweeps.py",
     "sweeps/test_interruptions.py", "slurm/test_cluster.py", "faults/test_campaign.py", "slurm/test_table.py",
     "distributed/test_hung.py", "runs/trackers/test_libraries.py", "browser/test_dashboard.py", "test_wheel.py",

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from distvae import train as program
 from distvae.config.load import load_config
 from distvae.data.captions import generate
+from distvae.distributed import sync
 from distvae.distributed.sync import RankSync
 from distvae.evaluation import scoring
 from distvae.runs.checkpoints import Saver, load_export, load_state
@@ -26,7 +27,7 @@ from distvae.tokenization import BUILT_IN
 from distvae.train import main
 from distvae.training.step import TrainStep
 from tests.compare import equal, numbers, records, weights
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +136,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
         return real(*arguments)
 
     monkeypatch.setattr(owner, name, interrupt)
+    monkeypatch.setattr(sync, "SYNC_SECONDS", PATIENCE)  # no rank sync comes before 50 steps, or the end of the epoch
     assert main([str(tiny), f"run={run}"]) == INTERRUPTED
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -142,7 +144,7 @@ def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["start"]) == ("interrupted", 1)
     state = load_state((run / "checkpoints" / "latest").resolve())
-    if name == "__call__":  # at this pace no rank sync comes before 50 steps, or the end of the epoch
+    if name == "__call__":
         assert state.step == (count + 10) // 11 * 11
     assert main([str(tiny), f"run={run}"]) == 0
     assert f"resuming from {run}/checkpoints/start-0001-step-{state.step:09d}" in capsys.readouterr().out

@@ -75,11 +75,11 @@ def carry_out(plan):
     gc.freeze()
     codes = []
     for number, group in enumerate(plan["groups"]):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        children = [start(plan, number, rank, port) for rank in range(group["processes"])]
-        codes.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+        with socket.socket() as held:  # else other tests could take its port
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("127.0.0.1", 0))
+            children = [start(plan, number, rank, held.getsockname()[1]) for rank in range(group["processes"])]
+            codes.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
     return codes
 
 
