@@ -40,13 +40,15 @@ def run_draws(lstm: nn.LSTM, words: Tensor, z: Tensor, sentence: Tensor, state: 
     Returns:
         [n, T, H].
     """
-    weight = lstm.weight_ih_l0
-    of_words = F.linear(words, weight[:, : words.shape[2]], lstm.bias_ih_l0 + lstm.bias_hh_l0)
+    weight, recurrent, *biases = (
+        lstm.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    )
+    of_words = F.linear(words, weight[:, : words.shape[2]], biases[0] + biases[1])
     of_z = F.linear(z, weight[:, words.shape[2] :])
-    recurrent, (h, c) = lstm.weight_hh_l0.t(), (each.squeeze(0) for each in state)
+    h, c = (each.squeeze(0) for each in state)
     outputs = h.new_empty(len(z), words.shape[1], lstm.hidden_size)
     for step in range(words.shape[1]):
-        gates = of_words[sentence, step].add_(of_z).addmm_(h, recurrent)
+        gates = of_words[sentence, step].add_(of_z).addmm_(h, recurrent.t())
         take, keep, new, show = gates.chunk(4, dim=1)
         c = (c * keep.sigmoid_()).addcmul_(take.sigmoid_(), new.tanh_())
         h = torch.mul(show.sigmoid_(), c.tanh(), out=outputs[:, step])
