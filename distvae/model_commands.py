@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,17 @@ from distvae.system.plural import counted
 
 # Commands import what they need when they are called: PyTorch takes seconds, and a wrong name needs none of it.
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from distvae.api import TextModel
     from distvae.config.schema import Config, EvaluationConfig
     from distvae.data.corpus import Corpus
     from distvae.data.new_text import NewText
     from distvae.distributed.runtime import Runtime
+    from distvae.runs.aggregate import AggregatePosterior
     from distvae.runs.finding import Found
+    from distvae.runs.gain import GainOverBaseline
+    from distvae.runs.probing import Probes
     from distvae.runs.results import Results
 
 
@@ -100,7 +105,7 @@ def probe(options: argparse.Namespace) -> None:
     if options.out is None:
         finding.check_folder(options.run, "for a model of the hub, name a file by --out")
     models = [finding.find(run) for run in filter(None, [options.run, options.beside])]
-    from distvae.reports import comparison, probes
+    from distvae.reports import probes
     from distvae.runs import probing
 
     encoded = []
@@ -112,11 +117,7 @@ def probe(options: argparse.Namespace) -> None:
             lambda: probing.probe(encoded, options.split, options.labels, options.quick, options.seed, shown=True)
         )
         if runtime.is_main:
-            done.save(options.out or Path(options.run, probing.PROBES))
-            if options.json:
-                print_json(done.as_dict())
-            else:
-                comparison.show_parts(probes.parts(done))
+            _save_and_show(done, options, probing.PROBES, probes.parts(done))
 
 
 def posterior(options: argparse.Namespace) -> None:
@@ -128,7 +129,7 @@ def posterior(options: argparse.Namespace) -> None:
         finding.check_folder(options.run, "for a model of the hub, name a file by --out")
     found = finding.find(options.run)
     from distvae.config.load import with_values
-    from distvae.reports import aggregate, comparison
+    from distvae.reports import aggregate
     from distvae.runs.aggregate import examine
 
     given = {"importance_samples": options.importance_samples, "seed": options.seed}
@@ -138,12 +139,7 @@ def posterior(options: argparse.Namespace) -> None:
             found.name, found.export, text.parts, options.split, settings, options.components, options.quick, runtime
         )
         if runtime.is_main:
-            done.save(options.out or Path(options.run, "posterior.json"))
-            if options.json:
-                print_json(done.as_dict())
-            else:
-                _print_notes(text.notes)
-                comparison.show_parts(aggregate.parts(done))
+            _save_and_show(done, options, "posterior.json", [*text.notes, *aggregate.parts(done)])
 
 
 def gain(options: argparse.Namespace) -> None:
@@ -151,7 +147,6 @@ def gain(options: argparse.Namespace) -> None:
     if options.out is None:
         finding.check_folder(options.run, "for a model of the hub, name a file by --out")
     models = [finding.find(run) for run in (options.run, options.baseline)]
-    from distvae.reports import comparison
     from distvae.reports import gain as report
     from distvae.runs.gain import check_comparable, compare
 
@@ -160,12 +155,7 @@ def gain(options: argparse.Namespace) -> None:
     with _runtime() as runtime, _sentences(options, models[0], runtime) as text:
         done = compare(models, _names(models), text.parts, options.split, settings, runtime)
         if runtime.is_main:
-            done.save(options.out or Path(options.run, "gain.json"))
-            if options.json:
-                print_json(done.as_dict())
-            else:
-                _print_notes(text.notes)
-                comparison.show_parts(report.parts(done))
+            _save_and_show(done, options, "gain.json", [*text.notes, *report.parts(done)])
 
 
 def explore(options: argparse.Namespace) -> None:
@@ -188,6 +178,20 @@ def explore(options: argparse.Namespace) -> None:
             with _sentences(options, found, runtime) as text:
                 spaces.append(build(name_of(found.name), TextModel(found), text.parts, options.sentences))
     serve.serve(spaces, options.port)
+
+
+def _save_and_show(
+    done: Probes | AggregatePosterior | GainOverBaseline, options: argparse.Namespace, file: str,
+    parts: Iterable[Table | str],
+) -> None:  # fmt: skip
+    """Write what was found, by default to a file of this name in the run folder, and print it."""
+    from distvae.reports import comparison
+
+    done.save(options.out or Path(options.run, file))
+    if options.json:
+        print_json(done.as_dict())
+    else:
+        comparison.show_parts(parts)
 
 
 def _names(models: Sequence[Found]) -> list[str]:
