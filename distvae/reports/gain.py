@@ -10,6 +10,7 @@ from distvae.evaluation.gain import Gained
 from distvae.evaluation.scores import fixed
 from distvae.reports.comparison import empty_table
 from distvae.runs.gain import GainOverBaseline
+from distvae.system.plural import counted
 
 # Positions that have a row.
 PLACES = 20
@@ -30,7 +31,7 @@ def parts(found: GainOverBaseline) -> Iterator[Table | str]:
         shown.add_row(f"token {row.first}", *_values(row), *(fixed(each[place], 1) for _, each in effective))
     yield shown
     if len(gain.positions) > PLACES:
-        yield f"{len(gain.positions) - PLACES} more positions are in the file"
+        yield f"the file has {counted(len(gain.positions) - PLACES, 'more position')}"
     if effective:
         yield (
             f"K = {found.samples:,} draws of z between prior and posterior; effective: of these, for the sentence up to"
@@ -39,7 +40,7 @@ def parts(found: GainOverBaseline) -> Iterator[Table | str]:
 
 
 def _length(row: Gained) -> str:
-    return f"  {row.first} tokens" if row.first == row.last else f"  {row.first}–{row.last} tokens"
+    return f"  {counted(row.first, 'token') if row.first == row.last else f'{row.first}–{row.last} tokens'}"
 
 
 def _values(row: Gained) -> list[str]:
