@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from distvae.data.corpus import Corpus
     from distvae.data.new_text import NewText
     from distvae.distributed.runtime import Runtime
-    from distvae.runs.aggregate import AggregatePosterior
     from distvae.runs.finding import Found
-    from distvae.runs.gain import GainOverBaseline
-    from distvae.runs.probing import Probes
+    from distvae.runs.findings import Findings
     from distvae.runs.results import Results
 
 
@@ -180,10 +178,7 @@ def explore(options: argparse.Namespace) -> None:
     serve.serve(spaces, options.port)
 
 
-def _save_and_show(
-    done: Probes | AggregatePosterior | GainOverBaseline, options: argparse.Namespace, file: str,
-    parts: Iterable[Table | str],
-) -> None:  # fmt: skip
+def _save_and_show(done: Findings, options: argparse.Namespace, file: str, parts: Iterable[Table | str]) -> None:
     """Write what was found, by default to a file of this name in the run folder, and print it."""
     from distvae.reports import comparison
 

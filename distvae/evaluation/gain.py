@@ -13,7 +13,6 @@ from torch import Tensor
 from distvae.config.schema import EvaluationConfig
 from distvae.data.batches import Batch
 from distvae.data.sentences import Sentences
-from distvae.distributed.device import has_bf16
 from distvae.distributed.ranks import Ranks
 from distvae.evaluation import scoring
 from distvae.evaluation.scores import Estimate, mean_estimate
@@ -143,7 +142,7 @@ def token_scores(
             columns = [model.decoder.token_losses(tokens, posterior.mean)]
         else:
             noise = sentence_noise(numbers, (samples, model.latent_size), ranks.device, settings.seed, "positions")
-            bf16 = settings.mixed_precision == "bf16" and has_bf16(ranks.device)
+            bf16 = scoring.decodes_in_bf16(settings, ranks.device)
             columns = [
                 *token_nll(prefix_log_weights(model.decoder, tokens, posterior, noise, settings.memory_mb, bf16))
             ]

@@ -22,13 +22,12 @@ from distvae.evaluation.encoding import encode
 from distvae.evaluation.generation import decode_ids, interpolation
 from distvae.evaluation.ngrams import NGrams
 from distvae.evaluation.scores import Estimate, mean_estimate, perplexity
+from distvae.evaluation.texts import Ids
 from distvae.model.vae import TextVAE
 from distvae.system.errors import UserError
 
 # Pairs of sentences, unless another number is asked for.
 PAIRS = 500
-
-Ids = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -71,19 +70,19 @@ class Paths:
             seed: of the random orders.
         """
         rng = random.Random(seed)
-        apart = [path for path in paths if path[0] != path[-1]]
-        steps = [_steps(path) for path in apart]
-        others = [_steps([path[0], *rng.sample(path[1:-1], len(path) - 2), path[-1]]) for path in apart]
-        ends = [edit_distance(path[0], path[-1]) for path in apart]
+        ends = [edit_distance(path[0], path[-1]) for path in paths]
+        apart = [(path, end) for path, end in zip(paths, ends, strict=True) if end]
+        steps = [_steps(path) for path, _ in apart]
+        others = [_steps([path[0], *rng.sample(path[1:-1], len(path) - 2), path[-1]]) for path, _ in apart]
         return cls(
             pairs=len(paths),
             points=len(paths[0]),
-            same_ends=mean_estimate(np.array([path[0] == path[-1] for path in paths], dtype=float)),
-            smoothness=_mean(end / sum(row) for end, row in zip(ends, steps, strict=True)),
-            shuffled=_mean(end / sum(row) for end, row in zip(ends, others, strict=True)),
+            same_ends=mean_estimate(np.array([end == 0 for end in ends], dtype=float)),
+            smoothness=_mean(end / sum(row) for (_, end), row in zip(apart, steps, strict=True)),
+            shuffled=_mean(end / sum(row) for (_, end), row in zip(apart, others, strict=True)),
             largest_step=_mean(max(row) / sum(row) for row in steps),
             different=mean_estimate(np.array([len({*map(tuple, path)}) for path in paths])),
-            distance=mean_estimate(np.array([edit_distance(path[0], path[-1]) for path in paths])),
+            distance=mean_estimate(np.array(ends)),
             ends_ppl=_perplexity(ngrams, [[path[0], path[-1]] for path in paths]),
             inner_ppl=_perplexity(ngrams, [path[1:-1] for path in paths]),
         )

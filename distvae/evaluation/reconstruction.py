@@ -18,12 +18,11 @@ from distvae.evaluation.decoding import Decoding
 from distvae.evaluation.encoding import encode
 from distvae.evaluation.generation import decode_ids
 from distvae.evaluation.scores import Estimate, mean_estimate
+from distvae.evaluation.texts import Ids
 from distvae.model.vae import TextVAE
 
 # Parts of a sentence, of equal numbers of words.
 PARTS = ("first", "middle", "last")
-
-Ids = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)

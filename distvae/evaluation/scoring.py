@@ -342,8 +342,13 @@ def weighted_draws(
     """
     shape, device = tuple(posterior.mean.shape[1:]), tokens.device
     noise = sentence_noise(numbers, (importance_samples, *shape), device, settings.seed, "nll")
-    bf16 = settings.mixed_precision == "bf16" and has_bf16(device)
+    bf16 = decodes_in_bf16(settings, device)
     return noise, importance_log_weights(model.decoder, tokens, posterior, noise, settings.memory_mb, bf16)
+
+
+def decodes_in_bf16(settings: EvaluationConfig, device: torch.device) -> bool:
+    """Return whether importance samples are decoded in bfloat16."""
+    return settings.mixed_precision == "bf16" and has_bf16(device)
 
 
 def _score_batch(
@@ -366,7 +371,7 @@ def _score_batch(
     re = rounded_re = model.decoder.reconstruction(tokens, z)
     nll = effective = torch.zeros_like(re)
     if importance_samples:
-        if settings.mixed_precision == "bf16" and has_bf16(device):
+        if decodes_in_bf16(settings, device):
             with torch.autocast(device.type, torch.bfloat16):
                 rounded_re = model.decoder.reconstruction(tokens, z)
         _, weights = weighted_draws(model, tokens, posterior, numbers, settings, importance_samples)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +29,9 @@ from distvae.model.draws import sentence_noise
 from distvae.model.posterior import Posterior
 from distvae.model.vae import TextVAE
 from distvae.runs.checkpoints import Export
+from distvae.runs.findings import Findings
 from distvae.system.errors import UserError
-from distvae.system.files import save_json, sha256
-from distvae.system.formats import stamped
+from distvae.system.files import sha256
 from distvae.system.progress_bar import Progress
 
 
@@ -69,7 +67,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class AggregatePosterior:
+class AggregatePosterior(Findings):
     """Contents of ``posterior.json``. All in nats per sentence, but for ``draws``.
 
     Attributes:
@@ -99,18 +97,6 @@ class AggregatePosterior:
     draws: dict[str, Draws]
     nll: dict[str, tuple[Bound, ...]] | None
     gain: Estimate | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return stamped(asdict(self))
-
-    def save(self, path: Path) -> None:
-        """Write them.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        save_json(path, self.as_dict())
 
 
 def examine(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 from distvae.config.schema import EvaluationConfig
 from distvae.data.new_text import Part
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.gain import Gain, token_scores
 from distvae.runs.finding import Found
+from distvae.runs.findings import Findings
 from distvae.system.errors import UserError
-from distvae.system.files import save_json, sha256
-from distvae.system.formats import stamped
+from distvae.system.files import sha256
 from distvae.system.progress_bar import Progress
 
 
 @dataclass(frozen=True)
-class GainOverBaseline:
+class GainOverBaseline(Findings):
     """Contents of ``gain.json``. Values of two models are those of the model, then those of the baseline.
 
     Attributes:
@@ -37,18 +35,6 @@ class GainOverBaseline:
     names: tuple[str, ...]
     models: tuple[str, ...]
     gain: Gain
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return stamped(asdict(self))
-
-    def save(self, path: Path) -> None:
-        """Write them.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        save_json(path, self.as_dict())
 
 
 def check_comparable(model: Found, baseline: Found) -> None:

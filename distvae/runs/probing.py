@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from distvae.data.new_text import NewText, Part, check_parts
 from distvae.distributed.runtime import Runtime
@@ -17,9 +16,9 @@ from distvae.evaluation.probes import Codes, Kind, Reading
 from distvae.evaluation.scores import Estimate
 from distvae.model.posterior import Posterior
 from distvae.runs.checkpoints import Export
+from distvae.runs.findings import Findings
 from distvae.system.errors import UserError
-from distvae.system.files import damaged, read_as, save_json, sha256
-from distvae.system.formats import stamped
+from distvae.system.files import damaged, read_as, sha256
 from distvae.system.progress_bar import Progress
 
 PROBES = "probes.json"
@@ -90,7 +89,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Probes:
+class Probes(Findings):
     """Contents of ``probes.json``.
 
     Attributes:
@@ -108,10 +107,6 @@ class Probes:
     notes: tuple[str, ...]
     data: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return stamped(asdict(self))
-
     @property
     def contradiction(self) -> str | None:
         """Describe a contradiction between these numbers, as in a damaged file; None if they agree."""
@@ -122,14 +117,6 @@ class Probes:
             if any(not 0 < count <= column.train for probe in column.probes for count in probe.accuracy):
                 return f"{name} has {column.train} labelled sentences, and probes learn from others"
         return None
-
-    def save(self, path: Path) -> None:
-        """Write them.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        save_json(path, self.as_dict())
 
 
 def load(run: Path) -> Probes | None:

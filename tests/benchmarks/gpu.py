@@ -103,8 +103,8 @@ def main() -> int:
 
 def parts(size: Size, folder: Path) -> dict[str, Callable[[], Any]]:
     """Return what is measured, the most important first."""
-    contest = replace(prepare(folder, size.settings, size.scored), sentences=size.compared, samples=size.samples)
-    contest = replace(contest, together=256)
+    contest = prepare(folder, size.settings, size.scored)
+    contest = replace(contest, sentences=size.compared, samples=size.samples, together=256)
     return {
         "tests": tests,
         "comparison": lambda: _comparison(contest, size),
@@ -199,7 +199,8 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
             [name, f"{each['seconds']:.1f}", f"{each['sentences'] / each['seconds']:,.1f}", f"{each['nll']:.3f}"]
             for name, each in found["scoring"].items()
         ]
-        yield from _table([f"scoring of {each_of(found)} sentences", "seconds", "sentences/s", "NLL"], rows)
+        scored = next(iter(found["scoring"].values()))["sentences"]
+        yield from _table([f"scoring of {scored:,} sentences", "seconds", "sentences/s", "NLL"], rows)
     if "sharing" in found:
         yield ""
         alone = np.array(found["sharing"][next(iter(found["sharing"]))])
@@ -238,11 +239,6 @@ def goals(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         rates = {count: np.median(seen) for count, seen in found["sharing"].items()}
         alone, most = next(iter(rates)), [*rates][-1]
         yield f"{most} trainings together, × {alone}", f"{rates[most] / rates[alone]:.2f}", "5 (8 together)"
-
-
-def each_of(found: dict[str, Any]) -> str:
-    """Return how many sentences were scored."""
-    return f"{next(iter(found['scoring'].values()))['sentences']:,}"
 
 
 def _training(found: dict[str, Any]) -> Iterator[str]:
