@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from distvae.data.batches import collate, evaluation_plan, share
+from distvae.data.batches import collate, share
+from distvae.data.plans import evaluation_plan
 from distvae.data.sentences import Sentences
 from distvae.distributed.ranks import OneRank, Ranks
 from distvae.evaluation.scoring import exact_inference

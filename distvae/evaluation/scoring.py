@@ -21,7 +21,8 @@ from torch import Tensor
 
 from distvae.config.schema import EvaluationConfig
 from distvae.data import captions
-from distvae.data.batches import Batch, collate, evaluation_plan, share
+from distvae.data.batches import Batch, collate, share
+from distvae.data.plans import evaluation_plan
 from distvae.data.sentences import Sentences
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.device import has_bf16

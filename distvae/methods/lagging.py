@@ -84,17 +84,18 @@ class Turns:
             return "all"
         return "decoder" if self.caught_up else "encoder"
 
-    def batch(self, due: int, batches: int, *key: int) -> int:
+    def batch(self, due: int, batches: range, *key: int) -> int:
         """Return which of an epoch's batches the next step takes.
 
         Args:
             due: the batch of the next step that moves the decoder, which the first encoder step before it takes too.
-            batches: number of batches of the epoch. Further encoder steps draw from them, with replacement.
+            batches: of the epoch, or of the part of a large corpus that is at hand. Further encoder steps draw from
+                them, with replacement.
             key: seed, stage, epoch.
         """
         if self.part != "encoder" or self.steps == 0:
             return due
-        return int(np.random.Generator(np.random.PCG64([*key, due, self.steps])).integers(batches))
+        return batches[int(np.random.Generator(np.random.PCG64([*key, due, self.steps])).integers(len(batches)))]
 
     def decoder_moved(self) -> None:
         """Called after a step that moved the decoder."""

@@ -28,7 +28,7 @@ class NotFinite:
 
     def stop_at(self, step: int, batch: np.ndarray, stage: Stage, progress: StageProgress) -> NoReturn:
         """Stop because a step was not finite, and write what was in its batch."""
-        lengths = self.sentences.lengths[batch]
+        lengths = self.sentences.lengths_of(batch)
         shown = ", ".join(map(str, batch[:8].tolist())) + (" …" if len(batch) > 8 else "")
         self.writer.not_finite(
             {

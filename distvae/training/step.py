@@ -80,7 +80,7 @@ class TrainStep:
         own = share(size, self.runtime.rank, self.runtime.world_size)
         if own.stop == own.start:
             own = batches[0].rows  # the dummy's
-        noise = self.noise(own, size, int(split.lengths[batch].max()) - 1, *key)
+        noise = self.noise(own, size, int(split.lengths_of(batch).max()) - 1, *key)
         rows = []
         for micro in batches:
             # A dummy beside sentences uses the first one's draws, because it counts nothing.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from distvae.config.schema import CAPTIONS, Config
-from distvae.data.batches import share, training_plan
+from distvae.data.batches import share
 from distvae.data.sentences import Sentences
 from distvae.distributed.device import peak_memory
 from distvae.distributed.engines import make_engine
@@ -155,7 +155,7 @@ class Trainer:
             self.writer.saving(), self.attempt, latent, encoder_steps,
             epoch.norms.mean, peak_memory(self.runtime.device),
         )  # fmt: skip
-        longest = int(self.corpus.train.lengths.max())
+        longest = self.corpus.train.longest
         self.writer.record(record, lambda: sample_sentences(self.model, self.vocabulary, self.config, longest))
         following = EpochProgress(self._sums())
         self._save(stage, progress, following)
@@ -189,16 +189,16 @@ class Trainer:
         """Train the rest of an epoch. Returns its means over all ranks, and γ at its end."""
         settings, number, gamma = self.config.optimizer, progress.epoch + 1, stage.objective.gamma
         sentences, turns, draw = self.corpus.train, stage.turns, (self.config.seed, stage.number, number)
-        plan = training_plan(sentences.lengths, settings.batch_size, draw)
+        plan = sentences.plan(settings.batch_size, draw)
         every = self.config.kl.policy.interval if stage.name == "train" else None
         # The last interval of an epoch also takes the remainder, so that no interval is too short.
-        interval_ends = set() if every is None else {*range(every, len(plan) - every + 1, every), len(plan)}
+        interval_ends = range(0) if every is None else range(every, len(plan) - every + 1, every)
         bad_step = self.no_bad_step
         unchecked: list[np.ndarray] = []  # batches since the last sync
         norms: list[torch.Tensor] = []  # of their gradients
         points = Points(epoch)
         began = time.monotonic() - epoch.seconds
-        shown = seen = sum(len(batch) for batch in plan[: epoch.batches])
+        shown = seen = plan.sentences(epoch.batches)
         self.engine.module.train()
         self.rank_sync.reset_pace()
         title = f"{stage.name} {number}/{stage.max_epochs}"
@@ -209,14 +209,14 @@ class Trainer:
                 learning_rate = progress.plateau.learning_rate * settings.warm_up(progress.warmed)
                 set_learning_rate(self.engine, learning_rate)
                 gamma.start_step(epoch.batches / len(plan))
-                part, batch = turns.part, plan[turns.batch(epoch.batches, len(plan), *draw)]
+                part, batch = turns.part, plan[turns.batch(epoch.batches, plan.group(epoch.batches), *draw)]
                 key: tuple[str | int, ...] = (stage.name, number, epoch.batches + 1)
                 if part == "encoder":
                     key += (turns.steps + 1,)
                 sums, norm = self.train_step(sentences, batch, key, stage.objective, part)
                 if part == "encoder":
                     epoch.encoder_steps += 1
-                    own = sentences.lengths[batch[share(len(batch), self.runtime.rank, self.runtime.world_size)]]
+                    own = sentences.lengths_of(batch[share(len(batch), self.runtime.rank, self.runtime.world_size)])
                     tokens = torch.isfinite(norm) * int(own.sum() - len(own))
                     turns.encoder_moved(sums[:, LOSS].sum(), tokens, self.runtime.sum)
                 else:
@@ -228,7 +228,8 @@ class Trainer:
                 norms.append(norm)
                 if settings.on_nan == "stop":
                     bad_step = torch.where(torch.isfinite(norm) | bad_step.isfinite(), bad_step, self.step)
-                last, interval_end = epoch.batches == len(plan), part != "encoder" and epoch.batches in interval_ends
+                last = epoch.batches == len(plan)
+                interval_end = part != "encoder" and every is not None and (last or epoch.batches in interval_ends)
                 due = self.rank_sync.due()
                 wanted = (epoch.save or epoch.stop) and self.engine.together
                 if due or last or interval_end or wanted or self._scheduled():

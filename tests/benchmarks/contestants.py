@@ -21,7 +21,8 @@ import yaml
 from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
-from distvae.data.batches import Plan, collate, training_plan
+from distvae.data.batches import collate
+from distvae.data.plans import Plan, training_plan
 from distvae.data.sentences import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime

@@ -30,7 +30,8 @@ from rich.table import Table
 
 from distvae.config.schema import Config, DataConfig, ModelConfig
 from distvae.data import corpus
-from distvae.data.batches import collate, training_plan
+from distvae.data.batches import collate
+from distvae.data.plans import training_plan
 from distvae.data.sentences import Sentences
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import mutual_information, score

@@ -13,7 +13,8 @@ from torch import nn
 
 from distvae.config.load import load_config
 from distvae.data import corpus
-from distvae.data.batches import collate, share, training_plan
+from distvae.data.batches import collate, share
+from distvae.data.plans import training_plan
 from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws
 from distvae.model.batch_norm import EPSILON, MOMENTUM

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from distvae.config.load import load_config
 from distvae.data import corpus
-from distvae.data.batches import collate, share, training_plan
+from distvae.data.batches import collate, share
+from distvae.data.plans import training_plan
 from distvae.distributed.engines.replicated import Replicated
 from distvae.methods.kl import kl_per_dimension
 from distvae.model import draws

@@ -11,7 +11,7 @@ import torch
 
 from distvae.config.load import load_config
 from distvae.data import corpus
-from distvae.data.batches import training_plan
+from distvae.data.plans import training_plan
 from distvae.distributed.engines import replicated
 from distvae.distributed.engines.base import optimizer_state
 from distvae.distributed.sync import RankSync

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from distvae.config.load import load_config
 from distvae.data import corpus
-from distvae.data.batches import training_plan
+from distvae.data.plans import training_plan
 from distvae.distributed.engines import replicated
 from distvae.runs.checkpoints import load_state
 from distvae.train import main
