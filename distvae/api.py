@@ -161,7 +161,7 @@ class TextModel:
         check_installed("a mixture as the prior")
         wanted = components or COMPONENTS, seed
         if wanted not in self._mixtures:
-            train = reading.own_corpus_alone(self._name, self.vocabulary, self.config.data).train
+            train = reading.own_corpus_alone(self._name, self.vocabulary, self.config.data).train.in_memory()
             self._mixtures[wanted] = fit_mixture(self.model, train, *wanted)
         return self._mixtures[wanted]
 

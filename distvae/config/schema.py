@@ -81,6 +81,9 @@ class DataConfig(Section):
     distinct: bool = False
     # How sentences become tokens. `treebank` is that of older versions.
     tokenizer: TokenizerOptions = Words()
+    # Sentences per shard. A corpus of more than 16 shards is prepared, opened and shuffled shard by shard, so that its
+    # size does not matter. For data without `label` and `group`.
+    shard_size: Positive = 524_288
     # Seed of the sample and of the captions. It is not the run's seed, so that runs share their data.
     seed: Seed = 0
     # Processes that tokenize. Null: one per CPU core.

@@ -20,21 +20,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from distvae import tokenization
 from distvae.config.schema import CAPTIONS, DataConfig
-from distvae.data import captions, local, preparation, sources
+from distvae.data import captions, local, preparation, sharding, sources
 from distvae.data.local import Files
 from distvae.data.preparation import CHARACTERS, Tokens
-from distvae.data.sentences import Sentences, view
+from distvae.data.sentences import Sentences, Shard, Shards, digest, read, view
+from distvae.data.sharding import Prepared
 from distvae.data.splits import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
@@ -52,9 +52,10 @@ ABANDONED_SECONDS = 7 * 24 * 3600
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.json"
 LABELS = "labels"
+SHARDS = "shards"
 
 # Settings that are part of the fingerprint only if they differ from their defaults, because older corpora lack them.
-_ADDED = {"subset", "split", "label", "group", "disjoint"}
+_ADDED = {"subset", "split", "label", "group", "disjoint", "shard_size"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Corpus:
         open_labels: opens ``labels``.
     """
 
-    train: Sentences
+    train: Sentences | Shards
     valid: Sentences
     test: Sentences
     vocabulary: Vocabulary
@@ -109,20 +110,45 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
-        work = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache, ignore_cleanup_errors=True)
-        with work, quiet_datasets(progress):
-            tokens = preparation.tokens_of(data, files, Path(work.name))
-            if sources.states(files) != states or _origin(data, files) != origin:
-                raise UserError(
-                    f"data.path={data.path}: has changed while it was being read; rerun the same command when nothing"
-                    " writes to it"
-                )
-            built = Path(work.name, folder.name)
-            _build(built, tokens, preparation.vocabulary_of(data, tokens.words["train"], tokens.tokenizer), origin)
+        with _workplace(cache, folder.name, sharding.may_be_large(files, data)) as work, quiet_datasets(progress):
+            if is_whole(folder):  # by now
+                return folder
+            built = work / folder.name
+            if data.path == CAPTIONS:
+                found = _whole(data, preparation.tokens_of_captions(data))
+            else:
+                texts = sharding.read(data, files, work)
+                if sources.states(files) != states or _origin(data, files) != origin:
+                    raise UserError(
+                        f"data.path={data.path}: has changed while it was being read; rerun the same command when"
+                        " nothing writes to it"
+                    )
+                if sharding.is_large(texts, data):
+                    found = sharding.prepare(data, texts, work, built / "train")
+                else:
+                    tokens = preparation.tokens_of(data, texts, work)
+                    found = _whole(data, replace(tokens, notes=[*tokens.notes, *sharding.notes_on_memory(texts, data)]))
+            _build(built, found, origin)
             _publish(built, folder)
     except OSError as error:
         raise UserError(f"data.cache={data.cache}: cannot be written: {error.strerror or error}") from None
     return folder
+
+
+@contextlib.contextmanager
+def _workplace(cache: Path, name: str, large: bool) -> Iterator[Path]:
+    """Yield a folder for temporary files: if they are large, the one of any other preparation of this corpus."""
+    if large:
+        with sharding.lasting_folder(cache / f".{name}-shards") as work:
+            yield work
+    else:
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache, ignore_cleanup_errors=True) as work:
+            yield Path(work)
+
+
+def _whole(data: DataConfig, tokens: Tokens) -> Prepared:
+    """Return the tokens of a corpus without shards, and its vocabulary."""
+    return Prepared(tokens, preparation.vocabulary_of(data, tokens.words["train"], tokens.tokenizer))
 
 
 def fingerprint(data: DataConfig) -> str:
@@ -146,11 +172,18 @@ def load(folder: str | Path) -> Corpus:
     try:
         manifest = _verify(folder)
         # Map the files whatever the environment asks for, so that ranks share their pages.
-        splits = {split: _mapped(folder / split) for split in SPLITS}
+        whole = [split for split in SPLITS if split != "train" or SHARDS not in manifest]
+        splits = {split: _mapped(folder / split) for split in whole}
     except (_DamagedError, OSError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it, and the next training will rebuild it") from None
     vocabulary = Vocabulary.load(folder / VOCABULARY)
-    train, valid, test = (Sentences(rows.column("ids"), _characters(rows)) for rows in splits.values())
+    opened = {split: Sentences(rows.column("ids"), _characters(rows)) for split, rows in splits.items()}
+    valid, test = opened["valid"], opened["test"]
+    train: Sentences | Shards
+    if SHARDS in manifest:
+        train = Shards(folder / "train", _shards(manifest), manifest[SHARDS]["block"])
+    else:
+        train = opened["train"]
     if vocabulary.unk == "closed":  # captions are drawn as tokens
         for sentences in (valid, test):
             sentences.characters = np.array([1 + len(vocabulary.text(ids)) for ids in sentences], dtype=np.int32)
@@ -168,8 +201,11 @@ def load(folder: str | Path) -> Corpus:
 
 def _mapped(folder: Path) -> pa.Table:
     """Map the rows that ``Dataset.save_to_disk`` wrote to a folder."""
-    parts = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in local.saved(folder)]
-    return pa.concat_tables(parts)
+    return pa.concat_tables([read(file) for file in local.saved(folder)])
+
+
+def _shards(manifest: dict[str, Any]) -> list[Shard]:
+    return [Shard(**shard) for shard in manifest[SHARDS]["files"]]
 
 
 def _characters(rows: pa.Table) -> np.ndarray | None:
@@ -179,7 +215,7 @@ def _characters(rows: pa.Table) -> np.ndarray | None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether every file of a corpus exists and is unchanged."""
+    """Return whether every file of a corpus exists and is unchanged; of shards, whether they have their sizes."""
     try:
         _verify(folder)
     except _DamagedError:
@@ -220,9 +256,10 @@ def _origin(data: DataConfig, files: Files) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _build(folder: Path, tokens: Tokens, vocabulary: Vocabulary, origin: dict[str, Any]) -> None:
-    """Encode all splits and write the corpus into a new folder."""
-    unknown: dict[str, float] = {}
+def _build(folder: Path, found: Prepared, origin: dict[str, Any]) -> None:
+    """Encode the splits that are not in shards, and write the rest of the corpus into its folder."""
+    tokens, vocabulary = found.tokens, found.vocabulary
+    unknown: dict[str, float] = {} if found.shards is None else {"train": found.shards.unknown}
     closed = vocabulary.unk == "closed"
     for split, sentences in tokens.words.items():
         ids = preparation.encode(sentences, vocabulary, split, folder.with_name(f"{split}-ids.arrow"))
@@ -235,7 +272,12 @@ def _build(folder: Path, tokens: Tokens, vocabulary: Vocabulary, origin: dict[st
     notes = [*tokens.notes]
     if not closed:
         notes.append(preparation.note_on_unknown(unknown, vocabulary.tokenizer))
-    digests = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    digests = {
+        str(path.relative_to(folder)): digest(path)
+        for path in paths
+        if found.shards is None or path.parent.name != "train"
+    }
     manifest: dict[str, Any] = {
         "notes": notes,
         "unknown": dict.fromkeys(tokens.words) if closed else unknown,
@@ -244,6 +286,8 @@ def _build(folder: Path, tokens: Tokens, vocabulary: Vocabulary, origin: dict[st
     }
     if tokens.labels:
         manifest[LABELS] = _names(tokens.labels)
+    if found.shards is not None:
+        manifest[SHARDS] = {"block": found.shards.block, "files": [asdict(shard) for shard in found.shards.files]}
     manifest["sha256"] = _sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -275,7 +319,7 @@ class _DamagedError(ValueError):
 
 
 def _verify(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a corpus and check all files against it.
+    """Read the manifest of a corpus and check all files against it, and the sizes of shards.
 
     Raises:
         _DamagedError: a file is missing or changed.
@@ -297,20 +341,18 @@ def _verify(folder: Path) -> dict[str, Any]:
             well = False
         if not well:
             raise _DamagedError(f"{name} is missing or has changed")
+    for shard in _shards(manifest) if SHARDS in manifest else ():  # which are read when they are opened
+        try:
+            well = (folder / "train" / shard.file).stat().st_size == shard.size
+        except OSError:
+            well = False
+        if not well:
+            raise _DamagedError(f"train/{shard.file} is missing or has changed")
     return manifest
 
 
 def _sha256(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def digest(path: Path) -> str:
-    """Return a non-cryptographic digest, because every process of every run hashes the whole corpus."""
-    found, block = xxhash.xxh3_128(), memoryview(bytearray(1 << 20))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            found.update(block[:count])
-    return found.hexdigest()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from distvae.data import corpus, preparation, sources
 from distvae.data.corpus import Corpus
 from distvae.data.preparation import sentences_of
 from distvae.data.readers.columns import TEXT_COLUMN
-from distvae.data.sentences import Sentences
+from distvae.data.sentences import Sentences, Shards
 from distvae.data.splits import SPLITS
 from distvae.tokenization import BUILT_IN
 
@@ -77,13 +77,18 @@ def look(data: DataConfig, progress: bool) -> Look:
     if sources.is_hub(data):
         data = sources.pinned(data)
     prepared = corpus.load(corpus.prepare(data, progress))
+    splits = {split: _split(prepared, split) for split in SPLITS}
+    warnings = [note.removeprefix("WARNING: ") for note in prepared.notes if note.startswith("WARNING: ")]
+    warnings += _long(splits)
+    notes = [note for note in prepared.notes if not note.startswith("WARNING: ")]
     with tempfile.TemporaryDirectory() as work, corpus.quiet_datasets(progress):
-        texts = _texts(data, Path(work))
-        splits = {split: _split(prepared, split) for split in SPLITS}
-        warnings = [note.removeprefix("WARNING: ") for note in prepared.notes if note.startswith("WARNING: ")]
-        warnings += _long(splits)
-        if data.path != CAPTIONS:  # which are independent draws, and whose words show their labels by design
-            warnings += [*_given_away(texts["train"], prepared), *_repeated(texts, data)]
+        texts = None
+        if isinstance(prepared.train, Shards):
+            notes.append("train: in shards, so it is not searched for repetitions")
+        else:
+            texts = _texts(data, Path(work))
+            if data.path != CAPTIONS:  # which are independent draws, and whose words show their labels by design
+                warnings += [*_given_away(texts["train"], prepared), *_repeated(texts, data)]
         drawn = np.sort(np.random.default_rng(0).permutation(len(prepared.train))[:EXAMPLES]).tolist()
         return Look(
             path=data.path,
@@ -92,10 +97,12 @@ def look(data: DataConfig, progress: bool) -> Look:
             unit=prepared.vocabulary.splitter.unit,
             vocabulary_size=len(prepared.vocabulary),
             splits=splits,
-            lengths=_histogram(prepared.train.lengths - 2),
+            lengths=_histogram(prepared.train.in_memory().lengths - 2),
             labels=_labels(prepared),
-            examples=[(texts["train"][i][TEXT_COLUMN].strip(), _shown(prepared, i)) for i in drawn],
-            notes=[note for note in prepared.notes if not note.startswith("WARNING: ")],
+            examples=[
+                (_text(prepared, texts, i), " ".join(prepared.vocabulary.decode(prepared.train[i]))) for i in drawn
+            ],
+            notes=notes,
             warnings=warnings,
         )
 
@@ -103,24 +110,26 @@ def look(data: DataConfig, progress: bool) -> Look:
 def _texts(data: DataConfig, work: Path) -> dict[str, Dataset]:
     """Return each split's sentences, as a column ``text``."""
     if data.path != CAPTIONS:
-        return preparation.choose(data, sources.find_files(data), work).texts
+        return preparation.choose(data, sources.load(data, sources.find_files(data), work)).texts
     join = BUILT_IN["words"].join
     drawn = preparation.drawn_captions(data)
     return {split: Dataset.from_dict({TEXT_COLUMN: [join(words) for words, _ in drawn[split]]}) for split in SPLITS}
 
 
-def _shown(prepared: Corpus, number: int) -> str:
-    return " ".join(prepared.vocabulary.decode(prepared.train[number]))
+def _text(prepared: Corpus, texts: dict[str, Dataset] | None, number: int) -> str:
+    """Return a sentence of train; the tokens of unknown words are shown if its text is not at hand."""
+    if texts is None:
+        return prepared.vocabulary.text(prepared.train[number])
+    return str(texts["train"][number][TEXT_COLUMN]).strip()
 
 
 def _split(prepared: Corpus, split: str) -> SplitLook:
-    sentences: Sentences = getattr(prepared, split)
-    lengths = sentences.lengths - 2
+    sentences: Sentences | Shards = getattr(prepared, split)
     return SplitLook(
-        sentences=len(lengths),
-        tokens=int(lengths.sum()),
-        median=int(np.median(lengths)),
-        longest=int(lengths.max()),
+        sentences=len(sentences),
+        tokens=sentences.tokens - 2 * len(sentences),
+        median=int(np.median(sentences.in_memory().lengths - 2)),
+        longest=sentences.longest - 2,
         unknown=prepared.unknown[split],
     )
 

@@ -19,7 +19,7 @@ from distvae.data import corpus, preparation, sources
 from distvae.data.preparation import CHARACTERS
 from distvae.data.readers.columns import TEXT_COLUMN
 from distvae.data.sentences import Sentences
-from distvae.data.splits import SPLITS, WHOLE_FILE
+from distvae.data.splits import WHOLE_FILE
 from distvae.data.vocabulary import Vocabulary
 from distvae.system.errors import UserError
 
@@ -112,7 +112,8 @@ def prepare(data: DataConfig, vocabulary: Vocabulary, folder: Path, progress: bo
     with corpus.quiet_datasets(progress):
         for name, source in sources.load(data, files, folder).items():
             split = ALL if name == WHOLE_FILE else name
-            rows, left_out = preparation.kept(source.rows, data)
+            found = preparation.kept(source.rows, data)
+            rows, left_out = found.rows, found.left_out(data)
             if not len(rows):
                 raise UserError(f"{source.where}: contains no sentences")
             texts = source.rows.select(rows)
@@ -152,8 +153,9 @@ def load(folder: Path, vocabulary: Vocabulary) -> NewText:
 
 
 def of_corpus(prepared: corpus.Corpus) -> dict[str, Part]:
-    """Return the splits of a corpus."""
+    """Return the splits of a corpus; of train in shards, a sample."""
+    splits = {"train": prepared.train.in_memory(), "valid": prepared.valid, "test": prepared.test}
     return {
-        split: Part(getattr(prepared, split), None, prepared.labels.get(split), prepared.unknown[split])
-        for split in SPLITS
+        split: Part(sentences, None, prepared.labels.get(split), prepared.unknown[split])
+        for split, sentences in splits.items()
     }

@@ -12,8 +12,9 @@ from datasets import Dataset, DatasetDict
 
 from distvae.config.schema import DataConfig
 from distvae.data import sources
-from distvae.data.corpus import digest, quiet_datasets
+from distvae.data.corpus import quiet_datasets
 from distvae.data.readers.columns import TEXT_COLUMN
+from distvae.data.sentences import digest
 from distvae.system.errors import UserError
 from distvae.system.files import writing
 

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distvae.config.schema import CAPTIONS, DataConfig
-from distvae.data import captions, sources, splits
-from distvae.data.local import Files
+from distvae.data import captions, splits
 from distvae.data.readers.columns import BATCH, TEXT_COLUMN, Texts
 from distvae.data.splits import SPLITS, WHOLE_FILE
 from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary
@@ -52,7 +51,7 @@ _INVISIBLE = re.compile(
 
 def caption_counts(data: DataConfig) -> dict[str, int]:
     """Return how many captions each split draws."""
-    return {split: _size(data, split) or CAPTION_COUNTS[split] for split in SPLITS}
+    return {split: size_of(data, split) or CAPTION_COUNTS[split] for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -87,43 +86,51 @@ class Chosen:
     labels: dict[str, Dataset]
 
 
-def tokens_of(data: DataConfig, files: Files, work: Path) -> Tokens:
-    """Read and tokenise all splits.
+def tokens_of_captions(data: DataConfig) -> Tokens:
+    """Draw the captions of all splits."""
+    from datasets import Dataset
+
+    drawn = drawn_captions(data)
+    words = {split: Dataset.from_dict({"words": [tokens for tokens, _ in pairs]}) for split, pairs in drawn.items()}
+    labels = {split: _factor_columns([found for _, found in pairs]) for split, pairs in drawn.items()}
+    return Tokens(words, BUILT_IN["words"], [], labels)
+
+
+def tokens_of(data: DataConfig, texts: dict[str, Texts], work: Path) -> Tokens:
+    """Choose the sentences of all splits and tokenise them.
 
     Args:
         data: which sentences.
-        files: by split, or one ``WHOLE_FILE``.
+        texts: by split, or one ``WHOLE_FILE``.
         work: folder for temporary Arrow files.
 
     Raises:
-        UserError: a source is unreadable or empty, or too small to be split, or the tokenizer cannot be trained or
-            read.
+        UserError: a source is empty, or too small to be split, or the tokenizer cannot be trained or read.
     """
-    from datasets import Dataset
-
-    if data.path == CAPTIONS:
-        drawn = drawn_captions(data)
-        words = {split: Dataset.from_dict({"words": [tokens for tokens, _ in pairs]}) for split, pairs in drawn.items()}
-        labels = {split: _factor_columns([found for _, found in pairs]) for split, pairs in drawn.items()}
-        return Tokens(words, BUILT_IN["words"], [], labels)
-    chosen = choose(data, files, work)
+    chosen = choose(data, texts)
     tokenizer = data.tokenizer.fit(sentences_of(chosen.texts["train"]))
     words = {split: tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.texts.items()}
-    return Tokens(words, tokenizer, [*chosen.notes, *_without_tokens(words, data)], chosen.labels)
+    notes = [*chosen.notes]
+    for split, rows in words.items():
+        notes += note_on_empty(split, empty_of(rows), len(rows), data)
+    return Tokens(words, tokenizer, notes, chosen.labels)
 
 
-def _without_tokens(words: dict[str, Dataset], data: DataConfig) -> Iterator[str]:
-    """Yield notes on sentences of which a tokenizer keeps nothing.
+def empty_of(words: Dataset) -> int:
+    """Return the number of sentences without any token."""
+    return int(pc.sum(pc.equal(pc.list_value_length(words.data.column("words")), 0)).as_py())
+
+
+def note_on_empty(split: str, empty: int, sentences: int, data: DataConfig) -> list[str]:
+    """Return a note if the tokenizer keeps nothing of some sentences.
 
     Raises:
-        UserError: it keeps nothing of a split.
+        UserError: it keeps nothing of the split.
     """
-    for split, rows in words.items():
-        empty = int(pc.sum(pc.equal(pc.list_value_length(rows.data.column("words")), 0)).as_py())
-        if empty == len(rows):
-            raise UserError(f"data.tokenizer={data.tokenizer.name}: knows nothing of {split}; use another tokenizer")
-        if empty:
-            yield f"{split}: {_count(empty, 'sentence')} of which data.tokenizer={data.tokenizer.name} knows nothing"
+    if empty == sentences:
+        raise UserError(f"data.tokenizer={data.tokenizer.name}: knows nothing of {split}; use another tokenizer")
+    named = f"{split}: {_count(empty, 'sentence')} of which data.tokenizer={data.tokenizer.name} knows nothing"
+    return [named] if empty else []
 
 
 def drawn_captions(data: DataConfig) -> dict[str, list[tuple[list[str], captions.Factors]]]:
@@ -139,36 +146,24 @@ def _factor_columns(factors: list[captions.Factors]) -> Dataset:
     return Dataset.from_dict({name: [getattr(found, name) for found in factors] for name in captions.Factors._fields})
 
 
-def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
-    """Read all splits of a source other than captions, and choose the sentences to use.
+def choose(data: DataConfig, texts: dict[str, Texts]) -> Chosen:
+    """Choose the sentences of all splits of a source.
 
     Args: those of ``tokens_of``.
 
     Raises:
-        UserError: a source is unreadable or empty, or too small to be split.
+        UserError: a source is empty, or too small to be split.
     """
-    texts = sources.load(data, files, work)
-    rows, notes = {}, []
+    texts, rows, notes = dict(texts), {}, []
     for name, source in texts.items():
-        rows[name], left_out = kept(source.rows, data)
-        if not len(rows[name]):
-            raise UserError(f"{source.where}: contains no sentences" + (f": {left_out} left out" if left_out else ""))
-        notes += [f"{name}: {note}" for note in (source.note, left_out and f"{left_out} left out") if note]
+        rows[name], noted = kept_of(name, source, data)
+        notes += noted
     notes += _cut_missing(rows, texts, data)
-    if data.disjoint:
-        dropped = splits.make_disjoint(rows, lambda split: sentences_of(texts[split].rows.select(rows[split])))
-        for split, count in dropped.items():
-            if not len(rows[split]):
-                raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}; leave it out")
-            if count:
-                notes.append(f"{split}: {_count(count, 'sentence')} left out: in another split")
+    notes += disjoint(rows, texts, data)
     chosen, labels = {}, {}
-    for i, split in enumerate(SPLITS):
-        size = _size(data, split)
-        if size is not None and size > len(rows[split]):
-            notes.append(f"{split}: {_count(len(rows[split]), 'sentence')}, fewer than the {size:,} requested")
-        elif size is not None:
-            rows[split] = np.sort(np.random.default_rng((data.seed, i)).choice(rows[split], size, replace=False))
+    for split in SPLITS:
+        rows[split], noted = sample(split, rows[split], data)
+        notes += noted
         chosen[split] = texts[split].rows.select(rows[split])
         found = texts[split].labels
         if found is not None:
@@ -178,6 +173,66 @@ def choose(data: DataConfig, files: Files, work: Path) -> Chosen:
                 if missing:
                     notes.append(f"{split}: {_count(missing, 'sentence')} without a label in column {name}")
     return Chosen(chosen, notes, labels)
+
+
+def kept_of(name: str, source: Texts, data: DataConfig) -> tuple[np.ndarray, list[str]]:
+    """Return the rows of a split to keep, and notes on how it was read and what is left out.
+
+    Raises:
+        UserError: nothing is kept.
+    """
+    found = kept(source.rows, data)
+    return found.rows, notes_on_kept(name, source, len(found.rows), found.left_out(data))
+
+
+def notes_on_kept(name: str, source: Texts, count: int, left_out: str) -> list[str]:
+    """Return notes on how a split was read and what is left out.
+
+    Raises:
+        UserError: no sentence is kept.
+    """
+    if not count:
+        raise UserError(f"{source.where}: contains no sentences" + (f": {left_out} left out" if left_out else ""))
+    return [f"{name}: {note}" for note in (source.note, left_out and f"{left_out} left out") if note]
+
+
+def disjoint(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: DataConfig) -> list[str]:
+    """Drop what ``data.disjoint`` asks for from the rows of splits, in place; return notes.
+
+    Raises:
+        UserError: nothing of a split is left.
+    """
+    if not data.disjoint:
+        return []
+    dropped = splits.make_disjoint(rows, lambda split: sentences_of(texts[split].rows.select(rows[split])))
+    return [note for split, count in dropped.items() for note in note_on_dropped(split, count, len(rows[split]), texts)]
+
+
+def note_on_dropped(split: str, dropped: int, left: int, texts: dict[str, Texts]) -> list[str]:
+    """Return a note on the sentences of a split that ``data.disjoint`` drops.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    if not left:
+        raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}; leave it out")
+    return [f"{split}: {_count(dropped, 'sentence')} left out: in another split"] if dropped else []
+
+
+def sample(split: str, rows: np.ndarray, data: DataConfig) -> tuple[np.ndarray, list[str]]:
+    """Return as many rows as a split is to have, and a note if they are fewer."""
+    size = size_of(data, split)
+    if size is None or size > len(rows):
+        return rows, note_on_size(split, size, len(rows))
+    rng = np.random.default_rng((data.seed, SPLITS.index(split)))
+    return np.sort(rng.choice(rows, size, replace=False)), []
+
+
+def note_on_size(split: str, size: int | None, count: int) -> list[str]:
+    """Return a note if a split has fewer sentences than requested."""
+    if size is None or size <= count:
+        return []
+    return [f"{split}: {_count(count, 'sentence')}, fewer than the {size:,} requested"]
 
 
 def sentences_of(texts: Dataset) -> Iterator[str]:
@@ -190,12 +245,19 @@ def vocabulary_of(data: DataConfig, train: Dataset, tokenizer: Tokenizer) -> Voc
     """Build the vocabulary from the tokens of train; that of the captions is closed."""
     if data.path == CAPTIONS:
         return Vocabulary.closed(captions.words())
+    if not isinstance(data.tokenizer, WordLevel):
+        return vocabulary_of_counts(data, {}, tokenizer)
+    counts = pc.value_counts(pc.list_flatten(train.data.column("words")))
+    counts = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
+    return vocabulary_of_counts(data, counts, tokenizer)
+
+
+def vocabulary_of_counts(data: DataConfig, counts: Mapping[str, int], tokenizer: Tokenizer) -> Vocabulary:
+    """Build the vocabulary from how often each word is in train; that of pieces from the tokenizer alone."""
     options = data.tokenizer
     if not isinstance(options, WordLevel):
         assert isinstance(tokenizer, PieceTokenizer)
         return Vocabulary.of_pieces(tokenizer, options.name)
-    counts = pc.value_counts(pc.list_flatten(train.data.column("words")))
-    counts = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
     return Vocabulary.build(counts, options.min_count, options.unk, options.name)
 
 
@@ -222,10 +284,15 @@ def share_of_unknown(sentences: pa.ChunkedArray, vocabulary: Vocabulary) -> floa
     unknown, words = 0, -2 * len(sentences)
     for chunk in sentences.chunks:
         ids = chunk.flatten().to_numpy()
-        first, last = vocabulary.unknown_ids[0], vocabulary.unknown_ids[-1]
-        unknown += int(np.count_nonzero((ids >= first) & (ids <= last)))
+        unknown += count_unknown(ids, vocabulary)
         words += len(ids)
     return unknown / words
+
+
+def count_unknown(ids: np.ndarray, vocabulary: Vocabulary) -> int:
+    """Return the number of words that are not in the vocabulary."""
+    first, last = vocabulary.unknown_ids[0], vocabulary.unknown_ids[-1]
+    return int(np.count_nonzero((ids >= first) & (ids <= last)))
 
 
 def note_on_unknown(unknown: dict[str, float], tokenizer: str) -> str:
@@ -250,12 +317,32 @@ def note_on_unknown(unknown: dict[str, float], tokenizer: str) -> str:
     )
 
 
-def _size(data: DataConfig, split: str) -> int | None:
+def size_of(data: DataConfig, split: str) -> int | None:
+    """Return the requested size of a split."""
     return {"train": data.train_size, "valid": data.valid_size, "test": data.test_size}[split]
 
 
-def kept(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
-    """Return the rows to keep, and a description of what is left out ("" if nothing is)."""
+@dataclass(frozen=True)
+class Kept:
+    """Rows to keep, [n], and how many others are left out."""
+
+    rows: np.ndarray
+    empty: int
+    long: int
+    repeated: int
+
+    def left_out(self, data: DataConfig) -> str:
+        """Return a description of what is left out ("" if nothing is)."""
+        counted = [
+            (self.empty, _count(self.empty, "empty line")),
+            (self.long, f"{_count(self.long, 'sentence')} of more than {data.max_words} words"),
+            (self.repeated, _count(self.repeated, "repeated sentence")),
+        ]
+        return ", ".join(words for count, words in counted if count)
+
+
+def kept(text: Dataset, data: DataConfig) -> Kept:
+    """Return the rows to keep."""
     kept = array("q")
     seen: set[str] = set()
     empty = long = repeated = 0
@@ -270,12 +357,7 @@ def kept(text: Dataset, data: DataConfig) -> tuple[np.ndarray, str]:
             kept.append(row)
             if data.distinct:
                 seen.add(sentence)
-    counted = [
-        (empty, _count(empty, "empty line")),
-        (long, f"{_count(long, 'sentence')} of more than {data.max_words} words"),
-        (repeated, _count(repeated, "repeated sentence")),
-    ]
-    return np.frombuffer(kept, dtype=np.int64), ", ".join(words for count, words in counted if count)
+    return Kept(np.frombuffer(kept, dtype=np.int64), empty, long, repeated)
 
 
 def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: DataConfig) -> list[str]:
@@ -287,19 +369,7 @@ def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: Dat
         if data.group is not None:
             raise UserError(f"data.group: {source.where} has splits already, so none is cut by groups; leave it out")
         return []
-    if len(all_rows) <= len(missing):
-        raise UserError(
-            f"{source.where}: {_count(len(all_rows), 'sentence')} cannot be split into train, {' and '.join(missing)};"
-            " add sentences, or pass a folder with a file for each"
-        )
-    held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * len(all_rows)))
-    sizes = {split: _size(data, split) or held_out for split in missing}
-    if min(*sizes.values(), len(all_rows) - sum(sizes.values())) < 1:
-        wanted = " and ".join(f"{size:,} for {split}" for split, size in sizes.items())
-        raise UserError(
-            f"{source.where}: {_count(len(all_rows), 'sentence')} cannot be split into train, {wanted}; set"
-            " data.valid_size and data.test_size, or pass a folder with a file for each"
-        )
+    sizes = cut_sizes(source, len(all_rows), missing, data)
     if source.groups is not None:
         parts = splits.cut_groups(all_rows, sizes, data.seed, _codes(source.groups)[all_rows])
         empty = [split for split, part in parts.items() if not len(part)]
@@ -314,14 +384,41 @@ def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: Dat
     rows.pop(name)
     rows.update(parts)
     texts.update(dict.fromkeys([*missing, "train"], source))
-    notes = []
-    for split in missing:
-        cut = _count(len(rows[split]), "sentence")
-        if name == "train":
-            notes.append(f"{split}: {cut} cut from train, because there is no such split")
-        elif len(rows[split]) < sizes[split]:
-            notes.append(f"{split}: {cut} in whole groups, of at most {sizes[split]:,}")
-    return notes
+    if name == "train":
+        return notes_on_cut({split: len(rows[split]) for split in missing})
+    return [
+        f"{split}: {_count(len(rows[split]), 'sentence')} in whole groups, of at most {sizes[split]:,}"
+        for split in missing
+        if len(rows[split]) < sizes[split]
+    ]
+
+
+def notes_on_cut(sizes: Mapping[str, int]) -> list[str]:
+    """Return notes on splits that are cut from train."""
+    cut = {split: _count(size, "sentence") for split, size in sizes.items()}
+    return [f"{split}: {count} cut from train, because there is no such split" for split, count in cut.items()]
+
+
+def cut_sizes(source: Texts, count: int, missing: Sequence[str], data: DataConfig) -> dict[str, int]:
+    """Return the sizes of the splits to cut from ``count`` sentences.
+
+    Raises:
+        UserError: they are too few.
+    """
+    if count <= len(missing):
+        raise UserError(
+            f"{source.where}: {_count(count, 'sentence')} cannot be split into train, {' and '.join(missing)};"
+            " add sentences, or pass a folder with a file for each"
+        )
+    held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * count))
+    sizes = {split: size_of(data, split) or held_out for split in missing}
+    if min(*sizes.values(), count - sum(sizes.values())) < 1:
+        wanted = " and ".join(f"{size:,} for {split}" for split, size in sizes.items())
+        raise UserError(
+            f"{source.where}: {_count(count, 'sentence')} cannot be split into train, {wanted}; set"
+            " data.valid_size and data.test_size, or pass a folder with a file for each"
+        )
+    return sizes
 
 
 def _codes(columns: Dataset) -> np.ndarray:
@@ -381,11 +478,21 @@ def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
     flat = words.flatten().dictionary_encode()
     ids = np.array(vocabulary.encode(flat.dictionary.to_pylist())[1:-1], dtype=np.int32)[flat.indices]
     offsets = words.offsets.to_numpy() - words.offsets[0].as_py()
+    rows = with_ends(ids, offsets, vocabulary)
+    return pa.table({"ids": rows} | {name: batch.column(name) for name in batch.column_names if name != "words"})
+
+
+def with_ends(ids: np.ndarray, offsets: np.ndarray, vocabulary: Vocabulary) -> pa.ListArray:
+    """Return sentences with ``<s>`` and ``</s>``.
+
+    Args:
+        ids: of all words, int32.
+        offsets: where each sentence starts in ``ids``, and the end of the last one, int32.
+    """
     # The start and end of each sentence; one ends where the next starts.
     places = np.repeat(offsets, 2)[1:-1]
-    ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(words)))
-    rows = pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)
-    return pa.table({"ids": rows} | {name: batch.column(name) for name in batch.column_names if name != "words"})
+    ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(offsets) - 1))
+    return pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)
 
 
 def _count(number: int, what: str) -> str:

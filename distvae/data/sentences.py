@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -60,6 +62,11 @@ class Sentences(Sequence[np.ndarray]):
     def longest(self) -> int:
         """Tokens of the longest sentence."""
         return int(self.lengths.max())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sentences."""
+        return int(self.lengths.sum(dtype=np.int64))
 
     def lengths_of(self, numbers: np.ndarray) -> np.ndarray:
         """Return the tokens of some sentences, [n]."""
@@ -181,7 +188,11 @@ class Shards(Sequence[np.ndarray]):
         return block_plan(len(self), self._lengths, batch_size, key, self._block)
 
     def in_memory(self) -> Sentences:
-        """Return ``SAMPLED`` sentences at equal distances, or all if they are fewer."""
+        """Return ``SAMPLED`` sentences at equal distances, which the user is told, or all if they are fewer."""
+        if len(self) > SAMPLED and os.environ.get("RANK", "0") == "0":
+            print(
+                f"train: {SAMPLED:,} of its {len(self):,} sentences, at equal distances, stand for all", file=sys.stderr
+            )
         numbers = np.linspace(0, len(self) - 1, min(SAMPLED, len(self))).astype(np.int64)
         return Sentences.of([self[i] for i in numbers.tolist()])
 

@@ -109,7 +109,7 @@ def make_disjoint(rows: dict[str, np.ndarray], sentences: Callable[[str], Iterab
     """Drop rows of train whose sentence is in valid or test, and of valid whose sentence is in test.
 
     Args:
-        rows: of each split; changed.
+        rows: of each split, train may be missing; changed.
         sentences: returns those of a split's rows.
 
     Returns:
@@ -117,6 +117,8 @@ def make_disjoint(rows: dict[str, np.ndarray], sentences: Callable[[str], Iterab
     """
     dropped = {}
     for split, others in (("train", ("valid", "test")), ("valid", ("test",))):
+        if split not in rows:
+            continue
         known = set(chain.from_iterable(map(sentences, others)))
         keep = np.fromiter((sentence not in known for sentence in sentences(split)), bool, len(rows[split]))
         dropped[split] = int(len(keep) - keep.sum())

@@ -152,5 +152,5 @@ def interpolate(
     decoded = decode_ids(model, z, vocabulary, decoding, on_progress)
     sentences = [[vocabulary.bos, *row, vocabulary.eos] for row in decoded]
     paths = [sentences[first : first + points] for first in range(0, len(sentences), points)]
-    ngrams = NGrams([sentence.tolist() for sentence in corpus.train[:]], len(vocabulary))
+    ngrams = NGrams([sentence.tolist() for sentence in corpus.train.in_memory()], len(vocabulary))
     return Paths.of(paths, ngrams, decoding.seed)

@@ -20,7 +20,7 @@ from distvae.config.yaml import ConfigError
 from distvae.data import corpus, new_text, sources
 from distvae.data.corpus import Corpus
 from distvae.data.new_text import NewText
-from distvae.data.sentences import Sentences
+from distvae.data.sentences import Sentences, Shards
 from distvae.data.splits import SPLITS
 from distvae.data.vocabulary import Vocabulary
 from distvae.distributed.runtime import Runtime
@@ -137,8 +137,8 @@ def own_text(name: str, found: Export, data: DataConfig, runtime: Runtime) -> Ne
     return NewText(new_text.of_corpus(prepared), fingerprint, ())
 
 
-def _same(one: Sentences, other: Sentences) -> bool:
-    return np.array_equal(one.lengths, other.lengths) and all(map(np.array_equal, one, other))
+def _same(one: Sentences | Shards, other: Sentences | Shards) -> bool:
+    return len(one) == len(other) and all(map(np.array_equal, one, other))
 
 
 @contextmanager

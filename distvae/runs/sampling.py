@@ -66,7 +66,7 @@ def compare_samples(
         for name, z in drawn.items()
     }
     sets["valid"] = _drawn(corpus.valid, count, decoding.seed)
-    train, test = ([sentence.tolist() for sentence in split[:]] for split in (corpus.train, corpus.test))
+    train, test = ([sentence.tolist() for sentence in split] for split in (corpus.train.in_memory(), corpus.test))
     comparison = Comparison(train, test, len(vocabulary))
     found = {name: comparison.statistics(sentences) for name, sentences in sets.items()}
     if features is None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from distvae.data.sentences import Sentences
+from distvae.data.sentences import Sentences, Shards
 from distvae.distributed.runtime import Runtime
 from distvae.runs import checkpoints
 from distvae.system.errors import PeerError, UserError
@@ -24,7 +24,7 @@ class NotFinite:
     run: Path
     runtime: Runtime
     writer: NoWriter
-    sentences: Sentences  # that steps train on
+    sentences: Sentences | Shards  # that steps train on
 
     def stop_at(self, step: int, batch: np.ndarray, stage: Stage, progress: StageProgress) -> NoReturn:
         """Stop because a step was not finite, and write what was in its batch."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distvae.config.schema import Config
 from distvae.data.batches import Batch, collate, share
-from distvae.data.sentences import Sentences
+from distvae.data.sentences import Sentences, Shards
 from distvae.distributed.engines.base import Engine, gradient_of, set_moving
 from distvae.distributed.graphs import Compute, GraphedSteps
 from distvae.distributed.runtime import Runtime
@@ -53,7 +53,7 @@ class TrainStep:
 
     def __call__(
         self,
-        split: Sentences,
+        split: Sentences | Shards,
         batch: np.ndarray,
         key: tuple[str | int, ...],
         objective: Objective,

@@ -22,7 +22,7 @@ from distvae.config.load import load_config
 from distvae.config.schema import Config
 from distvae.data import corpus
 from distvae.data.batches import collate
-from distvae.data.plans import Plan, training_plan
+from distvae.data.plans import Plan
 from distvae.data.sentences import Sentences
 from distvae.distributed.engines import make_engine
 from distvae.distributed.runtime import Runtime
@@ -239,7 +239,7 @@ def _peak_memory() -> int:
 
 def plan_of(sentences: corpus.Corpus, batch_size: int) -> Plan:
     """Return the batches of an epoch."""
-    return training_plan(sentences.train.lengths, batch_size, (0, 0, 1))
+    return sentences.train.plan(batch_size, (0, 0, 1))
 
 
 class _Some:

@@ -31,8 +31,8 @@ from rich.table import Table
 from distvae.config.schema import Config, DataConfig, ModelConfig
 from distvae.data import corpus
 from distvae.data.batches import collate
-from distvae.data.plans import training_plan
-from distvae.data.sentences import Sentences
+from distvae.data.plans import Plan
+from distvae.data.sentences import Sentences, Shards
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.scoring import mutual_information, score
 from distvae.model.posterior import Posterior
@@ -182,37 +182,44 @@ def first_batch(data: DataConfig) -> dict[str, Any]:
     """Time the way from a config to the first batch."""
     began = time.perf_counter()
     sentences = corpus.load(corpus.prepare(data, progress=False)).train
-    plan = training_plan(sentences.lengths, BATCH, KEY)
+    plan = sentences.plan(BATCH, KEY)
     collate(sentences, plan[0], slice(0, len(plan[0])), PAD)
     return {"seconds": time.perf_counter() - began}
 
 
 def plan_alone(data: DataConfig) -> dict[str, Any]:
     """Measure an epoch's plan, per sentence: seconds, and bytes while it is made and afterwards."""
-    lengths = _load(data).lengths
+    sentences = _load(data)
     began = time.process_time()
-    training_plan(lengths, BATCH, KEY)
+    _order(sentences.plan(BATCH, KEY))
     seconds = time.process_time() - began
     tracemalloc.start()
-    plan = training_plan(lengths, BATCH, KEY)
+    plan = sentences.plan(BATCH, KEY)
+    _order(plan)
     kept, peak = tracemalloc.get_traced_memory()
     del plan
-    return {"seconds": seconds / len(lengths), "kept": kept / len(lengths), "held": peak / len(lengths)}
+    return {"seconds": seconds / len(sentences), "kept": kept, "held": peak}
+
+
+def _order(plan: Plan) -> None:
+    """Make the order of every group."""
+    number = 0
+    while number < len(plan):
+        plan[number]
+        number = plan.group(number).stop
 
 
 def epoch(data: DataConfig) -> dict[str, Any]:
     """Time an epoch's plan and all of its batches."""
     sentences = _load(data)
     began = time.process_time()
-    plan = training_plan(sentences.lengths, BATCH, KEY)
-    planned = time.process_time()
+    plan = sentences.plan(BATCH, KEY)
     for batch in plan:
         collate(sentences, batch, slice(0, len(batch)), PAD)
-    ended = time.process_time()
-    return {"seconds": (ended - began) / len(sentences), "collate_seconds": (ended - planned) / len(plan)}
+    return {"seconds": (time.process_time() - began) / len(sentences)}
 
 
-def _load(data: DataConfig) -> Sentences:
+def _load(data: DataConfig) -> Sentences | Shards:
     return corpus.load(next(Path(data.cache).iterdir())).train
 
 
@@ -332,7 +339,7 @@ def _corpus_table(rows: list[dict[str, Any]]) -> Table:
 
 def _epoch_table(rows: list[dict[str, Any]]) -> Table:
     table = plain_table(
-        "sentences", "plan, ns each", "peak bytes each", "collate, µs", "plan and collate, µs each", "disk, bytes each",
+        "sentences", "plan, ns each", "peak MiB", "plan and collate, µs each", "disk, bytes each",
         "while built",
     )  # fmt: skip
     for row in rows:
@@ -340,8 +347,7 @@ def _epoch_table(rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             f"{count:,}",
             f"{plan['seconds'] * 1e9:.0f}",
-            f"{plan['held']:.1f}",
-            f"{epoch['collate_seconds'] * 1e6:.0f}",
+            f"{plan['held'] / MIB:.0f}",
             f"{epoch['seconds'] * 1e6:.2f}",
             f"{row['cache_bytes'] / count:.0f}",
             f"{row['cold']['peak_disk'] / count:.0f}",

@@ -350,6 +350,7 @@ PLACE = {
 
 PRETRAINING = {
     "seed", "data.path", "data.subset", "data.revision", "data.split", "data.label", "data.group", "data.disjoint",
+    "data.shard_size",
     "data.columns", "data.max_words", "data.train_size", "data.valid_size", "data.test_size",
     "data.distinct", "data.tokenizer", "data.min_count", "data.unk", "data.vocabulary_size", "data.tokenizer_file",
     "data.seed", "model.embedding_size", "model.hidden_size", "model.latent_size", "model.pooling", "model.posterior",
