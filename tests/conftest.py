@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from distvae import cli
+from distvae.data import captions
 from distvae.train import main
 
 pytest.register_assert_rewrite("tests.compare")
@@ -54,6 +55,16 @@ def tiny(cache, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "tiny.yaml"
     path.write_text(TINY.replace("test_size: 20}", f"test_size: 20, cache: {cache}}}"), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def in_shards(tmp_path_factory) -> list[str]:
+    """Settings that make ``tiny`` train on a corpus in shards of 8: an epoch has two groups, of 16 and 7 batches."""
+    folder = tmp_path_factory.mktemp("large")
+    for number, (split, size) in enumerate({"train": 200, "valid": 20, "test": 20}.items()):
+        lines = (" ".join(words) + "\n" for words in captions.generate(size, (5, number)))
+        (folder / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+    return [f"data.path={folder}", "data.train_size=181", "data.shard_size=8", "data.min_count=1"]
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,9 @@ from distvae.model.vae import TextVAE
 # Values of float64 in a chunk of draws of z times mixture components, some 100 MiB with temporaries.
 _MIXTURE_VALUES = 2**22
 
+# Most posteriors in the mixture that mutual information is found by.
+MIXTURE = 2**15
+
 # Maximum number of importance samples in a batch of a rank. They take seconds, because signals are handled between
 # batches, and more are not faster.
 _DRAWS = 2**13
@@ -195,6 +198,9 @@ def mutual_information(
 ) -> np.ndarray:
     """Return log q(zᵢ|xᵢ) − log q(zᵢ) of each sentence in nats, where q(z) is the mixture of all N posteriors.
 
+    Of more than ``MIXTURE`` posteriors, all others than the sentence's own are represented by as many at equal
+    distances, so that the work grows with N and not with its square.
+
     Its mean estimates I(x; z) = mean KL(q(z|x) ‖ p) − KL(q(z) ‖ p) (Hoffman and Johnson, 2016). Both terms use the same
     draw, so each value, and hence the mean, is at most ln N.
 
@@ -210,11 +216,26 @@ def mutual_information(
     if z.shape[1] == 0:
         return np.zeros(n)
     values = torch.zeros(n, dtype=torch.float64, device=ranks.device)
-    for number, (rows, log_density) in enumerate(mixture_densities(posterior, z, ranks)):
+    if n > MIXTURE:
+        chosen = torch.linspace(0, n - 1, MIXTURE, dtype=torch.float64).round().long()
+        part = Posterior(posterior.mean[chosen], posterior.log_variance[chosen])
+        distances = (z - posterior.mean).square() * torch.exp(-posterior.log_variance)
+        own_density = -0.5 * (distances + posterior.log_variance).sum(dim=1).to(values)
+        chosen = chosen.to(values.device)
+    else:
+        part = posterior
+    for number, (rows, log_density) in enumerate(mixture_densities(part, z, ranks)):
         if number:
             on_progress()
-        own = log_density.gather(1, torch.arange(n, device=values.device)[rows, None]).squeeze(1)
-        values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)
+        numbers = torch.arange(n, device=values.device)[rows, None]
+        if n > MIXTURE:
+            own, is_own = own_density[rows], numbers == chosen
+            others = torch.logsumexp(log_density.masked_fill(is_own, -math.inf), dim=1)
+            mean_of_others = others - torch.log(MIXTURE - is_own.sum(dim=1).to(others)) + math.log((n - 1) / n)
+            values[rows] = own - torch.logaddexp(own - math.log(n), mean_of_others)
+        else:
+            own = log_density.gather(1, numbers).squeeze(1)
+            values[rows] = own - torch.logsumexp(log_density, dim=1) + math.log(n)
     return ranks.sum(values).cpu().numpy()
 
 

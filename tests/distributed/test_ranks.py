@@ -14,6 +14,7 @@ from tests.conftest import ROOT, fork, fork_each
 METHODS = {
     "soft_free_bits": ["kl.every_steps=4"],
     "free_bits": ["kl.policy=linear", "kl.free_bits=dimension", "kl.target_rate=2"],
+    "shards": [],
 }
 
 
@@ -21,23 +22,28 @@ WAYS = [(3, 1), (2, 2)]  # processes and accumulation steps
 
 
 @pytest.fixture(scope="module")
-def alone(tiny, tmp_path_factory):
+def methods(in_shards):
+    return METHODS | {"shards": in_shards}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, methods, tmp_path_factory):
     """The runs by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    for method, settings in METHODS.items():
+    for method, settings in methods.items():
         assert main([str(tiny), *settings, f"run={folder / method}"]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def shared(tiny, tmp_path_factory):
+def shared(tiny, methods, tmp_path_factory):
     """The runs by several processes, a run of two without sentences, and ``told``, what they printed."""
     folder = tmp_path_factory.mktemp("shared")
     runs = {
         (processes, accumulation): [
             [str(tiny), *settings, f"run={folder / f'{method}-{processes}-{accumulation}'}"]
             + [f"optimizer.accumulation_steps={accumulation}"]
-            for method, settings in METHODS.items()
+            for method, settings in methods.items()
         ]
         for processes, accumulation in WAYS
     }

@@ -30,14 +30,17 @@ WAYS = {
         ],
         41,
     ),
+    # In the second group of the second stage's second epoch.
+    "shards": (2, [], 88),
 }
 
 
 @pytest.fixture(scope="module")
-def runs(tiny, tmp_path_factory):
+def runs(tiny, in_shards, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
 
     def arguments(name, run, *more):
+        more += tuple(in_shards) if name == "shards" else ()
         saving = ["checkpoint.every_steps=4", "checkpoint.keep=99"]
         return [str(tiny), f"run={folder / run / name}", *WAYS[name][1], *saving, *more]
 

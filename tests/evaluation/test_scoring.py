@@ -554,6 +554,33 @@ def test_mutual_information_is_the_densities():
     assert information(mean, variance, z) == pytest.approx(expected.numpy(), abs=1e-12)
 
 
+def test_mutual_information_of_many_is_that_of_some(monkeypatch):
+    """Its mean is the exact one but for chance, its values are those of a mixture with the own posterior, and no
+    number of ranks changes them."""
+    count, some = 2000, 500
+    mean = 1.5 * normal(count, 2)
+    z = mean + math.sqrt(0.5) * normal(2, count).T
+    exact = information(mean, 0.5, z)
+    monkeypatch.setattr(scoring, "MIXTURE", some)
+    found = information(mean, 0.5, z)
+    for ranks in (1, 3):
+        assert all(
+            other == pytest.approx(found, abs=1e-9)
+            for other in on_ranks(ranks, lambda rank: information(mean, 0.5, z, rank))
+        )
+    chosen = np.linspace(0, count - 1, some).round().astype(int)
+    densities = Normal(mean, math.sqrt(0.5)).log_prob(z[:, None]).sum(dim=2).numpy()  # of z_i under each posterior
+    for i in (0, 1, 777, int(chosen[100])):
+        others = [densities[i, j] for j in chosen if j != i]
+        mixture = np.exp(densities[i, i]) / count + (count - 1) / count * np.exp(others).mean()
+        assert found[i] == pytest.approx(densities[i, i] - math.log(mixture), abs=1e-9)
+    assert found.mean() == pytest.approx(exact.mean(), abs=0.02)
+    assert found.mean() != exact.mean()
+    assert found.max() <= math.log(count)
+    monkeypatch.setattr(scoring, "MIXTURE", count)
+    assert information(mean, 0.5, z) == pytest.approx(exact, abs=0)
+
+
 @pytest.mark.parametrize("rows", [1, 4, 7])
 def test_mutual_information_does_not_depend_on_its_chunks(rows, monkeypatch):
     mean, z = 2 * normal(20, 3), normal(3, 20).T
