@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import overload
 
 import numpy as np
@@ -19,8 +20,8 @@ GROUP = 16
 
 
 class Plan(Sequence[np.ndarray]):
-    """Batches of sentence numbers, in groups. A group's order is made when one of its batches is first asked for, and
-    kept until one of another group is.
+    """Batches of sentence numbers, in groups. A group's order is made by a thread while the batches of the group before
+    are in use, and kept until one of another group is asked for.
 
     Args:
         size: sentences per batch.
@@ -33,6 +34,8 @@ class Plan(Sequence[np.ndarray]):
         self._size, self._counts, self._order = size, counts, order
         self._ends: list[int] = np.cumsum([-(-count // size) for count in counts], dtype=np.int64).tolist()
         self._group, self._numbers, self._pieces = -1, np.empty(0, np.int32), np.empty(0, np.int64)
+        self._next: Future[tuple[np.ndarray, np.ndarray]] | None = None  # of the next group
+        self._thread = ThreadPoolExecutor(1)  # which starts with its first task
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -49,7 +52,7 @@ class Plan(Sequence[np.ndarray]):
             return [self[i] for i in range(*index.indices(len(self)))]
         group = self._group_of(index)
         if group != self._group:
-            self._group, (self._numbers, self._pieces) = group, self._order(group)
+            self._open(group)
         start = int(self._pieces[index - self._first(group)]) * self._size
         return self._numbers[start : start + self._size]
 
@@ -64,6 +67,12 @@ class Plan(Sequence[np.ndarray]):
             return sum(self._counts)
         group = self._group_of(batches)
         return sum(self._counts[:group]) + sum(len(self[i]) for i in range(self._first(group), batches))
+
+    def _open(self, group: int) -> None:
+        ahead = self._next is not None and group == self._group + 1
+        self._numbers, self._pieces = self._next.result() if self._next and ahead else self._order(group)
+        self._group = group
+        self._next = self._thread.submit(self._order, group + 1) if group + 1 < len(self._counts) else None
 
     def _group_of(self, index: int) -> int:
         if not 0 <= index < len(self):

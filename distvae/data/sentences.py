@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import overload
 
 import numpy as np
@@ -19,9 +20,9 @@ import xxhash
 from distvae.data.plans import GROUP, Plan, block_plan, training_plan
 from distvae.system.errors import UserError
 
-# Shards that a process keeps open. The blocks of a group, which hold at most as many sentences as a shard each, lie in
-# two shards or one, and in one more if they are shorter.
-OPEN_SHARDS = 3 * GROUP
+# Shards that a process keeps open: those of two groups, whose blocks lie in two shards each, or in three if sentences
+# were left out of these.
+OPEN_SHARDS = 6 * GROUP
 
 # Sentences of a corpus in shards that are compared with others as a whole: novelty, trigrams, mixtures.
 SAMPLED = 1_000_000
@@ -151,6 +152,7 @@ class Shards(Sequence[np.ndarray]):
         self._firsts: list[int] = np.cumsum([0] + [shard.sentences for shard in shards]).tolist()
         self._open: OrderedDict[int, Sentences] = OrderedDict()
         self._verified: set[int] = set()
+        self._lock = Lock()  # a plan's thread reads lengths
         self.longest = max(shard.longest for shard in shards)
         self.tokens = sum(shard.tokens for shard in shards)
 
@@ -207,10 +209,15 @@ class Shards(Sequence[np.ndarray]):
         return np.concatenate(parts)
 
     def _shard(self, number: int) -> Sentences:
-        found = self._open.get(number)
-        if found is not None:
+        with self._lock:
+            if number not in self._open:
+                self._open[number] = self._opened(number)
+                if len(self._open) > OPEN_SHARDS:
+                    self._open.popitem(last=False)
             self._open.move_to_end(number)
-            return found
+            return self._open[number]
+
+    def _opened(self, number: int) -> Sentences:
         shard = self._shards[number]
         file = self._folder / shard.file
         try:
@@ -222,7 +229,4 @@ class Shards(Sequence[np.ndarray]):
                 f"{file}: is missing or damaged; delete {self._folder.parent}, and the next training will rebuild it"
             ) from None
         self._verified.add(number)
-        self._open[number] = found
-        if len(self._open) > OPEN_SHARDS:
-            self._open.popitem(last=False)
         return found
