@@ -18,7 +18,7 @@ SHOWN = re.findall(r"^```\n\$ python -m scaling (predict .*)\n((?:.*\n)*?)```$",
 
 
 def test_the_page_shows_tables():
-    assert len(SHOWN) >= 3
+    assert len(SHOWN) >= 2
 
 
 @pytest.mark.parametrize(("command", "output"), SHOWN, ids=[command for command, _ in SHOWN])
