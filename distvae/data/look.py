@@ -19,6 +19,7 @@ from distvae.data.preparation import sentences_of
 from distvae.data.readers.columns import TEXT_COLUMN
 from distvae.data.sentences import Sentences, Shards
 from distvae.data.splits import SPLITS
+from distvae.data.vocabulary import Vocabulary
 from distvae.tokenization import BUILT_IN
 
 EXAMPLES = 5
@@ -77,31 +78,30 @@ def look(data: DataConfig, progress: bool) -> Look:
     if sources.is_hub(data):
         data = sources.pinned(data)
     prepared = corpus.load(corpus.prepare(data, progress))
-    splits = {split: _split(prepared, split) for split in SPLITS}
+    train, vocabulary = prepared.train.in_memory(), prepared.vocabulary
+    splits = {split: _split(prepared, split, train) for split in SPLITS}
     warnings = [note.removeprefix("WARNING: ") for note in prepared.notes if note.startswith("WARNING: ")]
     warnings += _long(splits)
     notes = [note for note in prepared.notes if not note.startswith("WARNING: ")]
     with tempfile.TemporaryDirectory() as work, corpus.quiet_datasets(progress):
         texts = None
         if isinstance(prepared.train, Shards):
-            notes.append("train: in shards, so it is not searched for repetitions")
+            notes.append("train: is in shards, so it is not searched for repetitions; data.distinct=true drops them")
         else:
             texts = _texts(data, Path(work))
             if data.path != CAPTIONS:  # which are independent draws, and whose words show their labels by design
                 warnings += [*_given_away(texts["train"], prepared), *_repeated(texts, data)]
-        drawn = np.sort(np.random.default_rng(0).permutation(len(prepared.train))[:EXAMPLES]).tolist()
+        drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:EXAMPLES]).tolist()
         return Look(
             path=data.path,
             fingerprint=prepared.fingerprint,
-            tokenizer=prepared.vocabulary.tokenizer,
-            unit=prepared.vocabulary.splitter.unit,
-            vocabulary_size=len(prepared.vocabulary),
+            tokenizer=vocabulary.tokenizer,
+            unit=vocabulary.splitter.unit,
+            vocabulary_size=len(vocabulary),
             splits=splits,
-            lengths=_histogram(prepared.train.in_memory().lengths - 2),
+            lengths=_histogram(train.lengths - 2),
             labels=_labels(prepared),
-            examples=[
-                (_text(prepared, texts, i), " ".join(prepared.vocabulary.decode(prepared.train[i]))) for i in drawn
-            ],
+            examples=[(_text(texts, i, train, vocabulary), " ".join(vocabulary.decode(train[i]))) for i in drawn],
             notes=notes,
             warnings=warnings,
         )
@@ -116,19 +116,20 @@ def _texts(data: DataConfig, work: Path) -> dict[str, Dataset]:
     return {split: Dataset.from_dict({TEXT_COLUMN: [join(words) for words, _ in drawn[split]]}) for split in SPLITS}
 
 
-def _text(prepared: Corpus, texts: dict[str, Dataset] | None, number: int) -> str:
+def _text(texts: dict[str, Dataset] | None, number: int, train: Sentences, vocabulary: Vocabulary) -> str:
     """Return a sentence of train; the tokens of unknown words are shown if its text is not at hand."""
     if texts is None:
-        return prepared.vocabulary.text(prepared.train[number])
+        return vocabulary.text(train[number])
     return str(texts["train"][number][TEXT_COLUMN]).strip()
 
 
-def _split(prepared: Corpus, split: str) -> SplitLook:
+def _split(prepared: Corpus, split: str, train: Sentences) -> SplitLook:
     sentences: Sentences | Shards = getattr(prepared, split)
+    opened = train if isinstance(sentences, Shards) else sentences
     return SplitLook(
         sentences=len(sentences),
         tokens=sentences.tokens - 2 * len(sentences),
-        median=int(np.median(sentences.in_memory().lengths - 2)),
+        median=int(np.median(opened.lengths - 2)),
         longest=sentences.longest - 2,
         unknown=prepared.unknown[split],
     )

@@ -39,6 +39,22 @@ def test_what_will_hurt_is_said(found):
     assert shared.startswith("valid: 50.0% of the sentences are in train, too")
 
 
+def test_a_corpus_in_shards(tmp_path, monkeypatch, capfd):
+    lines = "".join(f"w{i % 5} w{i % 3}{' x' * (i % 4)}\n" for i in range(300))
+    folder = write_folder(tmp_path / "text", train=lines, valid="w1 w1\n", test="w2 w2 x\n")
+    given = {"path": folder, "cache": str(tmp_path / "cache"), "workers": 1}
+    whole, found = (look(DataConfig(**given, **more), progress=False) for more in ({}, {"shard_size": 8}))
+    assert (found.splits, found.lengths, found.vocabulary_size) == (whole.splits, whole.lengths, whole.vocabulary_size)
+    assert found.examples == whole.examples
+    assert found.notes[-1].startswith("train: is in shards, so it is not searched for repetitions")
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("distvae.data.sentences.SAMPLED", 100)
+    found = look(DataConfig(**given, shard_size=8), progress=False)
+    assert (found.splits["train"].sentences, found.splits["train"].tokens) == (300, whole.splits["train"].tokens)
+    assert sum(count for _, _, count in found.lengths) == 100
+    assert capfd.readouterr().err == "train: 100 of its 300 sentences, at equal distances, stand for all\n"
+
+
 def test_what_datasets_logs_is_not_printed(tmp_path, monkeypatch):
     seen, choose = [], preparation.choose
 
