@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from distvae.config.schema import DataConfig
+from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import local, preparation, sources
 from distvae.data.local import Files
 from distvae.data.plans import GROUP
@@ -87,7 +87,9 @@ class Prepared:
 
 
 def may_be_large(files: Files, data: DataConfig) -> bool:
-    """Return whether the files are large enough for a corpus that ``is_large``."""
+    """Return whether a corpus that is not yet read may turn out to be one that ``is_large``."""
+    if not files:  # of the hub, or drawn
+        return data.path != CAPTIONS and _is_sharded(data)
     size = sum(path.stat().st_size for path in local.every(files))
     return COMPRESSION * size > GROUP * data.shard_size and _is_sharded(data)
 
