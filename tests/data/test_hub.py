@@ -103,6 +103,7 @@ GOOD = {
     "books": REVIEWS | {"subset": "books"},
     "mixed": REVIEWS | {"subset": "films", "split": ["train", "test"], "test_size": 1},
     "plain": {"path": "acme/plain"},
+    "shards": {"path": "acme/plain", "shard_size": 2},
 }
 BAD = [
     (REVIEWS, "data.path=acme/reviews: has several subsets; name one by data.subset: films, books"),
@@ -164,6 +165,14 @@ def test_missing_splits_are_cut_from_train(good):
     plain = good["plain"]
     assert plain["rows"]["valid"] == [sentence for sentence, _ in FILMS[:3]]
     assert [len(plain["rows"][split]) for split in ("train", "test")] == [36, 4]
+
+
+def test_a_large_dataset_is_in_shards(good):
+    rows = good["shards"]["rows"]
+    assert rows["valid"] == good["plain"]["rows"]["valid"]
+    assert [len(rows[split]) for split in ("train", "test")] == [36, 4]
+    assert len({*rows["train"]} & {sentence for sentence, _ in FILMS}) == 36
+    assert rows["train"] != good["plain"]["rows"]["train"]  # another draw
 
 
 def test_splits_by_name(good):
