@@ -20,9 +20,9 @@ import xxhash
 from distvae.data.plans import GROUP, Plan, block_plan, training_plan
 from distvae.system.errors import UserError
 
-# Shards that a process keeps open: those of two groups, whose blocks lie in two shards each, or in three if sentences
-# were left out of these.
-OPEN_SHARDS = 6 * GROUP
+# Shards that a process keeps open: those of a group, whose blocks lie in one shard each, in two, or even in three if
+# sentences were left out of these. The lengths of the next group are read once, so its shards may come and go.
+OPEN_SHARDS = 3 * GROUP
 
 # Sentences of a corpus in shards that are compared with others as a whole: novelty, trigrams, mixtures.
 SAMPLED = 1_000_000
