@@ -36,7 +36,7 @@ from distvae.data.preparation import CHARACTERS, Tokens
 from distvae.data.sentences import Sentences, Shard, Shards, digest, read, view
 from distvae.data.sharding import Prepared
 from distvae.data.splits import SPLITS
-from distvae.data.vocabulary import Vocabulary
+from distvae.data.vocabulary import VOCABULARY, Vocabulary
 from distvae.system.errors import UserError
 
 # `datasets` takes as long to import as half of torch, and a prepared corpus is opened without it.
@@ -50,7 +50,6 @@ FORMAT = 2
 ABANDONED_SECONDS = 7 * 24 * 3600
 
 MANIFEST = "manifest.json"
-VOCABULARY = "vocabulary.json"
 LABELS = "labels"
 SHARDS = "shards"
 
@@ -110,14 +109,15 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
-        with _workplace(cache, folder.name, sharding.may_be_large(files, data)) as work, quiet_datasets(progress):
+        large = sharding.may_be_large(files, data)
+        with _workplace(cache, folder.name, large) as work, quiet_datasets(progress):
             if is_whole(folder):  # by now
                 return folder
             built = work / folder.name
             if data.path == CAPTIONS:
                 found = _whole(data, preparation.tokens_of_captions(data))
             else:
-                texts = sharding.read(data, files, work)
+                texts = sharding.read(data, files, work) if large else sources.load(data, files, work)
                 if sources.states(files) != states or _origin(data, files) != origin:
                     raise UserError(
                         f"data.path={data.path}: has changed while it was being read; rerun the same command when"
@@ -179,11 +179,9 @@ def load(folder: str | Path) -> Corpus:
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     opened = {split: Sentences(rows.column("ids"), _characters(rows)) for split, rows in splits.items()}
     valid, test = opened["valid"], opened["test"]
-    train: Sentences | Shards
-    if SHARDS in manifest:
+    train: Sentences | Shards | None = opened.get("train")
+    if train is None:
         train = Shards(folder / "train", _shards(manifest), manifest[SHARDS]["block"])
-    else:
-        train = opened["train"]
     if vocabulary.unk == "closed":  # captions are drawn as tokens
         for sentences in (valid, test):
             sentences.characters = np.array([1 + len(vocabulary.text(ids)) for ids in sentences], dtype=np.int32)

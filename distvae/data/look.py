@@ -117,7 +117,7 @@ def _texts(data: DataConfig, work: Path) -> dict[str, Dataset]:
 
 
 def _text(texts: dict[str, Dataset] | None, number: int, train: Sentences, vocabulary: Vocabulary) -> str:
-    """Return a sentence of train; the tokens of unknown words are shown if its text is not at hand."""
+    """Return a sentence of train; without its text, unknown words are shown as tokens."""
     if texts is None:
         return vocabulary.text(train[number])
     return str(texts["train"][number][TEXT_COLUMN]).strip()

@@ -69,8 +69,10 @@ class Plan(Sequence[np.ndarray]):
         return sum(self._counts[:group]) + sum(len(self[i]) for i in range(self._first(group), batches))
 
     def _open(self, group: int) -> None:
-        ahead = self._next is not None and group == self._group + 1
-        self._numbers, self._pieces = self._next.result() if self._next and ahead else self._order(group)
+        if self._next is not None and group == self._group + 1:
+            self._numbers, self._pieces = self._next.result()
+        else:
+            self._numbers, self._pieces = self._order(group)
         self._group = group
         self._next = self._thread.submit(self._order, group + 1) if group + 1 < len(self._counts) else None
 

@@ -1,5 +1,5 @@
-"""Prepare a corpus whose train is too large for memory: range by range, in several processes, and in a folder where the
-next preparation goes on if this one is killed.
+"""Prepare a corpus whose train is too large for memory: range by range, in several processes, and in a folder from
+which the next preparation resumes if this one is killed.
 
 Rows of train are chosen in stages, each of which keeps some of the rows of the stage before. Then they are tokenised
 and counted, and, once the vocabulary is known, encoded. Every step of every range leaves a file with its outcome.
@@ -34,7 +34,7 @@ from distvae.data.preparation import Tokens, sentences_of
 from distvae.data.readers.columns import TEXT_COLUMN, Texts
 from distvae.data.sentences import Shard, digest
 from distvae.data.splits import WHOLE_FILE
-from distvae.data.vocabulary import Vocabulary
+from distvae.data.vocabulary import VOCABULARY, Vocabulary
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
 from distvae.system.files import flush, room_for_sockets, write_text
@@ -52,9 +52,7 @@ RANGE_BYTES = 1 << 28
 # numpy draws from fewer rows than this (``Generator.hypergeometric``).
 MOST_SAMPLED = 10**9
 
-VOCABULARY = "vocabulary.json"
-
-# A byte of a compressed file stands for at most about so many of text.
+# Assumed size of a text, relative to its compressed file.
 COMPRESSION = 10
 
 
@@ -216,7 +214,7 @@ def _choose(data: DataConfig, texts: dict[str, Texts], work: Path) -> tuple[_Row
     missing = [split for split in ("valid", "test") if split not in rows]
     if missing:
         cut = train.draw(preparation.cut_sizes(source, train.total, missing, data))
-        train, _ = train.narrow("cut", partial(_without, out=np.sort(np.concatenate([*cut.values()]))), "Cutting train")
+        train, _ = train.narrow("cut", partial(_without, out=np.concatenate([*cut.values()])), "Cutting train")
         rows |= cut
         texts |= dict.fromkeys(missing, source)
         if name == "train":

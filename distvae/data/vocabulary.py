@@ -23,7 +23,8 @@ SPECIALS = (PAD, BOS, EOS)
 # How texts spell a word that was unknown to whoever prepared them.
 UNKNOWN_SPELLINGS = frozenset((UNKNOWN, "<UNK>", "[UNK]", "_UNK"))
 
-# A file beside ``vocabulary.json``.
+# The file of a vocabulary, and the one beside it of a tokenizer of pieces.
+VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer.json"
 
 # Share of unknown words above which to warn: they are predicted as a class, which lowers the perplexity.

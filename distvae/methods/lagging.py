@@ -89,7 +89,7 @@ class Turns:
 
         Args:
             due: the batch of the next step that moves the decoder, which the first encoder step before it takes too.
-            batches: of the epoch, or of the part of a large corpus that is at hand. Further encoder steps draw from
+            batches: of the epoch, or of its current group if the corpus is large. Further encoder steps draw from
                 them, with replacement.
             key: seed, stage, epoch.
         """
