@@ -20,9 +20,10 @@ from distvae.data import captions, splits
 from distvae.data.readers.columns import BATCH, TEXT_COLUMN, Texts
 from distvae.data.splits import SPLITS, WHOLE_FILE
 from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary
+from distvae.data.workers import map_rows
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
-from distvae.system.files import room_for_sockets
+from distvae.system.plural import counted
 from distvae.tokenization import BUILT_IN, OPTIONS
 from distvae.tokenization.base import Tokenizer, WordLevel
 from distvae.tokenization.pieces import PieceTokenizer
@@ -129,7 +130,7 @@ def note_on_empty(split: str, empty: int, sentences: int, data: DataConfig) -> l
     """
     if empty == sentences:
         raise UserError(f"data.tokenizer={data.tokenizer.name}: knows nothing of {split}; use another tokenizer")
-    named = f"{split}: {_count(empty, 'sentence')} of which data.tokenizer={data.tokenizer.name} knows nothing"
+    named = f"{split}: {counted(empty, 'sentence')} of which data.tokenizer={data.tokenizer.name} knows nothing"
     return [named] if empty else []
 
 
@@ -171,7 +172,7 @@ def choose(data: DataConfig, texts: dict[str, Texts]) -> Chosen:
             for name in found.column_names:
                 missing = int(pc.is_null(found.data.column(name)).to_numpy()[rows[split]].sum())
                 if missing:
-                    notes.append(f"{split}: {_count(missing, 'sentence')} without a label in column {name}")
+                    notes.append(f"{split}: {counted(missing, 'sentence')} without a label in column {name}")
     return Chosen(chosen, notes, labels)
 
 
@@ -216,7 +217,7 @@ def note_on_dropped(split: str, dropped: int, left: int, texts: dict[str, Texts]
     """
     if not left:
         raise UserError(f"{texts[split].where}: data.disjoint leaves no sentence of {split}; leave it out")
-    return [f"{split}: {_count(dropped, 'sentence')} left out: in another split"] if dropped else []
+    return [f"{split}: {counted(dropped, 'sentence')} left out: in another split"] if dropped else []
 
 
 def sample(split: str, rows: np.ndarray, data: DataConfig) -> tuple[np.ndarray, list[str]]:
@@ -232,7 +233,7 @@ def note_on_size(split: str, size: int | None, count: int) -> list[str]:
     """Return a note if a split has fewer sentences than requested."""
     if size is None or size <= count:
         return []
-    return [f"{split}: {_count(count, 'sentence')}, fewer than the {size:,} requested"]
+    return [f"{split}: {counted(count, 'sentence')}, fewer than the {size:,} requested"]
 
 
 def sentences_of(texts: Dataset) -> Iterator[str]:
@@ -333,12 +334,12 @@ class Kept:
 
     def left_out(self, data: DataConfig) -> str:
         """Return a description of what is left out ("" if nothing is)."""
-        counted = [
-            (self.empty, _count(self.empty, "empty line")),
-            (self.long, f"{_count(self.long, 'sentence')} of more than {data.max_words} words"),
-            (self.repeated, _count(self.repeated, "repeated sentence")),
+        parts = [
+            (self.empty, counted(self.empty, "empty line")),
+            (self.long, f"{counted(self.long, 'sentence')} of more than {data.max_words} words"),
+            (self.repeated, counted(self.repeated, "repeated sentence")),
         ]
-        return ", ".join(words for count, words in counted if count)
+        return ", ".join(words for count, words in parts if count)
 
 
 def kept(text: Dataset, data: DataConfig) -> Kept:
@@ -387,7 +388,7 @@ def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: Dat
     if name == "train":
         return notes_on_cut({split: len(rows[split]) for split in missing})
     return [
-        f"{split}: {_count(len(rows[split]), 'sentence')} in whole groups, of at most {sizes[split]:,}"
+        f"{split}: {counted(len(rows[split]), 'sentence')} in whole groups, of at most {sizes[split]:,}"
         for split in missing
         if len(rows[split]) < sizes[split]
     ]
@@ -395,7 +396,7 @@ def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: Dat
 
 def notes_on_cut(sizes: Mapping[str, int]) -> list[str]:
     """Return notes on splits that are cut from train."""
-    cut = {split: _count(size, "sentence") for split, size in sizes.items()}
+    cut = {split: counted(size, "sentence") for split, size in sizes.items()}
     return [f"{split}: {count} cut from train, because there is no such split" for split, count in cut.items()]
 
 
@@ -407,7 +408,7 @@ def cut_sizes(source: Texts, count: int, missing: Sequence[str], data: DataConfi
     """
     if count <= len(missing):
         raise UserError(
-            f"{source.where}: {_count(count, 'sentence')} cannot be split into train, {' and '.join(missing)};"
+            f"{source.where}: {counted(count, 'sentence')} cannot be split into train, {' and '.join(missing)};"
             " add sentences, or pass a folder with a file for each"
         )
     held_out = min(HELD_OUT_LIMIT, int(HELD_OUT_SHARE * count))
@@ -415,7 +416,7 @@ def cut_sizes(source: Texts, count: int, missing: Sequence[str], data: DataConfi
     if min(*sizes.values(), count - sum(sizes.values())) < 1:
         wanted = " and ".join(f"{size:,} for {split}" for split, size in sizes.items())
         raise UserError(
-            f"{source.where}: {_count(count, 'sentence')} cannot be split into train, {wanted}; set"
+            f"{source.where}: {counted(count, 'sentence')} cannot be split into train, {wanted}; set"
             " data.valid_size and data.test_size, or pass a folder with a file for each"
         )
     return sizes
@@ -451,17 +452,17 @@ def tokenise(
     if count:
         features[CHARACTERS] = Value("int32")
     processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
-    with room_for_sockets():
-        return text.map(
-            _tokenise_batch,
-            batched=True,
-            remove_columns=text.column_names,
-            features=Features(features),
-            fn_kwargs={"tokenizer": tokenizer, "count": count},
-            num_proc=processes if processes > 1 else None,
-            cache_file_name=str(work / f"{split}-words.arrow"),
-            desc=f"Tokenising {split}",
-        )
+    return map_rows(
+        text,
+        _tokenise_batch,
+        processes,
+        f"Tokenising {split}",
+        batched=True,
+        remove_columns=text.column_names,
+        features=Features(features),
+        fn_kwargs={"tokenizer": tokenizer, "count": count},
+        cache_file_name=str(work / f"{split}-words.arrow"),
+    )
 
 
 def _tokenise_batch(batch: dict[str, list[str]], tokenizer: Tokenizer, count: bool) -> dict[str, list[Any]]:
@@ -493,7 +494,3 @@ def with_ends(ids: np.ndarray, offsets: np.ndarray, vocabulary: Vocabulary) -> p
     places = np.repeat(offsets, 2)[1:-1]
     ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(offsets) - 1))
     return pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

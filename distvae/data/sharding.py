@@ -35,9 +35,10 @@ from distvae.data.readers.columns import TEXT_COLUMN, Texts
 from distvae.data.sentences import Shard, digest
 from distvae.data.splits import WHOLE_FILE
 from distvae.data.vocabulary import VOCABULARY, Vocabulary
+from distvae.data.workers import KilledError, map_numbers
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
-from distvae.system.files import flush, room_for_sockets, write_text
+from distvae.system.files import flush, write_text
 from distvae.tokenization.base import Tokenizer
 
 if TYPE_CHECKING:  # late, see `data.corpus`
@@ -114,10 +115,13 @@ def _is_sharded(data: DataConfig) -> bool:
 
 @contextlib.contextmanager
 def lasting_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder in which one process at a time works. It stays if that process is killed or the disk is full."""
+    """Yield a folder in which one process at a time works. It stays if that process or one of its own is killed, or
+    the disk is full."""
     lock = _locked(folder)
     try:
         yield folder
+    except KilledError:
+        raise
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -349,21 +353,12 @@ class _Rows:
         Args:
             count: number of steps; None: of ranges.
         """
-        from datasets import Dataset
-
         (self.work / name).mkdir(exist_ok=True)
         outcomes = [self.work / name / f"{number}.json" for number in range(count or len(self.ends))]
         left = [number for number, outcome in enumerate(outcomes) if not outcome.exists()]
-        processes = min(self.data.workers or usable_cores(), len(left))
         if left:
-            with room_for_sockets():
-                Dataset.from_dict({"number": left}).map(
-                    partial(_take, rows=self, folder=self.work / name, step=step),
-                    num_proc=processes if processes > 1 else None,
-                    new_fingerprint=name,
-                    load_from_cache_file=False,
-                    desc=title,
-                )
+            processes = min(self.data.workers or usable_cores(), len(left))
+            map_numbers(left, partial(_take, rows=self, folder=self.work / name, step=step), processes, title)
         return [json.loads(outcome.read_bytes()) for outcome in outcomes]
 
     def narrow(self, stage: str, step: Choice, title: str) -> tuple[_Rows, list[dict[str, Any]]]:

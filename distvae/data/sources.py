@@ -11,12 +11,13 @@ from typing import Any
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import hub, local
+from distvae.data.digests import State, digests, state
 from distvae.data.local import Files
 from distvae.data.readers.columns import TEXT_COLUMN, Texts, Wanted
 from distvae.data.readers.lines import compression, suffix
 from distvae.data.readers.read import READERS, read_dataset, read_files
 from distvae.system.errors import UserError, printable
-from distvae.system.files import sha256, temporary, writing
+from distvae.system.files import temporary, writing
 
 STANDARD_INPUT = "-"
 _STORED_INPUT = "stdin-{}.txt"
@@ -84,22 +85,21 @@ def origin(data: DataConfig, files: Files) -> dict[str, Any]:
     """Return what determines the rows, as plain values: each file's suffix and SHA-256, or the hub's commit."""
     if is_hub(data):
         return {"hub": data.path, "revision": hub.commit(data.path, data.revision, expand("data.cache", data.cache))}
-    digests = {name: [_digest(path) for path in paths] for name, paths in files.items()}
-    return {name: digest[0] if len(digest) == 1 else digest for name, digest in digests.items()}
+    paths = [*local.every(files)]
+    found = dict(zip(paths, digests(paths, expand("data.cache", data.cache)), strict=True))
+    described = {name: [[*_kind(path), found[path]] for path in parts] for name, parts in files.items()}
+    return {name: parts[0] if len(parts) == 1 else parts for name, parts in described.items()}
 
 
-def _digest(path: Path) -> list[Any]:
+def _kind(path: Path) -> tuple[str, str | bool]:
+    """Return the suffix of a file, and its compression as older versions wrote it."""
     packed = compression(path)
-    return [suffix(path), {"": False, ".gz": True}.get(packed, packed), _sha256(path)]
+    return suffix(path), {"": False, ".gz": True}.get(packed, packed)
 
 
-def states(files: Files) -> dict[str, tuple[int, ...]]:
-    """Return metadata of each file that any write changes, even one that is undone."""
-    try:
-        stats = {str(path): path.stat() for path in local.every(files)}
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    return {name: (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats.items()}
+def states(files: Files) -> dict[Path, State]:
+    """Return the metadata of each file."""
+    return {path: state(path) for path in local.every(files)}
 
 
 def expand(key: str, path: str) -> Path:
@@ -128,7 +128,7 @@ def load(data: DataConfig, files: Files, work: Path) -> dict[str, Texts]:
             split: read_dataset(rows, f"{data.path}, {name}", split, wanted, work)
             for split, (name, rows) in found.items()
         }
-    return {name: read_files(paths, name, wanted, work) for name, paths in files.items()}
+    return {name: read_files(paths, name, wanted, work, data.workers) for name, paths in files.items()}
 
 
 def _store_input(cache: Path, stored: str | None) -> str:
@@ -153,10 +153,3 @@ def _store_input(cache: Path, stored: str | None) -> str:
         raise UserError("data.path=-: standard input has no sentences; pipe them, one per line: cat FILE | …")
     print(printable(f"data.path=-: standard input is empty; the run's sentences are {stored}"))
     return stored
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None

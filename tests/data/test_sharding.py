@@ -237,7 +237,9 @@ def test_a_second_process_waits_for_the_first(folder, tmp_path, capfd):
     first.join()
     assert first.exitcode == 0
     assert len(corpus.load(found).train) == 298
-    assert capfd.readouterr().err == "data: another process prepares these sentences; waiting for it\n"
+    lines = capfd.readouterr().err.splitlines()
+    assert lines.count("data: another process prepares these sentences; waiting for it") == 1
+    assert lines.count("data: Tokenising train: 38 parts, 1 at a time") == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [found.name]
 
 

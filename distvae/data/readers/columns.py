@@ -20,6 +20,7 @@ from distvae.system.errors import UserError
 
 if TYPE_CHECKING:  # see `data.corpus`
     from datasets import Dataset
+    from tqdm import tqdm
 
 TEXT_COLUMN = "text"
 
@@ -66,13 +67,20 @@ class Number(str):
 class Column:
     """A column of text, written to an Arrow file while it is read.
 
+    Args:
+        where: the source, for messages.
+        path: of the Arrow file.
+        key: the setting that names the column.
+        bar: counts the rows that are written.
+
     Attributes:
-        key: the setting that names it.
         names: class names, if the file numbers them.
+        rows: that are written.
     """
 
-    def __init__(self, name: str, where: str, path: Path, key: str = "columns"):
-        self.name, self.where, self._path, self.key = name, where, path, key
+    def __init__(self, name: str, where: str, path: Path, key: str = "columns", bar: tqdm | None = None):
+        self.name, self.where, self.key, self._bar = name, where, key, bar
+        self.rows = 0
         self.names: list[str] | None = None
         self.number: str | None = None  # where the first number or boolean is
         self.has_text = False
@@ -97,8 +105,13 @@ class Column:
             text = text.strip() or None
         self._batch.append(text)
         self._characters += len(text) if text else 0
-        if len(self._batch) == BATCH or self._characters > BATCH_CHARACTERS:
-            self._flush()
+        self._flush_if_full()
+
+    def extend(self, sentences: Sequence[str]) -> None:
+        """Append rows of a column of sentences."""
+        self._batch += sentences
+        self._characters += sum(map(len, sentences))
+        self._flush_if_full()
 
     def add_json(self, value: Any, place: str) -> None:
         """Append a JSON value.
@@ -141,13 +154,13 @@ class Column:
         except pa.ArrowInvalid:  # the Parquet format requires UTF-8, but writers need not check it
             raise UserError(f"{self.where}: column {self.name} contains a sentence that is not UTF-8") from None
         if self.is_text:
-            self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
+            self._write(array)
         else:
             for value in array.to_pylist():
                 self.add(value)
 
-    def finish(self) -> Dataset:
-        """Write the remaining rows and open the file.
+    def finish(self) -> None:
+        """Write the remaining rows.
 
         Raises:
             UserError: all values are numbers or booleans.
@@ -157,13 +170,14 @@ class Column:
         self._flush()
         self._writer.close()
         self.close()
-        from datasets import Dataset  # late, see `data.corpus`
-
-        return Dataset.from_file(str(self._path))
 
     def close(self) -> None:
         """Close the file, complete or not."""
         self._file.close()
+
+    def _flush_if_full(self) -> None:
+        if len(self._batch) >= BATCH or self._characters > BATCH_CHARACTERS:
+            self._flush()
 
     def _flush(self) -> None:
         try:
@@ -173,44 +187,63 @@ class Column:
             raise UserError(
                 f"{self.where}: column {self.name} contains half of a surrogate pair, which is no character: {broken}"
             ) from None
-        self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
+        self._write(array)
         self._batch, self._characters = [], 0
+
+    def _write(self, array: pa.Array) -> None:
+        self._writer.write_batch(pa.record_batch([array], [TEXT_COLUMN]))
+        self.rows += len(array)
+        if self._bar is not None:
+            self._bar.update(len(array))
 
 
 def read_columns(name: str, where: str, wanted: Wanted, work: Path, fill: Callable[[list[Column]], str]) -> Texts:
-    """Fill each column, in an Arrow file of its own, and concatenate those of sentences.
+    """Write the columns of a source, and open them; see ``write_columns``."""
+    note = write_columns(name, where, wanted, work, fill)
+    return open_columns(name, where, wanted, work, note)
+
+
+def write_columns(name: str, where: str, wanted: Wanted, work: Path, fill: Callable[[list[Column]], str]) -> str:
+    """Fill each column, in an Arrow file of its own.
 
     Args:
         name: prefix of the Arrow files.
         where: the source, for messages.
-        wanted: names of columns; a repeated one is read once and concatenated again.
+        wanted: names of columns; a repeated one is read once.
         work: folder of the Arrow files.
         fill: adds all rows to the columns and returns the note of ``Texts``.
 
     Raises:
         UserError: a column is named for two purposes, or columns differ in their numbers of rows.
     """
-    if len(set(wanted.labels)) < len(wanted.labels):
-        raise UserError(f"data.label: names a column twice: {', '.join(wanted.labels)}")
-    keys = dict.fromkeys(wanted.columns, "columns")
-    for label in (*wanted.labels, *filter(None, [wanted.group])):
-        key = "label" if label in wanted.labels else "group"
-        if keys.setdefault(label, key) == "columns":
-            raise UserError(f"data.{key}={label}: is a column of sentences; name another")
+    from datasets.utils import tqdm  # late, see `data.corpus`
+
     columns: list[Column] = []
     try:
-        for i, (wish, key) in enumerate(keys.items()):
-            columns.append(Column(wish, where, work / f"{name}-{i}.arrow", key))
-        note = fill(columns)
-        read = {column.name: column.finish() for column in columns}
+        with tqdm(desc=f"Reading {Path(where).name}", unit=" rows", delay=1) as bar:
+            for i, (wish, key) in enumerate(_keys(wanted).items()):
+                columns.append(Column(wish, where, _path(work, name, i), key, bar if i == 0 else None))
+            note = fill(columns)
+            for column in columns:
+                column.finish()
     finally:
         for column in columns:
             column.close()
-    counts = {name: len(rows) for name, rows in read.items()}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
+    if len({column.rows for column in columns}) > 1:
+        listed = ", ".join(f"{column.rows:,} of {column.name}" for column in columns)
         raise UserError(f"{where}: columns differ in their numbers of rows: {listed}; write empty values too")
+    return note
+
+
+def open_columns(name: str, where: str, wanted: Wanted, work: Path, note: str) -> Texts:
+    """Open the files of ``write_columns``, and concatenate the columns of sentences.
+
+    Args: those of ``write_columns``, and what it returned.
+    """
     import datasets
+
+    keys = _keys(wanted)
+    read = {column: datasets.Dataset.from_file(str(_path(work, name, i))) for i, column in enumerate(keys)}
 
     def repeated(column: str) -> Dataset:
         return datasets.concatenate_datasets([read[column]] * len(wanted.columns))
@@ -223,6 +256,26 @@ def read_columns(name: str, where: str, wanted: Wanted, work: Path, fill: Callab
         datasets.concatenate_datasets(labels, axis=1) if labels else None,
         repeated(wanted.group) if wanted.group is not None else None,
     )
+
+
+def _path(work: Path, name: str, number: int) -> Path:
+    return work / f"{name}-{number}.arrow"
+
+
+def _keys(wanted: Wanted) -> dict[str, str]:
+    """Return each wanted column once, with the setting that names it.
+
+    Raises:
+        UserError: a column is named for two purposes.
+    """
+    if len(set(wanted.labels)) < len(wanted.labels):
+        raise UserError(f"data.label: names a column twice: {', '.join(wanted.labels)}")
+    keys = dict.fromkeys(wanted.columns, "columns")
+    for label in (*wanted.labels, *filter(None, [wanted.group])):
+        key = "label" if label in wanted.labels else "group"
+        if keys.setdefault(label, key) == "columns":
+            raise UserError(f"data.{key}={label}: is a column of sentences; name another")
+    return keys
 
 
 def join(parts: Sequence[Texts], where: str) -> Texts:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from distvae.data.readers.columns import TEXT_COLUMN, Column, Number, find_column, no_column
-from distvae.data.readers.lines import BOM, lines, pieces
+from distvae.data.readers.lines import BOM, PIECE, lines, pieces
 from distvae.system.errors import UserError
 
 Row = dict[str, Any]
 
-# Characters to read at a time.
-PIECE = 1 << 20
 # Column names to remember for an error message.
 NAMES = 1000
 

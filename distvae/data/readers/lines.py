@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 
@@ -34,6 +36,11 @@ _OTHERS = {
 
 COMPRESSIONS = (".gz", ".zst", ".xz")
 
+# Characters to read at a time.
+PIECE = 1 << 20
+
+Piece = TypeVar("Piece", str, list[str])
+
 
 def suffix(path: Path) -> str:
     """Return the suffix in lowercase, without that of a compression."""
@@ -57,27 +64,34 @@ def read_lines(path: Path, columns: list[Column]) -> str:
     texts = [column for column in columns if not column.is_label]
     for column in (*texts, *labels[1:]):
         find_column([TEXT_COLUMN], column, str(path))
-    for number, line in enumerate(lines(path), 1):
-        text = line.lstrip(BOM).rstrip("\r\n")
-        if labels:
-            label, tab, text = text.partition("\t")
+    number = 0
+    for block in blocks(path):
+        read = [line.lstrip(BOM).rstrip("\r\n") for line in block]
+        for place, line in enumerate(read if labels else ()):
+            label, tab, read[place] = line.partition("\t")
             if not tab and label.strip():
                 raise UserError(
-                    f"{path}, line {number}: has no tab; with data.label={labels[0].name}, a line of a text file is"
-                    " label<TAB>sentence"
+                    f"{path}, line {number + place + 1}: has no tab; with data.label={labels[0].name}, a line of a text"
+                    " file is label<TAB>sentence"
                 )
             labels[0].add(label)
         for column in texts:
-            column.add(text)
+            column.extend(read)
+        number += len(block)
     return ""
 
 
 def lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file; see ``pieces``."""
-    return pieces(path, iter)
+    return itertools.chain.from_iterable(blocks(path))
 
 
-def pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[str]]) -> Iterator[str]:
+def blocks(path: Path) -> Iterator[list[str]]:
+    """Yield the lines of a text file, about ``PIECE`` characters at a time; see ``pieces``."""
+    return pieces(path, lambda file: iter(partial(file.readlines, PIECE), []))
+
+
+def pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[Piece]]) -> Iterator[Piece]:
     """Yield what ``take`` reads from a UTF-8 file, decompressed by its suffix, with line ends unchanged.
 
     Raises:
@@ -86,7 +100,7 @@ def pieces(path: Path, take: Callable[[io.TextIOWrapper], Iterable[str]]) -> Ite
     try:
         with _open(path) as file:
             for piece in take(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")):
-                if "\0" in piece:
+                if "\0" in (piece if isinstance(piece, str) else "".join(piece)):
                     raise _not_utf8(path)
                 yield piece
     except UnicodeDecodeError:

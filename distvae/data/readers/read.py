@@ -11,12 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distvae.data.digests import state
 from distvae.data.readers.arrow import read_arrow
-from distvae.data.readers.columns import BATCH, Column, Texts, Wanted, join, read_columns
+from distvae.data.readers.columns import BATCH, Column, Texts, Wanted, join, open_columns, read_columns, write_columns
 from distvae.data.readers.csv import read_csv
 from distvae.data.readers.json import read_json, read_json_lines
 from distvae.data.readers.lines import read_lines, suffix
 from distvae.data.readers.parquet import check_schema, read_parquet
+from distvae.data.workers import map_numbers
+from distvae.system.cores import usable_cores
 
 if TYPE_CHECKING:  # see `data.corpus`
     from datasets import Dataset
@@ -34,24 +37,44 @@ READERS = {
 # Kinds of files that have their own compression.
 BINARY = (".parquet", ".arrow")
 
+# Starting a process takes as long as reading about this much.
+BYTES_PER_PROCESS = 1 << 24
 
-def read_files(paths: Sequence[Path], name: str, wanted: Wanted, work: Path) -> Texts:
-    """Read columns of files and concatenate them.
+
+def read_files(paths: Sequence[Path], name: str, wanted: Wanted, work: Path, workers: int | None) -> Texts:
+    """Read columns of files and concatenate them. Several large files are read in several processes.
 
     Args:
         paths: files with suffixes of ``READERS``.
         name: prefix of the Arrow files.
         wanted: names of columns.
         work: folder of the Arrow files.
+        workers: processes at most. None: one per core.
 
     Raises:
         UserError: a file does not match its suffix, or a column is missing or does not hold text.
     """
+    size = sum(state(path).size for path in paths)
+    processes = min(workers or usable_cores(), len(paths), size // BYTES_PER_PROCESS)
+    read = partial(_read_file, paths=paths, name=name, wanted=wanted, work=work)
+    if processes > 1:
+        title = f"Reading {paths[0].name} and {len(paths) - 1:,} more"
+        notes = map_numbers(range(len(paths)), read, processes, title)["note"][:]
+    else:
+        notes = [read({"number": number})["note"] for number in range(len(paths))]
     parts = [
-        read_columns(f"{name}-{number}", str(path), wanted, work, partial(READERS[suffix(path)], path))
-        for number, path in enumerate(paths)
+        open_columns(f"{name}-{number}", str(path), wanted, work, note)
+        for number, (path, note) in enumerate(zip(paths, notes, strict=True))
     ]
     return join(parts, f"{paths[0]} and {len(paths) - 1:,} more")
+
+
+def _read_file(row: dict[str, int], paths: Sequence[Path], name: str, wanted: Wanted, work: Path) -> dict[str, str]:
+    """Write the columns of a file; return its note."""
+    number = row["number"]
+    path = paths[number]
+    fill = partial(READERS[suffix(path)], path)
+    return {"note": write_columns(f"{name}-{number}", str(path), wanted, work, fill)}
 
 
 def read_dataset(rows: Dataset, where: str, name: str, wanted: Wanted, work: Path) -> Texts:

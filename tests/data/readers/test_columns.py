@@ -1,5 +1,6 @@
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 
 from distvae.data.readers import columns
 from distvae.data.readers.columns import Column, Number, Wanted, find_column, no_column, read_columns
@@ -14,8 +15,11 @@ def test_rows_are_written_in_batches(tmp_path, monkeypatch, rows, characters):
     texts = ["a", None, "bcd", "", "efghi"]
     for text in texts:
         column.add(text)
-    read = column.finish()
-    assert read["text"][:] == texts
+    column.extend(["jk", "l"])
+    column.finish()
+    read = Dataset.from_file(str(tmp_path / "a.arrow"))
+    assert read["text"][:] == [*texts, "jk", "l"]
+    assert column.rows == len(read) == 7
     assert read.data.column("text").num_chunks > 1
 
 
@@ -68,7 +72,8 @@ def test_labels_may_be_numbers_and_have_no_space_around_them(tmp_path):
     column.names = None
     column.add_arrow(pa.array([0.5, float("nan"), 1.0]))
     read = ["good", "12", "true", None, None, "1", None, "yes", None, None, "no", "0.5", None, "1"]
-    assert column.finish()["text"][:] == read
+    column.finish()
+    assert Dataset.from_file(str(tmp_path / "a.arrow"))["text"][:] == read
 
 
 def test_a_column_of_sentences_is_no_column_of_labels(tmp_path):

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from distvae.data.readers import lines
+from distvae.data.readers.columns import Wanted
 from distvae.data.readers.lines import suffix
+from distvae.data.readers.read import read_files
+from distvae.system.errors import UserError
 from tests.data.readers.files import read, refused, written
 
 
@@ -35,6 +39,20 @@ def test_bad_files_are_refused(tmp_path, name, content, message):
 
 def test_lines_keep_everything_but_their_ends(tmp_path):
     assert read(written(tmp_path / "a.txt.gz", "a \r\n\n\tb")) == ["a ", "", "\tb"]
+
+
+@pytest.mark.parametrize("piece", [1, 5, 1 << 20])
+def test_lines_are_the_same_however_many_are_read_at_a_time(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(lines, "PIECE", piece)
+    content = "a\r\nb\rc\n\n\ufeffd\x0b\u2028e\n\r\nf \r"
+    assert read(written(tmp_path / "a.txt", content)) == ["a", "b", "c", "", "d\x0b\u2028e", "", "f "]
+
+
+def test_the_line_of_an_error_is_counted_over_all_that_was_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "PIECE", 4)
+    path = written(tmp_path / "a.txt", "x\ta\n" * 5 + "b\n" + "x\tc\n")
+    with pytest.raises(UserError, match=r"a\.txt, line 6: has no tab"):
+        read_files([path], "a", Wanted(("text",), ("kind",)), tmp_path, 1)
 
 
 def test_a_suffix_is_lowercase_and_without_gz():
