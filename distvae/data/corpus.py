@@ -139,7 +139,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
 def _workplace(cache: Path, name: str, large: bool) -> Iterator[Path]:
     """Yield a folder for temporary files: if they are large, the one of any other preparation of this corpus."""
     if large:
-        with sharding.lasting_folder(cache / f".{name}-shards") as work:
+        with sharding.lasting_folder(cache / f".{name}-{sharding.WORK}") as work:
             yield work
     else:
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache, ignore_cleanup_errors=True) as work:
@@ -256,6 +256,7 @@ def _origin(data: DataConfig, files: Files) -> dict[str, Any]:
 
 def _build(folder: Path, found: Prepared, origin: dict[str, Any]) -> None:
     """Encode the splits that are not in shards, and write the rest of the corpus into its folder."""
+    _clear(folder, found)
     tokens, vocabulary = found.tokens, found.vocabulary
     unknown: dict[str, float] = {} if found.shards is None else {"train": found.shards.unknown}
     closed = vocabulary.unk == "closed"
@@ -288,6 +289,15 @@ def _build(folder: Path, found: Prepared, origin: dict[str, Any]) -> None:
         manifest[SHARDS] = {"block": found.shards.block, "files": [asdict(shard) for shard in found.shards.files]}
     manifest["sha256"] = _sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _clear(folder: Path, found: Prepared) -> None:
+    """Remove what a killed preparation has written, but for shards."""
+    for path in [*folder.iterdir()] if folder.exists() else []:
+        if path.is_file():
+            path.unlink()
+        elif found.shards is None or path.name != "train":
+            shutil.rmtree(path)
 
 
 def _names(labels: dict[str, Dataset]) -> dict[str, list[str]]:

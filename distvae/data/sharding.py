@@ -1,8 +1,8 @@
-"""Prepare a corpus whose train is too large for memory: range by range, in several processes, and in a folder from
-which the next preparation resumes if this one is killed.
+"""Prepare a corpus whose train is too large for memory, in a folder from which the next preparation resumes if this one
+is killed.
 
 Rows of train are chosen in stages, each of which keeps some of the rows of the stage before. Then they are tokenised
-and counted, and, once the vocabulary is known, encoded. Every step of every range leaves a file with its outcome.
+and counted, and, once the vocabulary is known, encoded. All of this is done range by range (``ranges``).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from distvae.config.schema import CAPTIONS, DataConfig
@@ -31,27 +31,24 @@ from distvae.data import local, preparation, sources
 from distvae.data.local import Files
 from distvae.data.plans import GROUP
 from distvae.data.preparation import Tokens, sentences_of
-from distvae.data.readers.columns import TEXT_COLUMN, Texts
+from distvae.data.ranges import Rows, save_array, write_json
+from distvae.data.readers.columns import Texts
 from distvae.data.sentences import Shard, digest
 from distvae.data.splits import WHOLE_FILE
 from distvae.data.vocabulary import VOCABULARY, Vocabulary
-from distvae.data.workers import KilledError, map_numbers
-from distvae.system.cores import usable_cores
+from distvae.data.workers import KilledError
 from distvae.system.errors import UserError
-from distvae.system.files import flush, write_text
+from distvae.system.files import flush
 from distvae.tokenization.base import Tokenizer
 
 if TYPE_CHECKING:  # late, see `data.corpus`
     from datasets import Dataset
 
-# Sentences that a process compares with each other at once, by their hashes.
-BUCKET = 1 << 22
+# Tokens that a process holds in memory, more or less.
+TOKENS = 1 << 22
 
-# Most bytes of text of a range, which a process holds in memory.
-RANGE_BYTES = 1 << 28
-
-# numpy draws from fewer rows than this (``Generator.hypergeometric``).
-MOST_SAMPLED = 10**9
+# Ends the name of the folder of a preparation. Change it with what a step leaves there.
+WORK = "shards2"
 
 # Assumed size of a text, relative to its compressed file.
 COMPRESSION = 10
@@ -123,29 +120,44 @@ def lasting_folder(folder: Path) -> Iterator[Path]:
     except KilledError:
         raise
     except UserError:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         raise
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     finally:
         os.close(lock)
 
 
 def _locked(folder: Path) -> int:
-    """Create a folder unless it exists, and lock it, however long that takes. Return the lock's file descriptor."""
+    """Create a folder unless it exists, and lock it, however long that takes. Return the lock's file descriptor.
+
+    The lock is POSIX's, which forked processes do not share.
+    """
     path = folder / "lock"
     while True:
-        folder.mkdir(exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            folder.mkdir(exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except (FileExistsError, FileNotFoundError):
+            if folder.parent.is_dir() and not folder.is_file():  # another process has just removed it
+                continue
+            raise
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             print("data: another process prepares these sentences; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):  # the other process has finished, and removed the folder
             if path.stat().st_ino == os.fstat(lock).st_ino:
                 return lock
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder at once for other processes."""
+    removed = folder.with_name(f"{folder.name}_{uuid.uuid4().hex}")
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def read(data: DataConfig, files: Files, work: Path) -> dict[str, Texts]:
@@ -154,7 +166,7 @@ def read(data: DataConfig, files: Files, work: Path) -> dict[str, Texts]:
     if not record.exists():
         texts = sources.load(data, files, work)
         found = {name: (source.where, source.note, _files(source.rows)) for name, source in texts.items()}
-        _write_json(record, found)
+        write_json(record, found)
         return texts
     from datasets import Dataset, concatenate_datasets
 
@@ -187,20 +199,24 @@ def prepare(data: DataConfig, texts: dict[str, Texts], work: Path, folder: Path)
     words = {split: preparation.tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.items()}
     for split, tokens in words.items():
         notes += preparation.note_on_empty(split, preparation.empty_of(tokens), len(tokens), data)
-    vocabulary = preparation.vocabulary_of_counts(data, _words(train), tokenizer)
+    counts: Counter[str] = Counter()
+    for number in range(len(train.counts)):
+        counts.update(_words(train, number))
+    vocabulary = preparation.vocabulary_of_counts(data, counts, tokenizer)
     vocabulary.save(work / VOCABULARY)
     folder.mkdir(parents=True, exist_ok=True)
-    encoded = train.each("encode", partial(_encode, folder=folder), "Encoding train")
-    files = [Shard(**row["shard"]) for row in encoded if row["shard"] is not None]
+    shards = _shards(train)
+    encoded = train.each("encode", partial(_encode, shards=shards, folder=folder), "Encoding train", len(shards))
+    files = [Shard(**row["shard"]) for row in encoded]
     unknown = sum(row["unknown"] for row in encoded) / sum(shard.tokens - 2 * shard.sentences for shard in files)
     return Prepared(Tokens(words, tokenizer, notes), vocabulary, TrainShards(files, data.shard_size, unknown))
 
 
-def _choose(data: DataConfig, texts: dict[str, Texts], work: Path) -> tuple[_Rows, dict[str, Dataset], list[str]]:
+def _choose(data: DataConfig, texts: dict[str, Texts], work: Path) -> tuple[Rows, dict[str, Dataset], list[str]]:
     """Return the rows of train, the texts of valid and test, and notes; as ``preparation.choose`` does for others."""
     name = WHOLE_FILE if WHOLE_FILE in texts else "train"
     source = texts.pop(name)
-    train, found = _Rows.of(source.rows, data, work).narrow("keep", _keep, "Choosing train")
+    train, found = Rows.of(source.rows, data, work).narrow("keep", _keep, "Choosing train")
     repeated = sum(row["repeated"] for row in found)
     if data.distinct:
         total = train.total
@@ -227,7 +243,7 @@ def _choose(data: DataConfig, texts: dict[str, Texts], work: Path) -> tuple[_Row
     notes += preparation.disjoint(rows, texts, data)
     if data.disjoint:
         held = [sentence for split in rows for sentence in sentences_of(texts[split].rows.select(rows[split]))]
-        _write_json(work / "held.json", held)
+        write_json(work / "held.json", held)
         total = train.total
         train, _ = train.narrow("disjoint", _disjoint, "Comparing train")
         notes += preparation.note_on_dropped("train", total - train.total, train.total, texts)
@@ -242,152 +258,10 @@ def _choose(data: DataConfig, texts: dict[str, Texts], work: Path) -> tuple[_Row
     return train, chosen, notes
 
 
-# -- Ranges of rows ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of train, by range.
-
-    Attributes:
-        source: all rows, a column ``text``.
-        ends: the row after the last one of each range.
-        stage: name of the stage that chose them.
-        counts: rows of each range.
-    """
-
-    source: Dataset
-    ends: tuple[int, ...]
-    data: DataConfig
-    work: Path
-    stage: str = ""
-    counts: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, source: Dataset, data: DataConfig, work: Path) -> _Rows:
-        """Cut all rows into ranges of at most ``data.shard_size`` rows and ``RANGE_BYTES`` of text."""
-        ends: list[int] = []
-        first = rows = size = 0  # of the chunk; of the range that is not yet full
-        for chunk in source.data.column(TEXT_COLUMN).chunks:
-            sizes = np.cumsum(pc.fill_null(pc.binary_length(chunk), 0).to_numpy(zero_copy_only=False), dtype=np.int64)
-            done = 0
-            while done < len(chunk):
-                before = int(sizes[done - 1]) if done else 0
-                fit = int(np.searchsorted(sizes, before + RANGE_BYTES - size, side="right")) - done
-                taken = min(len(chunk) - done, data.shard_size - rows, max(fit, 0 if rows else 1))
-                rows, done = rows + taken, done + taken
-                size += int(sizes[done - 1]) - before if taken else 0
-                if not taken or rows == data.shard_size:
-                    ends.append(first + done)
-                    rows = size = 0
-            first += len(chunk)
-        if rows:
-            ends.append(first)
-        return cls(source, tuple(ends), data, work)
-
-    @property
-    def total(self) -> int:
-        """Number of rows."""
-        return sum(self.counts)
-
-    @property
-    def buckets(self) -> int:
-        """Number of parts in which sentences are compared."""
-        return -(-self.ends[-1] // BUCKET)
-
-    def start(self, number: int) -> int:
-        """Return the first row of a range."""
-        return self.ends[number - 1] if number else 0
-
-    def kept(self, number: int) -> np.ndarray:
-        """Return the rows of a range, counted from its start: int32 [n]."""
-        rows: np.ndarray = np.load(self.work / self.stage / f"{number}.npy")
-        return rows
-
-    def texts(self, number: int) -> Dataset:
-        """Return the sentences of a range."""
-        return self.source.select(self.start(number) + self.kept(number))
-
-    def sentences(self) -> Iterator[str]:
-        """Yield all sentences."""
-        for number in range(len(self.ends)):
-            yield from sentences_of(self.texts(number))
-
-    def draw(self, sizes: dict[str, int]) -> dict[str, np.ndarray]:
-        """Draw the rows of splits, sorted; no row is in two of them."""
-        places = np.random.default_rng(self.data.seed).choice(self.total, sum(sizes.values()), replace=False)
-        ends = np.cumsum(self.counts)
-        found = {}
-        for split, drawn in zip(sizes, np.split(places, np.cumsum([*sizes.values()])[:-1]), strict=True):
-            drawn = np.sort(drawn)
-            ranges = np.searchsorted(ends, drawn, side="right")
-            found[split] = np.concatenate(
-                [
-                    self.start(n) + self.kept(n)[drawn[ranges == n] - (ends[n] - self.counts[n])].astype(np.int64)
-                    for n in np.unique(ranges).tolist()
-                ]
-            )
-        return found
-
-    def shares(self, size: int) -> tuple[int, ...]:
-        """Draw how many of ``size`` rows are of each range, if every choice of rows is equally likely.
-
-        Raises:
-            UserError: there are more rows than numpy can draw from.
-        """
-        if self.total >= MOST_SAMPLED:
-            raise UserError(
-                f"data.train_size: cannot sample from {self.total:,} sentences, only from {MOST_SAMPLED:,}; pass fewer"
-                " files instead"
-            )
-        rng, left = np.random.default_rng((self.data.seed, 0)), self.total
-        sizes: list[int] = []
-        for count in self.counts:
-            left -= count
-            sizes.append(int(rng.hypergeometric(count, left, size - sum(sizes))))
-        return tuple(sizes)
-
-    def each(self, name: str, step: Step, title: str, count: int | None = None) -> list[dict[str, Any]]:
-        """Take a step for each range that has no outcome yet, in several processes. Return all outcomes.
-
-        Args:
-            count: number of steps; None: of ranges.
-        """
-        (self.work / name).mkdir(exist_ok=True)
-        outcomes = [self.work / name / f"{number}.json" for number in range(count or len(self.ends))]
-        left = [number for number, outcome in enumerate(outcomes) if not outcome.exists()]
-        if left:
-            processes = min(self.data.workers or usable_cores(), len(left))
-            map_numbers(left, partial(_take, rows=self, folder=self.work / name, step=step), processes, title)
-        return [json.loads(outcome.read_bytes()) for outcome in outcomes]
-
-    def narrow(self, stage: str, step: Choice, title: str) -> tuple[_Rows, list[dict[str, Any]]]:
-        """Choose from the rows of each range. Return the chosen ones, and the outcomes."""
-        outcomes = self.each(stage, partial(_choose_rows, step=step, folder=self.work / stage), title)
-        return replace(self, stage=stage, counts=tuple(row["rows"] for row in outcomes)), outcomes
-
-
-# Takes the rows of a stage and the number of a range.
-Step = Callable[..., dict[str, Any]]
-Choice = Callable[..., tuple[np.ndarray, dict[str, int]]]
-
-
-def _take(row: dict[str, int], rows: _Rows, folder: Path, step: Step) -> None:
-    """Take a step, and write its outcome last."""
-    number = row["number"]
-    _write_json(folder / f"{number}.json", step(rows, number))
-
-
-def _choose_rows(rows: _Rows, number: int, step: Choice, folder: Path) -> dict[str, int]:
-    found, counts = step(rows, number)
-    _save(folder / f"{number}.npy", found.astype(np.int32))
-    return {"rows": len(found)} | counts
-
-
 # -- Steps -------------------------------------------------------------------------------------------------------------
 
 
-def _keep(rows: _Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
+def _keep(rows: Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
     """Leave out empty and long sentences, and those that are repeated within the range."""
     texts = rows.source.select(range(rows.start(number), rows.ends[number]))
     found = preparation.kept(texts, rows.data)
@@ -400,7 +274,7 @@ def _keep(rows: _Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
 _HASH = np.dtype([("high", "u8"), ("low", "u8"), ("row", "u4")])
 
 
-def _save_hashes(rows: _Rows, number: int, kept: np.ndarray) -> None:
+def _save_hashes(rows: Rows, number: int, kept: np.ndarray) -> None:
     """Write the hashes of sentences by bucket, and where each bucket ends."""
     texts = rows.source.select(rows.start(number) + kept)
     digests = b"".join(xxhash.xxh3_128_digest(sentence.encode()) for sentence in sentences_of(texts))
@@ -409,44 +283,45 @@ def _save_hashes(rows: _Rows, number: int, kept: np.ndarray) -> None:
     hashes["row"] = kept
     buckets = hashes["high"] % np.uint64(rows.buckets)
     order = np.argsort(buckets, kind="stable")
-    _save(rows.work / "keep" / f"{number}-hashes.npy", hashes[order])
+    save_array(rows.work / "keep" / f"{number}-hashes.npy", hashes[order])
     ends = np.cumsum(np.bincount(buckets.astype(np.int64), minlength=rows.buckets))
-    _save(rows.work / "keep" / f"{number}-buckets.npy", ends)
+    save_array(rows.work / "keep" / f"{number}-buckets.npy", ends)
 
 
-def _repeated(rows: _Rows, bucket: int) -> dict[str, int]:
+def _repeated(rows: Rows, bucket: int) -> dict[str, int]:
     """Find the rows of a bucket that repeat an earlier one."""
     parts = []
     for number in range(len(rows.ends)):
         ends = np.load(rows.work / "keep" / f"{number}-buckets.npy")
         hashes = np.load(rows.work / "keep" / f"{number}-hashes.npy", mmap_mode="r")
-        part = hashes[ends[bucket - 1] if bucket else 0 : ends[bucket]]
+        # A copy, because a view would keep the file open, and there may be more ranges than a process may open files.
+        part = np.array(hashes[ends[bucket - 1] if bucket else 0 : ends[bucket]])
         parts.append((part["high"], part["low"], rows.start(number) + part["row"].astype(np.int64)))
     high, low, row = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((row, low, high))
     high, low, row = high[order], low[order], row[order]
     again = row[1:][(high[1:] == high[:-1]) & (low[1:] == low[:-1])]
-    _save(rows.work / "repeated" / f"{bucket}.npy", np.sort(again))
+    save_array(rows.work / "repeated" / f"{bucket}.npy", np.sort(again))
     return {}
 
 
-def _distinct(rows: _Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
+def _distinct(rows: Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
     """Leave out sentences that repeat one of an earlier range."""
     ends = rows.start(number), rows.ends[number]
     parts = []
     for bucket in range(rows.buckets):
         again = np.load(rows.work / "repeated" / f"{bucket}.npy", mmap_mode="r")
-        parts.append(again[slice(*np.searchsorted(again, ends))])
+        parts.append(np.array(again[slice(*np.searchsorted(again, ends))]))
     return _without(rows, number, np.concatenate(parts))
 
 
-def _without(rows: _Rows, number: int, out: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+def _without(rows: Rows, number: int, out: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     """Leave out some rows of the source."""
     kept = rows.kept(number)
     return kept[~np.isin(rows.start(number) + kept, out)], {}
 
 
-def _disjoint(rows: _Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
+def _disjoint(rows: Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
     """Leave out sentences of other splits."""
     held = {*json.loads((rows.work / "held.json").read_bytes())}
     kept = rows.kept(number)
@@ -454,64 +329,88 @@ def _disjoint(rows: _Rows, number: int) -> tuple[np.ndarray, dict[str, int]]:
     return kept[new], {}
 
 
-def _sample(rows: _Rows, number: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, dict[str, int]]:
+def _sample(rows: Rows, number: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, dict[str, int]]:
     """Draw as many rows as are wanted of the range."""
     rng = np.random.default_rng((rows.data.seed, 0, number))
     return np.sort(rng.choice(rows.kept(number), sizes[number], replace=False)), {}
 
 
-def _count(rows: _Rows, number: int, tokenizer: Tokenizer) -> dict[str, int]:
-    """Tokenise a range: write its distinct words, and each sentence as places in these."""
+def _count(rows: Rows, number: int, tokenizer: Tokenizer) -> dict[str, int]:
+    """Tokenise a range: write its distinct words, how often each occurs, and each sentence as places in these."""
     known: dict[str, int] = {}
     places, lengths = array("i"), array("i")
-    for sentence in sentences_of(rows.texts(number)):
-        words = tokenizer.tokenize(sentence)
-        places.extend([known.setdefault(word, len(known)) for word in words])
-        lengths.append(len(words))
     folder = rows.work / "count"
-    _write_json(folder / f"{number}-words.json", [*known])
-    _save(folder / f"{number}-places.npy", np.frombuffer(places, np.int32))
-    _save(folder / f"{number}-lengths.npy", np.frombuffer(lengths, np.int32))
+    with (folder / f"{number}-places").open("wb") as file:
+        for sentence in sentences_of(rows.texts(number)):
+            words = tokenizer.tokenize(sentence)
+            places.extend([known.setdefault(word, len(known)) for word in words])
+            lengths.append(len(words))
+            if len(places) >= TOKENS:
+                file.write(places)
+                places = array("i")
+        file.write(places)
+    flush(folder / f"{number}-places")
+    counts = np.zeros(len(known), np.int64)
+    for start in range(0, sum(lengths), TOKENS):
+        counts += np.bincount(_places(rows, number, start, TOKENS), minlength=len(known))
+    write_json(folder / f"{number}-words.json", dict(zip(known, counts.tolist(), strict=True)))
+    save_array(folder / f"{number}-lengths.npy", np.frombuffer(lengths, np.int32))
     return {"empty": lengths.count(0)}
 
 
-def _words(rows: _Rows) -> Counter[str]:
-    """Return how often each word is in train."""
-    total: Counter[str] = Counter()
-    for number in range(len(rows.ends)):
-        words = json.loads((rows.work / "count" / f"{number}-words.json").read_bytes())
-        counts = np.bincount(np.load(rows.work / "count" / f"{number}-places.npy"), minlength=len(words))
-        for word, count in zip(words, counts.tolist(), strict=True):
-            total[word] += count
-    return total
+def _places(rows: Rows, number: int, start: int, count: int) -> np.ndarray:
+    """Return the words of a range from ``start`` on, as places in its distinct words: int32, at most ``count``."""
+    file = rows.work / "count" / f"{number}-places"
+    return np.fromfile(file, np.int32, count, offset=np.dtype(np.int32).itemsize * start)
 
 
-def _encode(rows: _Rows, number: int, folder: Path) -> dict[str, Any]:
-    """Write a range's shard; a range without sentences has none."""
-    if not rows.counts[number]:
-        return {"shard": None, "unknown": 0}
-    counted = rows.work / "count"
+def _words(rows: Rows, number: int) -> dict[str, int]:
+    """Return how often each word is in a range."""
+    found: dict[str, int] = json.loads((rows.work / "count" / f"{number}-words.json").read_bytes())
+    return found
+
+
+def _shards(rows: Rows) -> list[range]:
+    """Return the ranges of each shard: neighbours that have ``data.shard_size`` sentences at most, or one alone.
+
+    So any two neighbouring shards have more than a block of sentences, and a block lies in three at most.
+    """
+    starts, total = [0], 0
+    for number, count in enumerate(rows.counts):
+        total += count
+        if total > rows.data.shard_size:
+            starts.append(number)
+            total = count
+    return [*map(range, starts, [*starts[1:], len(rows.counts)])]
+
+
+def _encode(rows: Rows, number: int, shards: list[range], folder: Path) -> dict[str, Any]:
+    """Write a shard."""
     vocabulary = Vocabulary.load(rows.work / VOCABULARY)
-    words = json.loads((counted / f"{number}-words.json").read_bytes())
-    ids = np.array(vocabulary.encode(words)[1:-1], dtype=np.int32)[np.load(counted / f"{number}-places.npy")]
-    lengths = np.load(counted / f"{number}-lengths.npy")
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    column = preparation.with_ends(ids, offsets, vocabulary)
     file = folder / f"{number:05}.arrow"
-    batch = pa.record_batch([column], ["ids"])
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+    sentences = tokens = longest = unknown = 0
+    schema = pa.schema([("ids", pa.list_(pa.int32()))])
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for part in shards[number]:
+            for ids, lengths in _encoded(rows, part, vocabulary):
+                offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+                column = preparation.with_ends(ids, offsets, vocabulary)
+                writer.write_batch(pa.record_batch([column], schema=schema))
+                sentences, tokens = sentences + len(lengths), tokens + len(ids) + 2 * len(lengths)
+                longest = max(longest, int(lengths.max()) + 2)
+                unknown += preparation.count_unknown(ids, vocabulary)
     flush(file)
-    shard = Shard(
-        file.name, len(lengths), len(ids) + 2 * len(lengths), int(lengths.max()) + 2, file.stat().st_size, digest(file)
-    )
-    return {"shard": asdict(shard), "unknown": preparation.count_unknown(ids, vocabulary)}
+    shard = Shard(file.name, sentences, tokens, longest, file.stat().st_size, digest(file))
+    return {"shard": asdict(shard), "unknown": unknown}
 
 
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, ensure_ascii=False))
-
-
-def _save(path: Path, rows: np.ndarray) -> None:
-    np.save(path, rows)
-    flush(path)
+def _encoded(rows: Rows, number: int, vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the ids of a range and the lengths of its sentences, int32, about ``TOKENS`` at a time."""
+    ids = np.array(vocabulary.encode([*_words(rows, number)])[1:-1], dtype=np.int32)
+    lengths = np.load(rows.work / "count" / f"{number}-lengths.npy")
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    first = 0
+    while first < len(lengths):
+        last = max(int(np.searchsorted(ends, ends[first] + TOKENS, side="right")) - 1, first + 1)
+        yield ids[_places(rows, number, ends[first], ends[last] - ends[first])], lengths[first:last]
+        first = last

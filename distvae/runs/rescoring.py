@@ -37,7 +37,7 @@ def rescore(
     """
     runtime.agree({"run": name, "split": split} | asdict(settings))
     prepared = own_corpus(name, found, data, runtime)
-    sentences = getattr(prepared, split)
+    sentences: Sentences = getattr(prepared, split).in_memory()
     lowest = None
     if data.path == CAPTIONS:
         with Progress("floor", len(sentences), runtime.is_main) as progress:

@@ -89,10 +89,15 @@ def _end_with_launcher() -> None:
     """Have SIGTERM sent to this process when its launcher dies, so that no process continues alone."""
     if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal_of_parents_death(signal.SIGTERM)
     # If it has died already, the parent is the system's first process, which is not Python.
     if os.getppid() == 1 and not _first_is_python():
         raise KeyboardInterrupt("the launcher has gone")
+
+
+def signal_of_parents_death(number: signal.Signals) -> None:
+    """Have a signal sent to this process when its parent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _first_is_python() -> bool:

@@ -41,7 +41,8 @@ class PieceTokenizer(Tokenizer):
         self.definition = definition
         try:
             self._library = _library().Tokenizer.from_str(definition)
-        except Exception as error:  # the library raises nothing narrower
+        except BaseException as error:  # see `_of_library`
+            _of_library(error)
             raise ValueError(f"the tokenizers library cannot read it: {error}") from None
         # Many tokenizers of models cut or fill sentences to a length.
         self._library.no_truncation()
@@ -70,7 +71,8 @@ class PieceTokenizer(Tokenizer):
         """
         try:
             tokens: list[str] = self._library.encode(sentence, add_special_tokens=False).tokens
-        except Exception as error:  # the library raises nothing narrower
+        except BaseException as error:  # see `_of_library`
+            _of_library(error)
             raise UserError(
                 f"the tokenizer cannot split {sentence[:100]!r} ({error}); use one with an unknown token"
             ) from None
@@ -154,9 +156,12 @@ class Unigram:
         trainer = library.trainers.UnigramTrainer(
             vocab_size=self.vocabulary_size, unk_token=UNKNOWN, special_tokens=[UNKNOWN], show_progress=False
         )
+        # While it trains, the library has a piece <UNK> without a score, so that text with one makes its code panic.
+        texts = (sentence.replace("<UNK>", "<UNK >") for sentence in sentences)
         try:
-            found.train_from_iterator(_cut_long_words(sentences), trainer)
-        except Exception as error:  # the library raises nothing narrower
+            found.train_from_iterator(_cut_long_words(texts), trainer)
+        except BaseException as error:  # see `_of_library`
+            _of_library(error)
             raise UserError(
                 f"data.vocabulary_size={self.vocabulary_size}: unigram cannot be trained: {error}; raise it (every"
                 " character of train is a piece), or use data.tokenizer=bpe, whose pieces are bytes"
@@ -207,7 +212,8 @@ class Pretrained:
         load = _library().Tokenizer.from_file if path.exists() else _library().Tokenizer.from_pretrained
         try:
             found: str = load(str(path) if path.exists() else self.tokenizer_file).to_str()
-        except Exception as error:  # the library raises nothing narrower
+        except BaseException as error:  # see `_of_library`
+            _of_library(error)
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"data.tokenizer_file={self.tokenizer_file}: is neither a readable tokenizer.json nor a model of the"
@@ -243,6 +249,13 @@ def _cut_long_words(sentences: Iterable[str]) -> Iterator[str]:
             yield from _LONG_WORD.sub("\\g<0>\n", sentence).split("\n")
         else:
             yield sentence
+
+
+def _of_library(error: BaseException) -> None:
+    """Raise an error again unless it may be one of the library: an ``Exception``, or a panic of its Rust code, which is
+    not even that, and whose class cannot be imported."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def _library() -> Any:

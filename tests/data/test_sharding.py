@@ -1,22 +1,25 @@
 """Corpora in shards beside the same ones opened whole, and preparations that are killed."""
 
+import errno
 import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from distvae.config.schema import DataConfig
-from distvae.data import corpus, sharding, sources
+from distvae.data import corpus, ranges, sharding, sources
 from distvae.data.sentences import OPEN_SHARDS, Sentences, Shards
 from distvae.system.errors import UserError
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, wait_until
 from tests.data.corpora import error_of, prepare, sentences, write_folder
 
 SHARD = 8  # more than 16 of them: more than 128 sentences
@@ -47,7 +50,7 @@ def folder(tmp_path):
     {"tokenizer": "treebank"}, {"valid_size": 10, "test_size": 99},
 ], ids=str)  # fmt: skip
 def test_a_corpus_in_shards_is_the_one_that_is_opened_whole(folder, tmp_path, monkeypatch, settings):
-    monkeypatch.setattr(sharding, "BUCKET", 70)
+    monkeypatch.setattr(ranges, "BUCKET", 70)
     whole = prepare(tmp_path, path=folder, **settings)
     found = prepare(tmp_path, path=folder, shard_size=SHARD, **settings)
     assert (type(whole.train), type(found.train)) == (Sentences, Shards)
@@ -76,7 +79,7 @@ def test_a_trained_tokenizer_learns_from_all_of_train(folder, tmp_path):
 
 
 def test_several_processes_prepare_the_same_corpus(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding, "BUCKET", 70)
+    monkeypatch.setattr(ranges, "BUCKET", 70)
     data = DataConfig(path=folder, shard_size=SHARD, distinct=True, min_count=1)
     alone = corpus.prepare(DataConfig(**vars(data) | {"cache": str(tmp_path / "alone"), "workers": 1}), progress=False)
     three = corpus.prepare(DataConfig(**vars(data) | {"cache": str(tmp_path / "three"), "workers": 3}), progress=False)
@@ -112,7 +115,7 @@ def test_splits_that_are_cut_and_sampled(tmp_path):
 def test_every_sample_is_equally_likely(tmp_path):
     counts, drawn = (10, 0, 30, 60), []
     for seed in range(400):
-        rows = sharding._Rows(None, (), DataConfig(seed=seed), tmp_path, "", counts)
+        rows = ranges.Rows(None, (), DataConfig(seed=seed), tmp_path, "", counts)
         drawn.append(rows.shares(20))
     assert {sum(shares) for shares in drawn} == {20}
     share = np.array(counts) / 100
@@ -121,16 +124,16 @@ def test_every_sample_is_equally_likely(tmp_path):
     assert (np.abs(np.mean(drawn, axis=0) - 20 * share) <= 4 * error).all()
     assert np.var(drawn, axis=0)[3] == pytest.approx(20 * 0.6 * 0.4 * 80 / 99, rel=0.3)
     with pytest.raises(UserError, match="data.train_size: cannot sample from 1,000,000,000 sentences"):
-        sharding._Rows(None, (), DataConfig(), tmp_path, "", (10**9,)).shares(20)
+        ranges.Rows(None, (), DataConfig(), tmp_path, "", (10**9,)).shares(20)
 
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 10**9), (7, 10**9), (1000, 40), (1000, 1), (3, 21)])
 def test_ranges_have_at_most_so_many_rows_and_bytes(tmp_path, monkeypatch, rows, size):
-    monkeypatch.setattr(sharding, "RANGE_BYTES", size)
+    monkeypatch.setattr(ranges, "RANGE_BYTES", size)
     lengths = [len(line) for line in text(100).splitlines()]
     source = Dataset.from_dict({"text": ["x" * length for length in lengths[:50]] + [None] + ["y" * 99]})
     source = source.map(lambda batch: batch, batched=True, batch_size=9, writer_batch_size=9)
-    ends = sharding._Rows.of(source, DataConfig(shard_size=rows), tmp_path).ends
+    ends = ranges.Rows.of(source, DataConfig(shard_size=rows), tmp_path).ends
     assert ends[-1] == 52
     assert list(ends) == sorted({*ends})
     for start, end in zip((0, *ends), ends, strict=False):
@@ -169,11 +172,11 @@ STEPS = ("_keep", "_repeated", "_distinct", "_disjoint", "_count", "_encode")
 
 def killed(data, step):
     """Prepare a corpus, and die in the sixth range of a step."""
-    real, ranges = getattr(sharding, step), []
+    real, taken = getattr(sharding, step), []
 
     def die(rows, number, **given):
-        ranges.append(number)
-        if len(ranges) == 6:
+        taken.append(number)
+        if len(taken) == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(rows, number, **given)
 
@@ -183,7 +186,7 @@ def killed(data, step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_the_next_preparation_goes_on(folder, tmp_path, monkeypatch, step):
-    monkeypatch.setattr(sharding, "BUCKET", 40)
+    monkeypatch.setattr(ranges, "BUCKET", 40)
     data = DataConfig(
         path=folder, cache=str(tmp_path / "cache"), shard_size=SHARD, workers=1, distinct=True, disjoint=True
     )  # fmt: skip
@@ -192,7 +195,7 @@ def test_the_next_preparation_goes_on(folder, tmp_path, monkeypatch, step):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     (left,) = (tmp_path / "cache").iterdir()
-    assert left.name == f".{corpus.fingerprint(data)}-shards"
+    assert left.name == f".{corpus.fingerprint(data)}-{sharding.WORK}"
     taken = {name: [] for name in STEPS}
     for name in STEPS:
         real = getattr(sharding, name)
@@ -206,12 +209,106 @@ def test_the_next_preparation_goes_on(folder, tmp_path, monkeypatch, step):
     found = corpus.prepare(data, progress=False)
     before = STEPS[: STEPS.index(step)]
     assert [taken[name] for name in before] == [[]] * len(before)
-    ranges = len(taken["_encode"]) + 5 * (step == "_encode")
-    assert taken[step] == list(range(5, 8 if step == "_repeated" else ranges))
+    shards = len(taken["_encode"]) + 5 * (step == "_encode")
+    steps = {"_repeated": -(-300 // 40), "_encode": shards}.get(step, -(-300 // SHARD))
+    assert taken[step] == list(range(5, steps))
     monkeypatch.undo()
     straight = corpus.prepare(DataConfig(**vars(data) | {"cache": str(tmp_path / "other")}), progress=False)
     assert manifest(found) == manifest(straight)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [found.name]
+
+
+def killed_by_a_worker(data, pids):
+    real = sharding._count
+
+    def kill(rows, number, **given):
+        (pids / str(os.getpid())).touch()
+        if number == 30:
+            os.kill(os.getppid(), signal.SIGKILL)
+        return real(rows, number, **given)
+
+    sharding._count = kill
+    corpus.prepare(data, progress=False)
+
+
+def test_the_processes_of_a_killed_preparation_end_with_it(folder, tmp_path, capfd):
+    data = DataConfig(path=folder, cache=str(tmp_path / "cache"), shard_size=SHARD, workers=2)
+    (tmp_path / "pids").mkdir()
+    process = multiprocessing.get_context("fork").Process(target=killed_by_a_worker, args=(data, tmp_path / "pids"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    pids = [path.name for path in (tmp_path / "pids").iterdir()]
+    assert len(pids) == 2
+    wait_until(lambda: not any(is_running(pid) for pid in pids), "the processes go on")
+    capfd.readouterr()
+    assert len(corpus.load(corpus.prepare(data, progress=False)).train) == 298
+    assert "waiting" not in capfd.readouterr().err
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_a_killed_preparation_leaves_is_no_part_of_the_next(folder, tmp_path, monkeypatch):
+    data = DataConfig(path=folder, cache=str(tmp_path / "cache"), shard_size=SHARD, workers=1)
+
+    def full(built, published):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus, "_publish", full)
+        with pytest.raises(UserError, match="cannot be written: No space left on device"):
+            corpus.prepare(data, progress=False)
+    (left,) = (tmp_path / "cache").glob(".*/*/manifest.json")
+    left.write_text("{")
+    (left.parent / "valid" / "more.arrow").touch()
+    found = corpus.prepare(data, progress=False)
+    assert {*manifest(found)["files"]} == {*manifest(found)["files"]} - {"manifest.json", "valid/more.arrow"}
+    assert len(corpus.load(found).train) == 298
+
+
+def enter_often(folder, times):
+    for _ in range(times):
+        with sharding.lasting_folder(folder):
+            (folder / "inside").touch(exist_ok=False)
+            (folder / "inside").unlink()
+
+
+def test_one_process_at_a_time_is_in_a_lasting_folder(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=enter_often, args=(tmp_path / "work", 100)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OSError, match="No space left on device"):
+        ranges.save_array(Path("/dev/full"), np.zeros(1 << 20))
+    for rows in (np.zeros(0, np.int32), np.arange(5), np.ones(3, sharding._HASH)):
+        ranges.save_array(tmp_path / "rows.npy", rows)
+        read = np.load(tmp_path / "rows.npy")
+        assert read.dtype == rows.dtype
+        assert read.tolist() == rows.tolist()
+
+
+def test_more_ranges_than_a_process_may_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranges, "BUCKET", 300)
+    folder = write_folder(tmp_path / "text", train=text(600), valid=text(30, 1), test=text(40, 2))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))
+    try:
+        found = prepare(tmp_path, path=folder, shard_size=2, distinct=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len({*sentences(found, "train")}) == len(found.train)
 
 
 def prepared_slowly(data, begun):
@@ -263,6 +360,27 @@ def test_a_damaged_shard_is_found_when_it_is_opened(folder, tmp_path):
     assert list(map(len, prepare(tmp_path, path=folder, shard_size=SHARD).train)) == list(map(len, found.train))
 
 
+@pytest.mark.parametrize("settings", [{"train_size": 60}, {"max_words": 1}, {"distinct": True, "disjoint": True}])
+def test_a_block_lies_in_three_shards_at_most(folder, tmp_path, settings):
+    train = prepare(tmp_path, path=folder, shard_size=SHARD, **settings).train
+    sizes = np.diff(train._firsts)
+    assert sizes.max() <= SHARD
+    assert (sizes[1:] + sizes[:-1]).min() > SHARD
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_a_shard_is_written_a_few_tokens_at_a_time(folder, tmp_path, monkeypatch, tokens):
+    whole = prepare(tmp_path, path=folder, shard_size=SHARD)
+    monkeypatch.setattr(sharding, "TOKENS", tokens)
+    found = corpus.load(corpus.prepare(DataConfig(
+        path=folder, cache=str(tmp_path / "other"), workers=1, shard_size=SHARD, min_count=1
+    ), progress=False))  # fmt: skip
+    assert found.vocabulary == whole.vocabulary
+    assert found.unknown == whole.unknown
+    assert [ids.tolist() for ids in found.train] == [ids.tolist() for ids in whole.train]
+    assert (found.train.tokens, found.train.longest) == (whole.train.tokens, whole.train.longest)
+
+
 def test_a_process_keeps_few_shards_open(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("distvae.data.sentences.OPEN_SHARDS", 5)
     train = prepare(tmp_path, path=folder, shard_size=SHARD).train
@@ -297,6 +415,7 @@ def test_an_epoch_opens_the_shards_of_one_group_at_a_time(tmp_path, monkeypatch)
 
 def test_what_stands_for_a_large_train(folder, tmp_path, monkeypatch, capfd):
     train = prepare(tmp_path, path=folder, shard_size=SHARD).train
+    capfd.readouterr()
     assert [ids.tolist() for ids in train.in_memory()] == [ids.tolist() for ids in train]
     assert capfd.readouterr().err == ""
     monkeypatch.setattr("distvae.data.sentences.SAMPLED", 20)

@@ -42,7 +42,7 @@ def test_what_was_finished_before_a_process_was_killed_is_kept(tmp_path, monkeyp
     with pytest.raises(KilledError):
         corpus.prepare(data, progress=False)
     (left,) = (tmp_path / "cache").iterdir()
-    assert left.name.endswith("-shards")
+    assert left.name.endswith(f"-{sharding.WORK}")
 
     def watched(rows, number, **given):
         taken.append(number)

@@ -58,6 +58,25 @@ def test_unigram():
     assert tokenizer.tokenize("走 走") != tokenizer.tokenize("")
 
 
+@pytest.mark.parametrize("text", ["a <UNK> b", "<UNK>", "(<UNK>)s <unk>"])
+def test_unigram_learns_from_text_with_the_librarys_own_placeholder(text):
+    tokenizer = Unigram(vocabulary_size=60).fit([*SENTENCES, text])
+    assert {*"<UNK>"} <= {*"".join(tokenizer.tokenize("<UNK>"))}
+
+
+def test_a_panic_of_the_library_is_an_error_of_the_user():
+    panic = type("PanicException", (BaseException,), {})
+
+    def panicking(error):
+        yield "a dog"
+        raise error
+
+    with pytest.raises(UserError, match="unigram cannot be trained: likelihood is NAN"):
+        Unigram(vocabulary_size=40).fit(panicking(panic("likelihood is NAN")))
+    with pytest.raises(KeyboardInterrupt):
+        Unigram(vocabulary_size=40).fit(panicking(KeyboardInterrupt()))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
