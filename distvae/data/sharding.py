@@ -44,7 +44,7 @@ from distvae.tokenization.base import Tokenizer
 if TYPE_CHECKING:  # late, see `data.corpus`
     from datasets import Dataset
 
-# Tokens that a process holds in memory, more or less.
+# Tokens that a process holds in memory, approximately.
 TOKENS = 1 << 22
 
 # Ends the name of the folder of a preparation. Change it with what a step leaves there.
@@ -371,9 +371,9 @@ def _words(rows: Rows, number: int) -> dict[str, int]:
 
 
 def _shards(rows: Rows) -> list[range]:
-    """Return the ranges of each shard: neighbours that have ``data.shard_size`` sentences at most, or one alone.
+    """Return the ranges of each shard: neighbours that have at most ``data.shard_size`` sentences in all.
 
-    So any two neighbouring shards have more than a block of sentences, and a block lies in three at most.
+    Any two neighbouring shards then have more than a block of sentences, so that a block lies in three at most.
     """
     starts, total = [0], 0
     for number, count in enumerate(rows.counts):

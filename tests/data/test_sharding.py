@@ -300,10 +300,10 @@ def test_a_full_disk_is_named(tmp_path):
 
 
 def test_more_ranges_than_a_process_may_open_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranges, "BUCKET", 300)
-    folder = write_folder(tmp_path / "text", train=text(600), valid=text(30, 1), test=text(40, 2))
+    monkeypatch.setattr(ranges, "BUCKET", 100)
+    folder = write_folder(tmp_path / "text", train=text(200), valid=text(30, 1), test=text(40, 2))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, limits[1]))
     try:
         found = prepare(tmp_path, path=folder, shard_size=2, distinct=True)
     finally:
