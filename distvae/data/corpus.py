@@ -17,7 +17,6 @@ import itertools
 import json
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -37,6 +36,7 @@ from distvae.data.sentences import Sentences, Shard, Shards, digest, read, view
 from distvae.data.sharding import Prepared
 from distvae.data.splits import SPLITS
 from distvae.data.vocabulary import VOCABULARY, Vocabulary
+from distvae.data.workplace import workplace
 from distvae.system.errors import UserError
 
 # `datasets` takes as long to import as half of torch, and a prepared corpus is opened without it.
@@ -110,7 +110,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
         large = sharding.may_be_large(files, data)
-        with _workplace(cache, folder.name, large) as work, quiet_datasets(progress):
+        with workplace(cache, folder.name, large) as work, quiet_datasets(progress):
             if is_whole(folder):  # by now
                 return folder
             built = work / folder.name
@@ -133,17 +133,6 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     except OSError as error:
         raise UserError(f"data.cache={data.cache}: cannot be written: {error.strerror or error}") from None
     return folder
-
-
-@contextlib.contextmanager
-def _workplace(cache: Path, name: str, large: bool) -> Iterator[Path]:
-    """Yield a folder for temporary files: if they are large, the one of any other preparation of this corpus."""
-    if large:
-        with sharding.lasting_folder(cache / f".{name}-{sharding.WORK}") as work:
-            yield work
-    else:
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache, ignore_cleanup_errors=True) as work:
-            yield Path(work)
 
 
 def _whole(data: DataConfig, tokens: Tokens) -> Prepared:

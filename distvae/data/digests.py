@@ -7,15 +7,14 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from distvae.system.cores import usable_cores
-from distvae.system.errors import UserError
-from distvae.system.files import sha256, write_text
+from distvae.system.files import reading, sha256, write_text
 
 # Bytes from which on a file's digest is kept: those of smaller ones take less than a second.
 LARGE = 1 << 28
@@ -40,9 +39,18 @@ def state(path: Path) -> State:
     Raises:
         UserError: it cannot be read.
     """
-    with _readable(path):
+    with reading(path):
         found = path.stat()
     return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def total_size(paths: Iterable[Path]) -> int:
+    """Return the bytes of files.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    return sum(state(path).size for path in paths)
 
 
 def digests(paths: Iterable[Path], cache: Path) -> list[str]:
@@ -73,13 +81,5 @@ def _digest(path: Path, cache: Path) -> str:
 
 
 def _computed(path: Path) -> str:
-    with _readable(path):
+    with reading(path):
         return sha256(path)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None

@@ -166,7 +166,7 @@ Choice = Callable[..., tuple[np.ndarray, dict[str, int]]]
 def _take(row: dict[str, int], rows: Rows, folder: Path, step: Step) -> None:
     """Take a step, and write its outcome last."""
     number = row["number"]
-    write_json(folder / f"{number}.json", step(rows, number))
+    dump_json(folder / f"{number}.json", step(rows, number))
 
 
 def _choose_rows(rows: Rows, number: int, step: Choice, folder: Path) -> dict[str, int]:
@@ -175,7 +175,8 @@ def _choose_rows(rows: Rows, number: int, step: Choice, folder: Path) -> dict[st
     return {"rows": len(found)} | counts
 
 
-def write_json(path: Path, content: Any) -> None:
+def dump_json(path: Path, content: Any) -> None:
+    """Write JSON of any size. ``files.write_json`` lays it out for people, character by character."""
     write_text(path, json.dumps(content, ensure_ascii=False))
 
 

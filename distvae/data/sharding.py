@@ -7,13 +7,7 @@ and counted, and, once the vocabulary is known, encoded. All of this is done ran
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import shutil
-import sys
-import uuid
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -28,16 +22,15 @@ import xxhash
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import local, preparation, sources
+from distvae.data.digests import total_size
 from distvae.data.local import Files
 from distvae.data.plans import GROUP
 from distvae.data.preparation import Tokens, sentences_of
-from distvae.data.ranges import Rows, save_array, write_json
+from distvae.data.ranges import Rows, dump_json, save_array
 from distvae.data.readers.columns import Texts
 from distvae.data.sentences import Shard, digest
 from distvae.data.splits import WHOLE_FILE
 from distvae.data.vocabulary import VOCABULARY, Vocabulary
-from distvae.data.workers import KilledError
-from distvae.system.errors import UserError
 from distvae.system.files import flush
 from distvae.tokenization.base import Tokenizer
 
@@ -46,9 +39,6 @@ if TYPE_CHECKING:  # late, see `data.corpus`
 
 # Tokens that a process holds in memory, approximately.
 TOKENS = 1 << 22
-
-# Ends the name of the folder of a preparation. Change it with what a step leaves there.
-WORK = "shards2"
 
 # Assumed size of a text, relative to its compressed file.
 COMPRESSION = 10
@@ -86,8 +76,7 @@ def may_be_large(files: Files, data: DataConfig) -> bool:
     """Return whether a corpus that is not yet read may turn out to be one that ``is_large``."""
     if not files:  # of the hub, or drawn
         return data.path != CAPTIONS and _is_sharded(data)
-    size = sum(path.stat().st_size for path in local.every(files))
-    return COMPRESSION * size > GROUP * data.shard_size and _is_sharded(data)
+    return COMPRESSION * total_size(local.every(files)) > GROUP * data.shard_size and _is_sharded(data)
 
 
 def is_large(texts: dict[str, Texts], data: DataConfig) -> bool:
@@ -110,63 +99,13 @@ def _is_sharded(data: DataConfig) -> bool:
     return not data.labels and data.group is None
 
 
-@contextlib.contextmanager
-def lasting_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder in which one process at a time works. It stays if that process or one of its own is killed, or
-    the disk is full."""
-    lock = _locked(folder)
-    try:
-        yield folder
-    except KilledError:
-        raise
-    except UserError:
-        _remove(folder)
-        raise
-    else:
-        _remove(folder)
-    finally:
-        os.close(lock)
-
-
-def _locked(folder: Path) -> int:
-    """Create a folder unless it exists, and lock it, however long that takes. Return the lock's file descriptor.
-
-    The lock is POSIX's, which forked processes do not share.
-    """
-    path = folder / "lock"
-    while True:
-        try:
-            folder.mkdir(exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except (FileExistsError, FileNotFoundError):
-            if folder.parent.is_dir() and not folder.is_file():  # another process has just removed it
-                continue
-            raise
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            print("data: another process prepares these sentences; waiting for it", file=sys.stderr, flush=True)
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):  # the other process has finished, and removed the folder
-            if path.stat().st_ino == os.fstat(lock).st_ino:
-                return lock
-        os.close(lock)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder at once for other processes."""
-    removed = folder.with_name(f"{folder.name}_{uuid.uuid4().hex}")
-    folder.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
-
-
 def read(data: DataConfig, files: Files, work: Path) -> dict[str, Texts]:
     """Read a source, or open what a killed preparation has read; see ``sources.load``."""
     record = work / "read.json"
     if not record.exists():
         texts = sources.load(data, files, work)
         found = {name: (source.where, source.note, _files(source.rows)) for name, source in texts.items()}
-        write_json(record, found)
+        dump_json(record, found)
         return texts
     from datasets import Dataset, concatenate_datasets
 
@@ -243,7 +182,7 @@ def _choose(data: DataConfig, texts: dict[str, Texts], work: Path) -> tuple[Rows
     notes += preparation.disjoint(rows, texts, data)
     if data.disjoint:
         held = [sentence for split in rows for sentence in sentences_of(texts[split].rows.select(rows[split]))]
-        write_json(work / "held.json", held)
+        dump_json(work / "held.json", held)
         total = train.total
         train, _ = train.narrow("disjoint", _disjoint, "Comparing train")
         notes += preparation.note_on_dropped("train", total - train.total, train.total, texts)
@@ -353,7 +292,7 @@ def _count(rows: Rows, number: int, tokenizer: Tokenizer) -> dict[str, int]:
     counts = np.zeros(len(known), np.int64)
     for start in range(0, sum(lengths), TOKENS):
         counts += np.bincount(_places(rows, number, start, TOKENS), minlength=len(known))
-    write_json(folder / f"{number}-words.json", dict(zip(known, counts.tolist(), strict=True)))
+    dump_json(folder / f"{number}-words.json", dict(zip(known, counts.tolist(), strict=True)))
     save_array(folder / f"{number}-lengths.npy", np.frombuffer(lengths, np.int32))
     return {"empty": lengths.count(0)}
 

@@ -72,11 +72,11 @@ def map_numbers(numbers: Collection[int], step: Callable[..., Any], processes: i
     if are_progress_bars_disabled():
         print(printable(f"data: {title}: {counted(len(numbers), 'part')}, {processes} at a time"), file=sys.stderr)
     rows = Dataset.from_dict({"number": [*numbers]})
-    step = partial(_take, step=step, alone=processes <= 1)
+    step = partial(_quietly, step=step, alone=processes <= 1)
     return map_rows(rows, step, processes, title, new_fingerprint="numbers", load_from_cache_file=False)
 
 
-def _take(row: dict[str, int], step: Callable[..., Any], alone: bool) -> Any:
+def _quietly(row: dict[str, int], step: Callable[..., Any], alone: bool) -> Any:
     if not alone:  # one bar is for all processes
         from datasets import disable_progress_bars
 

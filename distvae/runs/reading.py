@@ -109,13 +109,12 @@ def _prepared(data: DataConfig) -> Path:
 def _opened(name: str, vocabulary: Vocabulary, data: DataConfig, folder: Path) -> Corpus:
     prepared = corpus.load(folder)
     if prepared.vocabulary.fingerprint != vocabulary.fingerprint:
-        sampled = data.labels and data.train_size is not None
-        why = (
-            ", or on another sample: data.train_size of a large corpus draws others with data.label" if sampled else ""
-        )
+        why = "it was trained on other sentences"
+        if data.labels and data.train_size is not None:
+            why += ", or on another sample: data.train_size of a large corpus draws others with data.label"
         raise UserError(
             f"{name}: its vocabulary ({vocabulary.fingerprint}) is not that of {data.path}"
-            f" ({prepared.vocabulary.fingerprint}): it was trained on other sentences{why}"
+            f" ({prepared.vocabulary.fingerprint}): {why}"
         )
     return prepared
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from distvae.config.schema import DataConfig
-from distvae.data import corpus, sharding
+from distvae.data import corpus, sharding, workplace
 from distvae.data.workers import KilledError, map_numbers
 from tests.data.corpora import write_folder
 
@@ -42,7 +42,7 @@ def test_what_was_finished_before_a_process_was_killed_is_kept(tmp_path, monkeyp
     with pytest.raises(KilledError):
         corpus.prepare(data, progress=False)
     (left,) = (tmp_path / "cache").iterdir()
-    assert left.name.endswith(f"-{sharding.WORK}")
+    assert left.name.endswith(f"-{workplace.WORK}")
 
     def watched(rows, number, **given):
         taken.append(number)

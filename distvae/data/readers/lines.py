@@ -67,14 +67,15 @@ def read_lines(path: Path, columns: list[Column]) -> str:
     number = 0
     for block in blocks(path):
         read = [line.lstrip(BOM).rstrip("\r\n") for line in block]
-        for place, line in enumerate(read if labels else ()):
-            label, tab, read[place] = line.partition("\t")
-            if not tab and label.strip():
-                raise UserError(
-                    f"{path}, line {number + place + 1}: has no tab; with data.label={labels[0].name}, a line of a text"
-                    " file is label<TAB>sentence"
-                )
-            labels[0].add(label)
+        if labels:
+            for place, line in enumerate(read):
+                label, tab, read[place] = line.partition("\t")
+                if not tab and label.strip():
+                    raise UserError(
+                        f"{path}, line {number + place + 1}: has no tab; with data.label={labels[0].name}, a line of a"
+                        " text file is label<TAB>sentence"
+                    )
+                labels[0].add(label)
         for column in texts:
             column.extend(read)
         number += len(block)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distvae.data.digests import state
+from distvae.data.digests import total_size
 from distvae.data.readers.arrow import read_arrow
 from distvae.data.readers.columns import BATCH, Column, Texts, Wanted, join, open_columns, read_columns, write_columns
 from distvae.data.readers.csv import read_csv
@@ -54,8 +54,7 @@ def read_files(paths: Sequence[Path], name: str, wanted: Wanted, work: Path, wor
     Raises:
         UserError: a file does not match its suffix, or a column is missing or does not hold text.
     """
-    size = sum(state(path).size for path in paths)
-    processes = min(workers or usable_cores(), len(paths), size // BYTES_PER_PROCESS)
+    processes = min(workers or usable_cores(), len(paths), total_size(paths) // BYTES_PER_PROCESS)
     read = partial(_read_file, paths=paths, name=name, wanted=wanted, work=work)
     if processes > 1:
         title = f"Reading {paths[0].name} and {len(paths) - 1:,} more"
