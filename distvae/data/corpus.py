@@ -30,8 +30,9 @@ import pyarrow as pa
 from distvae import tokenization
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, local, preparation, sharding, sources
+from distvae.data.encoding import CHARACTERS, encode, share_of_unknown
 from distvae.data.local import Files
-from distvae.data.preparation import CHARACTERS, Tokens
+from distvae.data.preparation import Tokens
 from distvae.data.sentences import Sentences, Shard, Shards, digest, read, view
 from distvae.data.sharding import Prepared
 from distvae.data.splits import SPLITS
@@ -250,9 +251,9 @@ def _build(folder: Path, found: Prepared, origin: dict[str, Any]) -> None:
     unknown: dict[str, float] = {} if found.shards is None else {"train": found.shards.unknown}
     closed = vocabulary.unk == "closed"
     for split, sentences in tokens.words.items():
-        ids = preparation.encode(sentences, vocabulary, split, folder.with_name(f"{split}-ids.arrow"))
+        ids = encode(sentences, vocabulary, split, folder.with_name(f"{split}-ids.arrow"))
         if not closed:
-            unknown[split] = preparation.share_of_unknown(ids.data.column("ids"), vocabulary)
+            unknown[split] = share_of_unknown(ids.data.column("ids"), vocabulary)
         ids.with_format(None).save_to_disk(str(folder / split))
     for split, labels in tokens.labels.items():
         labels.save_to_disk(str(folder / LABELS / split))

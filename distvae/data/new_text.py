@@ -16,7 +16,7 @@ import numpy as np
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import corpus, preparation, sources
-from distvae.data.preparation import CHARACTERS
+from distvae.data.encoding import CHARACTERS, encode, share_of_unknown, tokenise
 from distvae.data.readers.columns import TEXT_COLUMN
 from distvae.data.sentences import Sentences
 from distvae.data.splits import WHOLE_FILE
@@ -117,10 +117,10 @@ def prepare(data: DataConfig, vocabulary: Vocabulary, folder: Path, progress: bo
             if not len(rows):
                 raise UserError(f"{source.where}: contains no sentences")
             texts = source.rows.select(rows)
-            words = preparation.tokenise(texts, split, vocabulary.splitter, data.workers, folder, count=True)
+            words = tokenise(texts, split, vocabulary.splitter, data.workers, folder, count=True)
             import datasets
 
-            columns = [texts, preparation.encode(words, vocabulary, split, folder / f"{split}-ids.arrow")]
+            columns = [texts, encode(words, vocabulary, split, folder / f"{split}-ids.arrow")]
             datasets.concatenate_datasets([part.with_format(None) for part in columns], axis=1).save_to_disk(
                 str(folder / split)
             )
@@ -146,7 +146,7 @@ def load(folder: Path, vocabulary: Vocabulary) -> NewText:
             Sentences(ids, characters),
             rows.select_columns([TEXT_COLUMN]),
             Dataset.load_from_disk(str(labels), keep_in_memory=False) if labels.exists() else None,
-            None if vocabulary.unk == "closed" else preparation.share_of_unknown(ids, vocabulary),
+            None if vocabulary.unk == "closed" else share_of_unknown(ids, vocabulary),
         )
     notes = (f"{split}: {note}" for split, found in content["notes"].items() for note in found)
     return NewText(parts, content["fingerprint"], tuple(notes))

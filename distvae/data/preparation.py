@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import re
-import unicodedata
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import captions, splits
-from distvae.data.readers.columns import BATCH, TEXT_COLUMN, Texts
+from distvae.data.encoding import tokenise
+from distvae.data.readers.columns import TEXT_COLUMN, Texts
 from distvae.data.splits import SPLITS, WHOLE_FILE
 from distvae.data.vocabulary import MANY_UNKNOWN, Vocabulary
-from distvae.data.workers import map_rows
-from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
 from distvae.system.plural import counted
 from distvae.tokenization import BUILT_IN, OPTIONS
 from distvae.tokenization.base import Tokenizer, WordLevel
 from distvae.tokenization.pieces import PieceTokenizer
-from distvae.tokenization.treebank import TreebankTokenizer
 
 if TYPE_CHECKING:  # late, see `data.corpus`
     from datasets import Dataset
@@ -36,12 +31,6 @@ if TYPE_CHECKING:  # late, see `data.corpus`
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 6_000
 
 CAPTION_COUNTS = {"train": 40_000, "valid": 4_000, "test": 4_000}
-
-# Starting a process takes as long as tokenising about this many sentences.
-SENTENCES_PER_WORKER = 10_000
-
-# Column of the characters of each sentence, its end included.
-CHARACTERS = "characters"
 
 # White space and invisible characters: controls, formats, joiners, selectors, fillers.
 _INVISIBLE = re.compile(
@@ -262,40 +251,6 @@ def vocabulary_of_counts(data: DataConfig, counts: Mapping[str, int], tokenizer:
     return Vocabulary.build(counts, options.min_count, options.unk, options.name)
 
 
-def encode(words: Dataset, vocabulary: Vocabulary, split: str, path: Path) -> Dataset:
-    """Map the column ``words`` to ``ids`` of ``<s> words </s>``, int32, in an Arrow file at ``path``."""
-    from datasets import Features, List, Value
-
-    others = [name for name in words.column_names if name != "words"]
-    return words.with_format("arrow").map(
-        _encode_batch,
-        batched=True,
-        batch_size=BATCH,
-        writer_batch_size=BATCH,
-        remove_columns=["words"],
-        features=Features({"ids": List(Value("int32"))} | {name: words.features[name] for name in others}),
-        fn_kwargs={"vocabulary": vocabulary},
-        cache_file_name=str(path),
-        desc=f"Encoding {split}",
-    )
-
-
-def share_of_unknown(sentences: pa.ChunkedArray, vocabulary: Vocabulary) -> float:
-    """Return the share of words, not counting ``<s>`` and ``</s>``, that are not in the vocabulary."""
-    unknown, words = 0, -2 * len(sentences)
-    for chunk in sentences.chunks:
-        ids = chunk.flatten().to_numpy()
-        unknown += count_unknown(ids, vocabulary)
-        words += len(ids)
-    return unknown / words
-
-
-def count_unknown(ids: np.ndarray, vocabulary: Vocabulary) -> int:
-    """Return the number of words that are not in the vocabulary."""
-    first, last = vocabulary.unknown_ids[0], vocabulary.unknown_ids[-1]
-    return int(np.count_nonzero((ids >= first) & (ids <= last)))
-
-
 def note_on_unknown(unknown: dict[str, float], tokenizer: str) -> str:
     """Report the share of unknown words by split, as a warning if it is high.
 
@@ -430,67 +385,3 @@ def _codes(columns: Dataset) -> np.ndarray:
         missing &= indices < 0
         codes = np.unique(codes * (int(indices.max()) + 2) + indices + 1, return_inverse=True)[1]
     return np.where(missing, -1, codes)
-
-
-def tokenise(
-    text: Dataset, split: str, tokenizer: Tokenizer, workers: int | None, work: Path, count: bool | None = None
-) -> Dataset:
-    """Map the column ``text`` to ``words`` and ``characters``.
-
-    Args:
-        split: name of the text.
-        workers: processes. None: one per core.
-        work: folder for temporary Arrow files.
-        count: whether to count characters. None: unless the tokenizer has the Treebank rules, so that such a corpus is
-            the one that older versions built.
-    """
-    if count is None:
-        count = not isinstance(tokenizer, TreebankTokenizer)
-    from datasets import Features, List, Value
-
-    features = {"words": List(Value("string"))}
-    if count:
-        features[CHARACTERS] = Value("int32")
-    processes = min(workers or usable_cores(), math.ceil(len(text) / SENTENCES_PER_WORKER))
-    return map_rows(
-        text,
-        _tokenise_batch,
-        processes,
-        f"Tokenising {split}",
-        batched=True,
-        remove_columns=text.column_names,
-        features=Features(features),
-        fn_kwargs={"tokenizer": tokenizer, "count": count},
-        cache_file_name=str(work / f"{split}-words.arrow"),
-    )
-
-
-def _tokenise_batch(batch: dict[str, list[str]], tokenizer: Tokenizer, count: bool) -> dict[str, list[Any]]:
-    sentences = [sentence.strip() for sentence in batch[TEXT_COLUMN]]
-    columns: dict[str, list[Any]] = {"words": [tokenizer.tokenize(sentence) for sentence in sentences]}
-    if count:
-        columns[CHARACTERS] = [1 + len(unicodedata.normalize("NFC", sentence)) for sentence in sentences]
-    return columns
-
-
-def _encode_batch(batch: pa.Table, vocabulary: Vocabulary) -> pa.Table:
-    """Map the column ``words`` to ``ids``, looking up each distinct word of the batch once."""
-    words = batch.column("words").combine_chunks()
-    flat = words.flatten().dictionary_encode()
-    ids = np.array(vocabulary.encode(flat.dictionary.to_pylist())[1:-1], dtype=np.int32)[flat.indices]
-    offsets = words.offsets.to_numpy() - words.offsets[0].as_py()
-    rows = with_ends(ids, offsets, vocabulary)
-    return pa.table({"ids": rows} | {name: batch.column(name) for name in batch.column_names if name != "words"})
-
-
-def with_ends(ids: np.ndarray, offsets: np.ndarray, vocabulary: Vocabulary) -> pa.ListArray:
-    """Return sentences with ``<s>`` and ``</s>``.
-
-    Args:
-        ids: of all words, int32.
-        offsets: where each sentence starts in ``ids``, and the end of the last one, int32.
-    """
-    # The start and end of each sentence; one ends where the next starts.
-    places = np.repeat(offsets, 2)[1:-1]
-    ids = np.insert(ids, places, np.tile([vocabulary.bos, vocabulary.eos], len(offsets) - 1))
-    return pa.ListArray.from_arrays(offsets + 2 * np.arange(len(offsets), dtype=np.int32), ids)

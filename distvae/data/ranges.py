@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from distvae.config.schema import DataConfig
 from distvae.data.preparation import sentences_of
 from distvae.data.readers.columns import TEXT_COLUMN
-from distvae.data.workers import map_numbers
+from distvae.data.workers import announce, map_numbers
 from distvae.system.cores import usable_cores
 from distvae.system.errors import UserError
 from distvae.system.files import flush, write_text
@@ -149,6 +149,7 @@ class Rows:
         left = [number for number, outcome in enumerate(outcomes) if not outcome.exists()]
         if left:
             processes = min(self.data.workers or usable_cores(), len(left))
+            announce(title, len(left), processes)
             map_numbers(left, partial(_take, rows=self, folder=self.work / name, step=step), processes, title)
         return [json.loads(outcome.read_bytes()) for outcome in outcomes]
 
@@ -163,9 +164,8 @@ Step = Callable[..., dict[str, Any]]
 Choice = Callable[..., tuple[np.ndarray, dict[str, int]]]
 
 
-def _take(row: dict[str, int], rows: Rows, folder: Path, step: Step) -> None:
+def _take(number: int, rows: Rows, folder: Path, step: Step) -> None:
     """Take a step, and write its outcome last."""
-    number = row["number"]
     dump_json(folder / f"{number}.json", step(rows, number))
 
 

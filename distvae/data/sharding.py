@@ -23,6 +23,7 @@ import xxhash
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.data import local, preparation, sources
 from distvae.data.digests import total_size
+from distvae.data.encoding import count_unknown, tokenise, with_ends
 from distvae.data.local import Files
 from distvae.data.plans import GROUP
 from distvae.data.preparation import Tokens, sentences_of
@@ -135,7 +136,7 @@ def prepare(data: DataConfig, texts: dict[str, Texts], work: Path, folder: Path)
     tokenizer = data.tokenizer.fit(train.sentences())
     counted = train.each("count", partial(_count, tokenizer=tokenizer), "Tokenising train")
     notes += preparation.note_on_empty("train", sum(row["empty"] for row in counted), train.total, data)
-    words = {split: preparation.tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.items()}
+    words = {split: tokenise(text, split, tokenizer, data.workers, work) for split, text in chosen.items()}
     for split, tokens in words.items():
         notes += preparation.note_on_empty(split, preparation.empty_of(tokens), len(tokens), data)
     counts: Counter[str] = Counter()
@@ -333,11 +334,11 @@ def _encode(rows: Rows, number: int, shards: list[range], folder: Path) -> dict[
         for part in shards[number]:
             for ids, lengths in _encoded(rows, part, vocabulary):
                 offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-                column = preparation.with_ends(ids, offsets, vocabulary)
+                column = with_ends(ids, offsets, vocabulary)
                 writer.write_batch(pa.record_batch([column], schema=schema))
                 sentences, tokens = sentences + len(lengths), tokens + len(ids) + 2 * len(lengths)
                 longest = max(longest, int(lengths.max()) + 2)
-                unknown += preparation.count_unknown(ids, vocabulary)
+                unknown += count_unknown(ids, vocabulary)
     flush(file)
     shard = Shard(file.name, sentences, tokens, longest, file.stat().st_size, digest(file))
     return {"shard": asdict(shard), "unknown": unknown}

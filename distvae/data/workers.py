@@ -1,52 +1,61 @@
-"""Work on rows that is shared by several processes, with a progress bar."""
+"""Steps that several processes take, with a progress bar."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
 from distvae.system.errors import UserError, printable
-from distvae.system.files import room_for_sockets
 from distvae.system.plural import counted
-from distvae.system.signals import signal_of_parents_death
+from distvae.system.signals import SIGNALS, signal_of_parents_death
 
-if TYPE_CHECKING:  # late, see `data.corpus`
-    from datasets import Dataset
-
-
-# Whether the processes that this one forks are to end with it.
-_working = False
-
-
-def _end_with_parent() -> None:
-    if _working:
-        signal_of_parents_death(signal.SIGKILL)
-
-
-# Those of `datasets` would wait for a killed process for ever.
-os.register_at_fork(after_in_child=_end_with_parent)
+T = TypeVar("T")
 
 
 class KilledError(UserError):
     """A process was killed. What it has finished is of use to the next attempt."""
 
 
-def map_rows(rows: Dataset, step: Callable[..., Any], processes: int, title: str, **options: Any) -> Dataset:
-    """Map rows; see ``Dataset.map``, which has the other options.
+def announce(title: str, count: int, processes: int) -> None:
+    """Print what begins, unless a progress bar will show it."""
+    from datasets import are_progress_bars_disabled
+
+    if are_progress_bars_disabled():
+        print(printable(f"data: {title}: {counted(count, 'part')}, {processes} at a time"), file=sys.stderr)
+
+
+def map_numbers(numbers: Collection[int], step: Callable[[int], T], processes: int, title: str) -> list[T]:
+    """Take a step for each number, and return the outcomes in order.
+
+    Args:
+        step: is inherited by the processes, and need not be picklable; its outcomes must be.
+        processes: if there is more than one, they are forked; those still at work are killed when a step fails, and
+            when this process ends, however it ends.
+        title: of the progress bar.
 
     Raises:
         KilledError: a process was killed.
     """
-    with room_for_sockets(), _ended_with_this():
+    from datasets.utils import tqdm
+
+    if processes <= 1:
+        return [step(number) for number in tqdm(numbers, desc=title, unit=" parts")]
+    others = {*multiprocessing.active_children()}
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (step,)) as pool:
         try:
-            return rows.map(step, num_proc=processes if processes > 1 else None, desc=title, **options)
-        except RuntimeError as error:
-            if "abruptly died" not in str(error):
+            outcomes = [pool.submit(_take, number) for number in numbers]
+            for outcome in tqdm(as_completed(outcomes), desc=title, total=len(outcomes), unit=" parts"):
+                outcome.result()
+            return [outcome.result() for outcome in outcomes]
+        except BaseException as error:
+            for process in {*multiprocessing.active_children()} - others:
+                process.kill()
+            if not isinstance(error, BrokenProcessPool):
                 raise
             raise KilledError(
                 f"data.workers: one of {processes} processes that prepare the sentences was killed, most often because"
@@ -54,31 +63,21 @@ def map_rows(rows: Dataset, step: Callable[..., Any], processes: int, title: str
             ) from error
 
 
-@contextlib.contextmanager
-def _ended_with_this() -> Iterator[None]:
-    """Within the block, forked processes end with this one, however it ends."""
-    global _working
-    _working = True
-    try:
-        yield
-    finally:
-        _working = False
+# The step of a forked process.
+_step: Callable[[int], Any]
 
 
-def map_numbers(numbers: Collection[int], step: Callable[..., Any], processes: int, title: str) -> Dataset:
-    """Take a step for each row ``{"number": …}``; see ``map_rows``. Without a progress bar, a line says what begins."""
-    from datasets import Dataset, are_progress_bars_disabled
+def _begin(step: Callable[[int], Any]) -> None:
+    """Begin a forked process. It leaves signals to its parent."""
+    from datasets import disable_progress_bars
 
-    if are_progress_bars_disabled():
-        print(printable(f"data: {title}: {counted(len(numbers), 'part')}, {processes} at a time"), file=sys.stderr)
-    rows = Dataset.from_dict({"number": [*numbers]})
-    step = partial(_quietly, step=step, alone=processes <= 1)
-    return map_rows(rows, step, processes, title, new_fingerprint="numbers", load_from_cache_file=False)
+    global _step
+    _step = step
+    disable_progress_bars()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal_of_parents_death(signal.SIGKILL)
 
 
-def _quietly(row: dict[str, int], step: Callable[..., Any], alone: bool) -> Any:
-    if not alone:  # one bar is for all processes
-        from datasets import disable_progress_bars
-
-        disable_progress_bars()
-    return step(row)
+def _take(number: int) -> Any:
+    return _step(number)

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +32,6 @@ MANIFEST = "manifest.json"
 
 # Bytes of the largest file that is read whole: a sparse file could take all memory.
 LARGEST = 2**30
-# Bytes of the longest temporary folder in which sockets can be created: a socket's path has at most 107 bytes, and
-# Python's multiprocessing appends 32.
-LONGEST_FOR_SOCKETS = 75
 
 _adapters: dict[object, TypeAdapter[Any]] = {}
 
@@ -328,33 +324,6 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written: {reason}; earlier files are unchanged") from error
-
-
-@contextmanager
-def room_for_sockets() -> Iterator[None]:
-    """Within the block, use /tmp for temporary folders if TMPDIR is too long for the sockets of multiprocessing.
-
-    Raises:
-        UserError: neither can be used.
-    """
-    try:
-        given = tempfile.gettempdir()
-    except OSError as error:
-        raise UserError(f"{error.strerror}; set TMPDIR to a writable folder") from None
-    length = len(os.fsencode(given))
-    if length <= LONGEST_FOR_SOCKETS:
-        yield
-        return
-    if not os.access("/tmp", os.W_OK | os.X_OK):
-        raise UserError(
-            f"TMPDIR={given}: its {length} bytes leave no room for the name of a socket, and /tmp is not writable; set"
-            f" TMPDIR to a path of at most {LONGEST_FOR_SOCKETS} bytes, or data.workers=1"
-        )
-    tempfile.tempdir = "/tmp"
-    try:
-        yield
-    finally:
-        tempfile.tempdir = given
 
 
 def temporary(path: Path) -> Path:

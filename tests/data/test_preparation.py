@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from distvae.config.schema import DataConfig
-from distvae.data import corpus, preparation, splits
+from distvae.data import corpus, encoding, preparation, splits
 from distvae.data.vocabulary import Vocabulary
 from tests.data.corpora import error_of, prepare, sentences, write_folder
 
@@ -21,7 +21,7 @@ WORDS = st.lists(st.lists(st.sampled_from(["a", "dog", "</s>", "<unk-lower>", "O
 def test_batches_are_encoded_as_single_sentences_are(rows, start):
     vocabulary = Vocabulary.build({"a": 3, "dog": 1}, 1, "classes", "words")
     words = pa.array(rows, pa.list_(pa.string())).slice(start)
-    encoded = preparation._encode_batch(pa.table({"words": words}), vocabulary).column("ids")
+    encoded = encoding._encode_batch(pa.table({"words": words}), vocabulary).column("ids")
     assert encoded.to_pylist() == [vocabulary.encode(row) for row in rows[start:]]
     assert encoded.type == pa.list_(pa.int32())
 
@@ -66,7 +66,7 @@ def test_down_sample(tmp_path):
 def test_tokenising_in_parallel_changes_nothing(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "text", train="\n".join(f"A dog runs {i} times." for i in range(40)))
     one = prepare(tmp_path, path=folder)
-    monkeypatch.setattr(preparation, "SENTENCES_PER_WORKER", 10)
+    monkeypatch.setattr(encoding, "SENTENCES_PER_WORKER", 10)
     data = DataConfig(path=folder, workers=2, min_count=1, cache=str(tmp_path / "other"))
     two = corpus.load(corpus.prepare(data, progress=False))
     assert sentences(one, "train") == sentences(two, "train")
@@ -117,11 +117,11 @@ def test_empty_split(tmp_path):
 
 
 def test_a_temporary_folder_with_a_long_name_keeps_nobody_from_tokenising(tmp_path, monkeypatch):
-    """Python's multiprocessing makes sockets there, whose paths have at most 107 bytes."""
+    """Sockets, whose paths have at most 107 bytes, would find no room there."""
     folder = tmp_path / ("é" * 40)
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setattr(preparation, "SENTENCES_PER_WORKER", 10)
+    monkeypatch.setattr(encoding, "SENTENCES_PER_WORKER", 10)
     (tmp_path / "some.txt").write_text("".join(f"sentence {i} .\n" for i in range(60)), encoding="utf-8")
     data = DataConfig(path=str(tmp_path / "some.txt"), cache=str(tmp_path / "cache"), workers=2)
     assert len(corpus.load(corpus.prepare(data, progress=False)).train) == 48

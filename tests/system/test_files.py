@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from distvae.system.files import (
     read_bytes,
     read_manifest,
     read_text,
-    room_for_sockets,
     sweep,
     temporary,
     verify,
@@ -200,17 +198,3 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     sweep(tmp_path)
     assert names(tmp_path) == [".file.0123", ".kept", "kept"]
     sweep(tmp_path / "none")
-
-
-def test_sockets_have_room_in_the_temporary_folder(tmp_path, monkeypatch):
-    long = tmp_path / ("x" * files.LONGEST_FOR_SOCKETS)
-    long.mkdir()
-    for given, used in ((str(tmp_path)[:5], str(tmp_path)[:5]), (str(long), "/tmp")):
-        monkeypatch.setattr(tempfile, "tempdir", given)
-        with room_for_sockets():
-            assert tempfile.gettempdir() == used
-        assert tempfile.gettempdir() == given
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="leave no room for the name of a socket, and /tmp is not writable"):
-        with room_for_sockets():
-            pass

@@ -18,7 +18,7 @@ from distvae.data.readers.csv import read_csv
 from distvae.data.readers.json import read_json, read_json_lines
 from distvae.data.readers.lines import read_lines, suffix
 from distvae.data.readers.parquet import check_schema, read_parquet
-from distvae.data.workers import map_numbers
+from distvae.data.workers import announce, map_numbers
 from distvae.system.cores import usable_cores
 
 if TYPE_CHECKING:  # see `data.corpus`
@@ -58,9 +58,10 @@ def read_files(paths: Sequence[Path], name: str, wanted: Wanted, work: Path, wor
     read = partial(_read_file, paths=paths, name=name, wanted=wanted, work=work)
     if processes > 1:
         title = f"Reading {paths[0].name} and {len(paths) - 1:,} more"
-        notes = map_numbers(range(len(paths)), read, processes, title)["note"][:]
+        announce(title, len(paths), processes)
+        notes = map_numbers(range(len(paths)), read, processes, title)
     else:
-        notes = [read({"number": number})["note"] for number in range(len(paths))]
+        notes = [read(number) for number in range(len(paths))]
     parts = [
         open_columns(f"{name}-{number}", str(path), wanted, work, note)
         for number, (path, note) in enumerate(zip(paths, notes, strict=True))
@@ -68,12 +69,11 @@ def read_files(paths: Sequence[Path], name: str, wanted: Wanted, work: Path, wor
     return join(parts, f"{paths[0]} and {len(paths) - 1:,} more")
 
 
-def _read_file(row: dict[str, int], paths: Sequence[Path], name: str, wanted: Wanted, work: Path) -> dict[str, str]:
+def _read_file(number: int, paths: Sequence[Path], name: str, wanted: Wanted, work: Path) -> str:
     """Write the columns of a file; return its note."""
-    number = row["number"]
     path = paths[number]
     fill = partial(READERS[suffix(path)], path)
-    return {"note": write_columns(f"{name}-{number}", str(path), wanted, work, fill)}
+    return write_columns(f"{name}-{number}", str(path), wanted, work, fill)
 
 
 def read_dataset(rows: Dataset, where: str, name: str, wanted: Wanted, work: Path) -> Texts:

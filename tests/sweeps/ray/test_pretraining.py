@@ -28,6 +28,7 @@ def in_processes(state_of, monkeypatch):
     """A state that pretrains in several processes with a trainer of this test; its signals are installed."""
     state = state_of(trial={"workers": 2})
     former = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     state.signals.install()
 
     def run(fit) -> frozenset[str]:
