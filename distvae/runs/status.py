@@ -47,6 +47,13 @@ def read_status(run: Path) -> Status:
     return read_as(Status, run / "status.json", "the status of a run")
 
 
+def is_running(run: Path) -> bool:
+    """Return whether a run's ``status.json`` says that it is running."""
+    with contextlib.suppress(UserError):
+        return read_status(run).state == "running"
+    return False
+
+
 def end_status(run: Path, start: int | None, latent: Latent | None) -> Status:
     """Return the status of a finished run. Write it first if the process was killed before it could."""
     with contextlib.suppress(UserError):

@@ -29,7 +29,12 @@ def pretraining_of(config: Config, folder: Path) -> Config | None:
         inference=InferenceConfig(),
         evaluation=replace(config.evaluation, validation_samples=0),
     )
-    return replace(alone, run=str(folder / "pretrained" / fingerprint(alone)))
+    return replace(alone, run=str(pretraining_folder(folder, fingerprint(alone))))
+
+
+def pretraining_folder(folder: Path, fingerprint: str) -> Path:
+    """Return the folder of a pretraining that the runs in a folder share."""
+    return folder / "pretrained" / fingerprint
 
 
 def fingerprint(config: Config) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distvae.evaluation.liveness import Latent
-from distvae.runs.status import end_status, read_status, write_status
+from distvae.runs.status import end_status, is_running, read_status, write_status
 from distvae.system.errors import UserError
 
 
@@ -51,6 +51,16 @@ def test_the_status_of_a_finished_run_is_written_once(tmp_path):
     written = end_status(tmp_path, 2, Latent("alive"))
     assert (written.state, written.start, written.latent) == ("finished", 2, Latent("alive"))
     assert end_status(tmp_path, 3, None) == written == read_status(tmp_path)
+
+
+def test_a_run_is_running_while_its_status_says_so(tmp_path):
+    assert not is_running(tmp_path)
+    write_status(tmp_path, "running", start=1)
+    assert is_running(tmp_path)
+    write_status(tmp_path, "interrupted", start=1)
+    assert not is_running(tmp_path)
+    (tmp_path / "status.json").write_text("{")
+    assert not is_running(tmp_path)
 
 
 def test_a_status_that_no_run_wrote_is_refused(tmp_path):

@@ -5,11 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from typing import TYPE_CHECKING, Any
 
 from distvae.config.keys import flatten, keys_with, option_defaults
 from distvae.config.schema import Config
@@ -19,6 +15,9 @@ from distvae.runs.trackers.tracker import Ending, Tracker
 from distvae.system.files import flush
 from distvae.system.markdown import escaped
 from distvae.system.roles import Role
+
+if TYPE_CHECKING:  # late: a sweep's own process needs no torch until a trial ends
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 # Suffix of the file with a run's line of TensorBoard's HPARAMS tab.
 _SUFFIX = ".hparams"
@@ -33,6 +32,8 @@ class TensorBoard(Tracker):
     """Writes curves, warnings and texts as TensorBoard events."""
 
     def __init__(self, run: Path, step: int, resumed: int = 0):
+        from torch.utils.tensorboard import SummaryWriter
+
         self._folder = run / "tensorboard"
         self._await_turn()
         self._board = SummaryWriter(self._folder, purge_step=max(step + 1, resumed))
@@ -91,6 +92,8 @@ def _plain(value: Any) -> str | float:
 
 def summaries(values: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[Summary, Summary, Summary]:
     """Return the summaries of an experiment, and of the start and end of a session, for the HPARAMS tab."""
+    from torch.utils.tensorboard.summary import hparams
+
     experiment, start, end = hparams(dict(values), dict(metrics))  # type: ignore[no-untyped-call]
     return experiment, start, end
 
@@ -108,6 +111,8 @@ def write_session(run: Path, parts: Iterable[Summary], metrics: Mapping[str, flo
         parts: see ``summaries``.
         metrics: also become points of curves.
     """
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(run / "tensorboard", filename_suffix=_SUFFIX) as writer:
         for part in parts:
             writer.file_writer.add_summary(part)

@@ -10,10 +10,6 @@ from typing import Any
 import ray
 
 from distvae.config.schema import OptimizerConfig
-from distvae.distributed.runtime import Runtime
-from distvae.runs.checkpoints import load_export
-from distvae.runs.rescoring import rescore
-from distvae.runs.results import results_to_dict
 from distvae.sweeps import lineage, ranking
 from distvae.sweeps.ray.cluster import failure_reason
 from distvae.sweeps.ray.placement import gpus_of
@@ -66,6 +62,11 @@ def score_finalists(state: SweepState) -> list[str]:
 
 def score_run(run: Path, importance_samples: int, threads: int, where: str) -> dict[str, Any]:
     """Score a run's validation and test sentences in this process, a Ray worker."""
+    from distvae.distributed.runtime import Runtime  # late: the sweep's own process needs no torch
+    from distvae.runs.checkpoints import load_export
+    from distvae.runs.rescoring import rescore
+    from distvae.runs.results import results_to_dict
+
     enter_worker(where)
     found = load_export(run)
     runtime = Runtime(OptimizerConfig(mixed_precision="no"), cpu_threads=threads)

@@ -14,18 +14,17 @@ import ray
 import ray.train
 
 from distvae.config.schema import Config
+from distvae.runs.status import is_running
+from distvae.sweeps.pretraining import pretraining_folder
 from distvae.sweeps.ray.cluster import failure_reason
 from distvae.sweeps.ray.console import print_epochs
 from distvae.sweeps.ray.placement import gpus_of
 from distvae.sweeps.ray.state import SECONDS_TO_SAVE, SweepState
 from distvae.sweeps.ray.stop_file import StopFileWatcher
-from distvae.sweeps.ray.trial import run_process
-from distvae.sweeps.ray.trial_runs import is_running, pretraining_folder
 from distvae.sweeps.ray.workers import enter_worker, torch_trainer
 from distvae.sweeps.sweep import Sweep
 from distvae.system.errors import UserError, printable
 from distvae.system.signals import InterruptedRun, Signals
-from distvae.train import train
 from distvae.training.caller import Caller
 
 
@@ -51,6 +50,8 @@ def pretrain(state: SweepState) -> frozenset[str]:
 
 def run_pretraining(config: Config, sweep: Sweep, where: str) -> str | None:
     """Pretrain in this process, a Ray worker. Return why it failed or was stopped, or None."""
+    from distvae.train import train  # late: the sweep's own process needs no torch
+
     enter_worker(where)
     signals = Signals()
     try:
@@ -73,7 +74,7 @@ def _pretrain_side_by_side(state: SweepState, missing: dict[str, Config]) -> Non
         done, _ = ray.wait(list(tasks), timeout=1.0)
         state.count_time()
         for name, config in missing.items():
-            run = pretraining_folder(state.sweep, name)
+            run = pretraining_folder(state.folder, name)
             seen[name] = print_epochs(name, run, seen[name], config.pretrain.max_epochs)
         for task in done:
             name = tasks.pop(task)
@@ -93,7 +94,9 @@ def _pretrain_side_by_side(state: SweepState, missing: dict[str, Config]) -> Non
 
 def _pretrain_in_processes(state: SweepState, name: str, config: Config) -> None:
     """Run one pretraining of several processes with Ray Train."""
-    run, seen = pretraining_folder(state.sweep, name), 0
+    from distvae.sweeps.ray.trial import run_process
+
+    run, seen = pretraining_folder(state.folder, name), 0
     work = functools.partial(run_process, sweep=state.sweep, config=config, run=run, number=-1, where=os.getcwd())
     done = _in_thread(torch_trainer(state.sweep, work, f"pretraining-{name}-{time.time_ns()}", []).fit)
     while not done.done():
@@ -123,7 +126,7 @@ def _warn_of_failure(name: str, failure: str) -> None:
 
 
 def _is_available(sweep: Sweep, name: str) -> bool:
-    return (pretraining_folder(sweep, name) / "results.json").exists()
+    return (pretraining_folder(sweep.folder, name) / "results.json").exists()
 
 
 def _in_thread(work: Callable[[], Any]) -> Future[Any]:

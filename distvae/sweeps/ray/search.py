@@ -14,7 +14,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from distvae.sweeps.ray.trial import trial_number
 from distvae.sweeps.ray.trial_metrics import past_metrics
 from distvae.sweeps.space import Value
 from distvae.sweeps.sweep import Sweep
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
 
 # Seconds for which the state that Tune has saved may still name a checkpoint that is no longer needed.
 _SECONDS_UNNEEDED = 60.0
+
+
+def trial_number(trial_id: str, choice: dict[str, Any]) -> int:
+    """Return a trial's number: Optuna's, or the one in Tune's id of a trial from a grid."""
+    return int(choice["number"] if "number" in choice else trial_id.rpartition("_")[2])
 
 
 def searcher(sweep: Sweep) -> OptunaSearch | None:

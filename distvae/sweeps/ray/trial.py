@@ -25,6 +25,7 @@ from distvae.runs import checkpoints
 from distvae.runs.attempts import SupersededError
 from distvae.runs.records import EpochRecord
 from distvae.sweeps import lineage, ranking
+from distvae.sweeps.ray.search import trial_number
 from distvae.sweeps.ray.stop_file import StopFileWatcher
 from distvae.sweeps.ray.trial_metrics import current_metrics, failed_metrics
 from distvae.sweeps.ray.trial_runs import choose_run, trial_config
@@ -61,11 +62,6 @@ def run_trial(choice: dict[str, Any], sweep: Sweep, shared: frozenset[str], wher
             failure = _train_in_processes(sweep, config, run, number)
         metrics = current_metrics(sweep, config, run) if failure is None else failed_metrics(sweep, failure)
         tune.report(metrics | {"ended": True, "node": socket.gethostname()})
-
-
-def trial_number(trial_id: str, choice: dict[str, Any]) -> int:
-    """Return a trial's number: Optuna's, or the one in Tune's id of a trial from a grid."""
-    return int(choice["number"] if "number" in choice else trial_id.rpartition("_")[2])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ A trial has several runs when population-based training has it continue from oth
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ from typing import Any
 from distvae.config.keys import flatten
 from distvae.config.load import load_config
 from distvae.config.schema import Config
-from distvae.runs import checkpoints
 from distvae.sweeps import lineage
 from distvae.sweeps.lineage import Generation
-from distvae.sweeps.pretraining import fingerprint, pretraining_of
+from distvae.sweeps.pretraining import fingerprint, pretraining_folder, pretraining_of
 from distvae.sweeps.space import Value
 from distvae.sweeps.sweep import Sweep
-from distvae.system.errors import UserError
 from distvae.system.files import read_json
 
 
@@ -37,12 +34,7 @@ def trial_config(sweep: Sweep, values: dict[str, Value], run: Path, shared: froz
     pretraining = pretraining_of(first, sweep.folder)
     if pretraining is None or fingerprint(pretraining) not in shared:
         return config
-    return sweep.config_of(values, run, pretraining_folder(sweep, fingerprint(pretraining)))
-
-
-def pretraining_folder(sweep: Sweep, fingerprint: str) -> Path:
-    """Return the folder of a pretraining that trials share."""
-    return sweep.folder / "pretrained" / fingerprint
+    return sweep.config_of(values, run, pretraining_folder(sweep.folder, fingerprint(pretraining)))
 
 
 def choose_run(sweep: Sweep, number: int, values: dict[str, Value], saved: Path | None) -> tuple[Path, Path | None]:
@@ -77,6 +69,8 @@ def _choose_descendant(
     sweep: Sweep, runs: list[Generation], values: dict[str, Value], saved: Path, origin: dict[str, Any]
 ) -> tuple[Path, Path | None]:
     """Choose the run that continues from another trial's checkpoint."""
+    from distvae.runs import checkpoints  # late: the sweep's own process needs no torch
+
     parent = sweep.folder / "trials" / origin["run"]
     known = [g for g in runs if (g.parent, g.step, g.values) == (parent, origin["step"], values)]
     if known:
@@ -107,10 +101,3 @@ def has_values(sweep: Sweep, generation: Generation, values: dict[str, Value]) -
     here = dict(flatten(sweep.config_of(values, generation.run)))
     # A key with a condition may be an option that this trial does not read.
     return all(there.get(key) == here.get(key) for key in sweep.config.space)
-
-
-def is_running(run: Path) -> bool:
-    """Return whether a run's ``status.json`` says that it is running."""
-    with contextlib.suppress(UserError):
-        return bool(read_json(run / "status.json")["state"] == "running")
-    return False

@@ -16,15 +16,14 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from tqdm import tqdm
 
+from distvae.runs.status import is_running
 from distvae.sweeps import lineage
 from distvae.sweeps.progress import State, Trial
 from distvae.sweeps.ray import console
 from distvae.sweeps.ray.cluster import failure_reason
 from distvae.sweeps.ray.placement import gpus_of
-from distvae.sweeps.ray.search import scheduler, searcher
+from distvae.sweeps.ray.search import scheduler, searcher, trial_number
 from distvae.sweeps.ray.state import SweepState
-from distvae.sweeps.ray.trial import run_trial, trial_number
-from distvae.sweeps.ray.trial_runs import is_running
 from distvae.sweeps.ray.tune_files import remove_torn
 from distvae.sweeps.report import write_hparams
 from distvae.system.errors import UserError, printable
@@ -46,6 +45,8 @@ def run_trials(state: SweepState, shared: frozenset[str]) -> None:
     sweep, where = state.sweep, os.getcwd()
 
     def trial(choice: dict[str, Any]) -> None:
+        from distvae.sweeps.ray.trial import run_trial  # late: only trials need torch
+
         run_trial(choice, sweep, shared, where)
 
     # A process that only starts others needs almost nothing, but must request something.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray.train
 from ray import tune
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from distvae.sweeps.ray.placement import gpus_of
 from distvae.sweeps.sweep import Sweep
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 # The tasks of a Slurm or MPI job are Ray's nodes, not the processes of a run.
 _FOREIGN_VARIABLES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -32,6 +34,8 @@ def torch_trainer(
     sweep: Sweep, work: Callable[[dict[str, Any]], None], name: str, callbacks: list[ray.train.UserCallback]
 ) -> TorchTrainer:
     """Return a trainer that runs ``work`` in each process of a trial or pretraining."""
+    from ray.train.torch import TorchConfig, TorchTrainer  # late: the sweep's own process needs no torch
+
     settings = sweep.config.trial
     gpus = gpus_of(sweep)
     return TorchTrainer(

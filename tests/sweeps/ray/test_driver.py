@@ -1,5 +1,7 @@
 """Opening, resuming and ending a sweep."""
 
+import subprocess
+import sys
 import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -22,6 +24,12 @@ from distvae.sweeps.ray.driver import check_folder, data_fingerprint, end, open_
 from distvae.sweeps.ray.placement import Placement
 from distvae.sweeps.ray.signals import StopSignals
 from distvae.sweeps.ray.tuning import SweepLimits, TuneMonitor
+
+
+def test_a_sweep_begins_without_what_only_its_trials_need():
+    look = "import sys, distvae.sweeps.ray.driver; print({'torch', 'accelerate', 'datasets'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_sweep_answers_for_its_own_sentences_alone(tmp_path, monkeypatch):

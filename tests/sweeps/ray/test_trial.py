@@ -14,7 +14,7 @@ from tests.sweep_folders import scores, sweep_of, write_run
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
 from distvae.sweeps.ray import trial as trials
-from distvae.sweeps.ray.trial import trial_number
+from distvae.sweeps.ray.search import trial_number
 
 PBT = {"name": "pbt", "grace_epochs": 2}
 

@@ -10,7 +10,6 @@ import pytest
 from distvae.config.load import dump_config
 from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.records import read_metrics
-from distvae.runs.status import write_status
 from distvae.sweeps import lineage
 from distvae.sweeps.lineage import Generation
 from distvae.sweeps.pretraining import fingerprint, pretraining_of
@@ -20,7 +19,7 @@ from tests.sweep_folders import pbt_sweep, sweep_of
 
 pytest.importorskip("ray", reason="no Ray: pip install -e '.[sweep]'")
 
-from distvae.sweeps.ray.trial_runs import choose_run, has_values, is_running, trial_config
+from distvae.sweeps.ray.trial_runs import choose_run, has_values, trial_config
 
 NEW, RATE = {"kl.target_rate": 4.8}, {"kl.target_rate": 4.0}
 
@@ -146,16 +145,6 @@ def test_anothers_checkpoint_is_found_where_the_sweep_lies_now(population, tmp_p
     run, checkpoint = choose_run(moved, 1, RATE, donor)
     assert run == tmp_path / "moved" / "trials" / "0001.2"
     assert checkpoint == tmp_path / "moved" / "tune" / "trial_0000" / "checkpoint_000060" / "checkpoint"
-
-
-def test_a_run_is_running_while_its_status_says_so(tmp_path):
-    assert not is_running(tmp_path)
-    write_status(tmp_path, "running", start=1)
-    assert is_running(tmp_path)
-    write_status(tmp_path, "interrupted", start=1)
-    assert not is_running(tmp_path)
-    (tmp_path / "status.json").write_text("{")
-    assert not is_running(tmp_path)
 
 
 def test_a_trial_need_not_read_every_key_of_the_space(tmp_path):
