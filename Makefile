@@ -25,8 +25,8 @@ test-cluster: $(READY) $(TRACKING)
 
 # Whole trainings, each engine by each number of processes, bad input by the hundred; then benchmarks, alone on the cores.
 test-long: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -o faulthandler_timeout=0 -m long --ignore tests/benchmarks
-	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m long tests/benchmarks
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long --ignore tests/benchmarks
+	@$(BIN)/python -m pytest -m long tests/benchmarks
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
