@@ -69,7 +69,8 @@ class EpochRecord:
     latent: Latent | None = None  # on the validation sentences; None: too few to judge
     # Steps of the encoder alone in an epoch of aggressive training; None: the epoch was not aggressive.
     encoder_steps: Count | None = None
-    # Mean over the steps, before clipping; None: older version, or every step was skipped.
+    # Mean over the steps, before clipping; under local SGD of the main process's own gradients. None: older version, or
+    # every step was skipped.
     gradient_norm: Annotated[float, Field(ge=0)] | None = None
     # Of the main process so far, in MiB: of its GPU, or on a CPU of the process.
     peak_memory_mb: Annotated[float, Field(ge=0)] | None = None

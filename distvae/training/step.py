@@ -99,7 +99,7 @@ class TrainStep:
         norm, sums = self.engine.step(), torch.stack(rows)
         finite = torch.isfinite(norm)
         if objective.needs_step_kl and moves != "encoder":
-            objective.gamma.end_step(torch.where(finite, self._step_kl(sums, size), math.nan))
+            objective.gamma.end_step(self._step_kl(sums, finite, size))
         if self.engine.carrier is not None:
             self.engine.carrier.grad = None  # which no optimizer clears
         return StepResult(torch.where(finite, sums, 0), norm)
@@ -135,20 +135,20 @@ class TrainStep:
             scale = torch.where(loss.detach().isfinite(), self._parts / size, math.nan)
             scaled = loss * scale
             if self.engine.carrier is not None:
-                scaled = scaled + self.engine.carrier * (sums[LEADING:].sum() * scale)
+                scaled = scaled + self.engine.carrier[0] * (sums[LEADING:].sum() * scale)
             self.runtime.accelerator.backward(scaled)
             return sums
 
         return compute
 
-    def _step_kl(self, sums: Tensor, size: int) -> Tensor:
-        """Return the global batch's mean KL in nats per sentence, a scalar on the device.
+    def _step_kl(self, sums: Tensor, finite: Tensor, size: int) -> Tensor:
+        """Return the global batch's mean KL in nats per sentence, a scalar on the device; NaN if a rank skips the step.
 
         One collective, unless the gradients have carried it.
         """
         if self.engine.carrier is None:
-            return self.runtime.sum(sums[:, LEADING:].sum()) / size
-        return gradient_of(self.engine.carrier)
+            return self.runtime.sum(torch.where(finite, sums[:, LEADING:].sum(), math.nan)) / size
+        return torch.where(finite, gradient_of(self.engine.carrier)[0], math.nan)
 
     @torch.no_grad()
     def _batch_mean(self, batches: list[Batch], size: int) -> Tensor:

@@ -44,6 +44,13 @@ RUNS = {
         "communication.powersgd_start=2",
     ],
     "powersgd": [*LONGER, "communication.compression=powersgd", "communication.powersgd_start=2"],
+    "mdr": [*ONE_STAGE, "kl={policy: lagrangian}"],
+    "powersgd_mdr": [
+        *ONE_STAGE,
+        "kl={policy: lagrangian}",
+        "communication.compression=powersgd",
+        "communication.powersgd_start=2",
+    ],
     "wide": [*ONE_STAGE, *WIDE],
     "wide_powersgd": [*ONE_STAGE, *WIDE, "communication.compression=powersgd", "communication.powersgd_start=2"],
 }
@@ -125,6 +132,13 @@ def test_powersgd_trains(runs, plain, compressed):
     assert there[-1]["train"]["re"] == pytest.approx(here[-1]["train"]["re"], rel=0.03)
     if len(there) > 1:
         assert there[-1]["valid"]["re"]["mean"] < there[0]["valid"]["re"]["mean"] - 5
+
+
+def test_the_kl_of_each_step_is_carried_beside_compressed_gradients(runs):
+    (plain,), (compressed,) = (records(runs / name) for name in ("mdr", "powersgd_mdr"))
+    assert distance(weights(runs / "mdr"), weights(runs / "powersgd_mdr")) > 1e-5
+    assert plain["kl_weight"] != 0
+    assert compressed["kl_weight"] == pytest.approx(plain["kl_weight"], rel=0.05)
 
 
 def test_powersgd_forgets_what_it_left_out_of_the_gradients_of_other_weights(runs):

@@ -15,7 +15,6 @@ from torch.nn.utils import get_total_norm
 from distvae.config.communication import BF16, CommunicationConfig, PowerSGD
 from distvae.config.schema import OptimizerConfig
 from distvae.distributed.engines.base import (
-    MOMENTS,
     allocate_state,
     batch_norms,
     build_optimizer,
@@ -87,7 +86,7 @@ class Replicated:
         re, mean, log_variance = self.module(tokens, lengths, noise)
         total = re.sum() + mean.sum() + log_variance.sum()
         if self.carrier is not None:
-            total = total + self.carrier
+            total = total + self.carrier[0]
         (0 * total).backward()
         if self.carrier is not None:
             self.carrier.grad = None
@@ -134,13 +133,14 @@ class Replicated:
         pass
 
     def moment(self, key: str, name: str) -> Tensor:
-        return self._moments(name)[key]
+        return self._state_of(name)[key]
 
     def set_moment(self, key: str, name: str, value: Tensor) -> None:
         self.moment(key, name).copy_(value)
 
     def own_state(self) -> dict[str, Tensor]:
-        """Return PowerSGD's step count, error feedback and factors; the optimizer's moments under local SGD."""
+        """Return PowerSGD's step count, error feedback and factors; under local SGD the optimizer's state, whose steps
+        differ between ranks that skip different ones."""
         state = {}
         if self._power is not None:
             state["powersgd.iter"] = torch.tensor(self._power.iter, device=self._device)
@@ -148,7 +148,7 @@ class Replicated:
                 if kept:
                     state[f"powersgd.{name}"] = kept[0]  # there is one bucket
         if self._average_every is not None:
-            state |= {f"{key}.{name}": p for name in self._parameters for key, p in self._moments(name).items()}
+            state |= {f"{key}.{name}": p for name in self._parameters for key, p in self._state_of(name).items()}
         return state
 
     def load_own_state(self, state: dict[str, Tensor]) -> None:
@@ -161,12 +161,13 @@ class Replicated:
                     kept[0] = state[f"powersgd.{name}"].to(self._device, copy=True)
         if self._average_every is not None:
             for name in self._parameters:
-                for key, value in self._moments(name).items():
+                for key, value in self._state_of(name).items():
                     if f"{key}.{name}" in state:
                         value.copy_(state[f"{key}.{name}"])
 
-    def _moments(self, name: str) -> dict[str, Tensor]:
-        return {key: value for key, value in self.optimizer.state[self._parameters[name]].items() if key in MOMENTS}
+    def _state_of(self, name: str) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.optimizer.state[self._parameters[name]]
+        return state
 
 
 class _Carrying(nn.Module):
@@ -175,8 +176,8 @@ class _Carrying(nn.Module):
     def __init__(self, model: TextVAE):
         super().__init__()
         self.model = model
-        # On the device and of the dtype of the other weights, whose buckets it then shares.
-        self.carrier = nn.Parameter(torch.zeros_like(next(model.parameters()).flatten()[0]))
+        # On the device and of the dtype of the other weights, whose buckets it then shares. PowerSGD takes no scalars.
+        self.carrier = nn.Parameter(torch.zeros_like(next(model.parameters()).flatten()[:1]))
 
     def forward(self, *inputs: Tensor | Noise | int | None) -> tuple[Tensor, Tensor, Tensor]:
         outputs: tuple[Tensor, Tensor, Tensor] = self.model(*inputs)
