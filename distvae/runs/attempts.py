@@ -30,6 +30,9 @@ FOLDER = "starts"
 BEAT = 5.0
 PATIENCE = 4 * BEAT
 
+# Seconds in which the file of an attempt that has just begun is surely written.
+WRITING = 1.0
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -45,6 +48,20 @@ class Attempt:
     recorded_step: int | None = None  # step that it resumed from: later records are its own. None: not yet known
     ended: bool = False
 
+    @property
+    def readable(self) -> bool:
+        """Whether its file is complete."""
+        return self.born != ""
+
+    @property
+    def who(self) -> tuple[str, str, int, str]:
+        """The process that made it."""
+        return self.host, self.kernel, self.process, self.born
+
+
+# The attempts that this process makes, and has not ended.
+_held: set[tuple[Path, int]] = set()
+
 
 class SupersededError(UserError):
     """A later attempt has taken over the run, so this one must stop writing."""
@@ -52,13 +69,7 @@ class SupersededError(UserError):
 
 def read_attempts(run: Path) -> list[Attempt]:
     """Return a run's attempts in order. An attempt whose file is truncated counts as ended."""
-    found = []
-    for path in _files(run):
-        try:
-            found.append(read_as(Attempt, path, "an attempt at a run"))
-        except UserError:
-            found.append(Attempt(int(path.stem), "?", "?", 0, "", None, 0, ended=True))
-    return found
+    return [*map(_read, _files(run))]
 
 
 def responsible(attempts: list[Attempt], step: int) -> int:
@@ -84,8 +95,12 @@ def claim(run: Path, overtake: bool = False) -> Attempt:
         UserError: another attempt is alive.
     """
     (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + WRITING
     while True:
-        former = next(reversed(read_attempts(run)), None)
+        former = _last(run)
+        if former is not None and not former.readable and time.monotonic() < end:
+            time.sleep(WRITING / 20)
+            continue
         number = 1 if former is None else former.number + 1
         job, requeues = os.environ.get("SLURM_JOB_ID"), environment_number("SLURM_RESTART_COUNT", 0)
         attempt = Attempt(number, socket.gethostname(), _kernel(), os.getpid(), _born(os.getpid()), job, requeues)
@@ -107,6 +122,8 @@ class Lease:
 
     def __init__(self, run: Path, attempt: Attempt):
         self._run, self._attempt = run, attempt
+        self._key = run.resolve(), attempt.number
+        _held.add(self._key)
         self.lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat of the run", daemon=True)
@@ -120,23 +137,28 @@ class Lease:
         """Check that this is still the last attempt.
 
         Raises:
-            SupersededError: there is a later one, or the folder is gone.
+            SupersededError: there is a later one, or the folder is gone, or has been made anew.
         """
-        last = max((int(path.stem) for path in _files(self._run)), default=0)
-        if last != self._attempt.number:
+        last, mine = _last(self._run), self._attempt
+        # A file that cannot be read now may be this attempt's.
+        if last is None or last.number != mine.number or (last.readable and last.who != mine.who):
             self.lost = True
         if self.lost:
-            number = self._attempt.number
-            why = f"attempt {last} has taken over" if last > number else "its folder is gone"
-            raise SupersededError(f"{self._run}: {why}; attempt {number} stops and writes nothing more")
+            why = "its folder is gone"
+            if last is not None and last.number >= mine.number:
+                why = f"attempt {last.number} has taken over"
+                if last.number == mine.number:
+                    why = f"process {last.process} on {last.host} has begun it anew"
+            raise SupersededError(f"{self._run}: {why}; attempt {mine.number} stops and writes nothing more")
 
     def release(self) -> None:
         """Record that this attempt has ended."""
         self._ended.set()
         self._thread.join()
-        if not self.lost:
-            with contextlib.suppress(OSError):  # the end of the process shows it too
-                self._write(ended=True)
+        with contextlib.suppress(OSError, SupersededError):  # the end of the process shows it too
+            self.check()
+            self._write(ended=True)
+        _held.discard(self._key)
 
     def _write(self, **changes: Any) -> None:
         self._attempt = replace(self._attempt, **changes)
@@ -145,14 +167,26 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             try:
-                os.utime(_file(self._run, self._attempt.number))
                 self.check()
+                os.utime(_file(self._run, self._attempt.number))
             except (FileNotFoundError, SupersededError):
                 self.lost = True
                 return
             except OSError as error:  # a network file system may recover
                 warning = f"distvae: WARNING {self._run}: no heartbeat: {error.strerror}"
                 print(printable(warning), file=sys.stderr)
+
+
+def _read(path: Path) -> Attempt:
+    try:
+        return read_as(Attempt, path, "an attempt at a run")
+    except UserError:
+        return Attempt(int(path.stem), "?", "?", 0, "", None, 0, ended=True)
+
+
+def _last(run: Path) -> Attempt | None:
+    files = _files(run)
+    return _read(files[-1]) if files else None
 
 
 def _file(run: Path, number: int) -> Path:
@@ -171,7 +205,8 @@ def _succeeds(attempt: Attempt, former: Attempt) -> bool:
 
 def _is_alive(run: Path, attempt: Attempt) -> bool:
     if attempt.kernel == _kernel():
-        return _born(attempt.process) == attempt.born
+        own = attempt.process == os.getpid()
+        return _born(attempt.process) == attempt.born and (not own or (run.resolve(), attempt.number) in _held)
     waiting = f"{run}: waiting for a heartbeat of attempt {attempt.number} on {attempt.host} …"
     print(printable(waiting), file=sys.stderr)
     seen, end = _last_beat(run, attempt), time.monotonic() + PATIENCE

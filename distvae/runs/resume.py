@@ -68,16 +68,20 @@ def open_run(
         found = _named(config, run, may_change)
     if found is not None:
         _check_state(config, found)
+    known = checkpoints.list_checkpoints(run)
     try:
         run.mkdir(parents=True, exist_ok=True)
         attempt = attempts.claim(run, overtake)
     except OSError as error:
         raise UserError(f"run={run}: cannot be a run folder: {error.strerror}") from None
+    # An attempt that has just ended may have saved, and removed what was the newest.
+    if config.resume == "auto" and known != checkpoints.list_checkpoints(run):
+        found = checkpoints.newest_checkpoint(run)
     with writing(run):
         for folder in (run, run / "checkpoints"):
             sweep(folder)
         # A resumed run has no results until it ends again.
-        for name in ("results.json", "sentences.parquet"):
+        for name in ("results.json", "sentences.parquet", "not_finite.json"):
             (run / name).unlink(missing_ok=True)
         write_text(run / "config.yaml", dump_config(config))
         write_json(run / "environment.json", environment(processes))
@@ -181,9 +185,15 @@ def _check_state(config: Config, folder: Path) -> None:
     """Check that a config can resume from a checkpoint, before the run writes anything.
 
     Raises:
-        UserError: the sentences or their ids have changed, or the config changes the length of a finished pretraining.
+        UserError: the sentences or their ids have changed, or the config leaves out the checkpoint's stage, or changes
+            the length of a finished pretraining.
     """
     state, there = checkpoints.load_state(folder), load_config(folder / "config.yaml", whole=True)
+    if getattr(config, state.stage).max_epochs == 0:
+        raise UserError(
+            f"{folder}: is of the stage {state.stage}, which {state.stage}.max_epochs=0 leaves out; leave that out, or"
+            " name another run=FOLDER"
+        )
     if state.stage != "pretrain" and there.pretrain != config.pretrain:
         raise UserError(
             f"{folder}: its pretraining ended at pretrain.max_epochs={there.pretrain.max_epochs}, not"

@@ -1,9 +1,12 @@
 """Attempts at a run have numbers, and the last one counts."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -183,6 +186,45 @@ def test_an_attempt_whose_folder_is_gone_stops(tmp_path, elsewhere):
     lease._thread.join(PATIENCE)
     with pytest.raises(SupersededError, match="its folder is gone; attempt 1 stops"):
         lease.check()
+
+
+def test_an_attempt_whose_folder_was_begun_anew_stops(tmp_path, other):
+    """It has the same number as the one that has begun it."""
+    lease = Lease(tmp_path, claim(tmp_path))
+    shutil.rmtree(tmp_path / "starts")
+    other()
+    before = (tmp_path / "starts" / "0001.json").read_bytes()
+    with pytest.raises(SupersededError, match=r"process \d+ on .* has begun it anew; attempt 1 stops"):
+        lease.check()
+    lease.release()
+    assert (tmp_path / "starts" / "0001.json").read_bytes() == before
+    with pytest.raises(UserError, match="attempt 1 is training it"):
+        claim(tmp_path)
+
+
+def test_an_attempt_that_could_not_say_that_it_ended_does_not_hold_its_own_process(tmp_path, monkeypatch):
+    lease = Lease(tmp_path, claim(tmp_path))
+    with pytest.raises(UserError, match="attempt 1 is training it"):
+        claim(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(attempts, "write_json", full)
+        lease.release()
+    assert not read_attempts(tmp_path)[0].ended
+    assert claim(tmp_path).number == 2
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_attempt_whose_file_is_being_written_is_waited_for(tmp_path, other):
+    other()
+    path = tmp_path / "starts" / "0001.json"
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    threading.Timer(0.2, path.write_bytes, [whole]).start()
+    with pytest.raises(UserError, match="attempt 1 is training it"):
+        claim(tmp_path)
 
 
 # -- Whose records count -----------------------------------------------------------------------------------------------

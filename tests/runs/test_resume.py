@@ -1,5 +1,7 @@
 """Opening a run's folder; ``tests/fixtures/format1/run`` is a finished run."""
 
+import errno
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -9,11 +11,14 @@ import pytest
 
 from distvae.config.load import load_config
 from distvae.config.schema import Config
+from distvae.runs import attempts, resume
 from distvae.runs.attempts import Lease, read_attempts
+from distvae.runs.checkpoints import list_checkpoints
 from distvae.runs.folder import holds_run
 from distvae.runs.resume import finished, open_run
 from distvae.runs.status import read_status
 from distvae.system.errors import UserError
+from distvae.system.files import sha256
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "format1" / "run"
 
@@ -84,6 +89,50 @@ def test_what_does_not_continue_the_run_is_refused_and_changes_nothing(run, chan
     with pytest.raises(UserError, match=message):
         open_run(replace(longer(), **changes), run, "1 process")
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("stage", ["train", "pretrain"])
+def test_a_stage_with_a_checkpoint_is_not_left_out(run, stage):
+    """The run would go on without the weights of the checkpoint."""
+    asked = config()
+    if stage == "pretrain":
+        state = run / "checkpoints" / os.readlink(run / "checkpoints" / "latest") / "state.json"
+        inside = json.loads(state.read_text()) | {"stage": "pretrain"}
+        state.write_text(json.dumps(inside))
+        manifest = state.with_name("manifest.json")
+        whole = json.loads(manifest.read_text())
+        whole["files"]["state.json"] = {"size": state.stat().st_size, "sha256": sha256(state)}
+        manifest.write_text(json.dumps(whole))
+    before = contents(run)
+    short = replace(asked, **{stage: replace(getattr(asked, stage), max_epochs=0)})
+    with pytest.raises(UserError, match=f"is of the stage {stage}, which {stage}.max_epochs=0 leaves out"):
+        open_run(short, run, "1 process")
+    assert contents(run) == before
+
+
+def test_a_failed_opening_does_not_hold_the_run(run, monkeypatch):
+    """In a notebook the process lives on."""
+    with monkeypatch.context() as patched:
+        patched.setattr(resume, "write_json", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            open_run(longer(), run, "1 process")
+    assert open_run(longer(), run, "1 process").attempt.number == 3
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_an_attempt_saves_while_it_ends_is_resumed(run, monkeypatch):
+    claim, (saved,) = attempts.claim, list_checkpoints(run)
+    newer = saved.with_name(saved.name.replace("start-0001", "start-0002"))
+
+    def slow(*arguments):
+        saved.rename(newer)
+        return claim(*arguments)
+
+    monkeypatch.setattr(attempts, "claim", slow)
+    assert open_run(longer(), run, "1 process").checkpoint == newer
 
 
 def test_other_sentences_are_refused(run):
