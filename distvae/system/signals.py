@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,6 +18,9 @@ ENDED = 128 + signal.SIGINT
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 _PR_SET_PDEATHSIG = 1
+
+# The parent when the program began: 1 in a container whose first process starts it.
+_PARENT = os.getppid()
 
 
 def asking() -> list[signal.Signals]:
@@ -90,18 +92,10 @@ def _end_with_launcher() -> None:
     if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         return
     signal_of_parents_death(signal.SIGTERM)
-    # If it has died already, the parent is the system's first process, which is not Python.
-    if os.getppid() == 1 and not _first_is_python():
+    if os.getppid() == 1 != _PARENT:  # it has died already
         raise KeyboardInterrupt("the launcher has gone")
 
 
 def signal_of_parents_death(number: signal.Signals) -> None:
     """Have a signal sent to this process when its parent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-
-
-def _first_is_python() -> bool:
-    try:
-        return Path(os.readlink("/proc/1/exe")).name.startswith("python")
-    except PermissionError:  # it belongs to another user
-        return False

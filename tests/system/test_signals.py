@@ -1,5 +1,6 @@
 """Signals that tell a program to stop: recorded, raised, restored, and sent when the launcher dies."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from distvae.system import signals as module
 from distvae.system.signals import INTERRUPTED, SIGNALS, Signals
 from tests.conftest import wait_for_file
 
@@ -84,6 +86,20 @@ def test_a_run_under_nohup_does_not_hear_the_terminal_hang_up():
     code += "from distvae.system.signals import Signals; "
     code += "s = Signals(); s.install(); os.kill(os.getpid(), signal.SIGHUP); print(s.asked)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None\n"
+
+
+@pytest.mark.parametrize(("first", "now", "gone"), [(7, 1, True), (1, 1, False), (7, 7, False)])
+def test_a_launcher_that_died_early_is_missed_and_the_first_process_is_no_sign_of_it(monkeypatch, first, now, gone):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setattr(module, "_PARENT", first)
+    monkeypatch.setattr(module, "signal_of_parents_death", lambda number: None)
+    monkeypatch.setattr(os, "getppid", lambda: now)
+    handlers = Signals()
+    try:
+        with pytest.raises(KeyboardInterrupt, match="has gone") if gone else contextlib.nullcontext():
+            handlers.install()
+    finally:
+        handlers.restore()
 
 
 def test_a_process_is_told_when_its_launcher_dies(tmp_path):
