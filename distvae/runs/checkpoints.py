@@ -6,9 +6,9 @@ or export is complete or absent (``files.py``), and no file is read through a li
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +38,7 @@ from distvae.system.files import (
     read_as,
     read_manifest,
     reading,
+    remove_folder,
     temporary,
     verify,
     whole_folder,
@@ -157,10 +158,9 @@ def save_checkpoint(
     Args:
         start: number of the attempt that writes it.
         keep: number of checkpoints to keep.
-        check: called before the folder is renamed into place; may raise.
+        check: called before anything is written, and before the folder is renamed into place; may raise.
     """
     checkpoints, state = run / "checkpoints", checkpoint.state
-    checkpoints.mkdir(parents=True, exist_ok=True)
     target = checkpoints / f"start-{start:04d}-step-{state.step:09d}-epoch-{state.epoch:04d}"
     with whole_folder(target, Manifest(start, state.step, checkpoint.world_size, {}), check) as folder:
         save_file(checkpoint.weights, folder / "model.safetensors")
@@ -176,9 +176,7 @@ def save_checkpoint(
     os.replace(pointer, checkpoints / LATEST)
     # Leave the checkpoints of a later attempt.
     for old in [folder for folder in list_checkpoints(run) if _order(folder)[0] <= start][:-keep]:
-        gone = temporary(old)
-        os.rename(old, gone)  # atomically: a reader finds it complete or absent
-        shutil.rmtree(gone)
+        remove_folder(old)
     return target
 
 
@@ -266,12 +264,19 @@ def export(
     Args:
         start: number of the attempt that writes it.
         step: optimizer steps of the run so far.
-        check: called before the folder is renamed into place; may raise.
+        check: called before anything is written, and before the folder is renamed into place; may raise.
     """
     with whole_folder(folder, Manifest(start, step, 1, {}), check) as new:
         save_file(weights, new / "model.safetensors")
         (new / "config.yaml").write_text(dump_config(config), encoding="utf-8")
         vocabulary.save(new / "vocabulary.json")
+
+
+def remove_later_export(folder: Path, step: int) -> None:
+    """Remove an export that training has written after ``step``, from which it now resumes."""
+    with contextlib.suppress(UserError):  # none, or a damaged one, which no command reads
+        if read_manifest(folder).step > step:
+            remove_folder(folder)
 
 
 @dataclass(frozen=True)
@@ -289,13 +294,23 @@ class Export:
         Raises:
             UserError: weights, config and vocabulary do not match.
         """
-        parts = self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown
+        self.check()
         with _Undrawn():
-            with torch.device("meta"):  # a config that does not match may need more memory than there is
-                check_weights(model_of(*parts), self.weights, self.folder)
-            model = model_of(*parts)
+            model = self._model()
         model.load_state_dict(self.weights)
         return model.to(device).eval()
+
+    def check(self) -> None:
+        """Check that weights, config and vocabulary match.
+
+        Raises:
+            UserError: they do not.
+        """
+        with _Undrawn(), torch.device("meta"):  # a config that does not match may need more memory than there is
+            check_weights(self._model(), self.weights, self.folder)
+
+    def _model(self) -> TextVAE:
+        return model_of(self.config, len(self.vocabulary), self.vocabulary.pad, self.vocabulary.unknown)
 
 
 class _Undrawn(TorchFunctionMode):

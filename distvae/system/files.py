@@ -63,8 +63,10 @@ def whole_folder(target: Path, manifest: Manifest, check: Callable[[], None] = l
 
     Args:
         manifest: its ``files`` are replaced by those that the block writes.
-        check: called when everything is on disk, before the folder is renamed; may raise to keep ``target``.
+        check: called before anything is written, and when everything is on disk, before the folder is renamed; may
+            raise to keep ``target``.
     """
+    check()
     new, old = temporary(target), temporary(target)
     new.mkdir(parents=True)
     try:
@@ -87,6 +89,13 @@ def whole_folder(target: Path, manifest: Manifest, check: Callable[[], None] = l
             os.rename(old, target)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder at once: a reader finds it complete or absent. ``sweep`` removes what is left by a kill."""
+    gone = temporary(folder)
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
 
 
 def verify(folder: Path, *names: str) -> Manifest:

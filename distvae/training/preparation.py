@@ -67,7 +67,7 @@ def pretrained_encoder(config: Config, source: str, fingerprint: str) -> Weights
         fingerprint: of this run's vocabulary.
 
     Raises:
-        UserError: its vocabulary, its sizes or its pooling differ from this run's.
+        UserError: it is damaged, or its vocabulary, its sizes or its pooling differ from this run's.
     """
     pretrained = checkpoints.load_export(source, kind="pretrained")
     if pretrained.vocabulary.fingerprint != fingerprint:
@@ -75,6 +75,7 @@ def pretrained_encoder(config: Config, source: str, fingerprint: str) -> Weights
             f"pretrained={source}: its vocabulary ({pretrained.vocabulary.fingerprint}) is not this run's"
             f" ({fingerprint}); both need the same data settings"
         )
+    pretrained.check()
     theirs, ours = pretrained.config.model.flat(), config.model.flat()
     for name in ("embedding_size", "hidden_size", "latent_size", "pooling", "posterior"):
         if theirs[name] != ours[name]:

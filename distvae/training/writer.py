@@ -121,6 +121,8 @@ class RunWriter(NoWriter):
             self._lease.begin(recorded)
             self._trackers = Trackers(self._run, recorded, self._config, self._group, step)
             self._end = self._trackers.end
+            for name in ("pretrained", "best"):
+                checkpoints.remove_later_export(self._run / name, step)
             if resumed is not None and resumed.state.stage == "train" and resumed.best_weights:
                 self._export("best", resumed.best_weights, resumed.state.step)
 
@@ -153,7 +155,7 @@ class RunWriter(NoWriter):
             self._shown = time.monotonic()
 
     def not_finite(self, content: dict[str, Any]) -> None:
-        self._write(lambda: write_json(self._run / "not_finite.json", content))
+        self._write(lambda: write_json(self._run / "not_finite.json", content), anyway=True)
 
     def conclude(self, results: Results, each: SentenceScores, labels: Dataset | None = None) -> None:
         self._write(lambda: self._conclude(results, each, labels))
@@ -185,6 +187,7 @@ class RunWriter(NoWriter):
             self._end(state)
 
     def release(self) -> None:
+        self._saver.close()
         self._lease.release()
 
     def _export(self, name: str, weights: Weights, step: int) -> None:
@@ -193,7 +196,10 @@ class RunWriter(NoWriter):
             self._run / name, weights, self._config, self._vocabulary, self._number, step, self._lease.check
         )
 
-    def _write(self, action: Callable[[], None]) -> None:
+    def _write(self, action: Callable[[], None], anyway: bool = False) -> None:
+        """Write, unless a write has failed: a checkpoint would resume behind a record that is missing."""
+        if self._failure is not None and not anyway:
+            return
         try:
             with writing(self._run):
                 action()

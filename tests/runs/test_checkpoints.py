@@ -188,7 +188,7 @@ def test_a_start_that_is_overtaken_puts_nothing_in_place(tmp_path):
     whole = Checkpoint(weights(), None, {}, {"sums": SUMS}, replace(STATE, batches=0), CONFIG, world_size=1)
     with pytest.raises(UserError, match="start 2 goes on"):
         save_checkpoint(tmp_path, whole, 1, 2, overtaken)
-    assert listing(tmp_path) == {"checkpoints"}
+    assert listing(tmp_path) == set()
 
 
 def test_what_killed_processes_had_begun_is_swept_away(tmp_path, monkeypatch):
@@ -293,8 +293,8 @@ def test_a_run_may_hold_several_kinds_of_export(tmp_path):
 
 def test_an_export_of_an_overtaken_start_does_not_get_into_its_place(tmp_path):
     def overtaken():
-        assert len(listing(tmp_path)) > len(BEST)  # all is written
-        raise UserError("another start goes on")
+        if len(listing(tmp_path)) > len(BEST):  # all is written
+            raise UserError("another start goes on")
 
     export(tmp_path / "best", weights(1), CONFIG, VOCABULARY)
     with pytest.raises(UserError, match="another start"):

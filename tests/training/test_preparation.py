@@ -59,6 +59,14 @@ def test_an_encoder_of_another_vocabulary_or_size_is_refused(finished, tiny):
         pretrained_encoder(pooled, str(finished), vocabulary)
 
 
+def test_an_encoder_that_lacks_a_weight_is_refused(finished, tiny, monkeypatch):
+    whole = load_export(str(finished), kind="pretrained")
+    del whole.weights["encoder.posterior.bias"]
+    monkeypatch.setattr("distvae.runs.checkpoints.load_export", lambda *_, **__: whole)
+    with pytest.raises(UserError, match="do not belong to their config and vocabulary"):
+        pretrained_encoder(load_config(tiny), str(finished), whole.vocabulary.fingerprint)
+
+
 def test_the_checkpoint_to_resume_from_is_named(finished, capsys):
     found = newest_checkpoint(finished)
     config = load_config(found / "config.yaml")

@@ -1,6 +1,7 @@
 """Writing a run's folder without training. ``python -m tests.faults`` kills trainings while they write."""
 
 import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,43 @@ def test_a_pretraining_that_resumes_exports_nothing(tmp_path, writer):
     assert not (tmp_path / "best").exists()
 
 
+def test_what_training_exported_after_the_checkpoint_is_no_part_of_a_run_that_resumes(tmp_path, writer):
+    first = writer()
+    first.begin(None, VOCABULARY)
+    first.export("pretrained", weights(1), 5)
+    first.export("best", weights(1), 9)
+    writer().begin(replace(checkpoint(7, stage="train"), best_weights=None), VOCABULARY)
+    assert (tmp_path / "pretrained").exists()
+    assert not (tmp_path / "best").exists()
+    writer().begin(None, VOCABULARY)
+    assert not (tmp_path / "pretrained").exists()
+
+
+def test_an_attempt_whose_folder_is_gone_makes_none(tmp_path, writer):
+    written = writer()
+    written.begin(None, VOCABULARY)
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(moved)
+    written.save(checkpoint(1), time.monotonic())
+    with pytest.raises(UserError, match="its folder is gone"):
+        written.wait()
+    written.export("best", weights(1), 1)
+    assert not tmp_path.exists()
+    moved.rename(tmp_path)
+
+
+def test_an_interrupted_attempt_leaves_no_thread(tmp_path, writer):
+    before = {*threading.enumerate()}
+    written = writer()
+    written.begin(None, VOCABULARY)
+    written.record(record(10), no_samples)
+    written.save(checkpoint(1), time.monotonic())
+    written.wait()
+    written.fail(InterruptedRun("SIGTERM"))
+    written.release()
+    assert {*threading.enumerate()} <= before
+
+
 def test_saving_is_what_checkpoints_have_cost_since_the_last_time(writer):
     written = writer()
     written.begin(None, VOCABULARY)
@@ -195,7 +233,11 @@ def test_a_failed_write_is_kept_until_it_is_raised(tmp_path, writer):
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
     written.record(record(10), no_samples)
-    written.not_finite({"step": 1})  # later writes may succeed
+    written.save(checkpoint(1), time.monotonic())  # behind a record that is missing
+    written.export("best", checkpoint(1).weights, 1)
+    written.wait()
+    assert not [*(tmp_path / "checkpoints").glob("*")] + [*tmp_path.glob("best")]
+    written.not_finite({"step": 1})  # says why the run ends
     assert json.loads((tmp_path / "not_finite.json").read_text()) == {"step": 1}
     assert written.failed
     with pytest.raises(UserError, match=f"{tmp_path}: cannot be written: Is a directory"):

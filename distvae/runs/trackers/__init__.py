@@ -102,6 +102,6 @@ class Trackers:
             tracker.close()
 
     def end(self, ending: Ending) -> None:
-        """Tell the tracking libraries that the run has ended early."""
-        for tracker in self._external:
+        """Close all trackers of a run that has ended early."""
+        for tracker in self._trackers:
             tracker.close(ending)
