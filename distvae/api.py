@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class TextModel:
             f" vocabulary of {len(self.vocabulary):,} by {self.vocabulary.tokenizer}, on {self.device})"
         )
 
-    def encode(self, sentences: Sequence[str]) -> Posterior:
+    def encode(self, sentences: Iterable[str]) -> Posterior:
         """Return q(z|x) of each sentence: ``mean`` and ``log_variance``, [n, m] each.
 
         Raises:
@@ -165,7 +165,7 @@ class TextModel:
             self._mixtures[wanted] = fit_mixture(self.model, train, *wanted)
         return self._mixtures[wanted]
 
-    def reconstruct(self, sentences: Sequence[str], method: str | None = None, **options: Any) -> list[str]:
+    def reconstruct(self, sentences: Iterable[str], method: str | None = None, **options: Any) -> list[str]:
         """Decode the posterior mean of each sentence. ``method`` and ``options``: see ``decode``."""
         return self.decode(self.encode(sentences).mean, method, **options)
 
@@ -188,7 +188,7 @@ class TextModel:
                 raise UserError(f"z: has the shape {list(z.shape)}, and should have [{self.model.latent_size}]")
         return self.decode(interpolation(ends[0], ends[1], steps), method, **options)
 
-    def log_likelihood(self, sentences: Sequence[str], samples: int | None = None, seed: int | None = None) -> Tensor:
+    def log_likelihood(self, sentences: Iterable[str], samples: int | None = None, seed: int | None = None) -> Tensor:
         """Return log p(x) of each sentence in nats: [n], float64.
 
         It is the importance-weighted estimate, a lower bound in expectation (Burda et al., 2016); of a language model,
@@ -246,13 +246,20 @@ class TextModel:
         weights = {key: value.cpu().contiguous() for key, value in self.model.state_dict().items()}
         save(folder, weights, self.config, self.vocabulary, self.results, license, name)
 
-    def _ids(self, sentences: Sequence[str]) -> list[list[int]]:
+    def _ids(self, sentences: Iterable[str]) -> list[list[int]]:
         if isinstance(sentences, str):
             raise UserError("sentences: is one text; pass a list of sentences")
-        for number, sentence in enumerate(sentences):
-            if not isinstance(sentence, str):
-                raise UserError(f"sentences[{number}]: is {type(sentence).__name__}, and should be text")
-        return [self.vocabulary.ids(sentence.strip()) for sentence in sentences]
+        if isinstance(sentences, Mapping) or not isinstance(sentences, Iterable):
+            raise UserError(f"sentences: is {type(sentences).__name__}; pass a list of sentences")
+        texts = list(sentences)  # an iterator has them once
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"sentences[{number}]: is {type(text).__name__}, and should be text")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"sentences[{number}]: has half of a surrogate pair; decode it from UTF-8") from None
+        return [self.vocabulary.ids(text.strip()) for text in texts]
 
     def _need_z(self, action: str) -> None:
         if self.config.language_model:

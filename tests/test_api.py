@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal
@@ -106,6 +107,13 @@ def test_samples_of_a_mixture(model):
     assert fitted.log_density(z).mean() > Normal(0.0, 1.0).log_prob(z).sum(dim=1).mean()
 
 
+@pytest.mark.parametrize("kind", [iter, tuple, np.array])
+def test_sentences_may_be_anything_that_lists_them(model, kind):
+    """An iterator gives each once."""
+    torch.testing.assert_close(model.log_likelihood(kind(SENTENCES)), model.log_likelihood(SENTENCES))
+    assert model.reconstruct(kind(SENTENCES)) == model.reconstruct(SENTENCES)
+
+
 def test_nothing_gives_nothing(model):
     assert model.encode([]).mean.shape == (0, model.model.latent_size)
     assert model.reconstruct([]) == []
@@ -117,6 +125,9 @@ def test_nothing_gives_nothing(model):
     [
         (lambda m: m.encode("one text"), "sentences: is one text; pass a list of sentences"),
         (lambda m: m.encode(["a dog .", 3]), r"sentences\[1\]: is int, and should be text"),
+        (lambda m: m.encode({"a dog .": 3}), "sentences: is dict; pass a list of sentences"),
+        (lambda m: m.encode(None), "sentences: is NoneType; pass a list of sentences"),
+        (lambda m: m.encode(["a dog .", "a\ud800b"]), r"sentences\[1\]: has half of a surrogate pair"),
         (lambda m: m.log_likelihood([SENTENCES[0]], samples=0), "importance_samples = 0"),
         (lambda m: m.encode(["Dragons ."]), "'Dragons' is not one of the"),
         (lambda m: m.decode(torch.zeros(2, 3)), r"z: has the shape \[2, 3\], and should have \[n, 4\]"),
