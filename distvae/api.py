@@ -31,6 +31,7 @@ from distvae.runs.results import Results
 from distvae.runs.sampling import fit_mixture
 from distvae.system.errors import UserError
 from distvae.system.progress_bar import Progress
+from distvae.system.settings import whole
 
 if TYPE_CHECKING:  # takes a second to import
     from datasets import Dataset, DatasetDict
@@ -135,6 +136,7 @@ class TextModel:
         Raises:
             UserError: as ``decode`` and ``prior``.
         """
+        seed = whole("seed", seed, 0, None)
         fitted = self.prior(prior, components, seed)
         z = prior_draws(self.model, count, seed) if fitted is None else fitted.draws(count, seed)
         return self.decode(z, method, seed=seed, **options)
@@ -159,7 +161,7 @@ class TextModel:
         if components is not None and components < 1:
             raise UserError(f"components {components}: should be at least 1")
         check_installed("a mixture as the prior")
-        wanted = components or COMPONENTS, seed
+        wanted = components or COMPONENTS, whole("seed", seed, 0, None)
         if wanted not in self._mixtures:
             train = reading.own_corpus_alone(self._name, self.vocabulary, self.config.data).train.in_memory()
             self._mixtures[wanted] = fit_mixture(self.model, train, *wanted)

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="labelled sentences to learn from (default 10,100,1000,all)",
     )  # fmt: skip
     added.add_argument("--quick", action="store_true", help="leave out posterior means and clusters")
-    added.add_argument("--seed", type=integer(0), default=0, help="of all draws (default 0)")
+    added.add_argument("--seed", type=integer(0, None), default=0, help="of all draws (default 0)")
     added.add_argument("--out", type=Path, metavar="FILE", help="default: probes.json in the folder RUN")
 
     added = command(posterior)
@@ -204,7 +204,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _add_draws(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--importance-samples", type=integer(1), metavar="K", help="default: from the run's config")
-    parser.add_argument("--seed", type=integer(0), help="of the draws; default: from the run's config")
+    parser.add_argument("--seed", type=integer(0, None), help="of the draws; default: from the run's config")
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -218,7 +218,9 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float, help="of sample: from the most likely tokens with total probability p")
     group.add_argument("--beam-size", type=int, default=default.beam_size, help="of beam")
     group.add_argument("--max-tokens", type=int, default=default.max_tokens)
-    group.add_argument("--seed", type=int, default=default.seed, help="of the draws from the prior and the decoder")
+    group.add_argument(
+        "--seed", type=integer(0, None), default=default.seed, help="of the draws from the prior and the decoder"
+    )
 
 
 if __name__ == "__main__":

@@ -183,6 +183,8 @@ def test_what_needs_a_latent_variable_is_one_line_without_one(language_model, sa
         (["evaluate", "{run}", "--data", "nowhere"], ["nowhere"]),
         (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples: '0': should be a whole number"]),
         (["sample", "{run}", "--count", "0"], ["--count/-n: '0'"]),
+        (["sample", "{run}", "--count", "99999999999"], ["--count/-n: '99999999999': should be at most 2147483647"]),
+        (["sample", "{run}", "--prior", "mixture", "--seed", "-1"], ["--seed: '-1': should be a whole number"]),
         (["sample", "{run}", "--top-k", "3"], ["top_k belongs to method sample"]),
         (["sample", "{run}", "--components", "3"], ["components 3: belongs to the prior mixture, not to normal"]),
         (["sample", "{run}", "--prior", "mixtur"], ["--prior"]),

@@ -9,6 +9,7 @@ import numpy as np
 
 from distvae.evaluation.probes import Codes, Reading
 from distvae.evaluation.scores import Estimate, mean_estimate
+from distvae.model.draws import seed_of_numpy
 
 # Starts of k-means, of which the best is kept, and shuffles of labels that show what chance gives.
 STARTS, SHUFFLES = 4, 20
@@ -55,7 +56,7 @@ def cluster(reading: Reading, codes: Codes, seed: int) -> Clusters:
     size = min(len(codes.classes), reading.train.shape[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
-        found = KMeans(size, n_init=STARTS, random_state=seed).fit(reading.train)
+        found = KMeans(size, n_init=STARTS, random_state=seed_of_numpy(seed)).fit(reading.train)
     together = np.zeros((size, len(codes.classes)), dtype=int)
     np.add.at(together, (found.labels_[rows], codes.train[rows]), 1)
     assigned = np.full(size, -1)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from distvae.system.errors import UserError
+from distvae.system.settings import LARGEST_INT, whole
+
+# Whole numbers, with the lowest and the highest value of each.
+_WHOLE = (("top_k", 1, LARGEST_INT), ("beam_size", 1, LARGEST_INT), ("max_tokens", 1, LARGEST_INT), ("seed", 0, None))
 
 
 @dataclass(frozen=True)
@@ -26,19 +31,18 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, least, most in _WHOLE:
+            if (value := getattr(self, name)) is not None or name != "top_k":
+                object.__setattr__(self, name, whole(name, value, least, most))
         if self.method not in ("greedy", "sample", "beam"):
             raise UserError(f"method {self.method!r}: should be greedy, sample or beam")
         owners = {"temperature": "sample", "top_k": "sample", "top_p": "sample", "beam_size": "beam"}
         for name, owner in owners.items():
             if self.method != owner and getattr(self, name) != type(self).__dict__[name]:
                 raise UserError(f"{name} belongs to method {owner}, not to {self.method}")
-        if not 0 < self.temperature < math.inf:
+        if not isinstance(self.temperature, Real) or not 0 < self.temperature < math.inf:
             raise UserError(
-                f"temperature {self.temperature}: should be a number above 0 (for the likeliest token, use greedy)"
+                f"temperature {self.temperature!r}: should be a number above 0 (for the likeliest token, use greedy)"
             )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p {self.top_p}: should be above 0 and at most 1")
-        for name in ("top_k", "beam_size", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} {value}: should be at least 1")
+        if self.top_p is not None and not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
+            raise UserError(f"top_p {self.top_p!r}: should be a number above 0 and at most 1")

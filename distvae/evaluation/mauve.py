@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from distvae.model.draws import seed_of_numpy
 from distvae.system.errors import UserError, reason
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def _histograms(texts: np.ndarray, others: np.ndarray, seed: int) -> tuple[np.nd
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
         reduced = PCA(VARIANCE, svd_solver="full").fit_transform(together)
-        labels = KMeans(clusters, n_init=STARTS, max_iter=STEPS, random_state=seed).fit_predict(reduced)
+        means = KMeans(clusters, n_init=STARTS, max_iter=STEPS, random_state=seed_of_numpy(seed))
+        labels = means.fit_predict(reduced)
     first, second = (
         np.bincount(part, minlength=clusters) / len(part) for part in (labels[: len(texts)], labels[len(texts) :])
     )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distvae.model.draws import generator, sentence_noise
+from distvae.model.draws import generator, seed_of_numpy, sentence_noise
 from distvae.model.posterior import Posterior
 from distvae.system.errors import UserError
 
@@ -96,7 +96,7 @@ def fit(posterior: Posterior, components: int, seed: int) -> Mixture:
     with threadpool_limits(1), warnings.catch_warnings():
         # The fit is good before it no longer moves; and a collapsed model may have fewer means than components.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = GaussianMixture(components, random_state=seed).fit(mean)
+        found = GaussianMixture(components, random_state=seed_of_numpy(seed)).fit(mean)
         shares = found.predict_proba(mean)
         kept = shares.sum(axis=0) >= 1
         width = shares.T[kept] @ variance / shares.sum(axis=0)[kept, None]

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,11 @@ def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
     """Return a generator on ``device`` that is seeded by ``key``: the seed, the purpose, the step …"""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def seed_of_numpy(seed: int) -> int:
+    """Return a seed for scikit-learn, which takes only 32 bits: a smaller seed itself, and a hash of a larger one."""
+    return seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def training_noise(

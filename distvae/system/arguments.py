@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distvae.system.errors import UserError, tell
+from distvae.system.settings import LARGEST_INT
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,12 +106,14 @@ class PrintCompletion(argparse.Action):
         parser.exit()
 
 
-def integer(least: int) -> Callable[[str], int]:
-    """Return a ``type`` of arguments: a whole number of at least ``least``."""
+def integer(least: int, most: int | None = LARGEST_INT) -> Callable[[str], int]:
+    """Return a ``type`` of arguments: a whole number from ``least`` to ``most``. None: to any."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r}: should be a whole number of at least {least}")
+        if most is not None and int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text!r}: should be at most {most}")
         return int(text)
 
     return parse

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from distvae.system.errors import UserError
+
 RULES = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # Limits of 32 bits, beyond which torch and numpy fail with errors of their own.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e38
+
+
+def whole(name: str, value: object, least: int, most: int | None = LARGEST_INT) -> int:
+    """Return a whole number from ``least`` to ``most``, which may be numpy's. None: to any.
+
+    Args:
+        name: names it in errors.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise UserError(f"{name} {value!r}: should be a whole number of at least {least}")
+    if most is not None and int(value) > most:
+        raise UserError(f"{name} {value!r}: should be at most {most}")
+    return int(value)
 
 
 def _no_nul(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from distvae.evaluation.decoding import Decoding
@@ -20,12 +21,19 @@ from distvae.system.errors import UserError
         ({"method": "sample", "temperature": -1.0}, "temperature -1.0: should be a number above 0"),
         ({"method": "sample", "temperature": math.nan}, "temperature nan"),
         ({"method": "sample", "temperature": math.inf}, "temperature inf"),
-        ({"method": "sample", "top_p": 0.0}, "top_p 0.0: should be above 0 and at most 1"),
-        ({"method": "sample", "top_p": 1.5}, "top_p 1.5: should be above 0 and at most 1"),
-        ({"method": "sample", "top_p": math.nan}, "top_p nan: should be above 0 and at most 1"),
-        ({"method": "sample", "top_k": 0}, "top_k 0: should be at least 1"),
-        ({"method": "beam", "beam_size": 0}, "beam_size 0: should be at least 1"),
-        ({"max_tokens": 0}, "max_tokens 0: should be at least 1"),
+        ({"method": "sample", "top_p": 0.0}, "top_p 0.0: should be a number above 0 and at most 1"),
+        ({"method": "sample", "top_p": 1.5}, "top_p 1.5: should be a number above 0 and at most 1"),
+        ({"method": "sample", "top_p": math.nan}, "top_p nan: should be a number above 0 and at most 1"),
+        ({"method": "sample", "top_k": 0}, "top_k 0: should be a whole number of at least 1"),
+        ({"method": "beam", "beam_size": 0}, "beam_size 0: should be a whole number of at least 1"),
+        ({"method": "sample", "temperature": "1"}, "temperature '1': should be a number above 0"),
+        ({"method": "sample", "top_p": "1"}, "top_p '1': should be a number above 0"),
+        ({"method": "sample", "top_k": 1.5}, "top_k 1.5: should be a whole number of at least 1"),
+        ({"max_tokens": 0}, "max_tokens 0: should be a whole number of at least 1"),
+        ({"max_tokens": None}, "max_tokens None: should be a whole number of at least 1"),
+        ({"max_tokens": 2**31}, "max_tokens 2147483648: should be at most 2147483647"),
+        ({"seed": -1}, "seed -1: should be a whole number of at least 0"),
+        ({"seed": 1.5}, "seed 1.5: should be a whole number of at least 0"),
     ],
 )
 def test_a_setting_out_of_place_is_named(options, message):
@@ -37,3 +45,10 @@ def test_a_setting_out_of_place_is_named(options, message):
 def test_settings_at_their_bounds_are_taken():
     Decoding(method="sample", temperature=1e-3, top_k=1, top_p=1.0, max_tokens=1)
     Decoding(method="beam", beam_size=1)
+    Decoding(seed=10**30)
+
+
+def test_whole_numbers_may_be_numpys():
+    """Draws depend on how a seed is written."""
+    found = Decoding(method="sample", seed=np.int64(3), top_k=np.int32(2))
+    assert repr((found.seed, found.top_k)) == "(3, 2)"

@@ -118,3 +118,10 @@ def test_of_many_sentences_some_are_chosen_at_random(monkeypatch):
     assert len(set(some.tolist())) == 5
     assert (np.diff(some) > 0).all()
     assert chosen(100, 0).tolist() == some.tolist() != chosen(100, 1).tolist()
+
+
+def test_the_seed_may_be_of_any_size():
+    """The library takes only 32 bits."""
+    posterior = clusters(200)
+    found = [fit(posterior, 2, seed).log_density(posterior.mean) for seed in (0, 2**32)]
+    torch.testing.assert_close(*found)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from distvae.config.schema import ModelConfig
 from distvae.data.batches import share
 from distvae.methods.posteriors import DUPosterior
-from distvae.model.draws import BLOCK, Noise, blocks, generator, sentence_noise, training_noise
+from distvae.model.draws import BLOCK, Noise, blocks, generator, seed_of_numpy, sentence_noise, training_noise
 
 SIZES = ModelConfig(
     embedding_size=3, hidden_size=4, latent_size=5, dropout=0.5, word_dropout=0.3, posterior=DUPosterior()
@@ -244,3 +244,12 @@ def test_keys_that_read_alike_are_different_streams():
 def test_many_keys_are_as_many_streams():
     keys = [(seed, epoch, step) for seed in range(3) for epoch in range(20) for step in range(50)]
     assert len({tuple(stream(*key)) for key in keys}) == len(keys)
+
+
+def test_a_seed_of_any_size_is_one_of_numpy():
+    """Seeds that numpy takes are unchanged, and larger ones are not all alike."""
+    assert [seed_of_numpy(seed) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    found = {seed_of_numpy(2**32 + offset) for offset in range(20)} | {seed_of_numpy(10**40)}
+    assert len(found) == 21
+    for seed in found:
+        np.random.RandomState(seed)

@@ -11,7 +11,7 @@ import distvae.table.__main__
 import distvae.train
 from distvae.config.load import load_config
 from distvae.config.yaml import ConfigError
-from distvae.system.arguments import Parser, counts, names
+from distvae.system.arguments import Parser, counts, integer, names
 
 CONFIG = "configs/own.yaml"
 
@@ -141,6 +141,16 @@ def test_counts_are_numbers_and_all():
     for text in ("", "0", "10,", "ten", "-3", "all,x"):
         with pytest.raises(argparse.ArgumentTypeError, match="should be whole numbers from 1 or all"):
             counts(text)
+
+
+def test_a_whole_number_has_limits():
+    assert [integer(1)(text) for text in ("1", str(2**31 - 1))] == [1, 2**31 - 1]
+    assert integer(0, None)(str(10**30)) == 10**30
+    for text in ("0", "-1", "1.5", "one", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{text!r}: should be a whole number of at least 1"):
+            integer(1)(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="'2147483648': should be at most 2147483647"):
+        integer(1)("2147483648")
 
 
 def test_names_are_different_and_have_commas_between():
