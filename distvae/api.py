@@ -29,12 +29,13 @@ from distvae.runs import finding, reading
 from distvae.runs.finding import Found
 from distvae.runs.results import Results
 from distvae.runs.sampling import fit_mixture
-from distvae.system.errors import UserError
+from distvae.system.errors import UserError, reason
 from distvae.system.progress_bar import Progress
 from distvae.system.settings import whole
 
 if TYPE_CHECKING:  # takes a second to import
     from datasets import Dataset, DatasetDict
+    from numpy.typing import ArrayLike
 
 
 class TextModel:
@@ -55,11 +56,11 @@ class TextModel:
         device: default: the GPU if there is one.
 
     Raises:
-        UserError: weights, config and vocabulary do not match.
+        UserError: weights, config and vocabulary do not match, or there is no such device.
     """
 
     def __init__(self, found: Found, device: torch.device | str | None = None):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         self.model = found.export.model(self.device)
         self.config: Config = found.export.config
         self.vocabulary: Vocabulary = found.export.vocabulary
@@ -85,26 +86,28 @@ class TextModel:
         with Progress("encode", len(ids), shown=True) as progress:
             return encode(self.model, ids, progress.advance)
 
-    def decode(self, z: Tensor, method: str | None = None, **options: Any) -> list[str]:
+    def decode(self, z: ArrayLike | Tensor, method: str | None = None, **options: Any) -> list[str]:
         """Decode a sentence for each z: [n, m], or [m] for one.
 
         Args:
+            z: a tensor, an array or lists, which are taken as float32.
             method: ``greedy`` (the default; of a language model, ``sample``), ``sample`` or ``beam``.
             options: of the method, the fields of ``Decoding``: temperature, top_k, top_p, beam_size, max_tokens, seed.
 
         Raises:
-            UserError: z has another size or is not finite, or an option is unknown, out of range or of another method.
+            UserError: z is no numbers, has another size or is not finite, or an option is unknown, out of range or of
+                another method.
         """
         m = self.model.latent_size
-        z = z.unsqueeze(0) if z.ndim == 1 else z
-        if z.ndim != 2 or z.shape[1] != m:
-            raise UserError(f"z: has the shape {list(z.shape)}, and should have [n, {m}]")
-        z = z.detach().to(self.device, self.model.decoder.output.weight.dtype)
-        if not z.isfinite().all():
+        rows = self._as_z(z)
+        rows = rows.unsqueeze(0) if rows.ndim == 1 else rows
+        if rows.ndim != 2 or rows.shape[1] != m:
+            raise UserError(f"z: has the shape {list(rows.shape)}, and should have [n, {m}]")
+        if not rows.isfinite().all():
             raise UserError("z: is not finite")
         decoding = self.decoding(method, **options)
-        with Progress("decode", len(z), shown=True) as progress:
-            return generation.decode(self.model, z, self.vocabulary, decoding, progress.advance)
+        with Progress("decode", len(rows), shown=True) as progress:
+            return generation.decode(self.model, rows, self.vocabulary, decoding, progress.advance)
 
     def decoding(self, method: str | None = None, **options: Any) -> Decoding:
         """Return how ``decode`` decodes with these options."""
@@ -127,6 +130,7 @@ class TextModel:
         """Decode draws from the prior. More draws begin with those of fewer.
 
         Args:
+            count: number of draws, at least 1.
             seed: of the prior and of the method ``sample``.
             method, options: see ``decode``.
             prior: ``normal``, N(0, I); or ``mixture``, Gaussians that are fitted to z of the training sentences. These
@@ -136,7 +140,8 @@ class TextModel:
         Raises:
             UserError: as ``decode`` and ``prior``.
         """
-        seed = whole("seed", seed, 0, None)
+        count = whole("count", count, 1)
+        seed = self.decoding(method, seed=seed, **options).seed  # before a mixture is fitted, which takes long
         fitted = self.prior(prior, components, seed)
         z = prior_draws(self.model, count, seed) if fitted is None else fitted.draws(count, seed)
         return self.decode(z, method, seed=seed, **options)
@@ -158,10 +163,9 @@ class TextModel:
                 raise UserError(f"components {components}: belongs to the prior mixture, not to normal")
             return None
         self._need_z("fit a mixture to")
-        if components is not None and components < 1:
-            raise UserError(f"components {components}: should be at least 1")
+        count = COMPONENTS if components is None else whole("components", components, 1)
+        wanted = count, whole("seed", seed, 0, None)
         check_installed("a mixture as the prior")
-        wanted = components or COMPONENTS, whole("seed", seed, 0, None)
         if wanted not in self._mixtures:
             train = reading.own_corpus_alone(self._name, self.vocabulary, self.config.data).train.in_memory()
             self._mixtures[wanted] = fit_mixture(self.model, train, *wanted)
@@ -172,7 +176,12 @@ class TextModel:
         return self.decode(self.encode(sentences).mean, method, **options)
 
     def interpolate(
-        self, start: str | Tensor, end: str | Tensor, steps: int = 9, method: str | None = None, **options: Any
+        self,
+        start: str | ArrayLike | Tensor,
+        end: str | ArrayLike | Tensor,
+        steps: int = 9,
+        method: str | None = None,
+        **options: Any,
     ) -> list[str]:
         """Decode points on a line in latent space, both ends included (paper, Table 2).
 
@@ -180,11 +189,13 @@ class TextModel:
             start, end: a sentence, whose posterior mean it is, or z [m].
             steps: number of points, at least 2.
             method, options: see ``decode``.
+
+        Raises:
+            UserError: as ``encode`` and ``decode``.
         """
-        if steps < 2:
-            raise UserError(f"steps {steps}: should be at least 2")
+        steps = whole("steps", steps, 2)
         self._need_z("interpolate")
-        ends = [self.encode([end]).mean[0] if isinstance(end, str) else end.cpu() for end in (start, end)]
+        ends = [self.encode([end]).mean[0] if isinstance(end, str) else self._as_z(end).cpu() for end in (start, end)]
         for z in ends:
             if z.shape != (self.model.latent_size,):
                 raise UserError(f"z: has the shape {list(z.shape)}, and should have [{self.model.latent_size}]")
@@ -201,10 +212,15 @@ class TextModel:
             seed: of the draws; default: that of the run's config.
 
         Raises:
-            UserError: the model is an autoencoder, whose z has no prior, or its vocabulary is closed and lacks a word.
+            UserError: the model is an autoencoder, whose z has no prior, or its vocabulary is closed and lacks a word;
+                or it is a language model, and there are samples or a seed, which it has no use for.
         """
         if self.config.autoencoder:
             raise UserError(f"{self._name}: is an autoencoder; its z has no prior, so it has no log-likelihood")
+        if self.config.language_model:
+            for option, value in (("samples", samples), ("seed", seed)):
+                if value is not None:
+                    raise UserError(f"{option}: {self._name} is a language model; it draws no z, and its NLL is exact")
         settings = with_values(self.config.evaluation, importance_samples=samples, seed=seed)
         ids = Sentences.of(self._ids(sentences))
         with Progress("log-likelihood", len(ids), shown=True) as progress:
@@ -220,7 +236,7 @@ class TextModel:
         Raises:
             UserError: the folder holds something else, or cannot be written.
         """
-        self._save(Path(folder), license, None)
+        self._save(Path(_text_of("folder", folder)), license, None)
 
     def push_to_hub(
         self, repository: str, private: bool | None = None, license: str | None = None, token: str | None = None
@@ -263,6 +279,15 @@ class TextModel:
                 raise UserError(f"sentences[{number}]: has half of a surrogate pair; decode it from UTF-8") from None
         return [self.vocabulary.ids(text.strip()) for text in texts]
 
+    def _as_z(self, z: ArrayLike | Tensor) -> Tensor:
+        """Return z as float32 where the model is, whatever its shape."""
+        if isinstance(z, Posterior):
+            raise UserError("z: is what encode returns; decode its mean, encode(sentences).mean")
+        try:
+            return torch.as_tensor(z).detach().to(self.device, self.model.decoder.output.weight.dtype)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"z: is {type(z).__name__}, and should be numbers [n, {self.model.latent_size}]") from None
+
     def _need_z(self, action: str) -> None:
         if self.config.language_model:
             raise UserError(f"{self._name}: is a language model; it has no latent variable to {action}")
@@ -276,9 +301,9 @@ def load(path: str | PathLike[str], device: torch.device | str | None = None) ->
         device: default: the GPU if there is one.
 
     Raises:
-        UserError: (a ``ValueError``) there is no model, or a file is missing or damaged.
+        UserError: (a ``ValueError``) there is no model or no such device, or a file is missing or damaged.
     """
-    return TextModel(finding.of_folder(fspath(path)), device)
+    return TextModel(finding.of_folder(_text_of("path", path)), device)
 
 
 def from_pretrained(
@@ -300,7 +325,7 @@ def from_pretrained(
     Raises:
         UserError: there is no such repository or revision, it holds no model of distvae, or the hub cannot be reached.
     """
-    if Path(repository).is_dir():
+    if Path(_text_of("repository", repository)).is_dir():
         return load(repository, device)
     cache = None if cache_dir is None else Path(cache_dir)
     return TextModel(finding.of_hub(repository, revision, token, cache, local_files_only), device)
@@ -322,13 +347,37 @@ def fit(
     Raises:
         UserError: (a ``ValueError``) a setting or the data is wrong, or numbers are no longer finite.
     """
+    config, settings = _text_of("config", config), {} if settings is None else settings
+    if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
+        raise UserError('settings: should be values by key, such as {"kl.target_rate": 6, "run": "runs/six"}')
     from distvae.train import train  # late, because it takes seconds to import what trains
 
-    given = {key: fspath(value) if isinstance(value, PathLike) else value for key, value in (settings or {}).items()}
+    given = {key: fspath(value) if isinstance(value, PathLike) else value for key, value in settings.items()}
     rows = given.get("data.path")
     if rows is None or isinstance(rows, str):
-        return train(load_config(fspath(config), given))
+        return train(load_config(config, given))
     from distvae.data.objects import store
 
-    found = load_config(fspath(config), given | {"data.path": "a dataset"})
+    found = load_config(config, given | {"data.path": "a dataset"})
     return train(dataclasses.replace(found, data=dataclasses.replace(found.data, path=str(store(rows, found.data)))))
+
+
+def _text_of(name: str, path: str | PathLike[str]) -> str:
+    try:
+        text = fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise UserError(f"{name}: is {type(path).__name__}, and should be a path")
+    return text
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    """Return a device that is there; None: the GPU if there is one."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (TypeError, RuntimeError, AssertionError) as error:  # AssertionError: PyTorch has no CUDA
+        raise UserError(f"device {name}: cannot be used: {reason(error)}; pass cpu, or cuda with a GPU") from None
+    return found

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Normal
 
 import distvae
@@ -78,6 +79,28 @@ def test_decoding_from_latents(model):
     assert len(model.decode(z, method="beam", beam_size=2, max_tokens=5)) == 4
 
 
+@pytest.mark.parametrize("kind", [Tensor.double, Tensor.bfloat16, Tensor.int, Tensor.numpy, list])
+def test_z_may_be_any_numbers(model, kind):
+    z = torch.tensor([[0.0, 2.0, -1.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
+    given = z.tolist() if kind is list else kind(z)
+    assert model.decode(given) == model.decode(z)
+    assert model.interpolate(given[0], z[1], 3) == model.interpolate(z[0], z[1], 3)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 2.5])
+def test_a_device_that_is_not_there_is_named(finished, device):
+    with pytest.raises(distvae.UserError, match=f"^device {device}: cannot be used: .*; pass cpu, or cuda with a GPU$"):
+        distvae.load(finished, device)
+
+
+def test_a_language_model_has_no_use_for_samples(language_model):
+    model = distvae.load(language_model, "cpu")
+    for given in ({"samples": 5}, {"seed": 1}):
+        with pytest.raises(distvae.UserError, match="is a language model; it draws no z, and its NLL is exact"):
+            model.log_likelihood(SENTENCES, **given)
+    assert len(model.log_likelihood(SENTENCES)) == len(SENTENCES)
+
+
 def test_reconstruct_and_interpolate(model):
     means = model.encode(SENTENCES).mean
     assert model.reconstruct(SENTENCES) == model.decode(means)
@@ -137,14 +160,36 @@ def test_nothing_gives_nothing(model):
         (lambda m: m.sample(2, top_p=0.5), "top_p belongs to method sample"),
         (lambda m: m.sample(2, prior="mixtur"), "prior 'mixtur': should be normal or mixture"),
         (lambda m: m.sample(2, components=3), "components 3: belongs to the prior mixture, not to normal"),
-        (lambda m: m.sample(2, prior="mixture", components=0), "components 0: should be at least 1"),
+        (lambda m: m.sample(2, prior="mixture", components=0), "components 0: should be a whole number of at least 1"),
         (lambda m: m.sample(2, prior="mixture", components=99), "components 99: there are 81 sentences to fit"),
+        (lambda m: m.sample(2, prior="mixture", components="3"), "components '3': should be a whole number"),
+        (lambda m: m.sample(2, prior="mixture", components=1.5), "components 1.5: should be a whole number"),
+        (lambda m: m.sample(0), "count 0: should be a whole number of at least 1"),
+        (lambda m: m.sample("3"), "count '3': should be a whole number of at least 1"),
+        (lambda m: m.sample(1.5), "count 1.5: should be a whole number of at least 1"),
+        (lambda m: m.sample(10**15), "count 1000000000000000: should be at most 2147483647"),
+        (lambda m: m.sample(2, "0"), "seed '0': should be a whole number"),
+        (lambda m: m.sample(2, method="sample", temperature="1"), "temperature '1': should be a number above 0"),
+        (lambda m: m.interpolate(*torch.eye(4)[:2], steps=3.5), "steps 3.5: should be a whole number"),
+        (lambda m: m.interpolate(None, torch.zeros(4)), r"z: is NoneType, and should be numbers \[n, 4\]"),
+        (lambda m: m.decode(m.encode(SENTENCES)), r"z: is what encode returns; decode its mean"),
+        (lambda m: m.decode(SENTENCES), r"z: is list, and should be numbers \[n, 4\]"),
+        (lambda m: m.decode([[0.0, 1.0], [2.0]]), r"z: is list, and should be numbers \[n, 4\]"),
+        (lambda m: m.save_pretrained(None), "folder: is NoneType, and should be a path"),
+        (lambda m: distvae.load(None), "path: is NoneType, and should be a path"),
+        (lambda m: distvae.from_pretrained(3), "repository: is int, and should be a path"),
+        (lambda m: distvae.fit(None), "config: is NoneType, and should be a path"),
+        (lambda m: distvae.fit("own.yaml", ["run=x"]), "settings: should be values by key, such as"),
+        (lambda m: distvae.fit("own.yaml", {1: 2}), "settings: should be values by key, such as"),
         (lambda m: m.sample(2, seed=-1), "seed -1: should be a whole number of at least 0"),
         (lambda m: m.sample(2, seed=None), "seed None: should be a whole number of at least 0"),
         (lambda m: m.prior("mixture", seed=1.5), "seed 1.5: should be a whole number of at least 0"),
         (lambda m: m.reconstruct(SENTENCES, "sample", seed=True), "seed True: should be a whole number of at least 0"),
         (lambda m: m.interpolate(torch.zeros(4), torch.zeros(3)), r"z: has the shape \[3\], and should have \[4\]"),
-        (lambda m: m.interpolate(torch.zeros(4), torch.ones(4), steps=1), "steps 1: should be at least 2"),
+        (
+            lambda m: m.interpolate(torch.zeros(4), torch.ones(4), steps=1),
+            "steps 1: should be a whole number",
+        ),
     ],
 )
 def test_bad_input_is_a_value_error(model, call, message):
