@@ -27,7 +27,7 @@ from distvae.model_commands import (
     sample,
     score,
 )
-from distvae.system.arguments import Parser, PrintCompletion, add_probes, counts, integer
+from distvae.system.arguments import Parser, PrintCompletion, add_probes, counts, file, integer
 from distvae.system.programs import PROGRAMS, program_of, run_program
 
 
@@ -79,13 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     added = command(score)
     added.add_argument("data", metavar="DATA", help="a file, a folder or any other data.path; - for standard input")
     _add_settings(added)
-    added.add_argument("--out", type=Path, metavar="FILE", help="Parquet file for the scores of each sentence")
+    added.add_argument("--out", type=file, metavar="FILE", help="Parquet file for the scores of each sentence")
     _add_draws(added)
 
     added = command(encode)
     added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
     _add_settings(added)
-    added.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file")
+    added.add_argument("--out", type=file, required=True, metavar="FILE", help="Parquet file")
 
     added = command(probe)
     added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     added.add_argument("--quick", action="store_true", help="leave out posterior means and clusters")
     added.add_argument("--seed", type=integer(0, None), default=0, help="of all draws (default 0)")
-    added.add_argument("--out", type=Path, metavar="FILE", help="default: probes.json in the folder RUN")
+    added.add_argument("--out", type=file, metavar="FILE", help="default: probes.json in the folder RUN")
 
     added = command(posterior)
     added.add_argument("data", nargs="?", metavar="DATA", help="as of score (default: the sentences of the run)")
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--components", type=integer(1), default=10, metavar="N", help="Gaussians to fit (default 10)")
     added.add_argument("--quick", action="store_true", help="leave out what is decoded: NLL, and sentences of draws")
     _add_draws(added)
-    added.add_argument("--out", type=Path, metavar="FILE", help="default: posterior.json in the folder RUN")
+    added.add_argument("--out", type=file, metavar="FILE", help="default: posterior.json in the folder RUN")
 
     added = command(gain)
     added.add_argument("baseline", metavar="BASELINE", help="another model of the same vocabulary")
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(added)
     added.add_argument("--split", default="test", help="the sentences to score (default test)")
     _add_draws(added)
-    added.add_argument("--out", type=Path, metavar="FILE", help="default: gain.json in the folder RUN")
+    added.add_argument("--out", type=file, metavar="FILE", help="default: gain.json in the folder RUN")
 
     added = command(sample)
     added.add_argument(

@@ -14,6 +14,7 @@ from distvae.commands import name_of, print_json
 from distvae.evaluation.decoding import Decoding
 from distvae.runs import finding
 from distvae.system.errors import UserError, printable
+from distvae.system.files import output_file
 from distvae.system.plural import counted
 
 # Commands import what they need when they are called: PyTorch takes seconds, and a wrong name needs none of it.
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from distvae.api import TextModel
-    from distvae.config.schema import Config, EvaluationConfig
+    from distvae.config.schema import Config, DataConfig, EvaluationConfig
     from distvae.data.corpus import Corpus
     from distvae.data.new_text import NewText
     from distvae.distributed.runtime import Runtime
@@ -60,12 +61,14 @@ def score(options: argparse.Namespace) -> None:
 
     settings = _evaluation(options, export.config)
     data = reading.settings(options.data, options.settings, export.config.data)
-    with _runtime() as runtime, reading.new_sentences(data, export, runtime) as text:
-        scored = rescoring.score_text(export, text, settings, runtime)
+    with _runtime() as runtime:
+        out = None if options.out is None else _output(options, data, runtime)
+        with reading.new_sentences(data, export, runtime) as text:
+            scored = rescoring.score_text(export, text, settings, runtime)
         if not runtime.is_main:
             return
-        if options.out is not None:
-            rescoring.write_sentence_scores(options.out, export, text, scored)
+        if out is not None:
+            rescoring.write_sentence_scores(out, export, text, scored)
         name = name_of(options.run)
         results = {name if len(scored) == 1 else f"{name}, {split}": result for split, (result, _) in scored.items()}
         if options.json:
@@ -81,11 +84,13 @@ def encode(options: argparse.Namespace) -> None:
     from distvae.runs.encodings import write_encodings
     from distvae.system.progress_bar import Progress
 
-    with _runtime() as runtime, _sentences(options, found, runtime) as text:
-        total = sum(len(part.sentences) for part in text.parts.values())
-        with Progress("encode", total, runtime.is_main) as progress:
-            model = found.export.model(runtime.device)
-            write_encodings(options.out, model, text.parts, found.export.vocabulary, runtime, progress.advance)
+    with _runtime() as runtime:
+        out = _output(options, _data(options, found), runtime)
+        with _sentences(options, found, runtime) as text:
+            total = sum(len(part.sentences) for part in text.parts.values())
+            with Progress("encode", total, runtime.is_main) as progress:
+                model = found.export.model(runtime.device)
+                write_encodings(out, model, text.parts, found.export.vocabulary, runtime, progress.advance)
         if runtime.is_main:
             if options.json:
                 counts = {split: len(part.sentences) for split, part in text.parts.items()}
@@ -108,6 +113,7 @@ def probe(options: argparse.Namespace) -> None:
 
     encoded = []
     with _runtime() as runtime:
+        out = _output(options, _data(options, models[0]), runtime, probing.PROBES)
         for found, name in zip(models, _names(models), strict=True):
             with _sentences(options, found, runtime) as text:
                 encoded.append(probing.encode(name, found.export, text, options.split, runtime))
@@ -115,7 +121,7 @@ def probe(options: argparse.Namespace) -> None:
             lambda: probing.probe(encoded, options.split, options.labels, options.quick, options.seed, shown=True)
         )
         if runtime.is_main:
-            _save_and_show(done, options, probing.PROBES, probes.parts(done))
+            _save_and_show(done, options, out, probes.parts(done))
 
 
 def posterior(options: argparse.Namespace) -> None:
@@ -132,12 +138,13 @@ def posterior(options: argparse.Namespace) -> None:
 
     given = {"importance_samples": options.importance_samples, "seed": options.seed}
     settings = with_values(found.export.config.evaluation, **given)
-    with _runtime() as runtime, _sentences(options, found, runtime) as text:
-        done = examine(
-            found.name, found.export, text.parts, options.split, settings, options.components, options.quick, runtime
-        )
+    with _runtime() as runtime:
+        out = _output(options, _data(options, found), runtime, "posterior.json")
+        with _sentences(options, found, runtime) as text:
+            name, split, components = found.name, options.split, options.components
+            done = examine(name, found.export, text.parts, split, settings, components, options.quick, runtime)
         if runtime.is_main:
-            _save_and_show(done, options, "posterior.json", [*text.notes, *aggregate.parts(done)])
+            _save_and_show(done, options, out, [*text.notes, *aggregate.parts(done)])
 
 
 def gain(options: argparse.Namespace) -> None:
@@ -150,10 +157,12 @@ def gain(options: argparse.Namespace) -> None:
 
     check_comparable(*models)
     settings = _evaluation(options, models[0].export.config)
-    with _runtime() as runtime, _sentences(options, models[0], runtime) as text:
-        done = compare(models, _names(models), text.parts, options.split, settings, runtime)
+    with _runtime() as runtime:
+        out = _output(options, _data(options, models[0]), runtime, "gain.json")
+        with _sentences(options, models[0], runtime) as text:
+            done = compare(models, _names(models), text.parts, options.split, settings, runtime)
         if runtime.is_main:
-            _save_and_show(done, options, "gain.json", [*text.notes, *report.parts(done)])
+            _save_and_show(done, options, out, [*text.notes, *report.parts(done)])
 
 
 def explore(options: argparse.Namespace) -> None:
@@ -178,11 +187,30 @@ def explore(options: argparse.Namespace) -> None:
     serve.serve(spaces, options.port)
 
 
-def _save_and_show(done: Findings, options: argparse.Namespace, file: str, parts: Iterable[Table | str]) -> None:
-    """Write what was found, by default to a file of this name in the run folder, and print it."""
+def _output(options: argparse.Namespace, data: DataConfig, runtime: Runtime, default: str = "") -> Path:
+    """Return the file to write, by default one of the run folder, once it is known that it can be written.
+
+    Every process must call this, before the work.
+
+    Args:
+        data: what is read.
+    """
+    from distvae.runs import reading
+
+    def check() -> Path:
+        try:
+            return output_file(options.out or Path(options.run, default), reading.files_of(data))
+        except UserError as error:
+            raise error if options.out else UserError(f"{error}; name another file by --out FILE") from None
+
+    return runtime.on_main(check)
+
+
+def _save_and_show(done: Findings, options: argparse.Namespace, out: Path, parts: Iterable[Table | str]) -> None:
+    """Write what was found, and print it."""
     from distvae.reports import comparison
 
-    done.save(options.out or Path(options.run, file))
+    done.save(out)
     if options.json:
         print_json(done.as_dict())
     else:
@@ -200,15 +228,27 @@ def _sentences(options: argparse.Namespace, found: Found, runtime: Runtime) -> I
     """Yield the sentences of the options: of DATA, or of the run."""
     from distvae.runs import reading
 
-    export = found.export
-    _need_z(found, "encode to")
-    if options.data is None or options.data.startswith("data."):
-        data = reading.own_settings(export, [*filter(None, [options.data]), *options.settings])
-        yield reading.own_text(found.name, export, data, runtime)
+    data = _data(options, found)
+    if _are_own(options):
+        yield reading.own_text(found.name, found.export, data, runtime)
     else:
-        data = reading.settings(options.data, options.settings, export.config.data)
-        with reading.new_sentences(data, export, runtime) as text:
+        with reading.new_sentences(data, found.export, runtime) as text:
             yield text
+
+
+def _data(options: argparse.Namespace, found: Found) -> DataConfig:
+    """Return where the sentences of the options are."""
+    from distvae.runs import reading
+
+    _need_z(found, "encode to")
+    if _are_own(options):
+        return reading.own_settings(found.export, [*filter(None, [options.data]), *options.settings])
+    return reading.settings(options.data, options.settings, found.export.config.data)
+
+
+def _are_own(options: argparse.Namespace) -> bool:
+    """Return whether the sentences are those of the run: instead of DATA there is nothing, or a setting."""
+    return options.data is None or options.data.startswith("data.")
 
 
 @contextlib.contextmanager

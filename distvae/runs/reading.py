@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from distvae.config.load import apply_override, explain, parse_config, with_overrides
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.config.yaml import ConfigError
-from distvae.data import corpus, new_text, sources
+from distvae.data import corpus, local, new_text, sources
 from distvae.data.corpus import Corpus
 from distvae.data.new_text import NewText
 from distvae.data.sentences import Sentences, Shards
@@ -74,6 +74,16 @@ def settings(path: str, overrides: Sequence[str], trained: DataConfig) -> DataCo
         _check_key(override)
         apply_override(tree, override)
     return parse_config(tree, path).data
+
+
+def files_of(data: DataConfig) -> list[Path]:
+    """Return the local files that sentences are read from; none of a source that cannot be read."""
+    if data.path == sources.STANDARD_INPUT:
+        return []
+    try:
+        return [*local.every(sources.find_files(data))]
+    except UserError:
+        return []
 
 
 def _check_key(override: str) -> None:

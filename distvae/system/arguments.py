@@ -128,6 +128,13 @@ def counts(text: str) -> list[int | None]:
         raise argparse.ArgumentTypeError(f"{text!r}: should be whole numbers from 1 or all, as in 10,100,all") from None
 
 
+def file(text: str) -> Path:
+    """Parse the name of a file to write: the ``type`` of an argument."""
+    if text in ("", "-"):
+        raise argparse.ArgumentTypeError(f"{text!r}: should be the name of a file")
+    return Path(text)
+
+
 def names(text: str) -> tuple[str, ...]:
     """Parse names, separated by commas: the ``type`` of an argument."""
     found = tuple(text.split(","))

@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -333,6 +334,28 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own error
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written: {reason}; earlier files are unchanged") from error
+
+
+def output_file(path: Path, inputs: Iterable[Path] = ()) -> Path:
+    """Check, before the work, that its result can be written to a file that a user named. Return where links lead.
+
+    Args:
+        inputs: files that are read.
+
+    Raises:
+        UserError: it is a folder, a pipe, a device or one of the inputs, or its folder cannot be written to.
+    """
+    with writing(path):
+        real = Path(os.path.realpath(path))
+        if real.exists() and not real.is_file():
+            kind = "a folder" if real.is_dir() else "a pipe or a device"
+            raise UserError(f"{path}: is {kind}, and should be a file to write")
+        if any(real == Path(os.path.realpath(read)) for read in inputs):
+            raise UserError(f"{path}: is a file that is read; name another one to write")
+        folder = next(parent for parent in real.parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    return real
 
 
 def temporary(path: Path) -> Path:

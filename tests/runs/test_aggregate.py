@@ -148,6 +148,7 @@ def test_draws_are_divided_into_far_and_near():
         (["{lm}"], "is a language model; it has no latent variable"),
         (["{run}", "{text}"], "are compared with those of train, and the sentences have no train: they have all"),
         (["{run}/nowhere"], "no such run folder; for a model of the hub, name a file by --out"),
+        (["{run}", "{text}", "--out", "{text}"], "text.txt: is a file that is read; name another one to write"),
         (["{run}", "--out", "/proc/p.json", "--quick"], "/proc/p.json: cannot be written"),
     ],
 )

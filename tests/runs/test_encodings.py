@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -87,17 +88,50 @@ def test_text_on_standard_input(finished, rows, tmp_path, monkeypatch, capsys):
         (["score", "{run}", "{rows}", "data.cloumms=[a]"], "unknown key data.cloumms; did you mean data.columns?"),
         (["score", "{run}", "{rows}", "data.columns=[kind]"], "is not one of the 497 words"),
         (["score", "{run}", "/nowhere"], "data.path=/nowhere: no such file"),
+        (["encode", "{run}", "{rows}", "--out", "-"], "argument --out: '-': should be the name of a file"),
+        (["score", "{run}", "{rows}", "--out", ""], "argument --out: '': should be the name of a file"),
+        (["score", "{run}", "{rows}", "--out", "{rows}"], "rows.jsonl: is a file that is read; name another one"),
+        (["encode", "{run}", "{rows}", "--out", "{rows}"], "rows.jsonl: is a file that is read; name another one"),
+        (["score", "{run}", "{folder}/*.jsonl", "--out", "{rows}"], "rows.jsonl: is a file that is read"),
+        (["encode", "{run}", "{rows}", "--out", "{rows}/z"], "rows.jsonl/z: cannot be written: Not a directory"),
         (["encode", "{run}", "{rows}", "--out", "/proc/z.parquet"], "/proc/z.parquet: cannot be written"),
         (["encode", "{run}", "data.seed=4", "model.latent_size=3", "--out", "z"], "is not a setting of data"),
         (["encode", "{lm}", "{rows}", "--out", "z"], "is a language model; it has no latent variable"),
     ],
 )
-def test_bad_input_is_one_line(finished, language_model, rows, tmp_path, capsys, words, message):
-    places = {"run": finished, "lm": language_model, "rows": rows}
-    assert main([word.format(**places) for word in words]) == 2
-    error = capsys.readouterr().err
+def test_bad_input_is_one_line(finished, language_model, rows, tmp_path, said, words, message):
+    places = {"run": finished, "lm": language_model, "rows": rows, "folder": tmp_path}
+    before = rows.read_text()
+    error = said(*(word.format(**places) for word in words), code=2)
     assert message in error
     assert error.count("\n") == 1
+    assert rows.read_text() == before
+
+
+def test_what_cannot_be_written_is_known_before_the_work(finished, rows, tmp_path, said, monkeypatch):
+    monkeypatch.setattr("distvae.runs.reading.new_sentences", None)
+    for command in ("encode", "score"):
+        assert "is a folder, and should be" in said(command, finished, rows, "--out", tmp_path, code=2)
+
+
+def test_where_the_run_folder_takes_no_file_an_option_is_named(finished, tmp_path, said):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "posterior.json").mkdir()
+    error = said("posterior", run, code=2)
+    assert error.endswith(
+        "/posterior.json: is a folder, and should be a file to write; name another file by --out FILE\n"
+    )
+
+
+def test_a_link_is_written_through(finished, rows, tmp_path, said):
+    (tmp_path / "elsewhere").mkdir()
+    real, out = tmp_path / "elsewhere" / "z.parquet", tmp_path / "link.parquet"
+    out.symlink_to(real)
+    for _ in "new", "old":
+        said("encode", finished, rows, "--out", out)
+        assert out.readlink() == real
+        assert len(parquet.read_table(real)) == 7
 
 
 def test_a_failure_leaves_nothing(finished, rows, cache, tmp_path, capsys):
@@ -105,6 +139,6 @@ def test_a_failure_leaves_nothing(finished, rows, cache, tmp_path, capsys):
     out = tmp_path / "z.parquet"
     out.mkdir()
     assert main(["encode", str(finished), str(rows), "--out", str(out)]) == 2
-    assert f"{out}: cannot be written" in capsys.readouterr().err
+    assert f"{out}: is a folder, and should be a file to write" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [rows, out]
     assert sorted(cache.iterdir()) == before

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ import distvae.table.__main__
 import distvae.train
 from distvae.config.load import load_config
 from distvae.config.yaml import ConfigError
-from distvae.system.arguments import Parser, counts, integer, names
+from distvae.system.arguments import Parser, counts, file, integer, names
 
 CONFIG = "configs/own.yaml"
 
@@ -151,6 +152,13 @@ def test_a_whole_number_has_limits():
             integer(1)(text)
     with pytest.raises(argparse.ArgumentTypeError, match="'2147483648': should be at most 2147483647"):
         integer(1)("2147483648")
+
+
+def test_a_file_to_write_has_a_name():
+    assert file("a/b.json") == Path("a/b.json")
+    for wrong in ("", "-"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^'{wrong}': should be the name of a file$"):
+            file(wrong)
 
 
 def test_names_are_different_and_have_commas_between():

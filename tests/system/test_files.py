@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from distvae.system.files import (
     Manifest,
     check_as,
     inside,
+    output_file,
     parse_json,
     printable_json,
     read_bytes,
@@ -187,6 +189,30 @@ def test_a_failed_write_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written: Not a directory; earlier files are unchanged"):
         with writing(tmp_path):
             (tmp_path / "file" / "a").write_text("")
+
+
+def test_a_file_to_write_is_checked_before_the_work(tmp_path):
+    path, link = tmp_path / "new" / "a", tmp_path / "link"
+    link.symlink_to(path)
+    assert output_file(path) == output_file(link) == path
+    assert names(tmp_path) == ["link"]
+    (tmp_path / "file").write_text("kept")
+    assert output_file(tmp_path / "file", [path]) == tmp_path / "file"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to pipe").symlink_to("pipe")
+    (tmp_path / "to file").symlink_to("file")
+    for name, message in {
+        ".": "is a folder, and should be a file to write",
+        "pipe": "is a pipe or a device, and should be a file to write",
+        "to pipe": "is a pipe or a device, and should be a file to write",
+        "file": "is a file that is read; name another one to write",
+        "to file": "is a file that is read; name another one to write",
+        "file/b": "cannot be written: Not a directory",
+        "b" * 300: "cannot be written: File name too long",
+    }.items():
+        with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / name))}: {message}"):
+            output_file(tmp_path / name, [tmp_path / "file"])
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
