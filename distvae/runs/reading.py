@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -35,13 +36,16 @@ def own_settings(found: Export, overrides: Sequence[str] = (), path: str | None 
     Args:
         overrides: as ``data.cache=FOLDER``.
         path: of the sentences, if they were moved.
+
+    Raises:
+        ConfigError: an override is not of ``data`` or out of range, or the settings are not for such a path.
     """
     for override in overrides:
         _check_key(override)
     data = with_overrides(found.config, overrides, str(found.folder / "config.yaml")).data
     if path in (None, data.path):
         return data
-    return replace(data, path=path, subset=None, revision=None, split=None)  # of the other source
+    return _replaced(data, f"--data {path}", path=path, subset=None, revision=None, split=None)
 
 
 def with_labels(data: DataConfig, labels: Sequence[str]) -> DataConfig:
@@ -57,10 +61,15 @@ def with_labels(data: DataConfig, labels: Sequence[str]) -> DataConfig:
         if not data.labels and data.path != CAPTIONS:
             raise UserError(f"data.path={data.path}: has no labels to probe for; name a column by --label COLUMN")
         return data
+    return _replaced(data, f"--label {','.join(labels)}", label=tuple(labels))
+
+
+def _replaced(data: DataConfig, what: str, **values: Any) -> DataConfig:
+    """Return settings with other values; ``what`` names these in errors."""
     try:
-        return replace(data, label=tuple(labels))
+        return replace(data, **values)
     except ValidationError as error:
-        raise ConfigError(f"--label {','.join(labels)}: {explain(error, DataConfig)}") from None
+        raise ConfigError(f"{what}: {explain(error, DataConfig)}") from None
 
 
 def settings(path: str, overrides: Sequence[str], trained: DataConfig) -> DataConfig:
