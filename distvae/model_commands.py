@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -369,10 +371,7 @@ def reconstruct(options: argparse.Namespace) -> None:
     if options.statistics:
         _reconstruction_statistics(options)
         return
-    try:
-        sentences = options.sentences or [line.strip() for line in sys.stdin if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"standard input: is not {error.encoding}: {error.reason}") from None
+    sentences = options.sentences or _piped()
     if not sentences:
         raise UserError("no sentences to reconstruct; give them as arguments, or one per line on standard input")
     model = _load(options.run)
@@ -380,6 +379,23 @@ def reconstruct(options: argparse.Namespace) -> None:
     pairs = list(zip(sentences, rebuilt, strict=True))
     lines = [line for sentence, other in pairs for line in (sentence, f"  → {other}")]
     _print(options, model, lines, {"sentences": [{"sentence": s, "reconstruction": r} for s, r in pairs]})
+
+
+def _piped() -> list[str]:
+    """Return the lines of standard input but the blank ones, read as those of a text file."""
+    from distvae.data.readers.lines import BOM, lines
+
+    with tempfile.TemporaryDirectory(prefix="distvae-") as folder:
+        path = Path(folder, "standard input")
+        try:
+            with path.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            found = [line.lstrip(BOM).strip() for line in lines(path)]
+        except OSError as error:
+            raise UserError(f"standard input: cannot be read: {error.strerror or error}") from None
+        except UserError as error:
+            raise UserError(str(error).removeprefix(f"{folder}/")) from None
+    return [line for line in found if line]
 
 
 def _reconstruction_statistics(options: argparse.Namespace) -> None:

@@ -109,16 +109,26 @@ def test_options_come_between_runs(run, said):
 
 
 def test_reconstruct_reads_standard_input(run, said, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("A man is building a tower .\n\nTwo men are building a tower .\n"))
+    text = "\ufeffA man is building a tower .\r\n\n Two men are building a tower ."
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     lines = said("reconstruct", run, "--method", "beam", "--beam-size", "3").splitlines()
     assert lines[0] == "A man is building a tower ."
     assert lines[1].startswith("  → ")
     assert len(lines) == 4
 
 
-def test_standard_input_that_is_no_text_gets_one_line(run, said, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Two men sleep .\n\xe9\n"), encoding="utf-8"))
-    assert said("reconstruct", run, code=2).startswith("distvae: standard input: is not utf-8: ")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Two men sleep .\n\xe9\n", "standard input, line 2: is not UTF-8; convert it"),
+        (b"Two men\0 sleep .\n", "standard input, line 1: contains a NUL byte"),
+        ("Two men".encode("utf-16"), "standard input: is UTF-16, not UTF-8"),
+        (b" \n", "no sentences to reconstruct; give them as arguments"),
+    ],
+)
+def test_standard_input_that_is_no_text_gets_one_line(run, said, monkeypatch, content, message):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), errors="surrogateescape"))
+    assert said("reconstruct", run, code=2).startswith(f"distvae: {message}")
 
 
 def test_too_little_memory_gets_one_line(run, said, monkeypatch):
