@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distvae.runs import finding
 from distvae.system import project
 from distvae.system.arguments import check_probes
 from distvae.system.errors import UserError, printable
@@ -55,6 +56,8 @@ def config(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Print the results of runs side by side."""
+    for run in options.runs:
+        finding.check_folder(run, "compare reads the results of run folders")
     from distvae.reports import comparison
     from distvae.runs.results import load_results, results_to_dict
 

@@ -190,6 +190,8 @@ def test_what_needs_a_latent_variable_is_one_line_without_one(language_model, sa
     [
         (["sample", "{run}/nowhere"], ["nowhere: no such folder; give a run folder, an exported folder or a hub id"]),
         (["compare", "{run}/best"], ["results.json"]),
+        (["compare", "{run}", "nope"], ["nope: no such run folder; compare reads the results of run folders"]),
+        (["compare", ""], ["distvae: '': no such run folder"]),
         (["evaluate", "{run}", "--data", "nowhere"], ["nowhere"]),
         (["evaluate", "{run}", "--importance-samples", "0"], ["--importance-samples: '0': should be a whole number"]),
         (["sample", "{run}", "--count", "0"], ["--count/-n: '0'"]),

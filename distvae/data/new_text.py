@@ -71,6 +71,8 @@ def check_parts(name: str, parts: Mapping[str, Part], split: str, why: str) -> N
     Raises:
         UserError: one is missing.
     """
+    if ALL in parts:
+        raise UserError(f"{name}: {why}, and the sentences have no splits; pass a folder with a file for each")
     for wanted in ("train", split):
         if wanted not in parts:
             raise UserError(f"{name}: {why}, and the sentences have no {wanted}: they have {', '.join(parts)}")

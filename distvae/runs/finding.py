@@ -62,7 +62,7 @@ def check_folder(name: str, why: str) -> None:
         UserError: it is not.
     """
     if not os.path.lexists(name):
-        raise UserError(f"{name}: no such run folder; {why}")
+        raise UserError(f"{name or repr(name)}: no such run folder; {why}")
 
 
 def of_folder(name: str) -> Found:

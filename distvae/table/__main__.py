@@ -15,7 +15,7 @@ from pathlib import Path
 from distvae.config.keys import known_keys
 from distvae.config.schema import Config, DataConfig
 from distvae.system.arguments import Parser, add_probes, check_probes, integer
-from distvae.system.errors import printable
+from distvae.system.errors import UserError, printable
 from distvae.system.programs import run_program
 from distvae.system.signals import INTERRUPTED, Signals
 from distvae.table.machine import RUNS_PER_GPU, Table, slots
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
+    if options.side_by_side is not None and options.side_by_side < 1:
+        raise UserError(f"--side-by-side {options.side_by_side}: should be at least 1")
     names = [options.rows.resolve().name, *([] if options.corpus is None else [options.corpus.stem])]
     folder = options.folder or Path("runs", "table", "-".join(names))
     rows = plan(options.rows, folder, options.seeds, options.overrides, options.corpus, options.epochs)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distvae.system.cores import usable_cores
-from distvae.system.errors import UserError, printable
+from distvae.system.errors import printable
 from distvae.system.files import writing
 from distvae.system.plural import counted
 from distvae.system.signals import ENDED, INTERRUPTED, SIGNALS, Signals
@@ -31,15 +31,9 @@ class Slot:
 
 
 def slots(rows: list[Row], side_by_side: int | None) -> list[Slot]:
-    """Return a slot for each run at a time, on the GPUs in turn.
-
-    Raises:
-        UserError: ``side_by_side`` is below 1.
-    """
+    """Return a slot for each run at a time, on the GPUs in turn."""
     import torch
 
-    if side_by_side is not None and side_by_side < 1:
-        raise UserError(f"--side-by-side {side_by_side}: should be at least 1")
     waiting = [row for row in rows if not row.finished]
     cores = usable_cores()
     gpus = [str(i) for i in range(torch.cuda.device_count())]

@@ -66,8 +66,8 @@ def plan(
         epochs: of each row, its pretraining included.
 
     Raises:
-        UserError: a config or an override cannot be used, rows have different sentences or no pretraining, or a run's
-            folder exists with another config.
+        UserError: a config or an override cannot be used, the sentences are on standard input, rows have different
+            sentences or no pretraining, or a run's folder exists with another config.
     """
     files = sorted(configs.glob("*.yaml"))
     if not files:
@@ -88,6 +88,10 @@ def plan(
         own = {file: [*own[file], *_share_of(epochs, file, config)] for file, config in loaded.items()}
         loaded = {file: load_config(file, own[file]) for file in files}
     _check_sentences(loaded)
+    from distvae.data.sources import STANDARD_INPUT  # late, because it imports pyarrow
+
+    if loaded[files[0]].data.path == STANDARD_INPUT:
+        raise ConfigError("data.path=-: every row reads the sentences; write them to a file and pass its path")
     after = {file: source_of(file, loaded) for file in files}
     from distvae.runs.resume import finished  # late, because it imports PyTorch
 

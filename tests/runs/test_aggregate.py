@@ -146,7 +146,7 @@ def test_draws_are_divided_into_far_and_near():
         (["{run}", "--components", "82"], "components 82: there are 81 sentences to fit Gaussians to; choose fewer"),
         (["{run}", "--components", "0"], "'0': should be a whole number"),
         (["{lm}"], "is a language model; it has no latent variable"),
-        (["{run}", "{text}"], "are compared with those of train, and the sentences have no train: they have all"),
+        (["{run}", "{text}"], "are compared with those of train, and the sentences have no splits; pass a folder"),
         (["{run}/nowhere"], "no such run folder; for a model of the hub, name a file by --out"),
         (["{run}", "{text}", "--out", "{text}"], "text.txt: is a file that is read; name another one to write"),
         (["{run}", "--out", "/proc/p.json", "--quick"], "/proc/p.json: cannot be written"),

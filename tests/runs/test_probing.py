@@ -119,7 +119,7 @@ def test_new_text_with_labels(run, tmp_path, capsys):
         (["{run}", "--labels", "10,,all"], "should be whole numbers from 1 or all"),
         (["{run}", "--split", "dev"], "a probe learns from train and is tested on dev, and the sentences have no dev"),
         (["{lm}"], "is a language model; it has no latent variable"),
-        (["{run}", "{text}"], "a probe learns from train and is tested on test, and the sentences have no train: they"),
+        (["{run}", "{text}"], "a probe learns from train and is tested on test, and the sentences have no splits"),
         (["{run}", "{text}", "--out", "{text}"], "text.txt: is a file that is read; name another one to write"),
         (["{run}", "--out", "/proc/p.json", "--quick", "--labels", "10"], "/proc/p.json: cannot be written"),
     ],

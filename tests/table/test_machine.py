@@ -41,11 +41,10 @@ def recorded(run):
     return path.exists() and "\n" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_there_is_at_least_one_slot(refused, rows, count):
-    assert f"--side-by-side {count}: should be at least 1" in refused(
-        "--rows", rows(kla=ALONE), "--side-by-side", count
-    )
+@pytest.mark.parametrize("given", [("0",), ("-1",), ("0", "--plan")])
+def test_there_is_at_least_one_slot(refused, rows, given):
+    said = refused("--rows", rows(kla=ALONE), "--side-by-side", *given)
+    assert f"--side-by-side {given[0]}: should be at least 1" in said
 
 
 def test_a_folder_that_cannot_be_made_is_refused(rows, tmp_path, capsys):

@@ -126,6 +126,12 @@ def test_rows_of_different_sentences_are_refused_before_any_trains(refused, rows
     assert "in kla.yaml; the rows of a table need the same sentences" in said
 
 
+@pytest.mark.parametrize("given", [(), ("--plan",)])
+def test_standard_input_is_read_once_and_so_not_by_every_row(refused, rows, given):
+    said = refused("--rows", rows(kla=ALONE), "data.path=-", *given)
+    assert "data.path=-: every row reads the sentences; write them to a file and pass its path" in said
+
+
 def test_a_language_model_leaves_out_what_it_does_not_read(rows, tmp_path):
     configs = rows(lm=LANGUAGE_MODEL, kla=ALONE, pt={}, ae=AUTOENCODER)
     given = ["model.latent_size=5", "model.hidden_size=9", "kl.weight=0.5", "pretrain.max_epochs=3"]
