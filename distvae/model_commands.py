@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from distvae.distributed.runtime import Runtime
     from distvae.runs.finding import Found
     from distvae.runs.findings import Findings
-    from distvae.runs.results import Results
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -41,13 +40,14 @@ def evaluate(options: argparse.Namespace) -> None:
     from distvae.runs.rescoring import rescore
     from distvae.runs.results import results_to_dict
 
-    export = finding.of_folder(options.run).export
+    found = finding.of_folder(options.run)
+    export = found.export
     settings = _evaluation(options, export.config)
     data = reading.own_settings(export, path=options.data)
     with _runtime() as runtime:
         results = rescore(options.run, export, options.split, data, settings, runtime)
         if runtime.is_main:
-            _warn_of_other_sentences(options.run, results)
+            _warn_of_other_sentences(found, results.data)
             if options.json:
                 print_json(results_to_dict(results))
             else:
@@ -155,13 +155,15 @@ def gain(options: argparse.Namespace) -> None:
         finding.check_folder(options.run, "for a model of the hub, name a file by --out")
     models = [finding.find(run) for run in (options.run, options.baseline)]
     from distvae.reports import gain as report
-    from distvae.runs.gain import check_comparable, compare
+    from distvae.runs.gain import check_comparable, check_own_split, compare
 
     check_comparable(*models)
     settings = _evaluation(options, models[0].export.config)
     with _runtime() as runtime:
         out = _output(options, _data(options, models[0]), runtime, "gain.json")
         with _sentences(options, models[0], runtime) as text:
+            if _are_own(options):
+                check_own_split(models, options.split, _own_overrides(options), runtime)
             done = compare(models, _names(models), text.parts, options.split, settings, runtime)
         if runtime.is_main:
             _save_and_show(done, options, out, [*text.notes, *report.parts(done)])
@@ -232,7 +234,10 @@ def _sentences(options: argparse.Namespace, found: Found, runtime: Runtime) -> I
 
     data = _data(options, found)
     if _are_own(options):
-        yield reading.own_text(found.name, found.export, data, runtime)
+        text = reading.own_text(found.name, found.export, data, runtime)
+        if runtime.is_main:
+            _warn_of_other_sentences(found, text.fingerprint)
+        yield text
     else:
         with reading.new_sentences(data, found.export, runtime) as text:
             yield text
@@ -244,13 +249,17 @@ def _data(options: argparse.Namespace, found: Found) -> DataConfig:
 
     _need_z(found, "encode to")
     if _are_own(options):
-        return reading.own_settings(found.export, [*filter(None, [options.data]), *options.settings])
+        return reading.own_settings(found.export, _own_overrides(options))
     return reading.settings(options.data, options.settings, found.export.config.data)
 
 
 def _are_own(options: argparse.Namespace) -> bool:
     """Return whether the sentences are those of the run: instead of DATA there is nothing, or a setting."""
     return options.data is None or options.data.startswith("data.")
+
+
+def _own_overrides(options: argparse.Namespace) -> list[str]:
+    return [*filter(None, [options.data]), *options.settings]
 
 
 @contextlib.contextmanager
@@ -280,15 +289,11 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(printable(note))
 
 
-def _warn_of_other_sentences(run: str, results: Results) -> None:
+def _warn_of_other_sentences(found: Found, data: str) -> None:
     """Warn if the run has results and they are of other sentences."""
-    from distvae.runs.results import load_results
-
-    with contextlib.suppress(UserError):
-        known = load_results(run).data
-        if known != results.data:
-            warning = f"{run}: these sentences ({results.data}) are not those of its own results ({known})"
-            print(printable(f"distvae: WARNING {warning}"), file=sys.stderr)
+    if found.results is not None and found.results.data != data:
+        warning = f"{found.name}: these sentences ({data}) are not those of its own results ({found.results.data})"
+        print(printable(f"distvae: WARNING {warning}"), file=sys.stderr)
 
 
 def sample(options: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ def test_evaluate_warns_of_other_sentences_than_the_runs_own(run, tmp_path, caps
     shutil.copytree(run, tmp_path / "moved", symlinks=True)
     results = tmp_path / "moved" / "results.json"
     trained_on = json.loads(results.read_text())["data"]
-    for folder, warns in ((run, False), (tmp_path / "moved" / "best", False), (tmp_path / "moved", True)):
+    for folder, warns in ((run, False), (tmp_path / "moved" / "best", True), (tmp_path / "moved", True)):
         results.write_text(results.read_text().replace(trained_on, "0123456789abcdef"))
         capsys.readouterr()
         assert main(["evaluate", str(folder), "--importance-samples", "2"]) == 0

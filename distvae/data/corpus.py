@@ -86,7 +86,7 @@ class Corpus:
         return self.open_labels()
 
 
-def prepare(data: DataConfig, progress: bool) -> Path:
+def prepare(data: DataConfig, progress: bool, labels: tuple[str, ...] | None = None) -> Path:
     """Build the corpus unless it exists, and return its folder.
 
     Several processes may call this at once: each builds in a folder of its own, and the first to finish publishes it.
@@ -94,15 +94,22 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     Args:
         data: which sentences.
         progress: show progress bars.
+        labels: columns of labels to keep in place of those of ``data``, which alone choose the sentences and cut the
+            splits. Train is then not in shards, whatever its size. None: those of ``data``.
 
     Raises:
         UserError: a file, column or split is missing, unreadable or empty, or the hub cannot be reached.
     """
     if sources.is_hub(data):
         data = sources.pinned(data)
+    if labels == data.labels:
+        labels = None
+    wanted = data
+    if labels is not None:
+        wanted = replace(data, label=(*labels, *(name for name in data.labels if name not in labels)))
     files = sources.find_files(data)
     states = sources.states(files)
-    origin = _origin(data, files)
+    origin = _origin(data, files, labels)
     cache = sources.expand("data.cache", data.cache)
     folder = cache / _fingerprint(origin)
     if is_whole(folder):
@@ -110,7 +117,7 @@ def prepare(data: DataConfig, progress: bool) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
-        large = sharding.may_be_large(files, data)
+        large = sharding.may_be_large(files, wanted)
         with workplace(cache, folder.name, large) as work, quiet_datasets(progress):
             if is_whole(folder):  # by now
                 return folder
@@ -118,17 +125,21 @@ def prepare(data: DataConfig, progress: bool) -> Path:
             if data.path == CAPTIONS:
                 found = _whole(data, preparation.tokens_of_captions(data))
             else:
-                texts = sharding.read(data, files, work) if large else sources.load(data, files, work)
-                if sources.states(files) != states or _origin(data, files) != origin:
+                texts = sharding.read(wanted, files, work) if large else sources.load(wanted, files, work)
+                if sources.states(files) != states or _origin(data, files, labels) != origin:
                     raise UserError(
                         f"data.path={data.path}: has changed while it was being read; rerun the same command when"
                         " nothing writes to it"
                     )
-                if sharding.is_large(texts, data):
+                if sharding.is_large(texts, wanted):
                     found = sharding.prepare(data, texts, work, built / "train")
                 else:
                     tokens = preparation.tokens_of(data, texts, work)
-                    found = _whole(data, replace(tokens, notes=[*tokens.notes, *sharding.notes_on_memory(texts, data)]))
+                    if labels is not None:
+                        kept = {split: found.select_columns([*labels]) for split, found in tokens.labels.items()}
+                        tokens = replace(tokens, labels=kept if labels else {})
+                    notes = [*tokens.notes, *sharding.notes_on_memory(texts, wanted)]
+                    found = _whole(data, replace(tokens, notes=notes))
             _build(built, found, origin)
             _publish(built, folder)
     except OSError as error:
@@ -225,8 +236,8 @@ def _fingerprint(origin: dict[str, Any]) -> str:
     return _sha256(origin)[:16]
 
 
-def _origin(data: DataConfig, files: Files) -> dict[str, Any]:
-    """Return everything that determines the content, as JSON."""
+def _origin(data: DataConfig, files: Files, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Return everything that determines the content, as JSON; ``labels``: as in ``prepare``."""
     if data.path == CAPTIONS:
         counts = preparation.caption_counts(data)
         return {"format": FORMAT, "captions": captions.GRAMMAR, "counts": counts, "seed": data.seed}
@@ -238,10 +249,11 @@ def _origin(data: DataConfig, files: Files) -> dict[str, Any]:
             del settings[added.name]
     if data.tokenizer.name == "treebank":
         del settings["tokenizer"]  # as older versions had it
-    return {
+    origin = {
         "format": FORMAT, **tokenization.origin(data.tokenizer), "source": sources.origin(data, files),
         "settings": settings,
     }  # fmt: skip
+    return origin if labels is None else origin | {"labels": [*labels]}
 
 
 def _build(folder: Path, found: Prepared, origin: dict[str, Any]) -> None:

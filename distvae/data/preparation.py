@@ -91,7 +91,8 @@ def tokens_of(data: DataConfig, texts: dict[str, Texts], work: Path) -> Tokens:
 
     Args:
         data: which sentences.
-        texts: by split, or one ``WHOLE_FILE``.
+        texts: by split, or one ``WHOLE_FILE``; they may have more columns of labels than ``data`` names, which have no
+            part in how splits are cut.
         work: folder for temporary Arrow files.
 
     Raises:
@@ -335,7 +336,8 @@ def _cut_missing(rows: dict[str, np.ndarray], texts: dict[str, Texts], data: Dat
                 " data.valid_size and data.test_size"
             )
     else:
-        strata = None if source.labels is None else _codes(source.labels)[all_rows]
+        labels = source.labels if data.labels else None
+        strata = None if labels is None else _codes(labels.select_columns([*data.labels]))[all_rows]
         parts = splits.cut(all_rows, sizes, data.seed, strata)
     rows.pop(name)
     rows.update(parts)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from distvae.config.schema import EvaluationConfig
+from distvae.config.keys import keys_with
+from distvae.config.schema import DataConfig, EvaluationConfig
 from distvae.data.new_text import Part
+from distvae.data.splits import SPLITS
 from distvae.distributed.runtime import Runtime
 from distvae.evaluation.gain import Gain, token_scores
 from distvae.runs.finding import Found
 from distvae.runs.findings import Findings
+from distvae.runs.reading import differing, own_corpus, own_settings, same
 from distvae.system.errors import UserError
 from distvae.system.files import sha256
 from distvae.system.progress_bar import Progress
+from distvae.system.roles import Role
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class GainOverBaseline(Findings):
 
 
 def check_comparable(model: Found, baseline: Found) -> None:
-    """Check that the NLLs of two models can be compared, token by token.
+    """Check that the NLLs of two models of the same text can be compared, token by token.
 
     Raises:
         UserError: one is an autoencoder, or they have different vocabularies.
@@ -51,6 +55,33 @@ def check_comparable(model: Found, baseline: Found) -> None:
         raise UserError(
             f"{baseline.name}: its vocabulary ({other}) is not that of {model.name} ({own}), so their NLLs cannot be"
             " compared; train both on the same sentences"
+        )
+
+
+def check_own_split(models: Sequence[Found], split: str, overrides: Sequence[str], runtime: Runtime) -> None:
+    """Check that the sentences of a split are the same in the trainings of a model and of a baseline, which otherwise
+    may have been trained on some of them. Every process must call this.
+
+    Args:
+        models: see ``compare``.
+        overrides: where the sentences are; see ``own_settings``.
+
+    Raises:
+        UserError: they are not, or cannot be read.
+    """
+    if split not in SPLITS:  # which ``compare`` refuses
+        return
+    one, other = (
+        getattr(own_corpus(found.name, found.export, own_settings(found.export, overrides), runtime), split)
+        for found in models
+    )
+    if not same(one, other):
+        model, baseline = models
+        keys = differing(*(found.export.config.data for found in models))
+        named = ", ".join(f"data.{key}" for key in keys if key not in keys_with(DataConfig, Role.PLACE))
+        raise UserError(
+            f"{baseline.name}: its {split} sentences are not those of {model.name}, and it may have been trained on"
+            f" these: the two differ in {named}; train both on the same splits, or name other text as DATA"
         )
 
 

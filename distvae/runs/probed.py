@@ -78,8 +78,8 @@ def _complete(runs: Sequence[Path], labels: Sequence[str], runtime: Runtime) -> 
             text = reading.own_text(str(run), found.export, data, runtime)
             if text.fingerprint != results.data:
                 raise UserError(
-                    f"{run}: with labels, its sentences or their splits are not those that it was trained and tested on"
-                    f" ({text.fingerprint}, not {results.data}), so it cannot be probed in a table"
+                    f"{run}: its sentences are not those that it was trained and tested on ({text.fingerprint}, not"
+                    f" {results.data}), so it cannot be probed in a table"
                 )
             encoded = probing.encode(run.name, found.export, text, results.split, runtime)
             there = probing.probe([encoded], results.split, COUNTS, True, SEED, runtime.is_main, known)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from distvae.config.keys import keys_with
 from distvae.config.load import apply_override, explain, parse_config, with_overrides
 from distvae.config.schema import CAPTIONS, DataConfig
 from distvae.config.yaml import ConfigError
@@ -28,6 +29,12 @@ from distvae.distributed.runtime import Runtime
 from distvae.runs.checkpoints import Export
 from distvae.system.errors import UserError
 from distvae.system.files import writing
+from distvae.system.roles import Role
+
+# Settings of the sentences of a training that a command may change: where they are, and which labels to read.
+_OWN = keys_with(DataConfig, Role.PLACE, Role.SOURCE) | {"tokenizer_file", "label"}
+# And these if they are elsewhere.
+_OWN_ELSEWHERE = _OWN | {"subset", "split"}
 
 
 def own_settings(found: Export, overrides: Sequence[str] = (), path: str | None = None) -> DataConfig:
@@ -38,14 +45,28 @@ def own_settings(found: Export, overrides: Sequence[str] = (), path: str | None 
         path: of the sentences, if they were moved.
 
     Raises:
-        ConfigError: an override is not of ``data`` or out of range, or the settings are not for such a path.
+        ConfigError: an override would choose other sentences, is not of ``data``, unknown or out of range, or the
+            settings are not for such a path.
     """
     for override in overrides:
         _check_key(override)
-    data = with_overrides(found.config, overrides, str(found.folder / "config.yaml")).data
+    data, trained = with_overrides(found.config, overrides, str(found.folder / "config.yaml")).data, found.config.data
+    allowed = _OWN if data.path == trained.path else _OWN_ELSEWHERE
+    for key in differing(data, trained):
+        if key not in allowed:
+            raise ConfigError(
+                f"data.{key}: would choose other sentences or splits than those of the training; leave it out, or name"
+                " other text as DATA"
+            )
     if path in (None, data.path):
         return data
     return _replaced(data, f"--data {path}", path=path, subset=None, revision=None, split=None)
+
+
+def differing(one: DataConfig, other: DataConfig) -> list[str]:
+    """Return the keys in whose values two settings of sentences differ."""
+    values, others = one.flat(), other.flat()
+    return [key for key in values | others if values.get(key) != others.get(key)]
 
 
 def with_labels(data: DataConfig, labels: Sequence[str]) -> DataConfig:
@@ -101,14 +122,16 @@ def _check_key(override: str) -> None:
 
 
 def own_corpus(name: str, found: Export, data: DataConfig, runtime: Runtime) -> Corpus:
-    """Open the corpus of the training. Every process must call this.
+    """Open the corpus of the training, with its labels whichever ``data`` names. Every process must call this.
 
     Args:
         name: name of the export, for errors.
+        data: see ``own_settings``.
 
     Raises:
         UserError: the model was trained on other sentences.
     """
+    data = _trained(found, data)
     return _opened(name, found.vocabulary, data, runtime.on_main(lambda: _prepared(data)))
 
 
@@ -121,45 +144,57 @@ def own_corpus_alone(name: str, vocabulary: Vocabulary, data: DataConfig) -> Cor
     return _opened(name, vocabulary, data, _prepared(data))
 
 
-def _prepared(data: DataConfig) -> Path:
-    return corpus.prepare(data, progress=sys.stderr.isatty())
+def _trained(found: Export, data: DataConfig) -> DataConfig:
+    return replace(data, label=found.config.data.label)
+
+
+def _prepared(data: DataConfig, labels: tuple[str, ...] | None = None) -> Path:
+    return corpus.prepare(data, sys.stderr.isatty(), labels)
 
 
 def _opened(name: str, vocabulary: Vocabulary, data: DataConfig, folder: Path) -> Corpus:
     prepared = corpus.load(folder)
     if prepared.vocabulary.fingerprint != vocabulary.fingerprint:
-        why = "it was trained on other sentences"
-        if data.labels and data.train_size is not None:
-            why += ", or on another sample: data.train_size of a large corpus draws others with data.label"
         raise UserError(
             f"{name}: its vocabulary ({vocabulary.fingerprint}) is not that of {data.path}"
-            f" ({prepared.vocabulary.fingerprint}): {why}"
+            f" ({prepared.vocabulary.fingerprint}): it was trained on other sentences"
         )
     return prepared
 
 
 def own_text(name: str, found: Export, data: DataConfig, runtime: Runtime) -> NewText:
-    """Open the sentences of the training, whose labels it need not have kept. Every process must call this.
+    """Open the sentences of the training in its splits, with labels that it need not have kept. Every process must call
+    this.
 
-    The fingerprint is that of the training if the sentences are those of the training. They are others if, for example,
-    their splits are cut by labels that the training did not know.
+    The fingerprint is that of the training, whichever labels are read.
 
     Args:
         name: name of the export, for errors.
+        data: see ``own_settings``; its labels are read.
 
     Raises:
-        UserError: the model was trained on other sentences.
+        UserError: the model was trained on other sentences, or these labels cannot be read beside them.
     """
     prepared = own_corpus(name, found, data, runtime)
-    trained, fingerprint = replace(data, label=found.config.data.label), prepared.fingerprint
-    if trained != data:
-        other = own_corpus(name, found, trained, runtime)
-        if all(_same(getattr(prepared, split), getattr(other, split)) for split in SPLITS):
-            fingerprint = other.fingerprint
+    fingerprint = prepared.fingerprint
+    if data.labels != found.config.data.labels:
+        labelled = corpus.load(runtime.on_main(lambda: _prepared(_trained(found, data), data.labels)))
+        if labelled.vocabulary.fingerprint != prepared.vocabulary.fingerprint or not all(
+            same(getattr(labelled, split), getattr(prepared, split)) for split in SPLITS
+        ):
+            why = "a line of a text file is then a label, a tab and a sentence"
+            if isinstance(prepared.train, Shards):
+                why = "data.shard_size cut and sampled them in another way than sentences with labels are"
+            raise UserError(
+                f"data.label={','.join(data.labels)}: cannot be read beside the sentences that {name} was trained on:"
+                f" {why}"
+            )
+        prepared = labelled
     return NewText(new_text.of_corpus(prepared), fingerprint, ())
 
 
-def _same(one: Sentences | Shards, other: Sentences | Shards) -> bool:
+def same(one: Sentences | Shards, other: Sentences | Shards) -> bool:
+    """Return whether two splits have the same sentences, token by token, in the same order."""
     return len(one) == len(other) and all(map(np.array_equal, one, other))
 
 

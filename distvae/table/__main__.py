@@ -44,8 +44,8 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
 
     free = slots(rows, options.side_by_side)
     # Prepare the sentences here, so that an error is reported once and not by every row.
-    for data in dict.fromkeys([*(row.config.data for row in rows if not row.finished), *labelled]):
-        corpus.prepare(data, progress=sys.stderr.isatty())
+    for data, labels in dict.fromkeys([*((row.config.data, None) for row in rows if not row.finished), *labelled]):
+        corpus.prepare(data, sys.stderr.isatty(), labels)
     code = Table(rows, folder, free, signals).run()
     begun = [folder / row.name for row in rows if (folder / row.name / "config.yaml").is_file()]
     if code != INTERRUPTED and begun:
@@ -59,8 +59,8 @@ def _carry_out(options: argparse.Namespace, signals: Signals) -> int:
     return code
 
 
-def _labelled(options: argparse.Namespace, rows: list[Row]) -> list[DataConfig]:
-    """Return the sentences with the labels that rows are probed for; none without ``--probe``.
+def _labelled(options: argparse.Namespace, rows: list[Row]) -> list[tuple[DataConfig, tuple[str, ...]]]:
+    """Return the sentences of rows, and the labels that they are probed for; none without ``--probe``.
 
     Raises:
         UserError: scikit-learn is missing, or the sentences have no labels.
@@ -72,7 +72,7 @@ def _labelled(options: argparse.Namespace, rows: list[Row]) -> list[DataConfig]:
     from distvae.runs.reading import with_labels
 
     check_installed("--probe")
-    return [with_labels(row.config.data, options.label) for row in rows]
+    return [(row.config.data, with_labels(row.config.data, options.label).labels) for row in rows]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from distvae.config.schema import DataConfig
 from distvae.data import corpus
 from distvae.system.errors import UserError
 from tests.data.corpora import error_of, prepare, sentences, write_folder
@@ -40,6 +42,22 @@ def test_a_single_file_is_stratified(tmp_path):
     path.write_text(as_jsonl(ROWS))
     prepared = prepare(tmp_path, path=str(path), label="intent", valid_size=8, test_size=20)
     assert [prepared.labels[split]["intent"][:].count("tell") for split in corpus.SPLITS] == [8, 2, 5]
+
+
+def test_labels_that_are_read_later_do_not_cut_the_splits(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(as_jsonl(ROWS))
+    for label in (None, "intent"):
+        data = DataConfig(path=str(path), cache=str(tmp_path / "cache"), workers=1, min_count=1, label=label)
+        own = corpus.load(corpus.prepare(data, progress=False))
+        later = corpus.load(corpus.prepare(data, progress=False, labels=("n",)))
+        assert later.fingerprint != own.fingerprint
+        for split in corpus.SPLITS:
+            assert all(map(np.array_equal, getattr(later, split), getattr(own, split)))
+            assert later.labels[split].column_names == ["n"]
+        numbers = [int(sentence.split()[1]) for sentence in sentences(later, "train")]
+        assert later.labels["train"]["n"][:] == [str(number % 4) for number in numbers]
+        assert corpus.prepare(data, progress=False, labels=data.labels).name == own.fingerprint
 
 
 def test_pooled_columns_share_their_label(tmp_path):

@@ -1,14 +1,18 @@
 """``distvae gain``, as a user runs it."""
 
+import functools
 import json
 import math
 import shutil
 
 import pytest
 
+from distvae.config.schema import DataConfig
+from distvae.data import captions, corpus
 from distvae.system.files import sha256
 from distvae.train import main as train
 from tests.conftest import fork
+from tests.data.corpora import write_folder
 from tests.runs.test_probing import numbers
 
 
@@ -76,6 +80,58 @@ def test_new_text_is_scored_under_both(run, language_model, said, tmp_path):
         "gain", run, language_model, tmp_path / "test.txt", "--split", "all", "--out", tmp_path / "g", "--json"
     )
     assert [each["count"] for each in json.loads(shown)["gain"]["positions"]] == [2, 2, 2, 2, 2, 2, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, cache, tmp_path_factory):
+    """Trains models of one vocabulary, whatever the cut; returns a function of the form of their sentences and of other
+    settings."""
+    folder = tmp_path_factory.mktemp("trained")
+    rows = [json.dumps({"text": " ".join(words), "n": made.number}) + "\n" for words, made in captions.draw(120, 5)]
+    (folder / "file.jsonl").write_text("".join(rows))
+    parts = {"train": rows[:80], "valid": rows[80:100], "test": rows[100:]}
+    write_folder(folder / "folder", ".jsonl", **{split: "".join(lines) for split, lines in parts.items()})
+    places = {"file": folder / "file.jsonl", "folder": folder / "folder"}
+    pieces = DataConfig(path=str(places["file"]), cache=str(cache), tokenizer="bpe", vocabulary_size=280)
+    (folder / "tokenizer.json").write_text(corpus.load(corpus.prepare(pieces, False)).vocabulary.definition)
+
+    @functools.cache
+    def run(form, *settings):
+        found = folder / "runs" / "-".join([form, *settings])
+        words = [f"run={found}", f"data.path={places[form]}", *settings, "data.tokenizer=pretrained"]
+        words += [f"data.tokenizer_file={folder / 'tokenizer.json'}", "pretrain.max_epochs=0", "train.max_epochs=1"]
+        assert train([str(tiny), *words, "kl={policy: constant}"]) == 0
+        return found
+
+    return run
+
+
+def test_models_whose_splits_were_cut_in_two_ways_are_not_compared_on_them(trained, said, tmp_path):
+    run, labelled, seeded = trained("file"), trained("file", "data.label=n"), trained("file", "data.seed=1")
+    for words, message in (
+        ((run, labelled), f"{labelled}: its test sentences are not those of {run}, and it may have been trained on"),
+        ((labelled, run), f"{run}: its test sentences are not those of {labelled}, and"),
+        ((run, labelled, "data.label=n"), "these: the two differ in data.label; train both on the same splits"),
+        ((run, seeded), "these: the two differ in data.seed; train both on the same splits"),
+    ):
+        line = said("gain", *words, code=2)
+        assert message in line
+        assert line.count("\n") == 1
+    text = tmp_path / "test.txt"
+    text.write_text("A man is building a tower .\nTwo men are singing .\n")
+    assert said("gain", run, labelled, text, "--split", "all")
+
+
+def test_labels_do_not_change_which_sentences_are_scored(trained, said):
+    run = trained("file")
+    assert said("gain", run, run, "data.label=n", "--json") == said("gain", run, run, "--json")
+
+
+def test_models_of_the_same_splits_are_compared_whichever_labels_they_kept(trained, said):
+    run, labelled = trained("folder"), trained("folder", "data.label=n")
+    assert (run / "results.json").read_text() != (labelled / "results.json").read_text()
+    assert json.loads(said("gain", run, labelled, "--json"))["gain"]["sentences"]["count"] == 20
+    assert said("gain", labelled, run, "data.label=n")
 
 
 def test_models_that_cannot_be_compared_are_refused_with_one_line(run, language_model, tiny, said, tmp_path):

@@ -1,18 +1,12 @@
 """What is done with a run whose train is in shards: some of its sentences stand for all, and the user is told."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from pyarrow import parquet
 
 from distvae import cli
-from distvae.config.schema import DataConfig
-from distvae.data import corpus
-from distvae.runs.reading import own_corpus_alone
-from distvae.system.errors import UserError
 from distvae.train import main
-from tests.data.corpora import write_folder
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +49,3 @@ def test_statistics(run, sampled, command):
 def test_posterior(run, sampled, tmp_path):
     sampled("posterior", run, "--quick", "--out", tmp_path / "posterior.json")
     assert json.loads((tmp_path / "posterior.json").read_bytes())["train"] == 50
-
-
-def test_with_labels_another_sample_is_drawn(tmp_path):
-    rows = "".join(json.dumps({"text": f"w{i}", "kind": "ab"[i % 2]}) + "\n" for i in range(300))
-    folder = write_folder(tmp_path / "text", ".jsonl", train=rows, valid=rows, test=rows)
-    data = DataConfig(
-        path=folder, cache=str(tmp_path / "cache"), workers=1, min_count=1, shard_size=8, train_size=100
-    )  # fmt: skip
-    vocabulary = corpus.load(corpus.prepare(data, progress=False)).vocabulary
-    own_corpus_alone("run", vocabulary, data)
-    with pytest.raises(UserError, match="or on another sample: data.train_size of a large corpus draws others"):
-        own_corpus_alone("run", vocabulary, replace(data, label=("kind",)))

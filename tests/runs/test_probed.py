@@ -126,14 +126,24 @@ def test_labels_that_the_training_did_not_keep(unlabelled, tmp_path, capsys):
     assert capsys.readouterr().err == "distvae: --label: names columns for --probe; give both\n"
 
 
-def test_splits_that_are_cut_by_their_labels_are_other_sentences(unlabelled, tmp_path):
+def test_labels_do_not_cut_the_splits_of_a_file_again(unlabelled, tmp_path):
     run = shutil.copytree(unlabelled("file"), tmp_path / "run", symlinks=True)
-    with pytest.raises(UserError, match="its sentences or their splits are not those that it was trained"):
+    assert complete([run], ("number",)) == [run]
+    found = probing.load(run)
+    assert found.data == load_results(run).data
+    # 240 captions, of which the training has cut 24 each for valid and test.
+    assert (found.columns["number"].train, found.columns["number"].test) == (192, 24)
+    assert cli.main(["probe", str(run), "data.label=number", "--quick", "--labels", "10,all"]) == 0
+    assert probing.load(run).columns == found.columns
+
+
+def test_sentences_that_have_changed_are_refused(unlabelled, tmp_path):
+    run = shutil.copytree(unlabelled("file"), tmp_path / "run", symlinks=True)
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps(results | {"data": "0" * 16}))
+    with pytest.raises(UserError, match="its sentences are not those that it was trained and tested on"):
         complete([run], ("number",))
     assert not (run / "probes.json").exists()
-    # The command, which shows them beside nothing, takes them, and says of which sentences they are.
-    assert cli.main(["probe", str(run), "data.label=number", "--quick", "--labels", "10"]) == 0
-    assert probed.flaw(probing.load(run), run, load_results(run)) == "are of other sentences"
 
 
 def test_other_text_is_not_the_runs(unlabelled, tmp_path):
