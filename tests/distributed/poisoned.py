@@ -1,5 +1,4 @@
-"""A run in which the last rank's loss is not a number in the 4th step of the second epoch of training, which is the
-15th step of a run without pretraining. The arguments are the program's."""
+"""A run in which the last rank's loss is not a number in the 15th step. The arguments are the program's."""
 
 import math
 import os
@@ -10,17 +9,17 @@ from distvae.training import step
 from distvae.training.step import TrainStep
 
 make_step, kl_per_dimension = TrainStep.__call__, step.kl_per_dimension
-now: tuple = ()
+now = 0
 
 
-def note(self, split, batch, key, *arguments):
+def note(self, *arguments):
     global now
-    now = key
-    return make_step(self, split, batch, key, *arguments)
+    now += 1
+    return make_step(self, *arguments)
 
 
 def poisoned(mean, log_variance):
-    here = now == ("train", 2, 4) and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+    here = now == 15 and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     return kl_per_dimension(mean, log_variance) * (math.nan if here else 1)
 
 
