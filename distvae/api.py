@@ -95,7 +95,7 @@ class TextModel:
             options: of the method, the fields of ``Decoding``: temperature, top_k, top_p, beam_size, max_tokens, seed.
 
         Raises:
-            UserError: z is no numbers, has another size or is not finite, or an option is unknown, out of range or of
+            UserError: z is not numeric, has another size or is not finite, or an option is unknown, out of range or of
                 another method.
         """
         m = self.model.latent_size
@@ -213,7 +213,7 @@ class TextModel:
 
         Raises:
             UserError: the model is an autoencoder, whose z has no prior, or its vocabulary is closed and lacks a word;
-                or it is a language model, and there are samples or a seed, which it has no use for.
+                or it is a language model, and ``samples`` or ``seed`` is given, which it does not use.
         """
         if self.config.autoencoder:
             raise UserError(f"{self._name}: is an autoencoder; its z has no prior, so it has no log-likelihood")
@@ -269,7 +269,7 @@ class TextModel:
             raise UserError("sentences: is one text; pass a list of sentences")
         if isinstance(sentences, Mapping) or not isinstance(sentences, Iterable):
             raise UserError(f"sentences: is {type(sentences).__name__}; pass a list of sentences")
-        texts = list(sentences)  # an iterator has them once
+        texts = list(sentences)  # an iterator yields them only once
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(f"sentences[{number}]: is {type(text).__name__}, and should be text")
@@ -373,7 +373,7 @@ def _text_of(name: str, path: str | PathLike[str]) -> str:
 
 
 def _device(device: torch.device | str | None) -> torch.device:
-    """Return a device that is there; None: the GPU if there is one."""
+    """Return a device that is available; None: the GPU if there is one."""
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)

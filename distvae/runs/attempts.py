@@ -55,7 +55,7 @@ class Attempt:
 
     @property
     def who(self) -> tuple[str, str, int, str]:
-        """The process that made it."""
+        """Identifies its process on any machine."""
         return self.host, self.kernel, self.process, self.born
 
 
@@ -137,18 +137,19 @@ class Lease:
         """Check that this is still the last attempt.
 
         Raises:
-            SupersededError: there is a later one, or the folder is gone, or has been made anew.
+            SupersededError: there is a later one, or the folder is gone or was created again.
         """
         last, mine = _last(self._run), self._attempt
         # A file that cannot be read now may be this attempt's.
         if last is None or last.number != mine.number or (last.readable and last.who != mine.who):
             self.lost = True
         if self.lost:
-            why = "its folder is gone"
-            if last is not None and last.number >= mine.number:
+            if last is None or last.number < mine.number:
+                why = "its folder is gone"
+            elif last.number > mine.number:
                 why = f"attempt {last.number} has taken over"
-                if last.number == mine.number:
-                    why = f"process {last.process} on {last.host} has begun it anew"
+            else:
+                why = f"process {last.process} on {last.host} has started it again in a new folder"
             raise SupersededError(f"{self._run}: {why}; attempt {mine.number} stops and writes nothing more")
 
     def release(self) -> None:

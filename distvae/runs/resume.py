@@ -77,6 +77,8 @@ def open_run(
     # An attempt that has just ended may have saved, and removed what was the newest.
     if config.resume == "auto" and known != checkpoints.list_checkpoints(run):
         found = checkpoints.newest_checkpoint(run)
+        if found is not None:
+            _check_state(config, found)
     with writing(run):
         for folder in (run, run / "checkpoints"):
             sweep(folder)
@@ -185,13 +187,13 @@ def _check_state(config: Config, folder: Path) -> None:
     """Check that a config can resume from a checkpoint, before the run writes anything.
 
     Raises:
-        UserError: the sentences or their ids have changed, or the config leaves out the checkpoint's stage, or changes
+        UserError: the sentences or their ids have changed, or the config skips the checkpoint's stage, or changes
             the length of a finished pretraining.
     """
     state, there = checkpoints.load_state(folder), load_config(folder / "config.yaml", whole=True)
     if getattr(config, state.stage).max_epochs == 0:
         raise UserError(
-            f"{folder}: is of the stage {state.stage}, which {state.stage}.max_epochs=0 leaves out; leave that out, or"
+            f"{folder}: was saved in stage {state.stage}, which {state.stage}.max_epochs=0 skips; set it above 0, or"
             " name another run=FOLDER"
         )
     if state.stage != "pretrain" and there.pretrain != config.pretrain:

@@ -107,7 +107,7 @@ class PrintCompletion(argparse.Action):
 
 
 def integer(least: int, most: int | None = LARGEST_INT) -> Callable[[str], int]:
-    """Return a ``type`` of arguments: a whole number from ``least`` to ``most``. None: to any."""
+    """Return a ``type`` of arguments: a whole number from ``least`` to ``most``. None: no upper limit."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:

@@ -18,7 +18,7 @@ LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 1e38
 
 
 def whole(name: str, value: object, least: int, most: int | None = LARGEST_INT) -> int:
-    """Return a whole number from ``least`` to ``most``, which may be numpy's. None: to any.
+    """Return a whole number from ``least`` to ``most``, which may be numpy's. None: no upper limit.
 
     Args:
         name: names it in errors.

@@ -92,7 +92,7 @@ def _end_with_launcher() -> None:
     if not {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         return
     signal_of_parents_death(signal.SIGTERM)
-    if os.getppid() == 1 != _PARENT:  # it has died already
+    if os.getppid() == 1 and _PARENT != 1:  # it has died already
         raise KeyboardInterrupt("the launcher has gone")
 
 

@@ -188,13 +188,15 @@ def test_an_attempt_whose_folder_is_gone_stops(tmp_path, elsewhere):
         lease.check()
 
 
-def test_an_attempt_whose_folder_was_begun_anew_stops(tmp_path, other):
-    """It has the same number as the one that has begun it."""
+def test_an_attempt_whose_folder_was_created_again_stops(tmp_path, other):
+    """It has the same number as the one that started in the new folder."""
     lease = Lease(tmp_path, claim(tmp_path))
     shutil.rmtree(tmp_path / "starts")
     other()
     before = (tmp_path / "starts" / "0001.json").read_bytes()
-    with pytest.raises(SupersededError, match=r"process \d+ on .* has begun it anew; attempt 1 stops"):
+    with pytest.raises(
+        SupersededError, match=r"process \d+ on .* has started it again in a new folder; attempt 1 stops"
+    ):
         lease.check()
     lease.release()
     assert (tmp_path / "starts" / "0001.json").read_bytes() == before

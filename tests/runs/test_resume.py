@@ -92,8 +92,8 @@ def test_what_does_not_continue_the_run_is_refused_and_changes_nothing(run, chan
 
 
 @pytest.mark.parametrize("stage", ["train", "pretrain"])
-def test_a_stage_with_a_checkpoint_is_not_left_out(run, stage):
-    """The run would go on without the weights of the checkpoint."""
+def test_a_stage_with_a_checkpoint_is_not_skipped(run, stage):
+    """The run would continue without the weights of the checkpoint."""
     asked = config()
     if stage == "pretrain":
         state = run / "checkpoints" / os.readlink(run / "checkpoints" / "latest") / "state.json"
@@ -105,7 +105,7 @@ def test_a_stage_with_a_checkpoint_is_not_left_out(run, stage):
         manifest.write_text(json.dumps(whole))
     before = contents(run)
     short = replace(asked, **{stage: replace(getattr(asked, stage), max_epochs=0)})
-    with pytest.raises(UserError, match=f"is of the stage {stage}, which {stage}.max_epochs=0 leaves out"):
+    with pytest.raises(UserError, match=f"was saved in stage {stage}, which {stage}.max_epochs=0 skips"):
         open_run(short, run, "1 process")
     assert contents(run) == before
 
